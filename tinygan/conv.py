@@ -1,0 +1,250 @@
+"""Convolution, transposed convolution and their weight gradient: one triangle, each with a bank of filters.
+
+Take a small map s (N, A, h, w), a big map b (N, B, H, W) and a weight w (A, B, k, k) that ties every small pixel to
+the k x k window of the big map which it covers. The number
+
+    sum over n, a, c, windows of   s * w * b
+
+is linear in each of the three. Its derivative with respect to s is the convolution of b; with respect to b, the
+transposed convolution of s; with respect to w, the weight gradient. So each of the three maps is made of two of
+(s, b, w), and its two VJPs are the other two maps: three operations, closed under differentiation for ever.
+
+A weight is a *bank* of K filter sets (K, A, B, k, k), and `routes` says for each sample which set it goes through.
+An ordinary convolution has a bank of one. Samples that share a set share one matrix product; no weight is copied per
+sample; a set that no sample uses costs nothing and receives exactly zero gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan.backend import xp_of
+from tinygan.engine import GraphError, Tensor, describe, primitive
+from tinygan.kernels import for_array
+from tinygan.ops import matmul, permute, put, reshape
+
+Pair = int | tuple[int, int]
+
+
+def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
+           routes: Sequence[int] | None = None) -> Tensor:
+    """Cross-correlate x with filters: y[n, a, i, j] = sum x[n, b, s i + u - p, s j + v - p] w[r_n, a, b, u, v].
+
+    x: (N, B, H, W). weight: (K, A, B, kh, kw), or (A, B, kh, kw) for a bank of one.
+    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K), needed when K > 1.
+    Returns (N, A, h, w) with h = (H + 2p - kh) // s + 1. Raises GraphError where shapes or routes do not fit.
+    """
+    weight, stride, padding = _prepare("conv2d", x, weight, 2, stride, padding)
+    kernel = weight.shape[3:]
+    for size, k, p in zip(x.shape[2:], kernel, padding, strict=True):
+        if size + 2 * p < k:
+            raise GraphError(f"conv2d: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
+    return _conv(x, weight, stride=stride, padding=padding, routes=check_routes(routes, len(x), len(weight)))
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
+                     routes: Sequence[int] | None = None, output_size: tuple[int, int] | None = None) -> Tensor:
+    """The transpose (adjoint) of conv2d: every input pixel paints a k x k patch, patches s apart are added up.
+
+    x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
+    output_size: (H, W) of the result, s (h - 1) + k - 2p if left out. A convolution drops up to s - 1 rows, so any
+        H with (H + 2p - k) // s + 1 == h is allowed.
+    Returns (N, B, H, W). Raises GraphError where shapes, sizes or routes do not fit.
+    """
+    weight, stride, padding = _prepare("conv_transpose2d", x, weight, 1, stride, padding)
+    kernel = weight.shape[3:]
+    smallest = tuple(s * (n - 1) + k - 2 * p
+                     for n, s, k, p in zip(x.shape[2:], stride, kernel, padding, strict=True))
+    size = tuple(output_size) if output_size is not None else smallest
+    if any(not low <= n < low + s for n, low, s in zip(size, smallest, stride, strict=True)) or min(size) < 1:
+        raise GraphError(f"conv_transpose2d: {describe(x)} with kernel {kernel}, stride {stride}, padding {padding} "
+                         f"gives {smallest} to {tuple(n + s - 1 for n, s in zip(smallest, stride, strict=True))} "
+                         f"pixels, not {size}")
+    return _conv_transpose(x, weight, stride=stride, padding=padding, output_size=size,
+                           routes=check_routes(routes, len(x), len(weight)))
+
+
+def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
+                  routes: Sequence[int] | None = None, bank: int = 1) -> Tensor:
+    """The third side: w[r, a, b, u, v] = sum over samples n of route r of small[n, a, i, j] big[n, b, s i + u - p, ...].
+
+    big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
+    the result's `rows` (a bool mask over K) says which sets had one.
+    """
+    kernel, stride, padding = (pair(v) for v in (kernel, stride, padding))
+    fits = tuple((n + 2 * p - k) // s + 1
+                 for n, p, k, s in zip(big.shape[2:], padding, kernel, stride, strict=True))
+    if len(big) != len(small) or fits != small.shape[2:]:
+        raise GraphError(f"conv2d_weight: {describe(big)} and {describe(small)} do not belong together with kernel "
+                         f"{kernel}, stride {stride}, padding {padding}")
+    return _weight_gradient(big, small, kernel=kernel, stride=stride, padding=padding, bank=bank,
+                            routes=check_routes(routes, len(big), bank))
+
+
+# ---- the triangle: each VJP is one of the other two --------------------------------------------------------------
+
+
+@primitive
+def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(big.data).conv(big.data, weight.data, stride, padding, routes)
+    return value, (lambda g, y: _conv_transpose(g, weight, output_size=big.shape[2:], **same),
+                   lambda g, y: _weight_gradient(big, g, kernel=weight.shape[3:], bank=len(weight), **same))
+
+
+@primitive
+def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None,
+                    output_size: tuple):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, routes, output_size)
+    return value, (lambda g, y: _conv(g, weight, **same),
+                   lambda g, y: _weight_gradient(g, small, kernel=weight.shape[3:], bank=len(weight), **same))
+
+
+@primitive
+def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, padding: tuple,
+                 routes: np.ndarray | None, bank: int):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, routes, bank)
+    return value, (lambda g, y: _conv_transpose(small, g, output_size=big.shape[2:], **same),
+                   lambda g, y: _conv(big, g, **same))
+
+
+def _weight_gradient(big: Tensor, small: Tensor, *, routes: np.ndarray | None, bank: int, **geometry: Any) -> Tensor:
+    out = _conv_weight(big, small, routes=routes, bank=bank, **geometry)
+    out.rows = used_sets(routes, bank)
+    return out
+
+
+# ---- checks ------------------------------------------------------------------------------------------------------
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """One number for both axes, or (rows, columns)."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.ndarray | None:
+    """Routes as an int64 array (samples,) with entries in [0, bank), or None for a bank of one.
+
+    Raises GraphError with one sentence. Routes stay on the host: the work is split by them before a GPU is asked.
+    """
+    if routes is None:
+        if bank != 1:
+            raise GraphError(f"a bank of {bank} filter sets needs routes: one integer in [0, {bank}) per sample")
+        return None
+    if xp_of(routes) is not np:
+        raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
+    array = np.asarray(routes)
+    if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(f"routes must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
+    if array.size and not 0 <= array.min() <= array.max() < bank:
+        raise GraphError(f"routes must lie in [0, {bank}), but they reach from {array.min()} to {array.max()}")
+    return None if bank == 1 else array.astype(np.int64, copy=False)
+
+
+def used_sets(routes: np.ndarray | None, bank: int) -> np.ndarray | None:
+    """Bool mask over the bank: which sets have at least one sample (None when there is only one set)."""
+    return None if routes is None else np.bincount(routes, minlength=bank) > 0
+
+
+def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:
+    if x.ndim != 4 or weight.ndim not in (4, 5):
+        raise GraphError(f"{name}: x must be (N, C, H, W) and weight (K, ., ., kh, kw) or (., ., kh, kw), "
+                         f"got {describe(x)} and {describe(weight)}")
+    if weight.ndim == 4:
+        weight = reshape(weight, shape=(1, *weight.shape))
+    stride, padding = pair(stride), pair(padding)
+    if x.shape[1] != weight.shape[channel_axis]:
+        raise GraphError(f"{name}: {describe(x)} has {x.shape[1]} channels, {describe(weight)} takes "
+                         f"{weight.shape[channel_axis]}")
+    if min(stride) < 1 or min(padding) < 0:
+        raise GraphError(f"{name}: stride must be 1 or more and padding 0 or more, got {stride} and {padding}")
+    return weight, stride, padding
+
+
+# ---- pooling and resizing ----------------------------------------------------------------------------------------
+
+
+def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
+    """Largest value of each size x size window, windows `stride` (default: size) apart, no padding.
+
+    x: (N, C, H, W); rows and columns that do not fill a window are left out. On ties the first in row order wins
+    and takes the gradient.
+    """
+    stride = size if stride is None else stride
+    h, w = ((n - size) // stride + 1 for n in x.shape[2:])
+    if h < 1 or w < 1:
+        raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
+    xp, best, which = x.xp, None, None
+    for i, window in enumerate(_windows(x.data, size, stride, h, w)):
+        if best is None:
+            best, which = window, xp.zeros(window.shape, dtype=xp.int16)
+        else:
+            larger = window > best
+            best, which = xp.where(larger, window, best), xp.where(larger, xp.int16(i), which)
+    return _pool_take(x, which=which, size=size, stride=stride)
+
+
+def _windows(array: Any, size: int, stride: int, h: int, w: int) -> list:
+    """The size * size views of (N, C, h, w) that hold the same corner of every window."""
+    return [array[:, :, i:i + stride * (h - 1) + 1:stride, j:j + stride * (w - 1) + 1:stride]
+            for i in range(size) for j in range(size)]
+
+
+@primitive
+def _pool_take(x: Tensor, *, which: Any, size: int, stride: int):
+    """From each window the entry that `which` (N, C, h, w) names; linear in x."""
+    out = x.xp.zeros(which.shape, dtype=x.dtype)
+    for i, window in enumerate(_windows(x.data, size, stride, *which.shape[2:])):
+        out = x.xp.where(which == i, window, out)
+    return out, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
+
+
+@primitive
+def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
+    """The transpose of _pool_take: zeros, with each value added where it was taken."""
+    out = g.xp.zeros(shape, dtype=g.dtype)
+    for i, window in enumerate(_windows(out, size, stride, *which.shape[2:])):
+        window += g.xp.where(which == i, g.data, 0.0)
+    return out, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
+
+
+def mean_pool2d(x: Tensor, size: int = 2) -> Tensor:
+    """Mean of each size x size block: halves (size 2) an image of even sides. (N, C, H, W) -> (N, C, H/size, W/size)."""
+    n, c, height, width = x.shape
+    if height % size or width % size:
+        raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")
+    return x.reshape(n, c, height // size, size, width // size, size).mean(axis=(3, 5))
+
+
+def resize_bilinear(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Resize (N, C, H, W) to `size` by bilinear interpolation of pixel centres (align_corners=False).
+
+    Two matrix products, one per axis, so its adjoint is exact. antialias widens the triangle when shrinking, as
+    image libraries do, so that no pixel is skipped.
+    """
+    rows, columns = (x.xp.asarray(interpolation_matrix(n, m, antialias), dtype=x.dtype)
+                     for n, m in zip(x.shape[2:], size, strict=True))
+    return matmul(matmul(Tensor(rows), x), permute(Tensor(columns), axes=(1, 0)))
+
+
+def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
+    """The (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
+    scale = n / m
+    reach = max(scale, 1.0) if antialias else 1.0
+    centre = (np.arange(m)[:, None] + 0.5) * scale - 0.5
+    if not antialias:
+        centre = centre.clip(0, n - 1)  # the border pixel is repeated
+    weights = np.maximum(0.0, 1.0 - abs(np.arange(n)[None, :] - centre) / reach)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def pad2d(x: Tensor, padding: Pair) -> Tensor:
+    """Zeros around (N, C, H, W): `padding` pixels, or (rows, columns)."""
+    (p, q), (n, c, height, width) = pair(padding), x.shape
+    index = (slice(None), slice(None), slice(p, p + height), slice(q, q + width))
+    return put(x, index=index, shape=(n, c, height + 2 * p, width + 2 * q))

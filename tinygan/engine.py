@@ -1,0 +1,423 @@
+"""Reverse-mode automatic differentiation: the idea that everything else in this package stands on.
+
+A `Tensor` holds an array. Every operation on tensors is a *primitive*: a function that returns its value and, for
+each input, a rule (a vector-Jacobian product, VJP) which turns a gradient of the output into a gradient of that
+input. The result remembers its inputs and their rules: these are its edges. Following the edges backwards from a
+loss, and adding up what arrives at each tensor, is all that `backward` does.
+
+Rules are themselves written with primitives. So the backward pass can be recorded like any other computation
+(`create_graph=True`) and differentiated again, to any order, without another line of code.
+
+Edges point only from an output to its inputs. There are no cycles, so Python's reference counting frees a whole
+graph the moment its last tensor is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinygan.backend import to_numpy, xp_of
+from tinygan.errors import TinyganError
+
+_clock = itertools.count()
+PRIMITIVES: dict[str, Callable] = {}
+
+
+class _Mode:
+    """What the engine is doing besides computing; set only by the context managers at the end of this file."""
+
+    recording = True
+    anomaly = False
+    profile: Profile | None = None
+
+
+class GraphError(TinyganError):
+    """A tensor was used in a way its graph does not allow."""
+
+
+class AnomalyError(TinyganError):
+    """An operation made the first NaN or infinity (raised only inside `anomaly()`)."""
+
+
+class Tensor:
+    """An array of floating-point numbers that remembers how it was made.
+
+    data: a NumPy or CuPy array, or anything `numpy.asarray` takes. Integers and bools become float64.
+    requires_grad: True for a tensor (a *leaf*) whose gradient is wanted; `backward` puts it in `.grad`.
+    """
+
+    __slots__ = ("data", "grad", "requires_grad", "name", "rows", "version", "_edges", "_born", "_op", "_where",
+                 "__weakref__")
+    __array_priority__ = 1000  # so that `numpy_array * tensor` asks the tensor first
+
+    def __init__(self, data: Any, requires_grad: bool = False, name: str = "") -> None:
+        if isinstance(data, Tensor):
+            data = data.data
+        array = np.asarray(data) if xp_of(data) is np else data
+        if array.dtype.kind != "f":
+            if array.dtype.kind not in "iub":
+                raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
+            array = array.astype(np.float64)
+        self._set(array, requires_grad, (), "")
+        self.name = name
+
+    def _set(self, array: Any, requires_grad: bool, edges: tuple, op: str) -> None:
+        self.data, self.grad, self.requires_grad = array, None, requires_grad
+        self.name, self.rows, self.version = "", None, 0
+        self._edges, self._born, self._op, self._where = edges, next(_clock), op, ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def xp(self) -> Any:
+        """numpy or cupy: the module this tensor's array belongs to."""
+        return xp_of(self.data)
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array (not a copy when they are on the processor already)."""
+        return to_numpy(self.data)
+
+    def item(self) -> float:
+        """The only number of a tensor that holds one."""
+        return float(self.data.item())
+
+    def detach(self) -> Tensor:
+        """The same array as a constant: gradients stop here."""
+        return Tensor(self.data)
+
+    def backward(self, gradient: Any = None) -> None:
+        """Add d(self)/d(leaf) to `.grad` of every leaf that this tensor was made from.
+
+        gradient: the gradient with respect to this tensor, of its shape; may be left out for a single number (1).
+        A second call on the same graph adds the same gradients again. Raises GraphError where nothing that
+        requires a gradient leads here.
+        """
+        if not self.requires_grad:
+            raise GraphError(f"nothing to differentiate: {describe(self)} was made from constants alone")
+        leaves = [t for t in _ancestors(self) if not t._edges]
+        handed_out = [] if gradient is None else [Tensor(gradient).data]
+        for leaf, g in zip(leaves, grad(self, leaves, seed=gradient), strict=True):
+            if leaf.grad is not None:
+                rows = leaf.grad.rows
+                leaf.grad = Tensor(leaf.grad.data + g.data)  # a new array: the old one may be in somebody's hands
+                leaf.grad.rows = _union(rows, g.rows)
+            else:
+                leaf.grad = _own_copy(g, handed_out)
+            handed_out.append(leaf.grad.data)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.data}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return self.item()
+
+
+def describe(t: Tensor) -> str:
+    """A tensor in a few words, for error messages: its name or the op that made it, its shape and its device."""
+    where = "NumPy" if t.xp is np else "CuPy"
+    return f"{t.name or t._op or 'tensor'} {t.shape} ({where} {t.dtype})"
+
+
+# ---- operations --------------------------------------------------------------------------------------------------
+
+
+def primitive(function: Callable) -> Callable[..., Tensor]:
+    """Make a differentiable operation of `function(*tensors, **options) -> (array, one VJP per tensor)`.
+
+    Positional arguments are the tensors (numbers and arrays are lifted to constants), keyword arguments are
+    options. A VJP is called as `vjp(g, y)` with the gradient of the output and the output itself, and returns the
+    gradient for its input, still of the broadcast shape if the op broadcast; None in its place says that the
+    gradient is zero. The output is handed in rather than captured: capturing it would make a cycle.
+    """
+    name = function.__name__.strip("_")
+
+    def apply(*args: Any, **options: Any) -> Tensor:
+        inputs = _lift(args, name)
+        started = time.perf_counter() if _Mode.profile is not None else 0.0
+        array, vjps = function(*inputs, **options)
+        if isinstance(array, np.generic):  # NumPy turns 0-d results into scalars; tensors hold arrays
+            array = np.asarray(array)
+        if _Mode.profile is not None:
+            _Mode.profile.add(name, time.perf_counter() - started, array)
+        edges = ()
+        if _Mode.recording:
+            edges = tuple((t, vjp, t.version) for t, vjp in zip(inputs, vjps, strict=True)
+                          if t.requires_grad and vjp is not None)
+        out = Tensor.__new__(Tensor)
+        out._set(array, bool(edges), edges, name)
+        if _Mode.anomaly:
+            out._where = _caller()
+            _check_finite(out, "gave", inputs)
+        return out
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = function.__doc__
+    apply.__wrapped__ = function
+    PRIMITIVES[name] = apply
+    return apply
+
+
+def _lift(args: tuple, op: str) -> list[Tensor]:
+    """Numbers take the dtype and device of the first tensor; arrays keep theirs and must agree with it."""
+    first = next((a for a in args if isinstance(a, Tensor)), None)
+    if first is None:
+        first = Tensor(args[0])
+    inputs = []
+    for a in args:
+        if not isinstance(a, Tensor):
+            small = isinstance(a, (int, float, np.generic)) or getattr(a, "ndim", 1) == 0
+            a = Tensor(first.xp.asarray(a, dtype=first.dtype) if small else a)
+        if a.xp is not first.xp:
+            raise GraphError(f"{op}: {describe(first)} and {describe(a)} live on different devices; "
+                             "move one of them (cupy.asarray, Tensor.numpy)")
+        if a.dtype != first.dtype:
+            raise GraphError(f"{op}: {describe(first)} and {describe(a)} differ in dtype; cast one of them")
+        inputs.append(a)
+    return inputs
+
+
+@primitive
+def add(a: Tensor, b: Tensor):
+    """a + b, broadcast as NumPy does."""
+    return a.data + b.data, (lambda g, y: g, lambda g, y: g)
+
+
+@primitive
+def sum_to(a: Tensor, *, shape: tuple[int, ...]):
+    """Sum `a` down to `shape`: the transpose of broadcasting `shape` up to a's shape."""
+    data = a.data
+    if data.ndim > len(shape):
+        data = data.sum(axis=tuple(range(data.ndim - len(shape))))
+    axes = tuple(i for i, n in enumerate(shape) if n == 1 and data.shape[i] != 1)
+    if axes:
+        data = data.sum(axis=axes, keepdims=True)
+    return data, (lambda g, y: broadcast_to(g, shape=a.shape),)
+
+
+@primitive
+def broadcast_to(a: Tensor, *, shape: tuple[int, ...]):
+    """Repeat `a` along new and length-1 axes up to `shape` (a read-only view, no copy)."""
+    return a.xp.broadcast_to(a.data, shape), (lambda g, y: sum_to(g, shape=a.shape),)
+
+
+# ---- backward ----------------------------------------------------------------------------------------------------
+
+
+def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, seed: Any = None) -> list[Tensor]:
+    """d(output)/d(input) for each of `inputs`, as tensors of their shapes (zeros where nothing leads there).
+
+    seed: gradient with respect to `output`, of its shape (default 1, for outputs of one element only).
+    create_graph: record the backward pass as well, so that the results can be differentiated again.
+    Raises GraphError if a tensor of the graph was changed in place after it was used.
+    """
+    if seed is None:
+        if output.size != 1:
+            raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
+        seed = output.xp.ones_like(output.data)
+    seed = seed if isinstance(seed, Tensor) else Tensor(output.xp.asarray(seed, dtype=output.dtype))
+    if seed.shape != output.shape:
+        raise GraphError(f"the gradient given has shape {seed.shape}, the output {describe(output)} another")
+
+    wanted = {id(t) for t in inputs}
+    order = _ancestors(output)  # newest first: everything made from a tensor comes before the tensor itself
+    leads = set(wanted)  # ids of the tensors through which something wanted is reached; the rest is skipped
+    for t in reversed(order):
+        if any(id(source) in leads for source, _, _ in t._edges):
+            leads.add(id(t))
+
+    arrived: dict[int, Tensor] = {id(output): seed}
+    with _set_mode(recording=create_graph):
+        for t in order:
+            g = arrived.get(id(t)) if id(t) in wanted else arrived.pop(id(t), None)
+            if g is None:
+                continue
+            for source, vjp, version in t._edges:
+                if id(source) not in leads:
+                    continue
+                if source.version != version:
+                    raise GraphError(f"{describe(source)} was changed in place after {t._op} had used it; "
+                                     "run the forward pass again")
+                part = vjp(g, t)
+                # Central and easily forgotten: if the op broadcast this input, its gradient must be summed back.
+                if part.shape != source.shape:
+                    part = sum_to(part, shape=source.shape)
+                if part.dtype != source.dtype:
+                    raise GraphError(f"the rule of {t._op} made a {part.dtype} gradient for {describe(source)}")
+                if _Mode.anomaly:
+                    _check_finite(part, f"the gradient of {t._op} (used at {t._where}) is", [g])
+                known = arrived.get(id(source))
+                arrived[id(source)] = part if known is None else _add_gradients(known, part)
+    return [arrived[id(t)] if id(t) in arrived else Tensor(t.xp.zeros_like(t.data)) for t in inputs]
+
+
+def _ancestors(root: Tensor) -> list[Tensor]:
+    """Every tensor that `root` was made from and that needs a gradient, itself included, newest first.
+
+    A tensor is always younger than its inputs, so sorting by birth is a topological order: no recursion, and each
+    tensor is visited once however many paths lead to it.
+    """
+    seen, stack = {id(root): root}, [root]
+    while stack:
+        for source, _, _ in stack.pop()._edges:
+            if id(source) not in seen:
+                seen[id(source)] = source
+                stack.append(source)
+    return sorted(seen.values(), key=lambda t: -t._born)
+
+
+def _add_gradients(a: Tensor, b: Tensor) -> Tensor:
+    """a + b, never in place: either may also be on its way to somewhere else."""
+    total = add(a, b)
+    total.rows = _union(a.rows, b.rows)
+    return total
+
+
+def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """Filter sets that took part in either of two gradients (None: all of them).
+
+    `rows` on a gradient is a bool mask over the first axis of a filter bank. A set that no sample was routed
+    through has gradient zero, but so may a set that was used; an optimiser that leaves unused sets alone must be
+    able to tell the two apart.
+    """
+    return None if a is None or b is None else a | b
+
+
+def _own_copy(g: Tensor, others: list) -> Tensor:
+    """`g` for a leaf to keep: copied if it is read-only or may share memory with anything in `others`."""
+    shared = g.xp is np and any(np.may_share_memory(g.data, other) for other in others)
+    if not shared and g.xp is np and g.data.flags.writeable:
+        return g if not g._edges else _tagged(g.data, g.rows)
+    return _tagged(g.data.copy(), g.rows)
+
+
+def _tagged(array: Any, rows: np.ndarray | None) -> Tensor:
+    t = Tensor(array)
+    t.rows = rows
+    return t
+
+
+# ---- modes -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _set_mode(**settings: Any) -> Iterator[None]:
+    before = {key: getattr(_Mode, key) for key in settings}
+    for key, value in settings.items():
+        setattr(_Mode, key, value)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(_Mode, key, value)
+
+
+def no_grad() -> Any:
+    """`with no_grad():` computes without recording edges: cheaper, and nothing to differentiate afterwards."""
+    return _set_mode(recording=False)
+
+
+@contextmanager
+def frozen(*modules: Any) -> Iterator[None]:
+    """`with frozen(D):` makes the parameters of D constants for a while.
+
+    Gradients still flow through D to what it was given, but none is computed for its parameters. Takes modules
+    (anything with `parameters()`) or tensors.
+    """
+    tensors: list[Tensor] = []
+    for m in modules:
+        tensors += [m] if isinstance(m, Tensor) else list(m.parameters())
+    before = [t.requires_grad for t in tensors]
+    for t in tensors:
+        t.requires_grad = False
+    try:
+        yield
+    finally:
+        for t, flag in zip(tensors, before, strict=True):
+            t.requires_grad = flag
+
+
+def anomaly() -> Any:
+    """`with anomaly():` checks every result; the first NaN or infinity raises AnomalyError naming op and line."""
+    return _set_mode(anomaly=True)
+
+
+def _check_finite(t: Tensor, verb: str, inputs: Iterable[Tensor]) -> None:
+    bad = t.size - int(t.xp.isfinite(t.data).sum())
+    if bad:
+        made = ", ".join(describe(i) for i in inputs)
+        where = f" at {t._where}" if verb == "gave" else ""
+        name = f"{t._op} {verb}" if verb == "gave" else verb
+        raise AnomalyError(f"{name} not finite in {bad} of {t.size} values{where}; inputs: {made}")
+
+
+def _caller() -> str:
+    """file:line of the innermost caller outside the files that only implement operations."""
+    frame = sys._getframe(2)
+    inner = ("engine.py", "ops.py", "conv.py", "functional.py")
+    while frame.f_back and frame.f_code.co_filename.endswith(inner) and "tinygan" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Profile:
+    """Milliseconds and calls per op, gathered inside `with profile() as p:`; `print(p)` shows the table."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+
+    def add(self, name: str, seconds: float, array: Any) -> None:
+        if xp_of(array) is not np:  # a GPU works behind our back: wait for it, or the time belongs to another op
+            started = time.perf_counter()
+            xp_of(array).cuda.get_current_stream().synchronize()
+            seconds += time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.calls[name] = self.calls.get(name, 0) + 1
+
+    def rows(self) -> list[tuple[str, int, float]]:
+        """(op, calls, milliseconds), the costliest first."""
+        return sorted(((n, self.calls[n], s * 1e3) for n, s in self.seconds.items()), key=lambda row: -row[2])
+
+    def __str__(self) -> str:
+        total = sum(ms for _, _, ms in self.rows()) or 1.0
+        lines = [f"{'op':24} {'calls':>7} {'ms':>10} {'ms/call':>9} {'share':>6}"]
+        lines += [f"{name:24} {calls:7d} {ms:10.2f} {ms / calls:9.4f} {ms / total:6.1%}"
+                  for name, calls, ms in self.rows()]
+        return "\n".join(lines)
+
+
+@contextmanager
+def profile(show: bool = True) -> Iterator[Profile]:
+    """`with profile():` times every op, forward and backward, and prints ms per op at the end (show=False: not)."""
+    report = Profile()
+    with _set_mode(profile=report):
+        yield report
+    if show:
+        print(report)

@@ -1,0 +1,155 @@
+"""Operations of the paper's nets that deserve a pass of their own: weight normalisation and the (T)PReLU.
+
+Both could be composed from ops.py (tests do so and compare). Written as primitives they read and write their arrays
+once, which is what they cost: neither does much arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygan.conv import used_sets
+from tinygan.engine import GraphError, Tensor, describe, primitive
+from tinygan.kernels import for_array
+from tinygan.ops import multiply, negative, power, put, reshape
+from tinygan.ops import sum as sum_over
+
+# ---- weight normalisation ----------------------------------------------------------------------------------------
+
+
+def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float = 1e-6,
+                rows: np.ndarray | None = None) -> Tensor:
+    """Give every filter length one: v = w / n, n = sqrt(scale * sum w^2 + eps), one n per set and output channel.
+
+    weight: (K, A, B, kh, kw). out_axis: where the output channels are: 1 for a convolution, 2 for a transposed one.
+    scale: 1; for a transposed convolution 1 / (s_h s_w), because each of its output pixels sees only that share of
+        the taps (Xiang & Li 2017, in the authors' code).
+    eps stands inside the root, so that the gradient is finite at w = 0.
+    rows: bool mask over K; sets outside it are left zero and get no gradient (nothing was routed through them).
+    The gradient of each filter is orthogonal to the filter, but for eps: length carries no information.
+    """
+    if weight.ndim != 5 or out_axis not in (1, 2):
+        raise GraphError(f"weight_norm: expected (K, A, B, kh, kw) and out_axis 1 or 2, got {describe(weight)}")
+    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps), rows=rows)
+
+
+@primitive
+def _weight_norm(w: Tensor, *, out_axis: int, scale: float, eps: float, rows: np.ndarray | None):
+    value, norms = for_array(w.data).normalize(w.data, out_axis, scale, eps, rows)
+
+    def vjp(g: Tensor, y: Tensor) -> Tensor:
+        out = _weight_norm_dx(g, w, norms=norms, out_axis=out_axis, scale=scale, eps=eps, rows=rows)
+        out.rows = g.rows if rows is None else rows
+        return out
+
+    return value, (vjp,)
+
+
+@primitive
+def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: float, eps: float,
+                    rows: np.ndarray | None):
+    """(g - scale (w . g) w / n^2) / n for each filter: linear and symmetric in g, so it is its own VJP for g."""
+    same = {"out_axis": out_axis, "scale": scale, "eps": eps, "rows": rows}
+    value = for_array(w.data).normalize_dx(g.data, w.data, norms, out_axis, scale, rows)
+
+    def vjp_w(gg: Tensor, y: Tensor) -> Tensor:
+        # With p = w.gg, q = w.g, r = g.gg:  d/dw of  r/n - c q p / n^3,  where dn/dw = c w / n.
+        axes = tuple(i for i in range(1, 5) if i != out_axis)
+        p, q, r = (sum_over(a * b, axes, keepdims=True) for a, b in ((w, gg), (w, g), (g, gg)))
+        square = sum_over(w * w, axes, keepdims=True) * scale + eps
+        cubed, fifth = power(square, exponent=-1.5), power(square, exponent=-2.5)
+        out = (w * r + g * p + gg * q) * (cubed * -scale) + w * (p * q * fifth * (3.0 * scale * scale))
+        if rows is not None:
+            mask = w.xp.asarray(rows.reshape(-1, 1, 1, 1, 1), dtype=w.dtype)
+            out = out * Tensor(mask)
+        return out
+
+    return value, (lambda gg, y: _weight_norm_dx(gg, w, norms=norms, **same), vjp_w)
+
+
+# ---- picking the values of each sample's set -----------------------------------------------------------------------
+
+
+def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
+    """values[routes]: row k of (K, ...) for each sample of route k. The gradient says which rows took part."""
+    return _gather_sets(values, routes=routes)
+
+
+@primitive
+def _gather_sets(values: Tensor, *, routes: np.ndarray):
+    def vjp(g: Tensor, y: Tensor) -> Tensor:
+        out = put(g, index=(routes,), shape=values.shape)
+        out.rows = used_sets(routes, len(values))
+        return out
+
+    return values.data[routes], (vjp,)
+
+
+# ---- PReLU and translated PReLU ----------------------------------------------------------------------------------
+
+
+def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
+    """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
+
+    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
+    negative side's slope is used.
+    """
+    for p in (slope, shift):
+        if p is not None and p.shape != x.shape[1:2]:
+            raise GraphError(f"tprelu: {describe(x)} has {x.shape[1]} channels, {describe(p)} does not fit")
+    return _tprelu(x, slope) if shift is None else _tprelu(x, slope, shift)
+
+
+@primitive
+def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
+    value = for_array(x.data).tprelu(x.data, slope.data, _array(shift))
+    vjps = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
+    if shift:
+        vjps += (lambda g, y: (1.0 - slope) * _tprelu_masked_sum(g, x, *shift),)
+    return value, vjps
+
+
+@primitive
+def _tprelu_dx(g: Tensor, x: Tensor, slope: Tensor, *shift: Tensor):
+    """g above the kink, a g below; which side is a constant, so x and t get no gradient."""
+    value = for_array(x.data).tprelu_dx(g.data, x.data, slope.data, _array(shift))
+    return value, (lambda gg, y: _tprelu_dx(gg, x, slope, *shift), None,
+                   lambda gg, y: _tprelu_masked_sum(multiply(gg, g), x, *shift)) + (None,) * len(shift)
+
+
+@primitive
+def _tprelu_dslope(g: Tensor, x: Tensor, *shift: Tensor):
+    """Per channel, the sum of g (x - t) below the kink."""
+    value = for_array(x.data).tprelu_sums(g.data, x.data, _array(shift))[0]
+
+    def below(gg: Tensor) -> Tensor:
+        return Tensor(_below(x, shift)) * _per_channel(gg, x)
+
+    vjps = (lambda gg, y: below(gg) * (x - _per_channel(shift[0], x) if shift else x), lambda gg, y: below(gg) * g)
+    if shift:
+        vjps += (lambda gg, y: negative(gg * _tprelu_masked_sum(g, x, *shift)),)
+    return value, vjps
+
+
+@primitive
+def _tprelu_masked_sum(g: Tensor, x: Tensor, *shift: Tensor):
+    """Per channel, the sum of g below the kink."""
+    value = for_array(x.data).tprelu_sums(g.data, x.data, _array(shift))[1]
+    return value, (lambda gg, y: Tensor(_below(x, shift)) * _per_channel(gg, x), None) + (None,) * len(shift)
+
+
+def _array(shift: tuple[Tensor, ...]) -> Any:
+    return shift[0].data if shift else None
+
+
+def _below(x: Tensor, shift: tuple[Tensor, ...]) -> Any:
+    """1 where x <= t, else 0."""
+    t = _per_channel(shift[0], x).data if shift else 0.0
+    return (x.data <= t).astype(x.dtype)
+
+
+def _per_channel(a: Tensor, x: Tensor) -> Tensor:
+    """(C,) shaped to broadcast over x (N, C, ...)."""
+    return reshape(a, shape=(1, -1) + (1,) * (x.ndim - 2))

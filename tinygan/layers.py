@@ -1,0 +1,162 @@
+"""The layers of the paper's nets: filters with weight normalisation, banks of filters, and PReLUs.
+
+Three kinds of weight normalisation (`norm`):
+  strict  y = (w . x) / |w|            direction alone; no scale, no bias
+  affine  y = g (w . x) / |w| + b      the same with a learned scale and bias
+  none    y = w . x + b                an ordinary layer
+|w| is taken per output channel and, in a bank, per filter set (functional.weight_norm has the formula). The shapes,
+initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinygan import ops
+from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, used_sets
+from tinygan.engine import Tensor
+from tinygan.errors import TinyganError
+from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.module import Module, Parameter
+
+NORMS = ("strict", "affine", "none")
+
+
+class _Filters(Module):
+    """What the layers below share: a bank of weights, its normalisation, a scale and a bias."""
+
+    def __init__(self, shape: tuple[int, ...], out_axis: int, *, norm: str, norm_scale: float, eps: float, bias: bool,
+                 bank_affine: bool, init_factor: float, fan_in: int, rng: np.random.Generator, dtype: type) -> None:
+        if norm not in NORMS:
+            raise TinyganError(f"unknown weight normalisation {norm!r}: use one of {', '.join(NORMS)}")
+        if min(shape) < 1:
+            raise TinyganError(f"a layer of shape {shape} has nothing to learn: every size must be 1 or more")
+        self.bank, channels = shape[0], shape[out_axis]
+        self.out_axis, self.norm, self.norm_scale, self.eps = out_axis, norm, norm_scale, eps
+        bound = init_factor / fan_in ** 0.5
+        self.weight = Parameter(bank_order(rng.uniform(-bound, bound, shape).astype(dtype)), bank=self.bank > 1)
+        sets = self.bank if bank_affine else 1
+        self.gain = self.bias = None
+        if norm == "affine":
+            self.gain = Parameter(np.ones((sets, channels), dtype), bank=sets > 1)
+        if norm == "affine" or (norm == "none" and bias):
+            self.bias = Parameter(np.zeros((sets, channels), dtype), bank=sets > 1)
+
+    def filters(self, routes: np.ndarray | None = None) -> Tensor:
+        """The weights as they are applied: (K, A, B, kh, kw). Sets that `routes` does not use are not computed."""
+        if self.norm == "none":
+            return self.weight
+        return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
+                           rows=used_sets(routes, self.bank))
+
+    def finish(self, y: Tensor, routes: np.ndarray | None) -> Tensor:
+        """Scale and bias, one per output channel (and per filter set where the bank has its own)."""
+        if self.gain is not None:
+            y = y * _for_samples(self.gain, routes, y.ndim)
+        if self.bias is not None:
+            y = y + _for_samples(self.bias, routes, y.ndim)
+        return y
+
+
+class Linear(_Filters):
+    """y = x W^T: (N, inputs) -> (N, outputs), with `weight` (1, outputs, inputs, 1, 1)."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: str = "none", bias: bool = True, eps: float = 1e-6,
+                 init_factor: float = 1.0, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        super().__init__((1, outputs, inputs, 1, 1), 1, norm=norm, norm_scale=1.0, eps=eps, bias=bias,
+                         bank_affine=False, init_factor=init_factor, fan_in=inputs, rng=rng, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.filters()
+        return self.finish(ops.matmul(x, ops.transpose(w.reshape(w.shape[1:3]))), None)
+
+
+class Conv2d(_Filters):
+    """Convolution (N, inputs, H, W) -> (N, outputs, h, w), with `weight` (1, outputs, inputs, kh, kw)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: Pair, *, stride: Pair = 1, padding: Pair = 0,
+                 norm: str = "none", bias: bool = True, eps: float = 1e-6, init_factor: float = 1.0,
+                 rng: np.random.Generator, dtype: type = np.float32) -> None:
+        kh, kw = pair(kernel)
+        super().__init__((1, outputs, inputs, kh, kw), 1, norm=norm, norm_scale=1.0, eps=eps, bias=bias,
+                         bank_affine=False, init_factor=init_factor, fan_in=inputs * kh * kw, rng=rng, dtype=dtype)
+        self.stride, self.padding = pair(stride), pair(padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None)
+
+
+class StochasticConvTranspose2d(_Filters):
+    """The paper's layer: a transposed convolution that draws its filters from a bank of K complete sets.
+
+    (N, inputs, h, w) -> (N, outputs, H, W); `weight` (K, inputs, outputs, kh, kw). `routes` gives the set for each
+    sample; the layer does not draw it (models/adapted_gan.py does), so that a sample can be made again.
+    bank_affine: each set has its own scale and bias (norm affine or none); by default they are shared, because the
+    paper selects filters and nothing else.
+    """
+
+    stochastic = True
+
+    def __init__(self, inputs: int, outputs: int, kernel: Pair, *, bank: int, stride: Pair = 1, padding: Pair = 0,
+                 norm: str = "none", bias: bool = True, bank_affine: bool = False, eps: float = 1e-6,
+                 init_factor: float = 1.0, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        (kh, kw), (sh, sw) = pair(kernel), pair(stride)
+        super().__init__((bank, inputs, outputs, kh, kw), 2, norm=norm, norm_scale=1.0 / (sh * sw), eps=eps,
+                         bias=bias, bank_affine=bank_affine, init_factor=init_factor, fan_in=inputs * kh * kw,
+                         rng=rng, dtype=dtype)
+        self.stride, self.padding = (sh, sw), pair(padding)
+
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
+        routes = check_routes(routes, len(x), self.bank)
+        y = conv_transpose2d(x, self.filters(routes), stride=self.stride, padding=self.padding, routes=routes)
+        return self.finish(y, routes)
+
+
+class ConvTranspose2d(StochasticConvTranspose2d):
+    """An ordinary transposed convolution: a bank of one."""
+
+    stochastic = False
+
+    def __init__(self, inputs: int, outputs: int, kernel: Pair, **options) -> None:
+        super().__init__(inputs, outputs, kernel, bank=1, **options)
+
+
+class TPReLU(Module):
+    """Translated PReLU, per channel: f(x) = x where x > t, else a (x - t) + t.
+
+    slope: initial a (0.2 in the paper, 0.25 in Xiang & Li's code). clamp: keep a within [0, 1]; the gradient of a
+    clamped slope is 0. shift=False leaves t out (PReLU). bank > 1: own a and t for every filter set, picked by routes.
+    """
+
+    def __init__(self, channels: int, *, slope: float = 0.2, clamp: bool = True, shift: bool = True, bank: int = 1,
+                 dtype: type = np.float32) -> None:
+        self.clamp, self.bank = clamp, bank
+        self.slope = Parameter(np.full((bank, channels), slope, dtype), bank=bank > 1)
+        self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
+
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
+        limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp else (lambda a: a)
+        routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
+        if routes is None:
+            return tprelu(x, limit(self.slope[0]), None if self.shift is None else self.shift[0])
+        a = limit(_for_samples(self.slope, routes, x.ndim))
+        t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
+        return ops.maximum(x - t, 0.0) + a * ops.minimum(x - t, 0.0) + t
+
+
+def PReLU(channels: int, *, slope: float = 0.2, clamp: bool = True, dtype: type = np.float32) -> TPReLU:
+    """x where x > 0, else a x: a TPReLU without its shift."""
+    return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
+
+
+def bank_order(weight: np.ndarray) -> np.ndarray:
+    """The same (K, A, B, kh, kw) array stored as (K, A, kh, kw, B): the kernels' matrix, with nothing to repack."""
+    return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
+
+
+def _for_samples(values: Tensor, routes: np.ndarray | None, ndim: int) -> Tensor:
+    """(K, C) values for a batch: row 0 for all, or the row of each sample's route; shaped (N or 1, C, 1, 1)."""
+    picked = values[0:1] if routes is None or len(values) == 1 else gather_sets(values, routes)
+    return picked.reshape(picked.shape + (1,) * (ndim - 2))

@@ -1,0 +1,52 @@
+"""The losses, as pure functions of logits.
+
+D(x) below is the probability sigmoid(logit) that an image is real. Each loss is a mean over the batch. `real` and
+`fake` are keyword-only: their order is confused too easily.
+"""
+
+from __future__ import annotations
+
+from tinygan.engine import Tensor
+from tinygan.errors import TinyganError
+from tinygan.ops import log, log_softmax, mean, negative, sigmoid, softplus
+
+CLAMP_EPS = 1e-12  # -log(1e-12) = 27.6 is the largest value the clamped form can take
+GENERATOR_LOSSES = ("nonsaturating", "saturating")
+FORMS = ("logits", "clamped")
+
+
+def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z))): the standard GAN loss of the discriminator (Goodfellow et al. 2014).
+
+    real, fake: logits of any shape. form: "logits" is exact; "clamped" is log(sigmoid + 1e-12) of 2017's frameworks,
+    whose gradient dies once D is certain: the paper's "hard collapse".
+    """
+    return _minus_log(real, form) + _minus_log(negative(fake), form)
+
+
+def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "logits") -> Tensor:
+    """What the generator minimises, from the logits of its images.
+
+    kind: "nonsaturating" is -E log D(G(z)) (used by Xiang & Li's code, our default: it has a gradient when D wins);
+    "saturating" is E log(1 - D(G(z))), the form printed in the paper.
+    """
+    if kind == "nonsaturating":
+        return _minus_log(fake, form)
+    if kind == "saturating":
+        return negative(_minus_log(negative(fake), form))
+    raise TinyganError(f"unknown generator loss {kind!r}: use one of {', '.join(GENERATOR_LOSSES)}")
+
+
+def _minus_log(logits: Tensor, form: str) -> Tensor:
+    """Mean of -log sigmoid(logits)."""
+    if form == "logits":
+        return mean(softplus(negative(logits)))
+    if form == "clamped":
+        return negative(mean(log(sigmoid(logits) + CLAMP_EPS)))
+    raise TinyganError(f"unknown loss form {form!r}: use one of {', '.join(FORMS)}")
+
+
+def cross_entropy(logits: Tensor, labels) -> Tensor:
+    """Mean of -log softmax(logits)[label]: the loss of a classifier. logits (N, classes), labels (N,) integers."""
+    picked = log_softmax(logits)[(logits.xp.arange(len(labels)), logits.xp.asarray(labels))]
+    return negative(mean(picked))

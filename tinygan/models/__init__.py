@@ -1,0 +1,1 @@
+"""The nets: whole systems made of the layers one floor below."""

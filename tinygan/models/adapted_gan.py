@@ -1,0 +1,200 @@
+"""The adapted GAN, and the SGAN that grows from it by giving its deep layers a bank of filters.
+
+The adapted GAN is the plain, weight-normalised, strided net of Xiang & Li 2017 (arXiv 1704.03971):
+
+    generator       z (N, latent) -> projection to f0 x s0 x s0 -> transposed convolutions, each doubling the side and
+                    halving the channels -> image in [0, 1]
+    discriminator   the mirror image: strided convolutions down to s0 x s0, then one filter of that size -> a logit
+
+The SGAN of Chaplygin & Chacksfield 2018 keeps the discriminator and the last layer, and replaces every other layer of
+the generator by K sets of filters. Each sample takes one set per layer, drawn at random: its *route*. Four layers
+with 16 sets each are 65,536 generators, for the price of 16 times the weights and none of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tinygan import ops
+from tinygan.engine import Tensor
+from tinygan.errors import UsageError
+from tinygan.layers import NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
+from tinygan.module import Module
+
+SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
+ACTIVATIONS = ("tprelu", "prelu")
+OUTPUTS = ("sigmoid", "tanh")
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
+
+    size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
+    [8]), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
+    bank: filter sets of the projection and of each transposed convolution; one number means that many everywhere
+        but in the last layer, which is shared by all routes ("to provide refinement"). 1 is the plain GAN.
+    tied: all layers use the same index: K whole generators under a shared last layer, the costly equivalent that the
+        paper names. norm: weight normalisation of all layers but each net's last, which is affine unless norm is none.
+    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the paper, 0.25 in [8]), slope kept within [0, 1].
+    bank_affine, bank_act: scale and bias (with norm affine), or slopes, of their own for every filter set.
+    init_factor: multiplies the initial weights of the projection (0.01 in [8]; weight normalisation makes the
+        forward pass blind to it, so it only sets how large the first optimiser steps are).
+    discriminator_input: "pm1" feeds images as 2x - 1, "01" as they are. output: "sigmoid" (0 to 1) or "tanh", which
+        is mapped to the same range.
+    """
+
+    size: int = 32
+    channels: int = 1
+    base_channels: int = 64
+    latent_dim: int = 128
+    bank: tuple[int, ...] = (16,)
+    tied: bool = False
+    norm: str = "strict"
+    act: str = "tprelu"
+    slope: float = 0.2
+    clamp: bool = True
+    bank_affine: bool = False
+    bank_act: bool = False
+    init_factor: float = 0.01
+    discriminator_input: str = "pm1"
+    output: str = "sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
+        for name, value, allowed in (("channels", self.channels, (1, 3)), ("norm", self.norm, NORMS),
+                                     ("act", self.act, ACTIVATIONS), ("output", self.output, OUTPUTS),
+                                     ("discriminator_input", self.discriminator_input, ("pm1", "01"))):
+            if value not in allowed:
+                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
+        for name, number in (("base_channels", self.base_channels), ("latent_dim", self.latent_dim)):
+            if number < 1:
+                raise UsageError(f"{name} is {number}: use 1 or more")
+        bank = (self.bank,) if isinstance(self.bank, int) else tuple(int(k) for k in self.bank)
+        if len(bank) == 1:
+            bank = bank * self.depth + (1,)
+        if len(bank) != self.depth + 1 or min(bank) < 1:
+            raise UsageError(f"bank {','.join(map(str, bank))}: give one positive number, or {self.depth + 1} of them "
+                             f"(projection and {self.depth} transposed convolutions at {self.size} pixels)")
+        if self.tied and len({k for k in bank if k > 1}) > 1:
+            raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
+                             "all its banks must be of one size (or 1)")
+        object.__setattr__(self, "bank", bank)
+
+    @property
+    def side(self) -> int:
+        """Side of the images inside the nets."""
+        return SIZES[self.size]
+
+    @property
+    def depth(self) -> int:
+        """Number of halvings, by the rule of [8]: while the side is 8 or more, halve it."""
+        side, depth = self.side, 0
+        while side >= 8:
+            side, depth = side // 2, depth + 1
+        return depth
+
+    @property
+    def route_count(self) -> int:
+        """How many different generators the routes can make."""
+        return max(self.bank) if self.tied else int(np.prod(self.bank))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
+        return {**asdict(self), "bank": list(self.bank)}
+
+
+class Generator(Module):
+    """z (N, latent_dim) and routes (N, depth + 1) -> images (N, channels, side, side) in [0, 1]."""
+
+    def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c, n = config, config.depth
+        self.config = config
+        self.start = c.side // 2 ** n
+        widths = [c.base_channels * 2 ** i for i in reversed(range(n))] + [c.channels]
+        common = {"norm": c.norm, "bank_affine": c.bank_affine, "rng": rng, "dtype": dtype}
+        # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has its own norm,
+        # as in [8]. Its units are ordered (row, column, channel): channels-last, like everything the kernels make.
+        self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
+                                                    init_factor=c.init_factor, **common)
+        self.activations = [self._activation(width, bank, dtype)
+                            for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
+        self.deconvs = []
+        for i in range(n):
+            last = {"norm": "none" if c.norm == "none" else "affine"} if i == n - 1 else {}
+            self.deconvs.append(StochasticConvTranspose2d(widths[i], widths[i + 1], 4, bank=c.bank[i + 1], stride=2,
+                                                          padding=1, **(common | last)))
+
+    def _activation(self, width: int, bank: int, dtype: type) -> TPReLU:
+        c = self.config
+        return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", bank=bank if c.bank_act else 1,
+                      dtype=dtype)
+
+    def forward(self, z: Tensor, routes: np.ndarray | None = None) -> Tensor:
+        """routes: host integers, column l < bank[l]; may be left out when every bank is 1."""
+        n = len(z)
+        if routes is None and max(self.config.bank) > 1:
+            raise UsageError(f"this generator has filter banks {self.config.bank}: give it routes (draw_routes)")
+        # Column l of the routes belongs to layer l; an activation follows the layer before it.
+        columns = [None] * len(self.config.bank) if routes is None else list(np.asarray(routes).T)
+        x = self.projection(z.reshape(n, -1, 1, 1), columns[0])
+        x = x.reshape(n, self.start, self.start, -1).transpose(0, 3, 1, 2)
+        for deconv, act, before, column in zip(self.deconvs, self.activations, columns, columns[1:], strict=False):
+            x = deconv(act(x, before), column)
+        return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
+
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """z: (n, latent_dim) standard normal, float32. Drawn on the host, so that a run can be repeated anywhere."""
+        return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
+
+    def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
+        """(n, depth + 1) filter-set indices for n samples; see the function of that name."""
+        return draw_routes(rng, n, self.config.bank, mode, tied=self.config.tied)
+
+
+class Discriminator(Module):
+    """Images (N, channels, side, side) in [0, 1] -> logits (N,): positive means "real"."""
+
+    def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c, n = config, config.depth
+        self.config = config
+        widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
+        self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm, rng=rng, dtype=dtype)
+                      for i in range(n)]
+        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
+                            for w in widths[1:]]
+        self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine", rng=rng,
+                           dtype=dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images
+        for conv, act in zip(self.convs, self.activations, strict=True):
+            x = act(conv(x))
+        return self.last(x).reshape(-1)
+
+
+def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: str = "sample", *,
+                tied: bool = False) -> np.ndarray:
+    """Filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
+
+    mode: "sample" draws for every sample (the discriminator then always sees the whole mixture); "batch" once for
+        all (the literal reading of the paper); "group:g" once for every g samples in a row.
+    tied: one index for all layers of a bank larger than 1. Raises UsageError for an unknown mode.
+    """
+    size = {"sample": 1, "batch": max(n, 1)}.get(mode)
+    if size is None:
+        kind, _, number = mode.partition(":")
+        if kind != "group" or not number.isdigit() or int(number) < 1:
+            raise UsageError(f"unknown route mode {mode!r}: use sample, batch or group:g with g of 1 or more")
+        size = int(number)
+    groups = -(-n // size)
+    if tied:
+        index = rng.integers(0, max(bank), (groups, 1))
+        drawn = np.where(np.asarray(bank) > 1, index, 0)
+    else:
+        drawn = np.stack([rng.integers(0, k, groups) for k in bank], axis=1)
+    return np.repeat(drawn, size, axis=0)[:n]

@@ -1,0 +1,133 @@
+"""Parameters and the modules that hold them.
+
+A module is a Python object; its parameters are the `Parameter`s among its attributes, and those of the modules among
+its attributes. They are listed in the order in which they were assigned and named by the path to them, such as
+`deconvs.0.weight`: the same names and the same order in every process.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tinygan.engine import Tensor
+from tinygan.errors import TinyganError
+
+
+class Parameter(Tensor):
+    """A tensor that is learned. bank=True says that axis 0 counts filter sets, which may be used or not in a step."""
+
+    __slots__ = ("bank",)
+
+    def __init__(self, data: Any, *, bank: bool = False) -> None:
+        super().__init__(data, requires_grad=True)
+        self.bank = bank
+
+
+class Module:
+    """Base of everything with parameters. Subclasses set attributes in __init__ and define `forward`."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.forward(*args, **options)
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter) in the order of assignment, each parameter once."""
+        seen: set[int] = set()
+        for name, p in self._walk(prefix):
+            if id(p) not in seen:
+                seen.add(id(p))
+                yield name, p
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+        for key, value in vars(self).items():
+            for name, item in _named(prefix + key, value):
+                if isinstance(item, Parameter):
+                    yield name, item
+                elif isinstance(item, Module):
+                    yield from item._walk(name + ".")
+
+    def parameters(self) -> list[Parameter]:
+        return [p for _, p in self.named_parameters()]
+
+    def parameter_count(self) -> int:
+        """How many numbers are learned."""
+        return sum(p.size for p in self.parameters())
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step (None, not zero: an optimiser skips a parameter without one)."""
+        for p in self.parameters():
+            p.grad = None
+
+    def freeze(self) -> Module:
+        """Make all parameters constants until `unfreeze`. For one step of a GAN, `with frozen(D)` is the tool."""
+        for p in self.parameters():
+            p.requires_grad = False
+        return self
+
+    def unfreeze(self) -> Module:
+        for p in self.parameters():
+            p.requires_grad = True
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Name -> copy of the values, on the host."""
+        return {name: p.numpy().copy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copy values in, by name. Names and shapes must match exactly; otherwise TinyganError names the first
+        difference and nothing is changed."""
+        own = dict(self.named_parameters())
+        for name in [*own, *state]:
+            if name not in own or name not in state:
+                missing = "has no" if name not in state else "has an unknown"
+                raise TinyganError(f"the saved state {missing} entry {name!r} for {type(self).__name__}; "
+                                   "was it saved with other settings?")
+            if own[name].shape != state[name].shape:
+                raise TinyganError(f"{name}: the saved shape {state[name].shape} is not this net's "
+                                   f"{own[name].shape}; was it saved with other settings?")
+        for name, p in own.items():
+            p.data[...] = p.xp.asarray(state[name], dtype=p.dtype)
+            p.version += 1
+
+    def to(self, put: Callable[[np.ndarray], Any]) -> Module:
+        """Move all parameters with `put`, such as Device.put or cupy.asarray."""
+        for p in self.parameters():
+            p.data = put(p.data)
+        return self
+
+    def copy(self) -> Module:
+        """An independent twin with the same values."""
+        return copy.deepcopy(self)
+
+
+def _named(name: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """A list or tuple of modules counts as its members, `name.0`, `name.1`, ..."""
+    if isinstance(value, (list, tuple)):
+        return ((f"{name}.{i}", item) for i, item in enumerate(value))
+    return ((name, value),)
+
+
+class Sequential(Module):
+    """Modules applied one after the other. A stochastic layer among them takes the next column of `routes`."""
+
+    def __init__(self, *layers: Callable) -> None:
+        self.layers = list(layers)
+
+    def forward(self, x: Tensor, routes: np.ndarray | None = None) -> Tensor:
+        """routes: (N, number of stochastic layers) host integers; needed if there is one."""
+        column = 0
+        for layer in self.layers:
+            if getattr(layer, "stochastic", False):
+                if routes is None or column >= np.shape(routes)[1]:
+                    raise TinyganError(f"stochastic layer {column} got no routes: give a column for each")
+                x = layer(x, np.asarray(routes)[:, column])
+                column += 1
+            else:
+                x = layer(x)
+        return x

@@ -1,0 +1,130 @@
+"""RMSprop, Adam and a moving average of a net's weights.
+
+A filter bank raises a question that ordinary nets do not: what happens to a set which no sample was routed through in
+this step? Here, by default, nothing (*lazy*): its weights stay, its running averages do not decay, and its own count
+of steps does not advance. The dense alternative treats "unused" as "gradient zero": the running average of the
+squared gradient then shrinks between visits (by 0.9^16 = 0.19 for RMSprop with 16 sets and one route per batch), and
+the next step is that much too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tinygan.errors import TinyganError
+from tinygan.kernels import for_array
+from tinygan.module import Module, Parameter
+
+
+class Optimizer:
+    """What both optimisers share: the parameters by name, their state, and which filter sets to touch.
+
+    named: (name, parameter) pairs, such as `net.named_parameters()`. lr: the learning rate; may be changed between
+    steps. lazy: leave filter sets without samples alone (see the top of this file).
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float, lazy: bool = True) -> None:
+        self.named = list(named)
+        if not self.named:
+            raise TinyganError("an optimiser needs at least one parameter")
+        if not lr > 0:
+            raise TinyganError(f"the learning rate must be positive, not {lr}")
+        self.lr, self.lazy = float(lr), lazy
+        self.state = {name: {slot: p.xp.zeros_like(p.data) for slot in self.slots} for name, p in self.named}
+        self.steps = {name: np.zeros(len(p) if p.bank else 1, np.int64) for name, p in self.named}
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient, in place. Parameters whose `.grad` is None are left alone."""
+        for name, p in self.named:
+            if p.grad is None:
+                continue
+            rows = p.grad.rows if self.lazy and p.bank else None
+            count = self.steps[name]
+            count += 1 if rows is None else rows
+            self._update(p.data, p.grad.data, self.state[name], count, rows)
+            p.version += 1
+
+    def _update(self, data, gradient, state: dict, count: np.ndarray, rows: np.ndarray | None) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """`name/slot` and `name/steps` -> array, on the host."""
+        out = {}
+        for name, p in self.named:
+            for slot, array in self.state[name].items():
+                out[f"{name}/{slot}"] = Parameter(array).numpy().copy()
+            out[f"{name}/steps"] = self.steps[name].copy()
+        return out
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Copy a saved state in. Raises TinyganError naming the first entry that is missing or of another shape."""
+        for key, own in self.state_dict().items():
+            if key not in state or state[key].shape != own.shape:
+                raise TinyganError(f"the saved optimiser state lacks {key!r} of shape {own.shape}; "
+                                   "was it saved with another optimiser or net?")
+        for name, p in self.named:
+            for slot, array in self.state[name].items():
+                array[...] = p.xp.asarray(state[f"{name}/{slot}"])
+            self.steps[name][...] = state[f"{name}/steps"]
+
+
+class RMSprop(Optimizer):
+    """v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps).
+
+    The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code (spec "adapted GAN"); no momentum, not centred.
+    """
+
+    slots = ("square",)
+
+    def __init__(self, named, *, lr: float = 1e-4, alpha: float = 0.9, eps: float = 1e-6, lazy: bool = True) -> None:
+        super().__init__(named, lr=lr, lazy=lazy)
+        self.alpha, self.eps = float(alpha), float(eps)
+
+    def _update(self, data, gradient, state, count, rows) -> None:
+        for_array(data).rmsprop(data, state["square"], gradient, lr=self.lr, alpha=self.alpha, eps=self.eps, rows=rows)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015) with bias correction; a filter set counts only the steps in which it was used.
+
+    betas (0.5, 0.99) are our choice for GANs: a short memory of the gradient's direction, because the game turns.
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(self, named, *, lr: float = 2e-4, betas: Sequence[float] = (0.5, 0.99), eps: float = 1e-8,
+                 lazy: bool = True) -> None:
+        super().__init__(named, lr=lr, lazy=lazy)
+        if not all(0 <= b < 1 for b in betas):
+            raise TinyganError(f"Adam's betas must lie in [0, 1), not {tuple(betas)}")
+        self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
+
+    def _update(self, data, gradient, state, count, rows) -> None:
+        for_array(data).adam(data, state["mean"], state["square"], gradient, lr=self.lr, beta1=self.betas[0],
+                             beta2=self.betas[1], eps=self.eps, step=count if len(count) > 1 else int(count[0]),
+                             rows=rows)
+
+
+class EMA:
+    """An exponential moving average of a net's weights, in a twin of it (`.module`): steadier images than the net's.
+
+    decay: the share of the old average kept per step. Early steps keep less, (1 + t) / (10 + t), so that the first
+    random weights are forgotten soon (the rule of TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, net: Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise TinyganError(f"the decay of a moving average must lie in [0, 1), not {decay}")
+        self.module, self.decay, self.updates = net.copy().freeze(), float(decay), 0
+
+    def update(self, net: Module) -> None:
+        """average = decay * average + (1 - decay) * weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for average, p in zip(self.module.parameters(), net.parameters(), strict=True):
+            for_array(p.data).lerp(average.data, p.data, decay)
+            average.version += 1

@@ -143,7 +143,8 @@ class TPReLU(Module):
             return tprelu(x, limit(self.slope[0]), None if self.shift is None else self.shift[0])
         a = limit(_for_samples(self.slope, routes, x.ndim))
         t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
-        return ops.maximum(x - t, 0.0) + a * ops.minimum(x - t, 0.0) + t
+        u = x - t
+        return ops.where(u.data > 0, u, a * u) + t
 
 
 def PReLU(channels: int, *, slope: float = 0.2, clamp: bool = True, dtype: type = np.float32) -> TPReLU:

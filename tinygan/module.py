@@ -120,14 +120,13 @@ class Sequential(Module):
         self.layers = list(layers)
 
     def forward(self, x: Tensor, routes: np.ndarray | None = None) -> Tensor:
-        """routes: (N, number of stochastic layers) host integers; needed if there is one."""
-        column = 0
-        for layer in self.layers:
-            if getattr(layer, "stochastic", False):
-                if routes is None or column >= np.shape(routes)[1]:
-                    raise TinyganError(f"stochastic layer {column} got no routes: give a column for each")
-                x = layer(x, np.asarray(routes)[:, column])
-                column += 1
-            else:
-                x = layer(x)
+        """routes: (N, number of stochastic layers) host integers; may be left out if there is none."""
+        stochastic = [getattr(layer, "stochastic", False) for layer in self.layers]
+        routes = np.empty((len(x), 0), np.int64) if routes is None else np.asarray(routes)
+        if routes.shape != (len(x), sum(stochastic)):
+            raise TinyganError(f"routes must be of shape {(len(x), sum(stochastic))}, one column for each stochastic "
+                               f"layer, not {routes.shape}")
+        columns = iter(routes.T)
+        for layer, takes_route in zip(self.layers, stochastic, strict=True):
+            x = layer(x, next(columns)) if takes_route else layer(x)
         return x

@@ -54,8 +54,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, np.ndarray]:
         """`name/slot` and `name/steps` -> array, on the host."""
         out = {}
-        for name, p in self.named:
-            for slot, array in self.state[name].items():
+        for name, slots in self.state.items():
+            for slot, array in slots.items():
                 out[f"{name}/{slot}"] = Parameter(array).numpy().copy()
             out[f"{name}/steps"] = self.steps[name].copy()
         return out
@@ -82,6 +82,8 @@ class RMSprop(Optimizer):
 
     def __init__(self, named, *, lr: float = 1e-4, alpha: float = 0.9, eps: float = 1e-6, lazy: bool = True) -> None:
         super().__init__(named, lr=lr, lazy=lazy)
+        if not 0 <= alpha < 1:
+            raise TinyganError(f"RMSprop's alpha must lie in [0, 1), not {alpha}")
         self.alpha, self.eps = float(alpha), float(eps)
 
     def _update(self, data, gradient, state, count, rows) -> None:
@@ -99,8 +101,8 @@ class Adam(Optimizer):
     def __init__(self, named, *, lr: float = 2e-4, betas: Sequence[float] = (0.5, 0.99), eps: float = 1e-8,
                  lazy: bool = True) -> None:
         super().__init__(named, lr=lr, lazy=lazy)
-        if not all(0 <= b < 1 for b in betas):
-            raise TinyganError(f"Adam's betas must lie in [0, 1), not {tuple(betas)}")
+        if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+            raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {tuple(betas)}")
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
     def _update(self, data, gradient, state, count, rows) -> None:

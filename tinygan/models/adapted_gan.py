@@ -72,9 +72,15 @@ class GANConfig:
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
         for name, number in (("base_channels", self.base_channels), ("latent_dim", self.latent_dim)):
-            if number < 1:
-                raise UsageError(f"{name} is {number}: use 1 or more")
-        bank = (self.bank,) if isinstance(self.bank, int) else tuple(int(k) for k in self.bank)
+            if not isinstance(number, int) or number < 1:
+                raise UsageError(f"{name} is {number!r}: use a whole number of 1 or more")
+        if not 0 <= self.slope <= 1:
+            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        if not 0 < self.init_factor < float("inf"):
+            raise UsageError(f"init_factor is {self.init_factor}: use a positive number")
+        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
+        if not all(isinstance(k, int) for k in bank):
+            raise UsageError(f"bank {','.join(map(str, bank))}: every entry must be a whole number")
         if len(bank) == 1:
             bank = bank * self.depth + (1,)
         if len(bank) != self.depth + 1 or min(bank) < 1:
@@ -139,6 +145,10 @@ class Generator(Module):
         n = len(z)
         if routes is None and max(self.config.bank) > 1:
             raise UsageError(f"this generator has filter banks {self.config.bank}: give it routes (draw_routes)")
+        expected = (n, len(self.config.bank))
+        if routes is not None and np.shape(routes) != expected:
+            raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each layer, "
+                             f"not {np.shape(routes)}")
         # Column l of the routes belongs to layer l; an activation follows the layer before it.
         columns = [None] * len(self.config.bank) if routes is None else list(np.asarray(routes).T)
         x = self.projection(z.reshape(n, -1, 1, 1), columns[0])
@@ -188,7 +198,7 @@ def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: s
     size = {"sample": 1, "batch": max(n, 1)}.get(mode)
     if size is None:
         kind, _, number = mode.partition(":")
-        if kind != "group" or not number.isdigit() or int(number) < 1:
+        if kind != "group" or not number.isdecimal() or int(number) < 1:
             raise UsageError(f"unknown route mode {mode!r}: use sample, batch or group:g with g of 1 or more")
         size = int(number)
     groups = -(-n // size)

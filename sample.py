@@ -1,0 +1,108 @@
+"""Draw images from a trained run.
+
+    python sample.py --checkpoint runs/mnist-sgan-1                      64 digits in one picture
+    python sample.py --checkpoint runs/mnist-sgan-1 --route 3,0,2,0      all through one route
+    python sample.py --checkpoint runs/mnist-sgan-1 --n 500 --individual --out digits
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tinygan import __version__, cli, pictures
+from tinygan.backend import pick_device
+from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels import pool
+from tinygan.models.adapted_gan import Generator
+from tinygan.sampling import as_digits, generate, load_generator
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.individual and args.grid:
+        raise UsageError("give --grid or --individual, not both")
+    pool.set_threads(args.threads)
+    device = pick_device(args.device)
+    generator, meta = load_generator(args.checkpoint, device, average=not args.no_average)
+    rows, columns = args.grid or square(64 if args.n is None else args.n)
+    n = rows * columns if args.n is None else args.n
+    if args.grid and n > rows * columns:
+        raise UsageError(f"a grid of {rows}x{columns} holds {rows * columns} images, not {n}: leave --n out")
+
+    rng = np.random.default_rng(args.seed)
+    z = generator.draw_noise(rng, n)
+    routes = choose_routes(generator, args.route, rng, n)
+    images = generate(generator, z, routes, device)
+    if generator.config.size == 28:
+        images = as_digits(images)
+    folder = Path(args.checkpoint) if Path(args.checkpoint).is_dir() else Path(args.checkpoint).parent
+    if args.individual:
+        out = args.out or folder / "images"
+        paths = pictures.save_individual(out, images)
+        print(f"{len(paths)} images of {images.shape[2]}x{images.shape[3]} pixels in {out}, step {meta['step']}")
+        return 0
+    out = args.out or folder / "grid.png"
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: a grid is one picture, name a .png file (or use --individual)")
+    if not out.parent.is_dir():
+        raise TinyganError(f"--out {out}: there is no folder {out.parent}; make it first")
+    pictures.save_png(out, pictures.grid(images, rows, columns, scale=args.scale))
+    print(f"{n} images, {rows} rows of {columns}, in {out}, step {meta['step']}")
+    return 0
+
+
+def choose_routes(generator: Generator, wanted: str, rng: np.random.Generator, n: int) -> np.ndarray:
+    """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image."""
+    config = generator.config
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", wanted):
+        return generator.draw_routes(rng, n, wanted)
+    route = [int(part) for part in wanted.split(",")]
+    if len(route) != len(config.bank) or any(r >= k for r, k in zip(route, config.bank, strict=False)):
+        raise UsageError(f"--route {wanted}: this generator takes {len(config.bank)} numbers, each below its bank "
+                         f"size: {','.join(map(str, config.bank))}")
+    if config.tied and len({r for r, k in zip(route, config.bank, strict=True) if k > 1}) > 1:
+        raise UsageError(f"--route {wanted}: a tied ensemble has the same number in every layer with a bank")
+    return np.tile(np.asarray(route, np.int64), (n, 1))
+
+
+def square(n: int) -> tuple[int, int]:
+    """Rows and columns of a grid for n images, nearly square."""
+    columns = math.ceil(math.sqrt(n))
+    return math.ceil(n / columns), columns
+
+
+def route_choice(text: str) -> str:
+    if re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
+        return text
+    try:
+        return cli.route_mode(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or one index per layer such as 3,0,2,0") from None
+
+
+def build_parser() -> cli.Parser:
+    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
+    p.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder, or its checkpoint.npz")
+    p.add_argument("--n", type=cli.positive_int, help="how many images [default: 64, or what --grid holds]")
+    p.add_argument("--grid", type=cli.grid_size, metavar="RxC", help="rows x columns of the picture")
+    p.add_argument("--individual", action="store_true", help="one file for each image")
+    p.add_argument("--scale", type=cli.positive_int, default=1, help="enlarge each pixel of a grid to a square")
+    p.add_argument("--seed", type=cli.non_negative_int, default=0)
+    p.add_argument("--route", type=route_choice, default="sample", help="sample (each image its own), batch (one for "
+                   "all), group:g, or the filter sets themselves, one number per layer")
+    p.add_argument("--no-average", action="store_true", help="the weights themselves, not their moving average")
+    p.add_argument("--device", type=cli.device, default="auto")
+    p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
+    p.add_argument("-o", "--out", type=Path, help="file (grid) or folder (individual) [default: in the run's folder]")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

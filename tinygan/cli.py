@@ -1,0 +1,180 @@
+"""What every script's command line has in common: value types, one-line errors, exit codes.
+
+Exit codes: 0 done, 1 the run failed, 2 the command was typed wrong, 130 stopped with Ctrl-C. Every failure a
+user can cause or act on is one line, "error: what, where, what to do". Anything else is a bug and shows its
+traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from .errors import TinyganError
+
+MAX_GRID = 10_000  # images in one picture
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and
+    --version."""
+
+    def __init__(self, *args, version: str | None = None, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        # Abbreviated flags would change their meaning whenever a flag is added.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        if version is not None:
+            text = f"{self.prog} (tinygan {version})"
+            self.add_argument("--version", action="version", version=text, help="print the version and exit")
+
+    def parse_args(self, args=None, namespace=None):
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._about(unknown[0]))
+        return namespace
+
+    def error(self, message: str):
+        """Print one line and exit with code 2."""
+        self.exit(2, f"error: {' '.join(message.split())} (--help lists all flags)\n")
+
+    def _about(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"unexpected argument {word!r}: every value follows its flag"
+        flag = word.split("=")[0]
+        near = difflib.get_close_matches(flag, self._option_string_actions, n=2, cutoff=0.6)
+        return f"unknown flag {flag}" + (f": did you mean {' or '.join(near)}?" if near else "")
+
+
+def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> set[str]:
+    """The names (args attributes) that the user typed, as against those left at their defaults.
+
+    A resumed run needs to know: what was typed must agree with the stored run, what was not is taken from it.
+    """
+    unset = object()
+    blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    # argparse sets no default for a name the namespace already has, so what changed was typed.
+    seen = parser.parse_args(argv, blank)
+    return {name for name, value in vars(seen).items() if value is not unset}
+
+
+def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call main(argv) and return the exit code, printing one line for every failure a user can act on."""
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+        return code or 0
+    except TinyganError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C", 130, word="")
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not worth a word. Python flushes stdout once more on
+        # its way out, which would complain, so stdout is pointed at nothing.
+        _silence_stdout()
+        return 1
+    except MemoryError as error:
+        return _fail(f"out of memory ({error or 'no details'}): try a smaller --batch-size", 1)
+    except OSError as error:
+        # Not only files: a missing shared library or a refused connection is an OSError, too. All have one
+        # line.
+        where = f" ({error.filename})" if error.filename else ""
+        hint = ": make room there or choose another folder" if error.errno in _ROOM else ""
+        return _fail(f"{error.strerror or error}{where}{hint}", 1)
+
+
+_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _fail(message: str, code: int, *, word: str = "error: ") -> int:
+    print(f"{word}{' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _silence_stdout() -> None:
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (
+        OSError,
+        ValueError,
+    ):  # stdout is not a real file (a test, a notebook): nothing will be flushed there
+        pass
+
+
+# --- value types: each takes the typed text and returns the value, or says in one line what it must look like
+# ---
+
+
+def positive_int(text: str) -> int:
+    return _integer(text, 1)
+
+
+def non_negative_int(text: str) -> int:
+    return _integer(text, 0)
+
+
+def positive_float(text: str) -> float:
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
+def probability(text: str) -> float:
+    value = _float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return value
+
+
+def bank_list(text: str) -> tuple[int, ...]:
+    """ "16,16,16,1": filter sets per layer, from the noise to the image; one number stands for one layer."""
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"
+        )
+    return tuple(int(part) for part in text.split(","))
+
+
+def grid_size(text: str) -> tuple[int, int]:
+    """ "8x8": rows x columns."""
+    match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text)
+    if not match or int(match[1]) * int(match[2]) > MAX_GRID:
+        raise argparse.ArgumentTypeError(
+            f"must be rows x columns, such as 8x8, at most {MAX_GRID:,} images in all, not {text!r}"
+        )
+    return int(match[1]), int(match[2])
+
+
+def route_mode(text: str) -> str:
+    """ "sample": every sample its own route; "batch": one for the whole batch; "group:8": one for each 8
+    samples."""
+    if text in ("sample", "batch") or re.fullmatch(r"group:[1-9]\d{0,5}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"must be sample, batch or group:SIZE (such as group:8), not {text!r}")
+
+
+def device(text: str) -> str:
+    """ "auto", "cpu", "gpu" or "gpu:1"; cuda is another word for gpu."""
+    name = text.lower().replace("cuda", "gpu")
+    if name in ("auto", "cpu", "gpu") or re.fullmatch(r"gpu:\d{1,3}", name):
+        return name
+    raise argparse.ArgumentTypeError(f"must be auto, cpu, gpu or gpu:NUMBER, not {text!r}")
+
+
+def _integer(text: str, least: int) -> int:
+    if not re.fullmatch(r"\+?\d{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

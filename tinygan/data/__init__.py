@@ -1,0 +1,18 @@
+"""Data: the MNIST digits, and how a training loop draws batches from them.
+
+    idx.py           the MNIST file format: bytes in, a checked array out
+    mnist.py         where the four files are looked for, and what happens when they are nowhere
+    download.py      one file from one of several mirrors, checksum first, never a half-written file
+    cache.py         the folder that downloads are kept in
+    batches.py       uint8 digits -> float32 canvases; an endless shuffled order that can be saved and resumed
+    bundled/         6,000 real digits for a machine that is offline; make_bundled.py made them
+
+This folder needs NumPy and the standard library alone, and knows nothing of tensors or networks.
+"""
+
+from .batches import Batches, to_canvas
+from .cache import cache_dir
+from .idx import read_images, read_labels
+from .mnist import Digits, load_mnist
+
+__all__ = ["Batches", "Digits", "cache_dir", "load_mnist", "read_images", "read_labels", "to_canvas"]

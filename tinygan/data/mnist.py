@@ -1,0 +1,174 @@
+"""MNIST: handwritten digits of 28x28 gray pixels (LeCun, Cortes, Burges), 60,000 to train, 10,000 to test.
+
+`load_mnist` looks for the files where a user may have put them, then in the cache folder, then downloads
+them; a machine that is offline gets a small set of real digits that comes with the package, and is told so.
+What it never does is to pass over a folder that the user named, or to read a file without checking it (see
+idx.py).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import TinyganError, UsageError
+from .cache import cache_dir
+from .idx import read_images, read_labels, shown
+
+# The makers' own site answers 403 to programs; these two serve the same files.
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+# (images, labels) of each split: name on the mirrors without .gz, md5 of the .gz
+FILES = {
+    "train": (
+        ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
+    ),
+    "test": (
+        ("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
+        ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ),
+}
+LARGEST = 20_000_000  # bytes; the largest of the four is 9.9 MB
+BUNDLED = Path(__file__).parent / "bundled"
+SUBFOLDERS = ("", "mnist", "MNIST/raw")  # the last is where torchvision keeps them
+
+# cache folder -> why its download failed: tried once per process, since offline each try can cost seconds
+_failed_downloads: dict[Path, str] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9; source: one line."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_mnist(
+    split: str = "train",
+    *,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    allow_bundled: bool = True,
+    say: Callable[[str], None] = print,
+) -> Digits:
+    """Load one split of MNIST, "train" or "test", from the first of these places that has its two files.
+
+    1. data_dir, when given: there or nowhere 2. the folder named by $TINYGAN_DATA 3. the cache folder's
+    mnist/ (see `cache_dir`) 4. with download: two public mirrors, kept in the cache folder 5. with
+    allow_bundled: the bundled set, 500 digits of each class to train and 100 of each to test, class by class
+       the first ones of the original files
+
+    In 1 to 3 the files may lie in the folder itself, its mnist/ or its MNIST/raw/, plain or gzipped, named as
+    on the mirrors or with a dot (train-images.idx3-ubyte). `say` gets one line for each download and for the
+    bundled set. Raises UsageError for another split, TinyganError when the files are missing, damaged or not
+    MNIST's shape.
+    """
+    if split not in FILES:
+        raise UsageError(f"MNIST has the splits train and test, not {split!r}")
+    if data_dir is not None:
+        return _read_pair(split, *_find_named(split, data_dir))
+
+    if shared := os.environ.get("TINYGAN_DATA"):
+        if found := _find(split, shared):
+            return _read_pair(split, *found)
+        say(f"TINYGAN_DATA: no MNIST {split} files in {shown(shared)}; looking elsewhere")
+
+    folder = cache_dir() / "mnist"
+    reason = "none found on this machine"
+    if found := _find(split, folder):
+        try:
+            return _read_pair(split, *found)
+        except TinyganError as error:  # the cache is ours to mend: a good download will replace the file
+            reason = str(error)
+            if download:
+                say(f"{reason}; downloading it")
+    if download:
+        try:
+            return _read_pair(split, *_download(split, folder, say))
+        except TinyganError as error:
+            reason = str(error)
+    if not allow_bundled:
+        raise TinyganError(f"no MNIST {split} set: {reason}; name a folder that has it with --data-dir")
+
+    digits = _read_pair(split, *_find_named(split, BUNDLED))
+    full = {"train": "60,000 training", "test": "10,000 test"}[split]
+    source = f"the bundled set: {len(digits):,} of MNIST's {full} digits, shipped with tinygan"
+    say(f"using {source} ({reason}). For all of them: go online, or name their folder with --data-dir")
+    return Digits(digits.images, digits.labels, source)
+
+
+def _names(stem: str) -> tuple[str, ...]:
+    """The file names that users have for `stem`, the one on the mirrors first."""
+    dotted = stem.replace("-idx", ".idx")
+    return f"{stem}.gz", stem, f"{dotted}.gz", dotted
+
+
+def _find_file(stem: str, folder: Path) -> Path | None:
+    for subfolder in SUBFOLDERS:
+        for name in _names(stem):
+            path = folder / subfolder / name
+            if os.path.isfile(path):
+                return path
+    return None
+
+
+def _find(split: str, folder: str | os.PathLike) -> tuple[Path, Path] | None:
+    folder = Path(os.path.expanduser(folder))
+    images, labels = (_find_file(stem, folder) for stem, _ in FILES[split])
+    return (images, labels) if images and labels else None
+
+
+def _find_named(split: str, folder: str | os.PathLike) -> tuple[Path, Path]:
+    """`_find` in a folder that has to have them, with an error that says what was looked for."""
+    try:
+        path = os.path.expanduser(os.fsdecode(folder))
+    except TypeError:
+        path = ""
+    if not path:  # an empty one would mean the working folder, which nobody named
+        raise UsageError(f"the data folder has to be a path, not {folder!r}")
+    if found := _find(split, path):
+        return found
+    what = "holds no" if os.path.isdir(path) else "is not a folder, let alone one with"
+    four = ", ".join(f"{stem}.gz" for pair in FILES.values() for stem, _ in pair)
+    missing = [stem for stem, _ in FILES[split] if _find_file(stem, Path(path)) is None]
+    raise TinyganError(
+        f"{shown(path)} {what} {' and no '.join(missing)}: MNIST is four files, {four}, looked for there "
+        f"and in {' and '.join(s + '/' for s in SUBFOLDERS if s)}, with or without .gz, -idx or .idx"
+    )
+
+
+def _download(split: str, folder: Path, say: Callable[[str], None]) -> list[Path]:
+    from . import download  # here: the modules it needs are slow to import and seldom used
+
+    if folder in _failed_downloads:
+        raise TinyganError(_failed_downloads[folder])
+    try:
+        paths = []
+        for stem, md5 in FILES[split]:
+            urls = [f"{mirror}{stem}.gz" for mirror in MIRRORS]
+            paths.append(download.fetch(urls, folder / f"{stem}.gz", md5, max_bytes=LARGEST, say=say))
+        return paths
+    except TinyganError as error:
+        _failed_downloads[folder] = str(error)
+        raise
+
+
+def _read_pair(split: str, images_path: Path, labels_path: Path) -> Digits:
+    images, labels = read_images(images_path), read_labels(labels_path)
+    if images.shape[1:] != (28, 28):
+        rows, columns = images.shape[1:]
+        raise TinyganError(f"{shown(images_path)}: images of {rows}x{columns} pixels, not 28x28")
+    if len(images) != len(labels):
+        counts = f"{len(images):,} images but {len(labels):,} labels"
+        raise TinyganError(f"{counts}: {shown(images_path)} and {shown(labels_path)} do not belong together")
+    return Digits(images, labels, f"MNIST {split}: {len(images):,} digits from {shown(images_path.parent)}")

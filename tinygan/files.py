@@ -1,0 +1,53 @@
+"""Write a file whole or not at all.
+
+The bytes go to one fixed temporary name beside the target and move over it in a single step (os.replace):
+whoever looks, at any moment and after any crash, finds the old file or the new one, never half of either. The
+temporary name is fixed, so a run that is killed leaves at most one such file and the next write replaces it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open `path` for binary writing; it changes only when the block ends without an error.
+
+    durable: also wait until the bytes, and the folder's entry for them, are on the disk (fsync), so that a
+    power cut loses nothing either. Checkpoints want this; pictures do not. Raises OSError as the system gives
+    it; the previous file is then untouched and the temporary one is gone.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(
+        missing_ok=True
+    )  # left by a killed run; unlinked, not reopened, as it may be a link to elsewhere
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every system can open or sync a folder (Windows cannot); the file's own bytes are safe there all the
+    # same.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

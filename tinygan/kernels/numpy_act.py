@@ -1,0 +1,113 @@
+"""TPReLU and its two derivatives as fused passes over memory.
+
+The idea: written as separate array expressions an activation reads and writes main memory once per operator, and that
+traffic is its whole cost. Here a block of memory that fits the cache goes through all the operators before the next
+one is touched, and blocks spread over the thread pool.
+
+Maps are (N, C, ...), seen here as a matrix (pixels, C), which is a view for channels-last memory. A vector of C numbers
+per channel meets it tiled: NumPy's inner loop is as long as the last axis, and for 16 channels the bookkeeping per row
+would cost more than the row. So r pixels are seen as one row of r*C numbers.
+"""
+
+import math
+
+import numpy as np
+
+from . import pool
+
+BLOCK = 1 << 15  # numbers per job: two or three such arrays fit a core's L2 cache
+INNER = 1024  # wanted length of NumPy's inner loop
+
+
+def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """y = max(x - t, 0) + a min(x - t, 0) + t per channel; x (N, C, ...), a = slope and t = shift (C,), None: t = 0."""
+    rows, tile = _as_rows(x)
+    y, out = _result(x, rows)
+    a = np.tile(slope, tile)
+    # The negative branch a (x - t) + t is one line a x + b. For a <= 1 it lies above x exactly where x < t.
+    b = None if shift is None else np.tile((1 - slope) * shift, tile)
+    upper = bool((slope <= 1).all())
+    threshold = 0 if shift is None else np.tile(shift, tile)
+
+    def job(block: slice) -> None:
+        u, v = rows[block], y[block]
+        np.multiply(u, a, out=v)
+        if b is not None:
+            v += b
+        if upper:
+            np.maximum(u, v, out=v)
+        else:
+            np.copyto(v, u, where=u > threshold)
+
+    _run(job, rows)
+    return out
+
+
+def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Cotangent g through TPReLU to x: g where x > t, else a g (at the kink x == t: a g)."""
+    rows, tile = _as_rows(x)
+    cotangent, _ = _as_rows(g)
+    y, out = _result(x, rows)
+    a = np.tile(slope, tile)
+    threshold = 0 if shift is None else np.tile(shift, tile)
+
+    def job(block: slice) -> None:
+        u, h, v = rows[block], cotangent[block], y[block]
+        above = pool.scratch("mask", u.shape, np.bool_)
+        np.greater(u, threshold, out=above)
+        np.multiply(h, a, out=v)
+        np.copyto(v, h, where=above)
+
+    _run(job, rows)
+    return out
+
+
+def tprelu_sums(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sum of g m (x - t), sum of g m) per channel, with m = [x <= t]: what slope and shift receive. Each (C,)."""
+    rows, tile = _as_rows(x)
+    cotangent, _ = _as_rows(g)
+    channels = x.shape[1]
+    blocks = _blocks(rows)
+    partial = np.zeros((len(blocks), 2, rows.shape[1]), x.dtype)  # one line per block: added in a fixed order below
+    threshold = 0 if shift is None else np.tile(shift, tile)
+
+    def job(number: int) -> None:
+        u, h = rows[blocks[number]], cotangent[blocks[number]]
+        below = pool.scratch("mask", u.shape, np.bool_)
+        work = pool.scratch("work", u.shape, u.dtype)
+        np.subtract(u, threshold, out=work)
+        np.less_equal(u, threshold, out=below)
+        work *= h
+        work *= below
+        np.add.reduce(work, axis=0, out=partial[number, 0])
+        np.multiply(h, below, out=work)
+        np.add.reduce(work, axis=0, out=partial[number, 1])
+
+    pool.run([lambda number=number: job(number) for number in range(len(blocks))])
+    sums = partial.sum(axis=0).reshape(2, tile, channels).sum(axis=1)
+    return sums[0], sums[1]
+
+
+def _as_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """x as a matrix (pixels / r, r * C) and r: a view if x is channels-last in memory, else a copy that is."""
+    channels = x.shape[1]
+    pixels = x.size // channels if channels else 0
+    wanted = 1 << max(0, math.ceil(math.log2(INNER / max(1, channels))))
+    tile = math.gcd(pixels, wanted) or 1
+    last = np.moveaxis(x, 1, -1)
+    return last.reshape(pixels // tile, tile * channels), tile
+
+
+def _result(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An empty array like x in channels-last memory: as matrix, and as (N, C, ...)."""
+    out = np.empty((x.shape[0], *x.shape[2:], x.shape[1]), x.dtype)
+    return out.reshape(rows.shape), np.moveaxis(out, -1, 1)
+
+
+def _blocks(rows: np.ndarray) -> list[slice]:
+    step = max(1, BLOCK // max(1, rows.shape[1]))
+    return [slice(start, start + step) for start in range(0, rows.shape[0], step)]
+
+
+def _run(job, rows: np.ndarray) -> None:
+    pool.run([lambda block=block: job(block) for block in _blocks(rows)])

@@ -1,0 +1,157 @@
+HEAD
+
+
+class filter_matrices:
+    """filters[k]: filter set k as a matrix (A, kh*kw*B); a view if the weight lies so in memory, else repacked once."""
+
+    def __init__(self, weight: np.ndarray):
+        self.weight = weight.transpose(0, 1, 3, 4, 2)
+        self.matrices: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        matrix = self.matrices.get(k)
+        if matrix is None:
+            matrix = self.matrices[k] = self.weight[k].reshape(self.weight.shape[1], -1)
+        return matrix
+
+
+def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
+    return (big + 2 * padding - kernel) // stride + 1
+
+
+def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> Iterator[tuple[int, Samples, int]]:
+    """(filter set, samples, how many) covering all samples, each at most `at_most` long, in a fixed order."""
+    if n_samples == 0:
+        return
+    if routes is None or n_samples == 1:
+        order, sets, starts = None, [0 if routes is None else int(routes[0])], [0, n_samples]
+    else:
+        order = np.argsort(routes, kind="stable")
+        ordered = routes[order]
+        breaks = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+        starts = [0, *breaks.tolist(), n_samples]
+        sets = ordered[starts[:-1]].tolist()
+    for k, start, stop in zip(sets, starts[:-1], starts[1:], strict=True):
+        pieces = -(-(stop - start) // at_most)
+        for piece in range(pieces):
+            a = start + (stop - start) * piece // pieces
+            b = start + (stop - start) * (piece + 1) // pieces
+            if order is None:
+                yield k, slice(a, b), b - a
+            elif order[b - 1] - order[a] == b - 1 - a:
+                yield k, slice(int(order[a]), int(order[a]) + b - a), b - a
+            else:
+                yield k, order[a:b], b - a
+
+
+def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]]) -> None:
+    """Call job(filter set, samples, how many) for every run, over the thread pool."""
+    pool.run([lambda run=run: job(*run) for run in runs])
+
+
+def pixel_matrix(small: np.ndarray, samples: Samples, count: int) -> np.ndarray:
+    """The samples' pixels as a matrix (count*h*w, A); `small` is (N, h, w, A). A view where memory allows."""
+    return small[samples].reshape(count * small.shape[1] * small.shape[2], small.shape[3])
+
+
+def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.ndarray:
+    """The samples' patches as a matrix (count*h*w, kh*kw*B); `big` is (N, H, W, B)."""
+    channels = big.shape[3]
+    (h, w), (kh, kw), (sh, sw) = small_hw, kernel, stride
+    if _map_is_columns(big.shape, small_hw, kernel, stride, padding):
+        return big[samples].reshape(count * h * w, kh * kw * channels)
+    padded = padded_samples(big, samples, count, ((h - 1) * sh + kh, (w - 1) * sw + kw), padding)
+    by_sample, by_row, by_column, by_channel = padded.strides
+    patches = np.lib.stride_tricks.as_strided(
+        padded, (count, h, w, kh, kw, channels),
+        (by_sample, sh * by_row, sw * by_column, by_row, by_column, by_channel))
+    if channels <= PLANES_BELOW:
+        planes = pool.scratch("columns", (kh, kw, channels, count, h, w), big.dtype)
+        planes[...] = patches.transpose(3, 4, 5, 0, 1, 2)
+        return planes.reshape(kh * kw * channels, count * h * w).T
+    columns = pool.scratch("columns", patches.shape, big.dtype)
+    columns[...] = patches
+    return columns.reshape(count * h * w, kh * kw * channels)
+
+
+def _map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
+    """Whether the big map is its own matrix of columns: one patch covers it, or every pixel is a patch."""
+    if padding != (0, 0):
+        return False
+    return small_hw == (1, 1) and kernel == big_shape[1:3] or kernel == stride == (1, 1)
+
+
+def padded_samples(big, samples, count, size, padding) -> np.ndarray:
+    """The samples with a border of zeros, cut to `size`: (count, *size, B) in scratch memory."""
+    (height, width), (ph, pw), (rows, columns) = big.shape[1:3], padding, size
+    if padding == (0, 0) and isinstance(samples, slice):
+        return big[samples]
+    padded = pool.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
+    bottom, right = min(rows, ph + height), min(columns, pw + width)
+    padded[:, :ph] = 0
+    padded[:, bottom:] = 0
+    padded[:, ph:bottom, :pw] = 0
+    padded[:, ph:bottom, right:] = 0
+    inside = padded[:, ph:bottom, pw:right]
+    if isinstance(samples, slice):
+        inside[...] = big[samples, :bottom - ph, :right - pw]
+    else:
+        for place, sample in enumerate(samples.tolist()):  # gather and pad in one copy
+            inside[place] = big[sample, :bottom - ph, :right - pw]
+    return padded
+
+
+def add_patches(columns, big, stride, padding) -> None:
+    """col2im: write into `big` (n, H, W, B) the sum of all patches, columns (n, h, w, kh, kw, B).
+
+    The layers of a GAN have kernel = 2 * stride: a patch then overlaps its neighbours by half, and every big pixel is
+    the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs of memory and half
+    as much of it as adding tap by tap.
+    """
+    n, h, w, kh, kw, channels = columns.shape
+    (sh, sw), (ph, pw), (height, width) = stride, padding, big.shape[1:3]
+    halves = (kh, kw) == (2 * sh, 2 * sw) and (h - 1) * sh < height + ph <= (h + 1) * sh and ph <= sh
+    halves = halves and (w - 1) * sw < width + pw <= (w + 1) * sw and pw <= sw
+    if not halves:
+        big[...] = 0
+        for i in range(kh):
+            rows, big_rows = overlap(h, i - ph, sh, height)
+            for j in range(kw):
+                cols, big_cols = overlap(w, j - pw, sw, width)
+                big[:, big_rows, big_cols] += columns[:, rows, cols, i, j]
+    elif channels <= PLANES_BELOW:
+        rows = pool.scratch("rows", (sh, kw, channels, n, h + 1, w), big.dtype)
+        planes = columns.transpose(1, 3, 4, 5, 0, 2)
+        _join(planes[:, :sh], planes[:, sh:], rows.transpose(4, 0, 1, 2, 3, 5))
+        both = pool.scratch("both", (sh, sw, channels, n, h + 1, w + 1), big.dtype)
+        planes = rows.transpose(5, 1, 0, 2, 3, 4)
+        _join(planes[:, :sw], planes[:, sw:], both.transpose(5, 1, 0, 2, 3, 4))
+        whole = pool.scratch("whole", (n, h + 1, sh, w + 1, sw, channels), big.dtype)
+        whole[...] = both.transpose(3, 4, 0, 5, 1, 2)
+        big[...] = whole.reshape(n, (h + 1) * sh, (w + 1) * sw, channels)[:, ph:ph + height, pw:pw + width]
+    else:
+        rows = pool.scratch("rows", (n, h + 1, sh, w, kw * channels), big.dtype)
+        patches = columns.reshape(n, h, w, kh, kw * channels).transpose(1, 3, 0, 2, 4)
+        _join(patches[:, :sh], patches[:, sh:], rows.transpose(1, 2, 0, 3, 4))
+        rows = rows.reshape(n, (h + 1) * sh, w, kw * channels)[:, ph:ph + height]
+        half, left, right = sw * channels, (sw - pw), (w * sw - pw)
+        np.add(rows[:, :, 1:, :half], rows[:, :, :-1, half:], out=big[:, :, left:right].reshape(n, height, w - 1, half))
+        big[:, :, :left] = rows[:, :, 0, pw * channels:half].reshape(n, height, left, channels)
+        rest = (width - right) * channels
+        big[:, :, right:] = rows[:, :, -1, half:half + rest].reshape(n, height, width - right, channels)
+
+
+def _join(first, second, out) -> None:
+    """out[q] = first[q] + second[q - 1] along axis 0, with nothing beyond the ends; out is one longer."""
+    np.add(first[1:], second[:-1], out=out[1:-1])
+    out[0] = first[0]
+    out[-1] = second[-1]
+
+
+def overlap(small: int, offset: int, stride: int, big: int) -> tuple[slice, slice]:
+    """Small pixels y whose big pixel y*stride + offset lies in [0, big), and those big pixels, as slices."""
+    first = max(0, -(offset // stride))
+    last = min(small, (big - 1 - offset) // stride + 1)
+    if last <= first:
+        return slice(0, 0), slice(0, 0)
+    return slice(first, last), slice(first * stride + offset, (last - 1) * stride + offset + 1, stride)

@@ -1,0 +1,170 @@
+"""Every kernel in calls that NumPy and CuPy share: no threads, no strides tricks, nothing to compile.
+
+It runs wherever arrays have NumPy's interface, so it serves GPU arrays, and on NumPy arrays the tests hold it against
+`reference.py`. One filter set at a time: its samples are gathered, unrolled tap by tap with strided slices and
+multiplied. Shapes and formulas are those of `reference.py`; `routes` stays on the host, so nothing waits for a GPU.
+"""
+
+import math
+import sys
+
+import numpy as np
+
+from .numpy_conv import overlap, small_size
+
+
+def _xp(array):
+    """The module the array belongs to (numpy or cupy)."""
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def _groups(routes, n_samples):
+    """(filter set, its samples) for every set in use: a slice if that is all of them, else host indices."""
+    if routes is None:
+        return [(0, slice(None))] if n_samples else []
+    return [(int(k), np.flatnonzero(routes == k)) for k in np.unique(routes)]
+
+
+def conv(big, weight, stride, padding, routes):
+    """big (N, B, H, W) -> small (N, A, h, w)."""
+    kernel = weight.shape[3:]
+    h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
+    small = _xp(big).empty((len(big), h, w, weight.shape[1]), big.dtype)
+    for k, samples in _groups(routes, len(big)):
+        columns = _columns(big[samples], (h, w), kernel, stride, padding)
+        filters = weight[k].transpose(0, 2, 3, 1).reshape(weight.shape[1], -1)
+        small[samples] = (columns @ filters.T).reshape(-1, h, w, weight.shape[1])
+    return small.transpose(0, 3, 1, 2)
+
+
+def conv_transpose(small, weight, stride, padding, routes, output_size):
+    """small (N, A, h, w) -> big (N, B, *output_size)."""
+    _, a, b, kh, kw = weight.shape
+    n_samples, _, h, w = small.shape
+    big = _xp(small).empty((n_samples, *output_size, b), small.dtype)
+    for k, samples in _groups(routes, n_samples):
+        pixels = small[samples].transpose(0, 2, 3, 1).reshape(-1, a)
+        columns = (pixels @ weight[k].transpose(0, 2, 3, 1).reshape(a, -1)).reshape(-1, h, w, kh, kw, b)
+        total = _xp(small).zeros((len(columns), *output_size, b), small.dtype)
+        for i, j, rows, cols, big_rows, big_cols in _taps((h, w), (kh, kw), stride, padding, output_size):
+            total[:, big_rows, big_cols] += columns[:, rows, cols, i, j]
+        big[samples] = total
+    return big.transpose(0, 3, 1, 2)
+
+
+def conv_weight(big, small, kernel, stride, padding, routes, bank):
+    """(big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
+    a, b = small.shape[1], big.shape[1]
+    grad = _xp(big).zeros((bank, a, *kernel, b), big.dtype)
+    for k, samples in _groups(routes, len(big)):
+        columns = _columns(big[samples], small.shape[2:], kernel, stride, padding)
+        pixels = small[samples].transpose(0, 2, 3, 1).reshape(-1, a)
+        grad[k] = (pixels.T @ columns).reshape(a, *kernel, b)
+    return grad.transpose(0, 1, 4, 2, 3)
+
+
+def _columns(big, small_hw, kernel, stride, padding):
+    """Patches as a matrix (N*h*w, kh*kw*B)."""
+    n_samples, channels = big.shape[:2]
+    columns = _xp(big).zeros((n_samples, *small_hw, *kernel, channels), big.dtype)
+    pixels = big.transpose(0, 2, 3, 1)
+    for i, j, rows, cols, big_rows, big_cols in _taps(small_hw, kernel, stride, padding, big.shape[2:]):
+        columns[:, rows, cols, i, j] = pixels[:, big_rows, big_cols]
+    return columns.reshape(n_samples * math.prod(small_hw), math.prod(kernel) * channels)
+
+
+def _taps(small_hw, kernel, stride, padding, big_size):
+    """For every tap (i, j): which small rows and columns meet which big ones."""
+    for i in range(kernel[0]):
+        rows, big_rows = overlap(small_hw[0], i - padding[0], stride[0], big_size[0])
+        for j in range(kernel[1]):
+            cols, big_cols = overlap(small_hw[1], j - padding[1], stride[1], big_size[1])
+            yield i, j, rows, cols, big_rows, big_cols
+
+
+def _per_channel(vector, x):
+    return vector.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def tprelu(x, slope, shift):
+    """y = max(x - t, 0) + a min(x - t, 0) + t per channel."""
+    a, t = _per_channel(slope, x), 0 if shift is None else _per_channel(shift, x)
+    return _xp(x).where(x > t, x, a * (x - t) + t)
+
+
+def tprelu_dx(g, x, slope, shift):
+    """g where x > t, else a g."""
+    t = 0 if shift is None else _per_channel(shift, x)
+    return _xp(x).where(x > t, g, _per_channel(slope, x) * g)
+
+
+def tprelu_sums(g, x, shift):
+    """(sum of g (x - t), sum of g) per channel, over x <= t."""
+    t = 0 if shift is None else _per_channel(shift, x)
+    below = g * (x <= t)
+    others = (0, *range(2, x.ndim))
+    return (below * (x - t)).sum(axis=others), below.sum(axis=others)
+
+
+def _fold(out_axis):
+    return (2, 3, 4) if out_axis == 1 else (1, 3, 4)
+
+
+def _spread(n, out_axis):
+    return n[:, :, None, None, None] if out_axis == 1 else n[:, None, :, None, None]
+
+
+def _named(rows, like):
+    """The rows mask on the array's device, shaped to meet it."""
+    return _xp(like).asarray(rows).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
+    """sqrt(scale * sum w^2 + eps), (K, channels); 1 for sets not in rows."""
+    n = _xp(w).sqrt(scale * (w * w).sum(axis=_fold(out_axis)) + eps)
+    return n if rows is None else _xp(w).where(_named(rows, n), n, 1)
+
+
+def normalize(w, out_axis, scale, eps, rows=None):
+    """(v, n) with v = w / n; v = 0 and n = 1 for sets not in rows."""
+    n = filter_norms(w, out_axis, scale, eps, rows)
+    v = w / _spread(n, out_axis)
+    return (v if rows is None else v * _named(rows, v)), n
+
+
+def normalize_dx(g, w, n, out_axis, scale, rows=None):
+    """(g - scale (sum w g) w / n^2) / n; 0 for sets not in rows."""
+    dot = scale * (w * g).sum(axis=_fold(out_axis))
+    out = (g - w * _spread(dot / (n * n), out_axis)) / _spread(n, out_axis)
+    return out if rows is None else _xp(w).where(_named(rows, out), out, 0)
+
+
+def _some(rows):
+    """What to index axis 0 with: everything, or the rows named (host indices)."""
+    return slice(None) if rows is None else np.flatnonzero(rows)
+
+
+def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
+    """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    at = _some(rows)
+    v[at] = alpha * v[at] + (1 - alpha) * g[at] * g[at]
+    p[at] = p[at] - lr * g[at] / (_xp(p).sqrt(v[at]) + eps)
+
+
+def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
+    """In place: Adam with bias correction, eps outside the root; step: one number or one per row."""
+    xp, at = _xp(p), _some(rows)
+    steps = np.asarray(step, np.float64)
+    rate, bias = lr / (1 - beta1**steps), 1 / np.sqrt(1 - beta2**steps)
+    if steps.ndim == 0:
+        rate, bias = float(rate), float(bias)
+    else:
+        rate, bias = (xp.asarray(c.reshape(-1, *[1] * (p.ndim - 1)).astype(p.dtype))[at] for c in (rate, bias))
+    m[at] = beta1 * m[at] + (1 - beta1) * g[at]
+    v[at] = beta2 * v[at] + (1 - beta2) * g[at] * g[at]
+    p[at] = p[at] - rate * m[at] / (xp.sqrt(v[at]) * bias + eps)
+
+
+def lerp(ema, p, decay):
+    """In place: ema = decay ema + (1 - decay) p."""
+    ema += (1 - decay) * (p - ema)

@@ -1,0 +1,154 @@
+"""What every kernel of this folder must compute, written as plain loops: slow, obvious, the definition.
+
+One relation defines all three convolution maps. A sample n with filter set k = routes[n] ties pixel (y, x) of the small
+map to pixel (Y, X) of the big map through tap (i, j) of the kernel whenever
+
+    Y = y*sh - ph + i,    X = x*sw - pw + j,    and (Y, X) lies inside the big map.
+
+Each map sums the product of two of the three arrays (big, small, weight) over all such ties into the third.
+So each is the vector-Jacobian product of the other two, and <conv(big, w), small> = <big, conv_transpose(small, w)> =
+<w, conv_weight(big, small)> holds exactly.
+
+Shapes: big (N, B, H, W), small (N, A, h, w), weight (K, A, B, kh, kw); routes (N,) integers in [0, K) or None for K = 1;
+stride (sh, sw), padding (ph, pw). The element-wise definitions follow below.
+"""
+
+import numpy as np
+
+
+def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
+    """Pixels of the small map along one axis. Several big sizes give the same small one: see `output_size`."""
+    return (big + 2 * padding - kernel) // stride + 1
+
+
+def _ties(big_size, small_hw, kernel, stride, padding):
+    """All (y, x, i, j, Y, X) that belong together."""
+    for y in range(small_hw[0]):
+        for x in range(small_hw[1]):
+            for i in range(kernel[0]):
+                for j in range(kernel[1]):
+                    big_y, big_x = y * stride[0] - padding[0] + i, x * stride[1] - padding[1] + j
+                    if 0 <= big_y < big_size[0] and 0 <= big_x < big_size[1]:
+                        yield y, x, i, j, big_y, big_x
+
+
+def conv(big, weight, stride, padding, routes):
+    """Convolution (cross-correlation, as everywhere in the field): big -> small (N, A, h, w)."""
+    n_samples, _, height, width = big.shape
+    kernel = weight.shape[3:]
+    h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
+    small = np.zeros((n_samples, weight.shape[1], h, w), big.dtype)
+    for n in range(n_samples):
+        taps = weight[0 if routes is None else routes[n]]
+        for y, x, i, j, big_y, big_x in _ties((height, width), (h, w), kernel, stride, padding):
+            small[n, :, y, x] += taps[:, :, i, j] @ big[n, :, big_y, big_x]
+    return small
+
+
+def conv_transpose(small, weight, stride, padding, routes, output_size):
+    """Transposed convolution: small -> big (N, B, *output_size)."""
+    n_samples, _, h, w = small.shape
+    big = np.zeros((n_samples, weight.shape[2], *output_size), small.dtype)
+    for n in range(n_samples):
+        taps = weight[0 if routes is None else routes[n]]
+        for y, x, i, j, big_y, big_x in _ties(output_size, (h, w), weight.shape[3:], stride, padding):
+            big[n, :, big_y, big_x] += small[n, :, y, x] @ taps[:, :, i, j]
+    return big
+
+
+def conv_weight(big, small, kernel, stride, padding, routes, bank):
+    """Gradient of both maps with respect to the weight: (big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
+    n_samples, channels, height, width = big.shape
+    grad = np.zeros((bank, small.shape[1], channels, *kernel), big.dtype)
+    for n in range(n_samples):
+        taps = grad[0 if routes is None else routes[n]]
+        for y, x, i, j, big_y, big_x in _ties((height, width), small.shape[2:], kernel, stride, padding):
+            taps[:, :, i, j] += np.outer(small[n, :, y, x], big[n, :, big_y, big_x])
+    return grad
+
+
+# ---- element-wise ---------------------------------------------------------------------------------------------------
+
+
+def tprelu(x, slope, shift):
+    """Translated PReLU: y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a and shift t (C,)."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        a, t = slope[c], 0 if shift is None else shift[c]
+        y[:, c] = np.maximum(x[:, c] - t, 0) + a * np.minimum(x[:, c] - t, 0) + t
+    return y
+
+
+def tprelu_dx(g, x, slope, shift):
+    """Its cotangent to x: g where x > t, else a g. At the kink x == t the negative side counts."""
+    out = np.empty_like(x)
+    for c in range(x.shape[1]):
+        a, t = slope[c], 0 if shift is None else shift[c]
+        out[:, c] = np.where(x[:, c] > t, g[:, c], a * g[:, c])
+    return out
+
+
+def tprelu_sums(g, x, shift):
+    """Per channel, over x <= t: the sum of g (x - t), which slope receives, and of g, which shift receives times 1 - a."""
+    at_slope, at_shift = np.empty((2, x.shape[1]), x.dtype)
+    for c in range(x.shape[1]):
+        t = 0 if shift is None else shift[c]
+        below = x[:, c] <= t
+        at_slope[c] = (g[:, c] * (x[:, c] - t))[below].sum()
+        at_shift[c] = g[:, c][below].sum()
+    return at_slope, at_shift
+
+
+def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
+    """n = sqrt(scale * sum w^2 + eps) per filter set and output channel (axis out_axis of w); 1 for sets not in rows."""
+    n = np.ones((w.shape[0], w.shape[out_axis]), w.dtype)
+    for k in range(w.shape[0]):
+        for o in range(w.shape[out_axis]):
+            if rows is None or rows[k]:
+                n[k, o] = np.sqrt(scale * (w[k].take(o, out_axis - 1) ** 2).sum() + eps)
+    return n
+
+
+def normalize(w, out_axis, scale, eps, rows=None):
+    """(v, n): v = w / n for the sets in rows, else 0."""
+    n = filter_norms(w, out_axis, scale, eps, rows)
+    v = np.zeros_like(w)
+    for k in range(w.shape[0]):
+        if rows is None or rows[k]:
+            v[k] = w[k] / (n[k][:, None, None, None] if out_axis == 1 else n[k][None, :, None, None])
+    return v, n
+
+
+def normalize_dx(g, w, n, out_axis, scale, rows=None):
+    """(g - scale (sum w g) w / n^2) / n per output channel, for the sets in rows, else 0."""
+    out = np.zeros_like(w)
+    for k in range(w.shape[0]):
+        for o in range(w.shape[out_axis]):
+            if rows is None or rows[k]:
+                channel = (k, o) if out_axis == 1 else (k, slice(None), o)
+                dot = (w[channel] * g[channel]).sum()
+                out[channel] = (g[channel] - scale * dot * w[channel] / n[k, o] ** 2) / n[k, o]
+    return out
+
+
+def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
+    """In place, for the rows named: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    for k in range(len(p)):
+        if rows is None or rows[k]:
+            v[k] = alpha * v[k] + (1 - alpha) * g[k] ** 2
+            p[k] -= lr * g[k] / (np.sqrt(v[k]) + eps)
+
+
+def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
+    """In place, for the rows named: Adam with bias correction, eps outside the root; step: one number or one per row."""
+    for k in range(len(p)):
+        if rows is None or rows[k]:
+            t = int(np.broadcast_to(step, len(p))[k])
+            m[k] = beta1 * m[k] + (1 - beta1) * g[k]
+            v[k] = beta2 * v[k] + (1 - beta2) * g[k] ** 2
+            p[k] -= lr * (m[k] / (1 - beta1**t)) / (np.sqrt(v[k] / (1 - beta2**t)) + eps)
+
+
+def lerp(ema, p, decay):
+    """In place: ema = decay ema + (1 - decay) p."""
+    ema[...] = decay * ema + (1 - decay) * p

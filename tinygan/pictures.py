@@ -1,0 +1,275 @@
+"""Pictures: sample grids, single files, the training GIF, loss curves.
+
+Images come in as (N, C, H, W), C = 1 (grey) or 3 (RGB), either uint8 or floats in [0, 1]; a finished picture
+is a uint8 array (H, W) or (H, W, 3), exactly as many pixels as asked for, without axes or margins. Files are
+written whole or not at all. Nothing opens a window: Pillow writes the images and matplotlib draws the curves
+straight into a file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .errors import TinyganError, UsageError
+from .files import whole_file
+
+GAP = 70  # grey level between the images of a grid: tells a black image from no image
+UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper, and seen at once
+GREYS = 32  # grey levels in a GIF: the eye sees no difference on digits, the file is half the size
+FRAMES = 120  # at most so many GIF frames, evenly picked: a long run does not make a file too large to send
+
+
+def to_uint8(images: np.ndarray, *, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """Floats in [low, high] to uint8 in [0, 255], rounded; uint8 is passed on as it is.
+
+    Values outside are clipped (so are infinities); NaN becomes mid-grey, 128.
+    """
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    levels = np.clip((images - low) * (255.0 / (high - low)), 0.0, 255.0)
+    levels = np.where(np.isnan(levels), float(UNKNOWN), levels)
+    return np.rint(levels).astype(np.uint8)
+
+
+def grid(images: np.ndarray, rows: int, cols: int, *, pad: int = 2, scale: int = 1) -> np.ndarray:
+    """One picture of rows x cols images, filled row by row: uint8 (height, width), or (height, width, 3) for
+    colour.
+
+    images: (N, C, H, W) with N <= rows * cols (missing places stay empty). `pad` pixels lie around and
+    between the images; `scale` repeats each pixel scale x scale times, so height = (rows * (H + pad) + pad) *
+    scale. Raises UsageError for other shapes and for more images than places.
+    """
+    images = to_uint8(images)
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UsageError(f"a grid needs images of shape (N, 1 or 3, H, W), not {images.shape}")
+    count, channels, height, width = images.shape
+    if rows < 1 or cols < 1 or pad < 0 or scale < 1 or count > rows * cols:
+        raise UsageError(f"{count} images do not fit a grid of {rows}x{cols} (pad {pad}, scale {scale})")
+    picture = np.full((rows * (height + pad) + pad, cols * (width + pad) + pad, channels), GAP, np.uint8)
+    for index, image in enumerate(images):
+        top = pad + (index // cols) * (height + pad)
+        left = pad + (index % cols) * (width + pad)
+        picture[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    picture = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+    return picture[:, :, 0] if channels == 1 else picture
+
+
+def routes_sheet(
+    images: np.ndarray, *, headers: Sequence[str] | None = None, pad: int = 2, scale: int = 1
+) -> np.ndarray:
+    """The picture of an ensemble: each column is one route, each row one noise vector.
+
+    images: (R, S, C, H, W), S samples of each of R routes, the same S noise vectors for every route if rows
+    are to be compared. headers: R short texts drawn above the columns. Returns uint8 like `grid`.
+    """
+    images = to_uint8(images)
+    if images.ndim != 5 or 0 in images.shape:
+        raise UsageError(
+            f"a sheet of routes needs images of shape (routes, samples, C, H, W), not {images.shape}"
+        )
+    routes, samples = images.shape[:2]
+    by_row = images.swapaxes(0, 1).reshape(routes * samples, *images.shape[2:])
+    sheet = grid(by_row, samples, routes, pad=pad, scale=scale)
+    if headers is None:
+        return sheet
+    if len(headers) != routes:
+        raise UsageError(f"{len(headers)} headers for {routes} routes")
+    return np.concatenate(
+        [_header_line(headers, sheet.shape, (images.shape[4] + pad) * scale, pad * scale), sheet]
+    )
+
+
+def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
+    pillow = _pillow()
+    from PIL import ImageDraw
+
+    strip = pillow.new("L", (shape[1], 14), GAP)
+    draw = ImageDraw.Draw(strip)
+    for column, text in enumerate(headers):
+        middle = left + column * step + (step - left) // 2
+        draw.text((middle, 7), text, fill=255, anchor="mm")
+    line = np.asarray(strip)
+    return line if len(shape) == 2 else line[:, :, None].repeat(3, axis=2)
+
+
+def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError when the file cannot be
+    written."""
+    data = io.BytesIO()
+    _image(array).save(data, "PNG")
+    _write(path, data)
+
+
+def save_individual(
+    folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1
+) -> list[Path]:
+    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, image in enumerate(to_uint8(images), start):
+        paths.append(folder / f"{number:05d}.png")
+        save_png(paths[-1], grid(image[None], 1, 1, pad=0, scale=scale))
+    return paths
+
+
+def read_png(path: str | os.PathLike) -> np.ndarray:
+    """A PNG as uint8 (H, W) or (H, W, 3). Raises TinyganError when it cannot be read as one."""
+    pillow = _pillow()
+    try:
+        with pillow.open(path, formats=["PNG"]) as image:
+            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise TinyganError(f"cannot read picture {path}: {' '.join(str(error).split())}") from error
+
+
+def save_gif(
+    path: str | os.PathLike, frames: Iterable[np.ndarray], *, ms: int = 120, hold_ms: int = 2500
+) -> None:
+    """An endless GIF of uint8 pictures of one size and kind; the last frame stays for `hold_ms` before it
+    starts again.
+
+    Every frame has the same palette, so that colours do not flicker: 32 greys, or 128 colours chosen over the
+    whole film. At most 120 frames are kept, evenly picked, first and last included. Raises UsageError if
+    there is none.
+    """
+    frames = [np.asarray(frame) for frame in frames]
+    if not frames or len({frame.shape for frame in frames}) != 1:
+        raise UsageError("a GIF needs at least one picture, and all of one size")
+    if len(frames) > FRAMES:
+        frames = [frames[index] for index in np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
+    images = _indexed_grey(frames) if frames[0].ndim == 2 else _indexed_colour(frames)
+    durations = [ms] * (len(images) - 1) + [hold_ms]
+    data = io.BytesIO()
+    images[0].save(
+        data,
+        "GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations,
+        loop=0,
+        optimize=False,
+        disposal=1,
+    )
+    _write(path, data)
+
+
+def _indexed_grey(frames: list[np.ndarray]) -> list:
+    pillow = _pillow()
+    top = GREYS - 1
+    palette = [level for grey in range(GREYS) for level in [round(grey * 255 / top)] * 3]
+    images = []
+    for frame in frames:
+        index = ((frame.astype(np.uint32) * top + 127) // 255).astype(np.uint8)
+        image = pillow.frombytes("P", (frame.shape[1], frame.shape[0]), index.tobytes())
+        image.putpalette(palette)
+        images.append(image)
+    return images
+
+
+def _indexed_colour(frames: list[np.ndarray]) -> list:
+    # The palette is chosen on a few frames of the film side by side, then every frame is mapped to it.
+    some = [frames[index] for index in sorted({0, len(frames) // 3, 2 * len(frames) // 3, len(frames) - 1})]
+    palette = _image(np.concatenate(some, axis=1)).quantize(128)
+    return [_image(frame).quantize(palette=palette, dither=0) for frame in frames]
+
+
+def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *, title: str = "") -> None:
+    """Curves of a run as PNG: the losses, what D answers, and the variety of the samples where it was logged.
+
+    columns: the log by column; "step", and any of d_loss, g_loss, d_real, d_fake (D's mean probability for
+    real and generated images), kl, classes. Values that are not finite leave a gap. A column that is absent
+    draws nothing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise TinyganError("the loss curves need matplotlib: pip install matplotlib") from error
+
+    values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    panels = [
+        panel
+        for panel, names in _PANELS.items()
+        if any(np.isfinite(values.get(name, np.nan)).any() for name in names)
+    ] or ["losses"]
+    figure = Figure(figsize=(8, 2.7 * len(panels) + 0.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)  # draws into memory: no display, no global state
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw_panel(axis, panel, values)
+    axes[-1].set_xlabel("training step")
+    if title:
+        figure.suptitle(title)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", metadata={"Software": None})
+    _write(path, data)
+
+
+# panel: {column: (label, colour)}; the colours are told apart by colour-blind readers too
+_PANELS = {
+    "losses": {"d_loss": ("D loss", "#0072b2"), "g_loss": ("G loss", "#d55e00")},
+    "answers": {"d_real": ("D(x), real images", "#0072b2"), "d_fake": ("D(G(z)), generated", "#d55e00")},
+    "variety": {"kl": ("KL to equal classes", "#009e73"), "classes": ("classes present", "#cc79a7")},
+}
+
+
+def _draw_panel(axis, panel: str, values: Mapping[str, np.ndarray]) -> None:
+    axis.grid(alpha=0.3)
+    axis.set_ylabel({"losses": "loss", "answers": "D's probability 'real'", "variety": "KL (nats)"}[panel])
+    if panel == "answers":
+        axis.set_ylim(-0.03, 1.03)
+        axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    lines = []
+    for name, (label, colour) in _PANELS[panel].items():
+        if name not in values or not np.isfinite(values[name]).any():
+            continue
+        target = axis
+        if name == "classes":  # a count beside a KL: its own scale, on the right
+            target = axis.twinx()
+            target.set_ylabel("classes present", color=colour)
+            target.set_ylim(0, max(10.5, np.nanmax(values[name]) + 0.5))
+        lines += _draw_line(target, values["step"], values[name], label, colour)
+    if panel == "variety":
+        axis.set_ylim(bottom=0)
+    if lines:
+        axis.legend(handles=lines, loc="best", fontsize=8, framealpha=0.7)
+
+
+def _draw_line(axis, step: np.ndarray, value: np.ndarray, label: str, colour: str) -> list:
+    known = np.isfinite(value) & np.isfinite(step)
+    step, value = step[known], value[known]
+    window = len(value) // 50
+    if window < 2:
+        return axis.plot(step, value, color=colour, label=label, marker="o", markersize=3, linewidth=1.2)
+    # Many points: the raw curve pale, a running mean over 2 % of the run on top of it.
+    axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.7)
+    smooth = np.convolve(value, np.full(window, 1.0 / window), mode="valid")
+    middle = step[(window - 1) // 2 :][: len(smooth)]
+    return axis.plot(middle, smooth, color=colour, label=label, linewidth=1.5)
+
+
+def _pillow():
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise TinyganError("writing pictures needs Pillow: pip install pillow") from error
+    return Image
+
+
+def _image(array: np.ndarray):
+    array = np.ascontiguousarray(array)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise UsageError(f"a picture is a uint8 array (H, W) or (H, W, 3), not {array.dtype} {array.shape}")
+    return _pillow().fromarray(array)
+
+
+def _write(path: str | os.PathLike, data: io.BytesIO) -> None:
+    with whole_file(path) as file:
+        file.write(data.getbuffer())

@@ -1,0 +1,66 @@
+"""Drawing images from a generator, and bringing a trained one back from its run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from tinygan import checkpoint
+from tinygan.backend import Device
+from tinygan.engine import Tensor, no_grad
+from tinygan.errors import TinyganError
+from tinygan.models.adapted_gan import GANConfig, Generator
+
+
+def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: Device, *, batch: int = 250) -> np.ndarray:
+    """Images (N, C, side, side) in [0, 1] on the host, for noise (N, latent) and routes (N, layers), in batches."""
+    pictures = []
+    with no_grad():
+        for start in range(0, len(z), batch):
+            part = slice(start, start + batch)
+            pictures.append(generator(Tensor(device.put(z[part])), routes[part]).numpy())
+    return np.ascontiguousarray(np.concatenate(pictures))
+
+
+def as_digits(images: np.ndarray) -> np.ndarray:
+    """The 28 x 28 pixels of MNIST from a generator's canvas: (N, C, 32 or 64, ...) -> (N, C, 28, 28).
+
+    A side of 64 is the canvas of 32 twice as large: 2 x 2 blocks are averaged first. Then 2 pixels are cut off
+    each side, which undoes the padding that the data got.
+    """
+    if images.shape[2] == 64:
+        n, c, _, _ = images.shape
+        images = images.reshape(n, c, 32, 2, 32, 2).mean(axis=(3, 5))
+    return images[:, :, 2:30, 2:30] if images.shape[2] == 32 else images
+
+
+def load_generator(path: str | os.PathLike, device: Device, *, average: bool = True) -> tuple[Generator, dict]:
+    """The generator of a run (its folder or checkpoint file) and the checkpoint's header.
+
+    average: take the moving average of the weights where the run kept one: its images are better.
+    Raises TinyganError in one line if there is no checkpoint of a GAN there.
+    """
+    arrays, meta = checkpoint.load(path)
+    if meta.get("kind") != "gan" or not isinstance(meta.get("config"), dict):
+        raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py")
+    try:
+        config = GANConfig(**meta["config"])
+    except TypeError as error:
+        raise TinyganError(f"{path}: the checkpoint's settings are not understood ({error})") from None
+    generator = Generator(config, rng=np.random.default_rng(0))
+    part = "average" if average and any(name.startswith("average/") for name in arrays) else "generator"
+    generator.load_state_dict(section(arrays, part))
+    return generator.to(device.put), meta
+
+
+def section(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The entries `name/...` of a checkpoint, without that prefix."""
+    prefix = name + "/"
+    return {key[len(prefix):]: value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def with_prefix(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The opposite of `section`."""
+    return {f"{name}/{key}": value for key, value in arrays.items()}

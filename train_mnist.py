@@ -1,0 +1,389 @@
+"""Train a GAN on MNIST: the SGAN (a generator with banks of filters), the plain adapted GAN, or the tied ensemble.
+
+    python train_mnist.py                     an SGAN, with settings that suit this machine
+    python train_mnist.py --model gan         the same net without filter banks
+    python train_mnist.py --resume            go on with the newest run
+
+Everything lands in runs/NAME: samples as they improve, the log, curves, an animation, a checkpoint, report.html.
+The training loop is `train` below; what it calls is explained in the modules it imports.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tinygan import __version__, cli, data, health, metrics, pictures, runfiles
+from tinygan.backend import Device, pick_device
+from tinygan.engine import Tensor, anomaly, frozen, no_grad
+from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels import pool
+from tinygan.layers import NORMS
+from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
+from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
+from tinygan.models.digits import find_classifier
+from tinygan.ops import sigmoid
+from tinygan.optim import EMA, Adam, RMSprop
+from tinygan.run import Progress, Run, sample_due
+from tinygan.sampling import as_digits, generate, section, with_prefix
+from tinygan.signals import StopSignal
+
+# What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
+# (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).
+PRESETS = {
+    "gpu": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "bank": (16,), "optimizer": "rmsprop", "lr": 1e-4,
+            "lr_decay": 0, "ema": 0.0, "init_factor": 0.01},
+    "cpu": {"steps": 6_000, "batch_size": 32, "base_channels": 16, "bank": (4,), "optimizer": "adam", "lr": 2e-3,
+            "lr_decay": 6_000, "ema": 0.995, "init_factor": 1.0},
+}
+LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
+GRID = 8  # samples per side of the pictures
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags, run = read_flags(argv)
+    print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
+    device = pick_device(flags["device"])
+    print(device.line)
+    config = GANConfig(size=flags["size"], base_channels=flags["base_channels"], latent_dim=flags["latent_dim"],
+                       bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]), tied=flags["model"] == "tied",
+                       norm=flags["norm"], act=flags["act"], slope=flags["slope"], clamp=not flags["no_clamp"],
+                       bank_affine=flags["bank_affine"], bank_act=flags["bank_act"], init_factor=flags["init_factor"],
+                       discriminator_input=flags["d_input"], output=flags["output"])
+    digits = data.load_mnist("train", data_dir=flags["data_dir"])
+    print(f"data: {digits.source}")
+    if flags["epochs"]:
+        flags["steps"] = flags["epochs"] * max(1, len(digits) // flags["batch_size"])
+    if run is None:
+        scratch = tempfile.TemporaryDirectory() if flags["dry_run"] and not flags["out"] else None
+        out = scratch.name if scratch else flags["out"]
+        run = Run.create(flags, out=out, name=f"mnist-{flags['model']}", overwrite=flags["overwrite"])
+    training = Training(config, flags, digits, device)
+    if flags["resume"] is not None:
+        training.restore(*run.load())
+        print(f"going on at step {training.step} of {run.folder}")
+    print(f"{flags['model']}: generator {training.G.parameter_count():,} weights, {config.route_count:,} "
+          f"route{'s' * (config.route_count > 1)}; discriminator {training.D.parameter_count():,} weights")
+    return train(training, run, flags)
+
+
+def train(t: Training, run: Run, flags: dict) -> int:
+    """The loop: one step of the discriminator, one of the generator, and now and then a look at the result."""
+    total = flags["steps"]
+    progress = Progress(total, start=t.step, every=flags["log_every"])
+    if t.step == 0:
+        look(t, run, progress, flags)
+    with StopSignal() as stop:
+        while t.step < total and not stop.requested:
+            t.set_learning_rate()
+            real = t.next_real()
+
+            # The discriminator learns to tell real from fake; no gradient needs to reach the generator.
+            with no_grad():
+                fake = t.G(*t.draw())
+            real_logits, fake_logits = t.D(real), t.D(fake)
+            d_loss = discriminator_loss(real=real_logits, fake=fake_logits, form=flags["bce"])
+            t.D.zero_grad()
+            d_loss.backward()
+            t.d_optimizer.step()
+
+            # The generator learns to make fresh images (new noise, new routes) that the discriminator calls real.
+            with frozen(t.D):
+                g_loss = generator_loss(fake=t.D(t.G(*t.draw())), kind=flags["loss"], form=flags["bce"])
+                t.G.zero_grad()
+                g_loss.backward()
+            t.g_optimizer.step()
+            if t.average is not None:
+                t.average.update(t.G)
+            t.step += 1
+
+            # Reading a number makes a GPU wait, so there it is done only when a number is shown.
+            log_now = t.step % flags["log_every"] == 0 or t.step == total
+            if log_now or t.device.kind == "cpu":
+                t.check_finite(d_loss, g_loss, run)
+                progress.update(t.step, d_loss=d_loss.item(), g_loss=g_loss.item())
+            if log_now:
+                t.latest = {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
+                            "d_real": sigmoid(real_logits).mean().item(), "d_fake": sigmoid(fake_logits).mean().item(),
+                            "logit_gap": real_logits.mean().item() - fake_logits.mean().item(),
+                            "d_grad": gradient_norm(t.D), "g_grad": gradient_norm(t.G)}
+                if flags["eval_every"] and t.step % flags["eval_every"] == 0:
+                    t.latest |= measure(t, 1000)
+                run.log(t.step, **t.latest)
+            if sample_due(t.step, total, flags["sample_every"]):
+                look(t, run, progress, flags)
+            if t.step % flags["save_every"] == 0 and t.step < total:
+                run.save(*t.state())
+    progress.close()
+    run.save(*t.state())
+    if stop.requested:
+        print(f"stopped at step {t.step}; saved. Go on with: python train_mnist.py --resume {run.folder}")
+        return 130
+    return finish(t, run, flags)
+
+
+def look(t: Training, run: Run, progress: Progress, flags: dict) -> None:
+    """Draw the same noise through the same routes as always, and say in words how the training is going."""
+    images = generate(t.best, t.fixed_z, t.fixed_routes, t.device)
+    run.save_sample(t.step, pictures.grid(crop(images, flags), GRID, GRID))
+    if t.latest:
+        t.latest["spread"] = health.relative_spread(images, t.reference)
+        progress.say(f"step {t.step}: {health.assess(step=t.step, **health_numbers(t.latest)).sentence}")
+
+
+def finish(t: Training, run: Run, flags: dict) -> int:
+    """The last pictures and a first measurement."""
+    rng = np.random.default_rng([flags["seed"], 9])
+    z = np.repeat(t.G.draw_noise(rng, GRID), GRID, axis=0)  # a row shares its noise, a column its route
+    routes = np.tile(t.G.draw_routes(rng, GRID), (GRID, 1))
+    images = crop(generate(t.best, z, routes, t.device), flags)
+    run.save_picture("routes.png", pictures.grid(images, GRID, GRID))
+    if found := measure(t, 200 if flags["dry_run"] else 2000):
+        print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
+              f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")
+    for note in run.finish():
+        print(f"note: {note}")
+    run.close()
+    if flags["dry_run"]:
+        print("dry run: one full cycle of training, saving and drawing works")
+        return 0
+    print(f"done: {run.folder}/report.html shows it all; more samples: python sample.py --checkpoint {run.folder}")
+    return 0
+
+
+class Training:
+    """Everything that changes during a run, so that it can be saved whole and brought back whole."""
+
+    def __init__(self, config: GANConfig, flags: dict, digits: data.Digits, device: Device) -> None:
+        self.config, self.flags, self.digits, self.device = config, flags, digits, device
+        # One random stream per purpose: drawing more of one thing never shifts another.
+        init, order, self.noise_rng, self.route_rng, fixed = (
+            np.random.default_rng([flags["seed"], purpose]) for purpose in range(5))
+        self.G = Generator(config, rng=init).to(device.put)
+        self.D = Discriminator(config, rng=init).to(device.put)
+        self.g_optimizer, self.d_optimizer = (
+            make_optimizer(net, flags, rate) for net, rate in ((self.G, flags["lr"]), (self.D, d_rate(flags))))
+        self.average = EMA(self.G, flags["ema"]) if flags["ema"] else None
+        self.batches = data.Batches(len(digits), flags["batch_size"], order)
+        self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
+        self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
+        self.reference = data.to_canvas(digits.images[:1000], config.side)
+        self.classifier = find_classifier(say=print)
+        self.step, self.latest = 0, {}
+
+    @property
+    def best(self) -> Generator:
+        """The generator to show: the moving average where there is one."""
+        return self.G if self.average is None else self.average.module
+
+    def next_real(self) -> Tensor:
+        images = data.to_canvas(self.digits.images[next(self.batches)], self.config.side)
+        return Tensor(self.device.put(images), name="real images")
+
+    def draw(self) -> tuple[Tensor, np.ndarray]:
+        """Fresh noise and fresh routes for one batch."""
+        n = self.flags["batch_size"]
+        z = Tensor(self.device.put(self.G.draw_noise(self.noise_rng, n)), name="noise")
+        return z, self.G.draw_routes(self.route_rng, n, self.flags["routes"])
+
+    def set_learning_rate(self) -> None:
+        """Linear decay over --lr-decay steps. It does not depend on --steps, so that a run stopped early and
+        resumed is the run that was never stopped."""
+        end = self.flags["lr_decay"]
+        factor = max(LR_FLOOR, 1.0 - self.step / end) if end else 1.0
+        warm = self.flags["lr_warmup"]
+        if self.step < warm:
+            factor *= 0.1 + 0.9 * self.step / warm
+        self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, d_rate(self.flags) * factor
+
+    def check_finite(self, d_loss: Tensor, g_loss: Tensor, run: Run) -> None:
+        """Stop at the first NaN or infinity, and say where it is."""
+        if np.isfinite(d_loss.item()) and np.isfinite(g_loss.item()):
+            return
+        named = [(f"{net}.{name}", p) for net, module in (("generator", self.G), ("discriminator", self.D))
+                 for name, p in module.named_parameters()]
+        tensors = [("the gradient of " + name, p.grad) for name, p in named if p.grad is not None] + named
+        tensors += [("the discriminator's loss", d_loss), ("the generator's loss", g_loss)]
+        name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
+        kept = f"the checkpoint in {run.folder} is from before" if run.checkpoint_path.exists() else "nothing was saved"
+        raise TinyganError(f"step {self.step}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
+                           "--detect-anomaly to see which operation made it")
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict]:
+        """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
+        for name, p in [*self.G.named_parameters(), *self.D.named_parameters()]:
+            if not np.isfinite(p.numpy()).all():
+                raise TinyganError(f"step {self.step}: {name} is not finite; this state was not saved")
+        order = self.batches.state()
+        arrays = {**with_prefix("generator", self.G.state_dict()), **with_prefix("discriminator", self.D.state_dict()),
+                  **with_prefix("g_optimizer", self.g_optimizer.state_dict()),
+                  **with_prefix("d_optimizer", self.d_optimizer.state_dict()),
+                  "fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
+        if self.average is not None:
+            arrays |= with_prefix("average", self.average.module.state_dict())
+        header = {"kind": "gan", "step": self.step, "config": self.config.to_dict(), "batches": order,
+                  "noise": self.noise_rng.bit_generator.state, "routes": self.route_rng.bit_generator.state,
+                  "average_updates": self.average.updates if self.average else 0}
+        return arrays, header
+
+    def restore(self, arrays: dict[str, np.ndarray], header: dict) -> None:
+        """The opposite of `state`. Raises TinyganError if the checkpoint is of another net."""
+        try:
+            if header["config"] != self.config.to_dict():
+                raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
+            self.G.load_state_dict(section(arrays, "generator"))
+            self.D.load_state_dict(section(arrays, "discriminator"))
+            self.g_optimizer.load_state_dict(section(arrays, "g_optimizer"))
+            self.d_optimizer.load_state_dict(section(arrays, "d_optimizer"))
+            if self.average is not None:
+                self.average.module.load_state_dict(section(arrays, "average"))
+                self.average.updates = header["average_updates"]
+            self.batches.set_state({**header["batches"], "order": arrays["order"]})
+            self.noise_rng.bit_generator.state = header["noise"]
+            self.route_rng.bit_generator.state = header["routes"]
+            self.fixed_z, self.fixed_routes, self.step = arrays["fixed_z"], arrays["fixed_routes"], header["step"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of train_mnist.py") from None
+
+
+def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> Adam | RMSprop:
+    lazy = flags["bank_updates"] == "lazy"
+    if flags["optimizer"] == "adam":
+        return Adam(net.named_parameters(), lr=rate, betas=(flags["beta1"], flags["beta2"]), lazy=lazy)
+    return RMSprop(net.named_parameters(), lr=rate, lazy=lazy)
+
+
+def d_rate(flags: dict) -> float:
+    return flags["d_lr"] or flags["lr"]
+
+
+def gradient_norm(net: Generator | Discriminator) -> float:
+    return sum(float((p.grad.data ** 2).sum()) for p in net.parameters() if p.grad is not None) ** 0.5
+
+
+def measure(t: Training, n: int) -> dict[str, float]:
+    """Classes drawn, KL of their shares to equal ones, classifier's confidence: {} without a digit classifier."""
+    if t.classifier is None:
+        return {}
+    rng = np.random.default_rng([t.flags["seed"], 8])
+    images = generate(t.best, t.G.draw_noise(rng, n), t.G.draw_routes(rng, n), t.device)
+    probabilities, _ = t.classifier.classify(as_digits(images))
+    histogram = metrics.class_histogram(probabilities.argmax(axis=1))
+    return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
+            "confidence": metrics.mean_confidence(probabilities), "samples": n}
+
+
+def health_numbers(latest: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in latest.items() if name not in ("confidence", "samples")}
+
+
+def crop(images: np.ndarray, flags: dict) -> np.ndarray:
+    """What --size asked for: 28 pixels are trained on a canvas of 32."""
+    return as_digits(images) if flags["size"] == 28 else images
+
+
+# ---- flags -------------------------------------------------------------------------------------------------------
+
+
+def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
+    """The settings in force, and the run to go on with if --resume was given."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    flags, typed = vars(args), cli.typed(parser, argv)
+    if flags["steps"] and flags["epochs"]:
+        raise UsageError("give --steps or --epochs, not both")
+    if flags["model"] == "gan" and "bank" in typed and set(flags["bank"]) != {1}:
+        raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
+    if flags["resume"] is not None:
+        folder = flags["resume"] or runfiles.newest("runs", f"mnist-{flags['model']}")
+        run = Run.resume(folder, flags, typed=typed)
+        return {**run.flags, "resume": str(folder)}, run
+    kind = "cpu" if flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu" else "gpu"
+    for name, value in PRESETS[kind].items():
+        if flags[name] is None:
+            flags[name] = value
+    if flags["dry_run"]:
+        flags |= {"steps": 2, "epochs": None, "log_every": 1, "eval_every": 0}
+    return flags, None
+
+
+def build_parser() -> cli.Parser:
+    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
+    cpu, gpu = PRESETS["cpu"], PRESETS["gpu"]
+
+    def preset(name: str) -> str:
+        return f"[default: {cpu[name]} on a CPU, {gpu[name]} on a GPU]".replace("(", "").replace(",)", "")
+
+    main_flags = p.add_argument_group("what to train")
+    main_flags.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "
+                            "one index for all layers (whole generators under a shared last layer)")
+    main_flags.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
+    main_flags.add_argument("--epochs", type=cli.positive_int, help="the same in passes over the data")
+    main_flags.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
+    main_flags.add_argument("--bank", type=cli.bank_list, help="filter sets of the projection and each transposed "
+                            f"convolution, or one number for all but the last {preset('bank')}")
+    main_flags.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how "
+                            "many samples share a route in training")
+    main_flags.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
+    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int, default=128, help="length of the noise")
+    main_flags.add_argument("--size", type=int, choices=tuple(SIZES), default=32, help="pixels; 28 is padded to 32")
+    main_flags.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same "
+                            "thread count: same bits")
+    opt = p.add_argument_group("optimiser and loss")
+    opt.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
+    opt.add_argument("--lr", type=cli.positive_float, help=f"learning rate {preset('lr')}")
+    opt.add_argument("--d-lr", type=cli.positive_float, help="the discriminator's, if another")
+    opt.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
+                     f"{LR_FLOOR:g} of itself; 0: constant {preset('lr_decay')}")
+    opt.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
+                     "from a tenth")
+    opt.add_argument("--beta1", type=cli.probability, default=0.5, help="Adam's")
+    opt.add_argument("--beta2", type=cli.probability, default=0.99, help="Adam's")
+    opt.add_argument("--ema", type=cli.probability, help=f"moving average of the generator; 0: none {preset('ema')}")
+    opt.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does with "
+                     "filter sets that no sample used: nothing, or a step with gradient zero")
+    opt.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
+    opt.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
+    net = p.add_argument_group("details of the nets (the paper leaves them open)")
+    net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
+    net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
+    net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")
+    net.add_argument("--no-clamp", action="store_true", help="let slopes leave [0, 1]")
+    net.add_argument("--bank-affine", action="store_true", help="own scale and bias per filter set (--norm affine)")
+    net.add_argument("--bank-act", action="store_true", help="own activation slopes per filter set")
+    net.add_argument("--init-factor", type=cli.positive_float, help=f"of the projection {preset('init_factor')}")
+    net.add_argument("--d-input", choices=("pm1", "01"), default="pm1", help="range of the discriminator's input")
+    net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
+    place = p.add_argument_group("where and how often")
+    place.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
+    place.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
+    place.add_argument("-o", "--out", type=Path, help="run folder [default: the next free runs/mnist-MODEL-N]")
+    place.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with a run (its folder); without "
+                       "a path, with the newest one of this model")
+    place.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    place.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
+    place.add_argument("--log-every", type=cli.positive_int, default=50, help="steps between log rows")
+    place.add_argument("--sample-every", type=cli.positive_int, help="steps between pictures [default: 0, 50, 100, "
+                       "250, 500, then every 1,000]")
+    place.add_argument("--save-every", type=cli.positive_int, default=500, help="steps between checkpoints")
+    place.add_argument("--eval-every", type=cli.non_negative_int, default=500, help="steps between measurements with "
+                       "the digit classifier (a multiple of --log-every); 0: never")
+    place.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
+    place.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")
+    return p
+
+
+def entry(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if "--detect-anomaly" in words:
+        with anomaly():
+            return main(argv)
+    return main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(entry))

@@ -23,11 +23,17 @@ from tinygan.kernels import pool
 from tinygan.models.adapted_gan import Generator
 from tinygan.sampling import as_digits, generate, load_generator
 
+MOST_FILES, MOST_SCALE = 100_000, 64
+
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.individual and args.grid:
         raise UsageError("give --grid or --individual, not both")
+    for name, value, most in (("n", args.n or 1, MOST_FILES if args.individual else cli.MAX_GRID),
+                              ("scale", args.scale, MOST_SCALE)):
+        if value > most:
+            raise UsageError(f"--{name} {value}: at most {most:,}{'' if args.individual else ' in one picture'}")
     pool.set_threads(args.threads)
     device = pick_device(args.device)
     generator, meta = load_generator(args.checkpoint, device, average=not args.no_average)

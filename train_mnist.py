@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, cli, data, health, metrics, pictures, runfiles
+from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures, runfiles
 from tinygan.backend import Device, pick_device
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
@@ -42,10 +43,19 @@ PRESETS = {
 }
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 GRID = 8  # samples per side of the pictures
+LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
     flags, run = read_flags(argv)
+    if flags["dry_run"] and not flags["out"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            return start({**flags, "out": scratch}, None)
+    return start(flags, run)
+
+
+def start(flags: dict, run: Run | None) -> int:
+    """Put everything together and train; run: the one to go on with, None for a new one."""
     print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
     device = pick_device(flags["device"])
     print(device.line)
@@ -58,13 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"data: {digits.source}")
     if flags["epochs"]:
         flags["steps"] = flags["epochs"] * max(1, len(digits) // flags["batch_size"])
-    if run is None:
-        scratch = tempfile.TemporaryDirectory() if flags["dry_run"] and not flags["out"] else None
-        out = scratch.name if scratch else flags["out"]
-        run = Run.create(flags, out=out, name=f"mnist-{flags['model']}", overwrite=flags["overwrite"])
     training = Training(config, flags, digits, device)
-    if flags["resume"] is not None:
-        training.restore(*run.load())
+    # Last, so that a command which cannot be carried out leaves no folder behind, and replaces none.
+    if run is None:
+        run = Run.create(flags, out=flags["out"], name=f"mnist-{flags['model']}", overwrite=flags["overwrite"])
+    else:
+        training.restore(*checkpoint.load(run.folder))  # may refuse: so before the log is cut back to its step
+        run.load()
         print(f"going on at step {training.step} of {run.folder}")
     print(f"{flags['model']}: generator {training.G.parameter_count():,} weights, {config.route_count:,} "
           f"route{'s' * (config.route_count > 1)}; discriminator {training.D.parameter_count():,} weights")
@@ -75,18 +85,24 @@ def train(t: Training, run: Run, flags: dict) -> int:
     """The loop: one step of the discriminator, one of the generator, and now and then a look at the result."""
     total = flags["steps"]
     progress = Progress(total, start=t.step, every=flags["log_every"])
-    if t.step == 0:
-        look(t, run, progress, flags)
-    with StopSignal() as stop:
+    with StopSignal() as stop, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: check_finite says more
+        if t.step == 0:
+            look(t, run, progress, flags)
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             real = t.next_real()
+            # Reading a number makes a GPU wait, so there it is done only when a number is shown.
+            log_now = (t.step + 1) % flags["log_every"] == 0 or t.step + 1 == total
+            read_now = log_now or t.device.kind == "cpu"
 
             # The discriminator learns to tell real from fake; no gradient needs to reach the generator.
             with no_grad():
                 fake = t.G(*t.draw())
             real_logits, fake_logits = t.D(real), t.D(fake)
             d_loss = discriminator_loss(real=real_logits, fake=fake_logits, form=flags["bce"])
+            if read_now:
+                t.check_finite(d_loss, real, run)  # before an update spreads a NaN to all weights
             t.D.zero_grad()
             d_loss.backward()
             t.d_optimizer.step()
@@ -94,6 +110,8 @@ def train(t: Training, run: Run, flags: dict) -> int:
             # The generator learns to make fresh images (new noise, new routes) that the discriminator calls real.
             with frozen(t.D):
                 g_loss = generator_loss(fake=t.D(t.G(*t.draw())), kind=flags["loss"], form=flags["bce"])
+                if read_now:
+                    t.check_finite(g_loss, real, run)
                 t.G.zero_grad()
                 g_loss.backward()
             t.g_optimizer.step()
@@ -101,10 +119,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 t.average.update(t.G)
             t.step += 1
 
-            # Reading a number makes a GPU wait, so there it is done only when a number is shown.
-            log_now = t.step % flags["log_every"] == 0 or t.step == total
-            if log_now or t.device.kind == "cpu":
-                t.check_finite(d_loss, g_loss, run)
+            if read_now:
                 progress.update(t.step, d_loss=d_loss.item(), g_loss=g_loss.item())
             if log_now:
                 t.latest = {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
@@ -113,9 +128,10 @@ def train(t: Training, run: Run, flags: dict) -> int:
                             "d_grad": gradient_norm(t.D), "g_grad": gradient_norm(t.G)}
                 if flags["eval_every"] and t.step % flags["eval_every"] == 0:
                     t.latest |= measure(t, 1000)
-                run.log(t.step, **t.latest)
             if sample_due(t.step, total, flags["sample_every"]):
                 look(t, run, progress, flags)
+            if log_now:
+                run.log(t.step, **t.latest)
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
     progress.close()
@@ -200,22 +216,23 @@ class Training:
             factor *= 0.1 + 0.9 * self.step / warm
         self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, d_rate(self.flags) * factor
 
-    def check_finite(self, d_loss: Tensor, g_loss: Tensor, run: Run) -> None:
-        """Stop at the first NaN or infinity, and say where it is."""
-        if np.isfinite(d_loss.item()) and np.isfinite(g_loss.item()):
+    def check_finite(self, loss: Tensor, real: Tensor, run: Run) -> None:
+        """Stop at the first NaN or infinity, and say where it is: the cause stands before what it spoils."""
+        if np.isfinite(loss.item()):
             return
-        named = [(f"{net}.{name}", p) for net, module in (("generator", self.G), ("discriminator", self.D))
-                 for name, p in module.named_parameters()]
-        tensors = [("the gradient of " + name, p.grad) for name, p in named if p.grad is not None] + named
-        tensors += [("the discriminator's loss", d_loss), ("the generator's loss", g_loss)]
+        tensors = [("the batch of real images", real), *self.weights(), ("the loss", loss)]
         name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
         kept = f"the checkpoint in {run.folder} is from before" if run.checkpoint_path.exists() else "nothing was saved"
-        raise TinyganError(f"step {self.step}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
+        raise TinyganError(f"step {self.step + 1}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
                            "--detect-anomaly to see which operation made it")
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Every learned tensor with its full name, such as generator.deconvs.0.weight."""
+        return [*self.G.named_parameters("generator."), *self.D.named_parameters("discriminator.")]
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
-        for name, p in [*self.G.named_parameters(), *self.D.named_parameters()]:
+        for name, p in self.weights():
             if not np.isfinite(p.numpy()).all():
                 raise TinyganError(f"step {self.step}: {name} is not finite; this state was not saved")
         order = self.batches.state()
@@ -235,6 +252,16 @@ class Training:
         try:
             if header["config"] != self.config.to_dict():
                 raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
+            if not isinstance(header["step"], int) or header["step"] < 0:
+                raise ValueError("step")
+            own, _ = self.state()
+            for name in sorted(own.keys() | arrays.keys()):
+                if name not in own or name not in arrays:
+                    raise TinyganError(f"the checkpoint {'lacks' if name in own else 'has an unknown'} entry {name!r}: "
+                                       "it was not made with this run's flags")
+                if own[name].shape != arrays[name].shape and name != "order":
+                    raise TinyganError(f"the checkpoint's {name!r} has shape {arrays[name].shape}, not "
+                                       f"{own[name].shape}: it was not made with this run's flags")
             self.G.load_state_dict(section(arrays, "generator"))
             self.D.load_state_dict(section(arrays, "discriminator"))
             self.g_optimizer.load_state_dict(section(arrays, "g_optimizer"))
@@ -291,24 +318,44 @@ def crop(images: np.ndarray, flags: dict) -> np.ndarray:
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     """The settings in force, and the run to go on with if --resume was given."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    flags, typed = vars(args), cli.typed(parser, argv)
+    parser, run = build_parser(), None
+    flags, typed = vars(parser.parse_args(argv)), cli.typed(parser, argv)
     if flags["steps"] and flags["epochs"]:
         raise UsageError("give --steps or --epochs, not both")
+    if flags["dry_run"] and flags["resume"] is not None:
+        raise UsageError("--dry-run tries out a new run: leave --resume out")
     if flags["model"] == "gan" and "bank" in typed and set(flags["bank"]) != {1}:
         raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
     if flags["resume"] is not None:
         folder = flags["resume"] or runfiles.newest("runs", f"mnist-{flags['model']}")
         run = Run.resume(folder, flags, typed=typed)
-        return {**run.flags, "resume": str(folder)}, run
+        if "steps" in typed:
+            run.flags["epochs"] = None  # the total said last holds
+        # config.json is a text that anybody may edit: what it says must pass for flags.
+        flags = vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)})))
     kind = "cpu" if flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu" else "gpu"
     for name, value in PRESETS[kind].items():
         if flags[name] is None:
             flags[name] = value
-    if flags["dry_run"]:
+    for name, most in LARGEST.items():
+        if flags[name] > most:
+            raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
+    for name in ("beta1", "beta2", "ema"):
+        if flags[name] == 1:
+            raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
+    if flags["dry_run"] and run is None:
         flags |= {"steps": 2, "epochs": None, "log_every": 1, "eval_every": 0}
-    return flags, None
+    return flags, run
+
+
+def as_words(flags: dict) -> list[str]:
+    """The command line that gives these settings."""
+    words = []
+    for name, value in flags.items():
+        if value is not None and value is not False:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={text}"))
+    return words
 
 
 def build_parser() -> cli.Parser:

@@ -156,7 +156,7 @@ def test_failed_write_keeps_the_previous_checkpoint(tmp_path, monkeypatch, where
 
 
 def test_file_size_limit_is_answered_in_one_line(tmp_path):
-    """The system itself refuses to write on: the nearest thing to a full disk that needs no special rights."""
+    """The system itself refuses to write on: as near to a full disk as one comes without special rights."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "checkpoint.npz"
     checkpoint.save(path, {}, {"step": 1})
@@ -257,23 +257,41 @@ print(lost, unreadable, many, len(os.listdir(folder)) - 1, stale, done)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def kill_savers(folder, kills, before=""):
+    """Run KILLER (after the lines `before`) and return its counts."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(checkpoint.__file__).parents[1]),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", before + KILLER, str(folder), str(kills)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return map(int, result.stdout.split())
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@needs_fork
 def test_kill_9_at_random_moments_of_saving_loses_nothing(tmp_path):
     """TINYGAN_KILLS=200 for the long form."""
     kills = int(os.environ.get("TINYGAN_KILLS", "20"))
-    root = Path(checkpoint.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path), str(kills)],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    lost, unreadable, many, left, stale, done = map(int, result.stdout.split())
-    print(
-        f"kills {kills}: lost {lost}, unreadable {unreadable}, torn {stale}, files left {left}"
-    )
+    lost, unreadable, many, left, stale, done = kill_savers(tmp_path, kills)
+    print(f"kills {kills}: lost {lost}, unreadable {unreadable}, torn {stale}, files left {left}")
     assert (lost, unreadable, many, left) == (0, 0, 0, 0)
     assert done >= kills and (stale > 0 or kills < 20)  # the kills did fall into saves
+
+
+NAIVE = """
+from tinygan import checkpoint
+checkpoint.whole_file = lambda path, durable: open(path, "wb")
+"""
+
+
+@needs_fork
+def test_the_kill_test_catches_a_writer_that_is_not_atomic(tmp_path):
+    _, unreadable, *_ = kill_savers(tmp_path, 20, before=NAIVE)
+    assert unreadable > 0
 
 
 # --- reading bad files ---

@@ -108,7 +108,7 @@ def test_hard_collapse_is_the_clamped_forms_alone(dtype):
     assert slope(lambda x: generator_loss(fake=x, form="clamped"), -10.0, dtype) == pytest.approx(-1.0, rel=1e-4)
     s = math.exp(-40.0)
     assert slope(lambda x: generator_loss(fake=x, form="clamped"), -40.0, dtype) == pytest.approx(-s / 1e-12, rel=1e-4)
-    assert slope(lambda x: generator_loss(fake=x, form="clamped"), -200.0, dtype) == 0.0
+    assert abs(slope(lambda x: generator_loss(fake=x, form="clamped"), -200.0, dtype)) < 1e-70
     for a in (-40.0, -200.0, -1e4):
         assert slope(lambda x: generator_loss(fake=x), a, dtype) == pytest.approx(-1.0, abs=1e-6)
 

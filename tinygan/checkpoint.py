@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import TinyganError
-from .files import whole_file
+from tinygan.errors import TinyganError
+from tinygan.files import whole_file
 
 FILE_NAME = "checkpoint.npz"
 FORMAT = "tinygan checkpoint"

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from .errors import TinyganError
+from tinygan.errors import TinyganError
 
 MAX_GRID = 10_000  # images in one picture
 
@@ -134,7 +134,7 @@ def probability(text: str) -> float:
 
 def bank_list(text: str) -> tuple[int, ...]:
     """ "16,16,16,1": filter sets per layer, from the noise to the image; one number stands for one layer."""
-    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise argparse.ArgumentTypeError(
             f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"
         )
@@ -143,7 +143,7 @@ def bank_list(text: str) -> tuple[int, ...]:
 
 def grid_size(text: str) -> tuple[int, int]:
     """ "8x8": rows x columns."""
-    match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,5})", text)
     if not match or int(match[1]) * int(match[2]) > MAX_GRID:
         raise argparse.ArgumentTypeError(
             f"must be rows x columns, such as 8x8, at most {MAX_GRID:,} images in all, not {text!r}"
@@ -154,7 +154,7 @@ def grid_size(text: str) -> tuple[int, int]:
 def route_mode(text: str) -> str:
     """ "sample": every sample its own route; "batch": one for the whole batch; "group:8": one for each 8
     samples."""
-    if text in ("sample", "batch") or re.fullmatch(r"group:[1-9]\d{0,5}", text):
+    if text in ("sample", "batch") or re.fullmatch(r"group:[1-9][0-9]{0,5}", text):
         return text
     raise argparse.ArgumentTypeError(f"must be sample, batch or group:SIZE (such as group:8), not {text!r}")
 
@@ -162,13 +162,13 @@ def route_mode(text: str) -> str:
 def device(text: str) -> str:
     """ "auto", "cpu", "gpu" or "gpu:1"; cuda is another word for gpu."""
     name = text.lower().replace("cuda", "gpu")
-    if name in ("auto", "cpu", "gpu") or re.fullmatch(r"gpu:\d{1,3}", name):
+    if name in ("auto", "cpu", "gpu") or re.fullmatch(r"gpu:[0-9]{1,3}", name):
         return name
     raise argparse.ArgumentTypeError(f"must be auto, cpu, gpu or gpu:NUMBER, not {text!r}")
 
 
 def _integer(text: str, least: int) -> int:
-    if not re.fullmatch(r"\+?\d{1,18}", text) or int(text) < least:
+    if not re.fullmatch(r"\+?[0-9]{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
     return int(text)
 

@@ -58,7 +58,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
     kernel = weight.shape[3:]
     smallest = tuple(s * (n - 1) + k - 2 * p
                      for n, s, k, p in zip(x.shape[2:], stride, kernel, padding, strict=True))
-    size = tuple(output_size) if output_size is not None else smallest
+    size = pair(output_size) if output_size is not None else smallest
     if any(not low <= n < low + s for n, low, s in zip(size, smallest, stride, strict=True)) or min(size) < 1:
         raise GraphError(f"conv_transpose2d: {describe(x)} with kernel {kernel}, stride {stride}, padding {padding} "
                          f"gives {smallest} to {tuple(n + s - 1 for n, s in zip(smallest, stride, strict=True))} "
@@ -69,8 +69,9 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
 
 def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
                   routes: Sequence[int] | None = None, bank: int = 1) -> Tensor:
-    """The third side: w[r, a, b, u, v] = sum over samples n of route r of small[n, a, i, j] big[n, b, s i + u - p, ...].
+    """The third side: w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
 
+    The sum runs over i, j and the samples n of route r.
     big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
     the result's `rows` (a bool mask over K) says which sets had one.
     """
@@ -123,8 +124,11 @@ def _weight_gradient(big: Tensor, small: Tensor, *, routes: np.ndarray | None, b
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """One number for both axes, or (rows, columns)."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+    """One whole number for both axes, or (rows, columns)."""
+    both = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(both) != 2 or not all(isinstance(n, (int, np.integer)) for n in both):
+        raise GraphError(f"expected a whole number or two of them (rows, columns), got {value!r}")
+    return int(both[0]), int(both[1])
 
 
 def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.ndarray | None:
@@ -214,7 +218,7 @@ def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
 
 
 def mean_pool2d(x: Tensor, size: int = 2) -> Tensor:
-    """Mean of each size x size block: halves (size 2) an image of even sides. (N, C, H, W) -> (N, C, H/size, W/size)."""
+    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
     n, c, height, width = x.shape
     if height % size or width % size:
         raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")

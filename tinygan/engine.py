@@ -259,12 +259,15 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
             if g is None:
                 continue
             for source, vjp, version in t._edges:
-                if id(source) not in leads:
-                    continue
-                if source.version != version:
+                if source.version != version:  # the other inputs' rules may read it too, so before the next line
                     raise GraphError(f"{describe(source)} was changed in place after {t._op} had used it; "
                                      "run the forward pass again")
-                part = vjp(g, t)
+                if id(source) not in leads:
+                    continue
+                try:
+                    part = vjp(g, t)
+                except AnomalyError as problem:
+                    raise AnomalyError(f"in the gradient of {t._op} (used at {t._where}): {problem}") from None
                 # Central and easily forgotten: if the op broadcast this input, its gradient must be summed back.
                 if part.shape != source.shape:
                     part = sum_to(part, shape=source.shape)
@@ -380,8 +383,8 @@ def _check_finite(t: Tensor, verb: str, inputs: Iterable[Tensor]) -> None:
 def _caller() -> str:
     """file:line of the innermost caller outside the files that only implement operations."""
     frame = sys._getframe(2)
-    inner = ("engine.py", "ops.py", "conv.py", "functional.py")
-    while frame.f_back and frame.f_code.co_filename.endswith(inner) and "tinygan" in frame.f_code.co_filename:
+    inner = ("tinygan.engine", "tinygan.ops", "tinygan.conv", "tinygan.functional")
+    while frame.f_back and frame.f_globals.get("__name__") in inner:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

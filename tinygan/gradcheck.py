@@ -39,9 +39,11 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
 
     inputs: arrays or tensors; they are copied to float64 in their own memory order, so a strided or Fortran-ordered
         input is checked as such. The function must not draw random numbers of its own.
-    draws: random (cotangent, direction) pairs per input. step: h of the central difference. tolerance: largest
-        allowed |numeric - analytic| / max(1, |numeric|, |analytic|); the truncation and rounding error of the
-        difference is near 1e-10 at h = 1e-5 for functions of moderate size, wrong rules are off by 1e-3 and more.
+    draws: random (cotangent, direction) pairs per input. step: h of the central difference; two steps, h and h / 4,
+        are combined (Richardson) so that its h^2 error cancels. tolerance: largest allowed |numeric - analytic|
+        relative to the gradient's own size, so that a small gradient (down to `step`) is checked as sharply as a
+        large one. What rounding leaves is near 1e-10 for functions of moderate size, wrong rules are off by 1e-3
+        and more.
     Raises GradientError naming the op, the order, the input and the worst error; TinyganError when the function
     returns something other than a float64 Tensor, or not the same twice. Warns (KinkWarning) at a kink.
     The test is our choice; its design (directional derivative, random cotangent) is that of HIPS/autograd and JAX.
@@ -62,8 +64,10 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
 def _check(function: Callable, arrays: list, order: int, name: str, level: int, rng: np.random.Generator,
            draws: int, step: float, tolerance: float) -> float:
     worst = 0.0
-    for _ in range(draws):
+    for draw in range(draws):
         cotangent = rng.standard_normal(function(*[Tensor(a) for a in arrays]).shape)
+        if draw % 2:
+            cotangent = np.flip(cotangent)  # negative strides: a rule must not depend on the memory order of g
         tensors = [Tensor(a, requires_grad=True, name=f"input {i}") for i, a in enumerate(arrays)]
         found = grad(function(*tensors), tensors, seed=cotangent)
         for i, g in enumerate(found):
@@ -91,7 +95,7 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     if not arrays[i].size:
         return 0.0
     direction = rng.standard_normal(arrays[i].shape)
-    direction /= np.sqrt((direction ** 2).sum()) or 1.0
+    direction /= _norm(direction)
 
     def along(h: float) -> float:
         moved = _like(arrays[i], arrays[i] + h * direction)
@@ -100,21 +104,31 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
 
     here, ahead, behind = along(0.0), along(step), along(-step)
     near_ahead, near_behind = along(step / 4), along(-step / 4)
-    numeric, nearer = (ahead - behind) / (2 * step), (near_ahead - near_behind) / (step / 2)
+    wide, narrow = (ahead - behind) / (2 * step), (near_ahead - near_behind) / (step / 2)
+    numeric, doubt = (16 * narrow - wide) / 15, abs(narrow - wide)
     analytic = float((gradient * direction).sum())
-    size = max(1.0, abs(numeric), abs(analytic))
+    # What an error is measured by: the product itself. It may be near 0 by chance, so also by what it usually is,
+    # |gradient| / sqrt(n); never by less than the step, over which a gradient changes by about as much; nor by
+    # less than what the rounding of the function's values (some 1e-14 of them) makes of a difference.
+    rounding = 1e-14 * _norm(function(*[Tensor(a) for a in arrays]).data * cotangent) / step
+    size = max(abs(numeric), abs(analytic), _norm(gradient) / gradient.size ** 0.5, rounding / tolerance, step)
+    error = abs(numeric - analytic) / size
     # Left and right slopes differ by h f'' for a smooth function, so a quarter of the step leaves a quarter; at a
     # kink the difference stays. A kink beside the input instead makes the two central differences disagree.
-    bend, nearer_bend = abs(ahead - 2 * here + behind) / step, abs(near_ahead - 2 * here + near_behind) / (step / 4)
-    if (bend > 1e-3 * size and nearer_bend > bend / 2) or abs(nearer - numeric) > 1e-3 * size:
+    bend, near_bend = abs(ahead - 2 * here + behind) / step, abs(near_ahead - 2 * here + near_behind) / (step / 4)
+    at_kink = bend > tolerance * size and near_bend > bend / 2
+    if at_kink or doubt > 1e-3 * size or tolerance < error <= doubt / size:
         warnings.warn(f"{name}: no derivative within {step:g} of input {i} (a kink): not checked in that direction",
                       KinkWarning, stacklevel=4)
         return 0.0
-    error = abs(numeric - analytic) / size
     if not error <= tolerance:  # also true for NaN
         raise GradientError(f"{name}: the order-{level} gradient of input {i} {arrays[i].shape} is wrong: analytic "
                             f"{analytic:.8g}, numeric {numeric:.8g}, relative error {error:.2g} > {tolerance:g}")
     return error
+
+
+def _norm(array: np.ndarray) -> float:
+    return float(np.sqrt((array ** 2).sum()))
 
 
 def _as_float64(x: Any) -> np.ndarray:
@@ -125,7 +139,7 @@ def _as_float64(x: Any) -> np.ndarray:
 def _like(model: np.ndarray, values: np.ndarray) -> np.ndarray:
     """`values` in an array whose axes are strided as in `model`: gaps and reversed axes are kept."""
     if model.flags.c_contiguous or model.size == 0 or 0 in model.strides:
-        return np.ascontiguousarray(values)
+        return np.array(values, order="C")  # not ascontiguousarray: it makes a vector of a single number
     steps = [s // model.itemsize for s in model.strides]
     spans = [(n - 1) * abs(s) for n, s in zip(model.shape, steps, strict=True)]
     base = np.full(np.sum(spans, dtype=int) + 1, np.nan)  # what lies in the gaps must never be read

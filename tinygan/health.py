@@ -116,7 +116,8 @@ def assess(
         )
     if _below(spread, NARROW_SPREAD) or _below(classes, NARROW_CLASSES) or _above(kl, NARROW_KL):
         return Health("narrow", f"G is losing variety: {variety}: watch the next samples for a collapse")
-    balance = "D can just tell them apart" if d_real - d_fake > 0.1 else "D can hardly tell them apart"
+    gap = d_real - d_fake
+    balance = f"D can {'mostly' if gap > 0.4 else 'just' if gap > 0.1 else 'hardly'} tell them apart"
     tail = f"; {variety}" if variety else ""
     return Health("well", f"all is well: {answers}: {balance}, and G learns from it{tail}")
 
@@ -124,7 +125,7 @@ def assess(
 def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = 5) -> Health:
     """Judge the end of a log: the median of each column over the last `window` rows (one batch says little).
 
-    rows: what `runfiles.read_log` gives; columns are named like the arguments of `assess`, others are not used.
+    rows: what `runfiles.read_log` gives; columns are named like the arguments of `assess`, others ignored.
     Measures that are logged less often (spread, classes, kl) take their last known value.
     """
     rows = list(rows)

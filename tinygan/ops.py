@@ -99,8 +99,7 @@ def tanh(a: Tensor):
 
 @primitive
 def sigmoid(a: Tensor):
-    """1 / (1 + e ** -a), computed as (1 + tanh(a / 2)) / 2 for a > 0 and as a quotient of e ** a below, where
-    the tanh form would round small probabilities to 0."""
+    """1 / (1 + e ** -a), and e ** a / (1 + e ** a) for a < 0: neither overflows, and small values stay exact."""
     x = a.data
     small = a.xp.exp(-abs(x))
     return a.xp.where(x >= 0, 1.0 / (1.0 + small), small / (1.0 + small)), (lambda g, y: g * y * (1.0 - y),)
@@ -178,12 +177,11 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis that exists."""
-    return _concatenate(*tensors, axis=axis)
+    return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
 
 
 @primitive
 def _concatenate(*tensors: Tensor, axis: int):
-    axis %= tensors[0].ndim
     ends = np.cumsum([t.shape[axis] for t in tensors]).tolist()
 
     def part(start: int, end: int):
@@ -199,11 +197,18 @@ def _concatenate(*tensors: Tensor, axis: int):
 
 def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:  # noqa: A001
     """Sum over an axis, several, or all."""
-    axes = tuple(range(a.ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
-    axes = tuple(i % a.ndim for i in axes)
+    axes = range(a.ndim) if axis is None else [_axis(i, a) for i in ((axis,) if np.ndim(axis) == 0 else axis)]
     out = sum_to(a, shape=tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     return out if keepdims or not axes else reshape(out, shape=tuple(n for i, n in enumerate(a.shape)
                                                                      if i not in axes))
+
+
+def _axis(axis: int, a: Tensor, new: int = 0) -> int:
+    """The axis counted from the front, of `a` with `new` more axes."""
+    ndim = a.ndim + new
+    if not -ndim <= axis < ndim:
+        raise GraphError(f"{describe(a)} has no axis {axis}")
+    return int(axis) % ndim
 
 
 @primitive
@@ -239,7 +244,7 @@ def transpose(a: Tensor, *axes: Any) -> Tensor:
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of a and b; on a tie the gradient goes to a."""
-    return negative(maximum(negative(a), negative(b) if isinstance(b, Tensor) else -b))
+    return negative(maximum(-a, -b))
 
 
 def clip(a: Tensor, low: float, high: float) -> Tensor:
@@ -254,13 +259,13 @@ def relu(a: Tensor) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
-    at = axis % (tensors[0].ndim + 1)
+    at = _axis(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
 def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
     """Largest value along one axis; on ties the gradient goes to the first of them."""
-    axis %= a.ndim
+    axis = _axis(axis, a)
     best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
     places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
     chosen = (places == best).astype(a.dtype)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import TinyganError, UsageError
-from .files import whole_file
+from tinygan.errors import TinyganError, UsageError
+from tinygan.files import whole_file
 
 GAP = 70  # grey level between the images of a grid: tells a black image from no image
 UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper, and seen at once
@@ -239,7 +239,8 @@ def _draw_panel(axis, panel: str, values: Mapping[str, np.ndarray]) -> None:
     if panel == "variety":
         axis.set_ylim(bottom=0)
     if lines:
-        axis.legend(handles=lines, loc="best", fontsize=8, framealpha=0.7)
+        # In the lowest panel a good run ends with one curve at the top and one at the bottom: room between.
+        axis.legend(handles=lines, loc="center right" if panel == "variety" else "best", fontsize=8)
 
 
 def _draw_line(axis, step: np.ndarray, value: np.ndarray, label: str, colour: str) -> list:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import health
-from .files import whole_file
-from .runfiles import read_config, read_log, samples
+from tinygan import health
+from tinygan.files import whole_file
+from tinygan.runfiles import read_config, read_log, samples
 
 STRIP = 8  # pictures in the strip of samples over the steps
 BEST = {

@@ -32,10 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, pictures, report
-from .errors import TinyganError, UsageError
-from .files import whole_file
-from .runfiles import columns, read_config, read_log, samples
+import tinygan
+from tinygan import checkpoint, pictures, report
+from tinygan.errors import TinyganError, UsageError
+from tinygan.files import whole_file
+from tinygan.runfiles import columns, read_config, read_log, samples
 
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
@@ -46,8 +47,8 @@ MAY_CHANGE = frozenset(
 
 
 def sample_due(step: int, total: int, every: int | None = None) -> bool:
-    """Whether samples are drawn after `step` steps: at 0, 50, 100, 250, 500 and each 1,000 as in the paper, or
-    at each multiple of `every` if given; and always at the last step, `total`."""
+    """Whether samples are drawn after `step` steps: at 0, 50, 100, 250, 500 and each 1,000 as in the paper,
+    or at each multiple of `every` if given; and always at the last step, `total`."""
     if step == total:
         return True
     return step % every == 0 if every else step in PAPER_STEPS or step % 1000 == 0
@@ -146,7 +147,7 @@ class Run:
         return arrays, meta
 
     def save(self, arrays: Mapping[str, np.ndarray], meta: Mapping) -> None:
-        """Write the checkpoint; meta must hold "step" (an int). Raises TinyganError, the earlier one intact."""
+        """Write the checkpoint; meta must hold "step", an int. On TinyganError the earlier one is intact."""
         checkpoint.save(self.checkpoint_path, arrays, meta)
 
     def log(self, step: int, **numbers: float) -> None:
@@ -194,7 +195,7 @@ class Run:
         return notes
 
     def close(self) -> None:
-        """Let go of the folder, so that another process may continue the run; the end of this one does it too."""
+        """Let go of the folder, so that another process may go on with the run (so does this one's end)."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -206,7 +207,7 @@ class Run:
 
     def _write_config(self) -> None:
         versions = {
-            "tinygan": getattr(sys.modules[__package__], "__version__", "unknown"),
+            "tinygan": tinygan.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
             "system": platform.platform(),
@@ -283,14 +284,10 @@ def _clock(seconds: float) -> str:
 
 
 def _next_free(root: Path, name: str) -> Path:
-    taken = [0]
-    if root.is_dir():
-        taken += [
-            int(m[1])
-            for path in root.iterdir()
-            if (m := re.fullmatch(re.escape(name) + r"-(\d{1,9})", path.name))
-        ]
-    for number in range(max(taken) + 1, max(taken) + 1000):
+    numbered = re.compile(re.escape(name) + r"-(\d{1,9})")
+    matches = [numbered.fullmatch(path.name) for path in root.glob(f"{name}-*")]
+    first = max([0, *(int(match[1]) for match in matches if match)]) + 1
+    for number in range(first, first + 1000):
         folder = root / f"{name}-{number}"
         try:
             folder.mkdir(parents=True)

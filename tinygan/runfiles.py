@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from . import checkpoint
-from .errors import TinyganError, UsageError
+from tinygan import checkpoint
+from tinygan.errors import TinyganError, UsageError
 
 
 def read_config(folder: str | os.PathLike) -> dict:
@@ -53,7 +53,9 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
             if math.isfinite(row.get("step", math.nan)):
                 rows.append(row | {"step": int(row["step"])})
     except csv.Error as error:
-        raise TinyganError(f"{Path(folder) / 'log.csv'} is damaged ({error}): move it away to go on") from error
+        raise TinyganError(
+            f"{Path(folder) / 'log.csv'} is damaged ({error}): move it away to go on"
+        ) from error
     return rows
 
 

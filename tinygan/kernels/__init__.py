@@ -1,8 +1,8 @@
-"""Kernels: the array work under the engine. `reference.py` says what each must compute, the others do it fast.
+"""Kernels: the array work under the engine. `reference.py` defines each one, the other files do it fast.
 
-A kernel takes and returns raw arrays, knows nothing of gradients, and never writes to its inputs. Maps are (N, C, H, W)
-whatever their strides; results are channels-last in memory. `for_array(x)` picks the module by the array's type, so
-the array decides where the work is done and there is no switch to forget.
+A kernel takes and returns raw arrays, knows nothing of gradients, and never writes to its inputs. Maps are
+(N, C, H, W) whatever their strides; results are channels-last in memory. `for_array(x)` picks the module by
+the array's type, so the array decides where the work is done and there is no switch to forget.
 """
 
 from types import ModuleType
@@ -23,4 +23,5 @@ def for_array(array: object) -> ModuleType:
         from . import portable
 
         return portable
-    raise TypeError(f"no kernels for {type(array).__module__}.{type(array).__name__}: use a NumPy or CuPy array")
+    kind = f"{type(array).__module__}.{type(array).__name__}"
+    raise TypeError(f"no kernels for {kind}: use a NumPy or CuPy array")

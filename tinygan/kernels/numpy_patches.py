@@ -1,47 +1,55 @@
-HEAD
+"""What the NumPy convolutions share: runs of samples, and patches cut out of a map or added into it.
+
+Maps are channels-last here: big (n, H, W, B), small (n, h, w, A). `columns` is the matrix with one row per
+small pixel that holds the patch of the big map under the kernel: (n*h*w, kh*kw*B).
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from . import pool
+
+Pair = tuple[int, int]
+Samples = slice | np.ndarray  # which samples: a range when they lie side by side, else their indices
+
+PLANES_BELOW = 4  # up to this many big channels, columns are stored as planes: one long row per tap
 
 
-class filter_matrices:
-    """filters[k]: filter set k as a matrix (A, kh*kw*B); a view if the weight lies so in memory, else repacked once."""
-
-    def __init__(self, weight: np.ndarray):
-        self.weight = weight.transpose(0, 1, 3, 4, 2)
-        self.matrices: dict[int, np.ndarray] = {}
-
-    def __getitem__(self, k: int) -> np.ndarray:
-        matrix = self.matrices.get(k)
-        if matrix is None:
-            matrix = self.matrices[k] = self.weight[k].reshape(self.weight.shape[1], -1)
-        return matrix
+def filter_matrices(weight: np.ndarray, runs: Iterable[tuple[int, Samples, int]]) -> dict[int, np.ndarray]:
+    """The filter sets that `runs` name as matrices (A, kh*kw*B); views, if B is innermost in memory."""
+    flat = weight.transpose(0, 1, 3, 4, 2)
+    return {k: flat[k].reshape(weight.shape[1], -1) for k in {run[0] for run in runs}}
 
 
 def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
     return (big + 2 * padding - kernel) // stride + 1
 
 
-def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> Iterator[tuple[int, Samples, int]]:
+def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list[tuple[int, Samples, int]]:
     """(filter set, samples, how many) covering all samples, each at most `at_most` long, in a fixed order."""
     if n_samples == 0:
-        return
-    if routes is None or n_samples == 1:
-        order, sets, starts = None, [0 if routes is None else int(routes[0])], [0, n_samples]
+        return []
+    if routes is None:
+        order, sets, starts = None, [0], [0, n_samples]
     else:
         order = np.argsort(routes, kind="stable")
         ordered = routes[order]
-        breaks = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-        starts = [0, *breaks.tolist(), n_samples]
+        starts = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), n_samples]
         sets = ordered[starts[:-1]].tolist()
+    runs = []
     for k, start, stop in zip(sets, starts[:-1], starts[1:], strict=True):
-        pieces = -(-(stop - start) // at_most)
+        pieces = -(-(stop - start) // max(1, at_most))
+        if pieces % 2 and 1 < pieces < stop - start:
+            pieces += 1  # an even number of jobs: two cores end together
         for piece in range(pieces):
             a = start + (stop - start) * piece // pieces
             b = start + (stop - start) * (piece + 1) // pieces
-            if order is None:
-                yield k, slice(a, b), b - a
-            elif order[b - 1] - order[a] == b - 1 - a:
-                yield k, slice(int(order[a]), int(order[a]) + b - a), b - a
-            else:
-                yield k, order[a:b], b - a
+            samples = slice(a, b) if order is None else order[a:b]
+            if order is not None and samples[-1] - samples[0] == b - 1 - a:  # side by side: a view will do
+                samples = slice(int(samples[0]), int(samples[-1]) + 1)
+            runs.append((k, samples, b - a))
+    return runs
 
 
 def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]]) -> None:
@@ -58,7 +66,7 @@ def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.
     """The samples' patches as a matrix (count*h*w, kh*kw*B); `big` is (N, H, W, B)."""
     channels = big.shape[3]
     (h, w), (kh, kw), (sh, sw) = small_hw, kernel, stride
-    if _map_is_columns(big.shape, small_hw, kernel, stride, padding):
+    if map_is_columns(big.shape, small_hw, kernel, stride, padding):
         return big[samples].reshape(count * h * w, kh * kw * channels)
     padded = padded_samples(big, samples, count, ((h - 1) * sh + kh, (w - 1) * sw + kw), padding)
     by_sample, by_row, by_column, by_channel = padded.strides
@@ -74,7 +82,7 @@ def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.
     return columns.reshape(count * h * w, kh * kw * channels)
 
 
-def _map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
+def map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
     """Whether the big map is its own matrix of columns: one patch covers it, or every pixel is a patch."""
     if padding != (0, 0):
         return False
@@ -104,9 +112,9 @@ def padded_samples(big, samples, count, size, padding) -> np.ndarray:
 def add_patches(columns, big, stride, padding) -> None:
     """col2im: write into `big` (n, H, W, B) the sum of all patches, columns (n, h, w, kh, kw, B).
 
-    The layers of a GAN have kernel = 2 * stride: a patch then overlaps its neighbours by half, and every big pixel is
-    the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs of memory and half
-    as much of it as adding tap by tap.
+    The layers of a GAN have kernel = 2 * stride: a patch then overlaps its neighbours by half, and every big
+    pixel is the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs of
+    memory, and half as much of it as adding tap by tap.
     """
     n, h, w, kh, kw, channels = columns.shape
     (sh, sw), (ph, pw), (height, width) = stride, padding, big.shape[1:3]
@@ -134,8 +142,9 @@ def add_patches(columns, big, stride, padding) -> None:
         patches = columns.reshape(n, h, w, kh, kw * channels).transpose(1, 3, 0, 2, 4)
         _join(patches[:, :sh], patches[:, sh:], rows.transpose(1, 2, 0, 3, 4))
         rows = rows.reshape(n, (h + 1) * sh, w, kw * channels)[:, ph:ph + height]
-        half, left, right = sw * channels, (sw - pw), (w * sw - pw)
-        np.add(rows[:, :, 1:, :half], rows[:, :, :-1, half:], out=big[:, :, left:right].reshape(n, height, w - 1, half))
+        half, left, right = sw * channels, sw - pw, w * sw - pw
+        inner = big[:, :, left:right].reshape(n, height, w - 1, half)
+        np.add(rows[:, :, 1:, :half], rows[:, :, :-1, half:], out=inner)
         big[:, :, :left] = rows[:, :, 0, pw * channels:half].reshape(n, height, left, channels)
         rest = (width - right) * channels
         big[:, :, right:] = rows[:, :, -1, half:half + rest].reshape(n, height, width - right, channels)

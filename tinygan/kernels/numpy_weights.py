@@ -1,10 +1,11 @@
-"""Passes over the weights: weight normalisation, RMSprop, Adam and the moving average, each in cache-sized blocks.
+"""Passes over the weights: weight normalisation, RMSprop, Adam and the moving average.
 
-With 16 filter sets a layer the weights outweigh the images, so these passes count: every one reads its arrays from
-main memory once, does all its arithmetic on a block in the cache and moves on. `rows` names the filter sets (axis 0)
-that take part, as a mask (K,) or None for all; the others are not even read.
+With 16 filter sets a layer the weights outweigh the images, so these passes count: every one reads its arrays
+from main memory once, does all its arithmetic on a block in the cache and moves on. `rows` names the filter
+sets (axis 0) that take part, as a mask (K,) or None for all; the others are not even read.
 
-Weights are (K, A, B, kh, kw) in the memory order (K, A, kh, kw, B); any other order is copied into that one first.
+Weights are (K, A, B, kh, kw) in the memory order (K, A, kh, kw, B); any other order is copied into that one
+first.
 """
 
 import math
@@ -14,18 +15,18 @@ import numpy as np
 
 from . import pool
 
-BLOCK = 1 << 15  # numbers per job
+BLOCK = 1 << 16  # numbers per job: four such arrays fill a core's L2 cache
 
 
-# ---- weight normalisation ---------------------------------------------------------------------------------------
+# ---- weight normalisation ------------------------------------------------------------
 
 
 def normalize(w: np.ndarray, out_axis: int, scale: float, eps: float,
               rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """v = w / n with n = sqrt(scale * sum w^2 + eps) per filter set and output channel; returns (v, n).
 
-    w: (K, A, B, kh, kw). out_axis: 1 if the output channels are axis A (conv, linear), 2 if axis B (transposed conv).
-    scale: 1, or 1/(s_h s_w) for a transposed convolution, where each output pixel meets only that share of the taps
+    w: (K, A, B, kh, kw). out_axis: where the output channels are, 1 (A: conv, linear) or 2 (B: transposed conv).
+    scale: 1, or 1/(s_h s_w) for a transposed convolution, where an output pixel meets only that share of the taps
     (Xiang and Li, arXiv:1704.03971). n: (K, channels). Sets not in `rows`: v = 0 and n = 1.
     """
     flat = _memory_order(w)
@@ -37,7 +38,7 @@ def normalize(w: np.ndarray, out_axis: int, scale: float, eps: float,
 
 def normalize_dx(g: np.ndarray, w: np.ndarray, n: np.ndarray, out_axis: int, scale: float,
                  rows: np.ndarray | None = None) -> np.ndarray:
-    """Cotangent g of v back to w: (g - scale (sum w g) w / n^2) / n per output channel; 0 for sets not in `rows`."""
+    """Cotangent g of v back to w: (g - scale (sum w g) w / n^2) / n per channel; 0 for sets not in `rows`."""
     flat, cotangent = _memory_order(w), _memory_order(g)
     dot = _channel_sums(flat, cotangent, out_axis, rows)
     out = np.empty_like(flat)
@@ -47,7 +48,7 @@ def normalize_dx(g: np.ndarray, w: np.ndarray, n: np.ndarray, out_axis: int, sca
 
 def filter_norms(w: np.ndarray, out_axis: int, scale: float = 1.0, eps: float = 0.0,
                  rows: np.ndarray | None = None) -> np.ndarray:
-    """sqrt(scale * sum w^2 + eps) per filter set and output channel, (K, channels); 1 for sets not in `rows`."""
+    """sqrt(scale * sum w^2 + eps) per filter set and channel, (K, channels); 1 for sets not in `rows`."""
     return _norms(_memory_order(w), out_axis, scale, eps, rows)
 
 
@@ -77,7 +78,7 @@ def _blocks(bank: int, small: int, per_small: int, rows) -> list[tuple[int, slic
 
 
 def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarray:
-    """Sum of a*b over everything but the set and the output channel: (K, channels), 0 for sets not in `rows`."""
+    """Sum of a*b over all but the set and the output channel: (K, channels), 0 for sets not in `rows`."""
     bank, small, taps, big = a.shape
     blocks = _blocks(bank, small, taps * big, rows)
     if out_axis == 1:
@@ -85,7 +86,8 @@ def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarr
 
         def job(number: int) -> None:
             k, part = blocks[number]
-            np.vecdot(a[k, part].reshape(-1, taps * big), b[k, part].reshape(-1, taps * big), out=sums[k, part])
+            left, right = (x[k, part].reshape(-1, taps * big) for x in (a, b))
+            np.vecdot(left, right, out=sums[k, part])
     else:
         tile = _tile(big, taps)
         partial = np.zeros((len(blocks), tile * big), a.dtype)
@@ -130,11 +132,11 @@ def _combine(out: np.ndarray, terms: list[tuple[np.ndarray, np.ndarray]], out_ax
 
 
 def _tile(channels: int, taps: int) -> int:
-    """How many channel vectors to see as one row, for long inner loops: all taps of a pixel if channels are few."""
+    """How many channel vectors to see as one row, for long inner loops: all taps if channels are few."""
     return taps if channels < 1024 else 1
 
 
-# ---- optimisers ---------------------------------------------------------------------------------------------------
+# ---- optimisers ----------------------------------------------------------------------
 
 
 def rmsprop(p: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, alpha: float, eps: float,
@@ -158,9 +160,9 @@ def rmsprop(p: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, alpha: fl
 
 def adam(p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, beta1: float, beta2: float,
          eps: float, step: int | Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> None:
-    """In place: Adam with bias correction, eps outside the root (Kingma and Ba, arXiv:1412.6980, algorithm 1).
+    """In place: Adam with bias correction, eps outside the root (Kingma and Ba, arXiv:1412.6980).
 
-    step: updates done including this one, t >= 1; one number, or one per row of axis 0 (lazily updated banks).
+    step: updates done, this one included (t >= 1): one number, or one per row of axis 0 for lazy updates.
     """
     steps = [int(step)] if np.ndim(step) == 0 else np.asarray(step).tolist()
 
@@ -196,7 +198,8 @@ def lerp(ema: np.ndarray, p: np.ndarray, decay: float) -> None:
     _in_place(update, (ema,), (p,), None)
 
 
-def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, ...], rows, by_row: bool = False) -> None:
+def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, ...], rows,
+              by_row: bool = False) -> None:
     """Call update(row, *blocks) on flat blocks of all arrays, in the memory order of the first.
 
     An array that lies otherwise in memory is copied into that order, and back if it is written.

@@ -1,8 +1,9 @@
-"""Every kernel in calls that NumPy and CuPy share: no threads, no strides tricks, nothing to compile.
+"""Every kernel in calls that NumPy and CuPy share: no threads, no stride tricks, nothing to compile.
 
-It runs wherever arrays have NumPy's interface, so it serves GPU arrays, and on NumPy arrays the tests hold it against
-`reference.py`. One filter set at a time: its samples are gathered, unrolled tap by tap with strided slices and
-multiplied. Shapes and formulas are those of `reference.py`; `routes` stays on the host, so nothing waits for a GPU.
+It runs wherever arrays have NumPy's interface, so it serves GPU arrays, and on NumPy arrays the tests hold it
+against `reference.py`. One filter set at a time: its samples are gathered, unrolled tap by tap with strided
+slices and multiplied. Shapes and formulas are those of `reference.py`; `routes` stays on the host, so nothing
+waits for a GPU.
 """
 
 import math
@@ -10,7 +11,7 @@ import sys
 
 import numpy as np
 
-from .numpy_conv import overlap, small_size
+from .numpy_patches import overlap, small_size
 
 
 def _xp(array):
@@ -159,7 +160,8 @@ def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
     if steps.ndim == 0:
         rate, bias = float(rate), float(bias)
     else:
-        rate, bias = (xp.asarray(c.reshape(-1, *[1] * (p.ndim - 1)).astype(p.dtype))[at] for c in (rate, bias))
+        shape = (-1, *[1] * (p.ndim - 1))
+        rate, bias = (xp.asarray(c.reshape(shape).astype(p.dtype))[at] for c in (rate, bias))
     m[at] = beta1 * m[at] + (1 - beta1) * g[at]
     v[at] = beta2 * v[at] + (1 - beta2) * g[at] * g[at]
     p[at] = p[at] - rate * m[at] / (xp.sqrt(v[at]) * bias + eps)

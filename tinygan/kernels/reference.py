@@ -1,23 +1,23 @@
 """What every kernel of this folder must compute, written as plain loops: slow, obvious, the definition.
 
-One relation defines all three convolution maps. A sample n with filter set k = routes[n] ties pixel (y, x) of the small
-map to pixel (Y, X) of the big map through tap (i, j) of the kernel whenever
+One relation defines all three convolution maps. A sample n with filter set k = routes[n] ties pixel (y, x) of
+the small map to pixel (Y, X) of the big map through tap (i, j) of the kernel whenever
 
     Y = y*sh - ph + i,    X = x*sw - pw + j,    and (Y, X) lies inside the big map.
 
 Each map sums the product of two of the three arrays (big, small, weight) over all such ties into the third.
-So each is the vector-Jacobian product of the other two, and <conv(big, w), small> = <big, conv_transpose(small, w)> =
-<w, conv_weight(big, small)> holds exactly.
+So each is the vector-Jacobian product of the other two, and <conv(big, w), small> = <big,
+conv_transpose(small, w)> = <w, conv_weight(big, small)> holds exactly.
 
-Shapes: big (N, B, H, W), small (N, A, h, w), weight (K, A, B, kh, kw); routes (N,) integers in [0, K) or None for K = 1;
-stride (sh, sw), padding (ph, pw). The element-wise definitions follow below.
+Shapes: big (N, B, H, W), small (N, A, h, w), weight (K, A, B, kh, kw); routes (N,) integers in [0, K) or None
+for K = 1; stride (sh, sw), padding (ph, pw). The element-wise definitions follow below.
 """
 
 import numpy as np
 
 
 def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels of the small map along one axis. Several big sizes give the same small one: see `output_size`."""
+    """Pixels of the small map along an axis; several big sizes give the same, hence `output_size` below."""
     return (big + 2 * padding - kernel) // stride + 1
 
 
@@ -57,7 +57,7 @@ def conv_transpose(small, weight, stride, padding, routes, output_size):
 
 
 def conv_weight(big, small, kernel, stride, padding, routes, bank):
-    """Gradient of both maps with respect to the weight: (big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
+    """The weight gradient of both maps: (big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
     n_samples, channels, height, width = big.shape
     grad = np.zeros((bank, small.shape[1], channels, *kernel), big.dtype)
     for n in range(n_samples):
@@ -67,7 +67,7 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
     return grad
 
 
-# ---- element-wise ---------------------------------------------------------------------------------------------------
+# ---- element-wise ----------------------------------------------------------------------
 
 
 def tprelu(x, slope, shift):
@@ -89,7 +89,7 @@ def tprelu_dx(g, x, slope, shift):
 
 
 def tprelu_sums(g, x, shift):
-    """Per channel, over x <= t: the sum of g (x - t), which slope receives, and of g, which shift receives times 1 - a."""
+    """Over x <= t, per channel: the sum of g (x - t), which is the slope's, and of g, (1 - a) of it the shift's."""
     at_slope, at_shift = np.empty((2, x.shape[1]), x.dtype)
     for c in range(x.shape[1]):
         t = 0 if shift is None else shift[c]
@@ -100,7 +100,7 @@ def tprelu_sums(g, x, shift):
 
 
 def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
-    """n = sqrt(scale * sum w^2 + eps) per filter set and output channel (axis out_axis of w); 1 for sets not in rows."""
+    """n = sqrt(scale * sum w^2 + eps) per set and channel (axis out_axis of w); 1 for sets not in rows."""
     n = np.ones((w.shape[0], w.shape[out_axis]), w.dtype)
     for k in range(w.shape[0]):
         for o in range(w.shape[out_axis]):
@@ -140,7 +140,7 @@ def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
 
 
 def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
-    """In place, for the rows named: Adam with bias correction, eps outside the root; step: one number or one per row."""
+    """In place, for the rows named: Adam with bias correction, eps outside the root; step: one or one per row."""
     for k in range(len(p)):
         if rows is None or rows[k]:
             t = int(np.broadcast_to(step, len(p))[k])

@@ -1,0 +1,62 @@
+"""What the tests of the scripts share: the scripts as modules, a tiny made-up MNIST, the smallest nets that train."""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--threads", "1", "--device", "cpu", "--base-channels", "2", "--batch-size", "4", "--bank", "2",
+        "--latent-dim", "4"]
+COUNT = 24  # images of the made-up set: six batches of four
+
+
+def load_script(name: str):
+    """The script `name`.py of the project's top folder as a module, loaded once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def idx_images(images: np.ndarray) -> bytes:
+    return struct.pack(">4I", 2051, *images.shape) + images.tobytes()
+
+
+def idx_labels(labels: np.ndarray) -> bytes:
+    return struct.pack(">2I", 2049, len(labels)) + labels.tobytes()
+
+
+def write_mnist(folder: Path, count: int = COUNT) -> Path:
+    """A valid set of `count` made-up digits (and as many to test with): bright blots in different places."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, 28, 28), np.uint8)
+    for image in images:
+        row, column = rng.integers(4, 16, 2)
+        image[row : row + 8, column : column + 8] = rng.integers(100, 256, (8, 8))
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "t10k"):
+        (folder / f"{split}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_images(images), mtime=0))
+        (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_labels(labels), mtime=0))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below `folder` with the SHA-256 of its bytes."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def start_script(name: str, *argv: str | bytes, **options) -> subprocess.Popen:
+    """The script as a user starts it: in a process of its own, output to pipes."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
+    return subprocess.Popen([sys.executable, str(ROOT / f"{name}.py"), *argv], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, errors="replace", env=env, **options)

@@ -1,0 +1,235 @@
+"""evaluate.py: every row is there, a perfect and a collapsed generator get the figures they deserve."""
+
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinygan import checkpoint, data
+from tinygan.backend import pick_device
+from tinygan.data.mnist import BUNDLED
+from tinygan.models import digits
+from tinygan.models.adapted_gan import GANConfig, Generator
+from tinygan.models.digits import find_classifier
+
+pytest.importorskip("h5py")
+ROOT = Path(__file__).parents[1]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+evaluate, train_mnist = script("evaluate"), script("train_mnist")
+CPU = pick_device("cpu")
+SAMPLES = ["classes", "histogram", "kl_uniform", "kl_prior", "confidence", "confident", "classifier_score", "frechet",
+           "precision", "recall", "density", "coverage", "ndb", "js", "spread", "spread_wasserstein", "copies",
+           "nearest_copy"]
+ROUTES = ["dead_routes", "entropy_given_route", "information", "specialised", "specialised_routes", "eta_squared"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Less of everything than a figure worth printing needs."""
+    less = {"ROUTES": 8, "PER_ROUTE": 20, "LAYER_SAMPLES": 40, "RECONSTRUCT_STEPS": 3, "BINS": 20, "BIN_DIGITS": 1000,
+            "COPY_SAMPLES": 50}
+    for name, value in less.items():
+        monkeypatch.setattr(evaluate, name, value)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A dry run of each model."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model in ("sgan", "gan", "tied"):
+        banks = [] if model == "gan" else ["--bank", "3,3,1,1"]
+        words = ["--model", model, "--dry-run", "--out", str(folder / model), "--data-dir", str(BUNDLED),
+                 "--base-channels", "4", "--threads", "1", "--device", "cpu", *banks]
+        assert train_mnist.cli.run_main(train_mnist.main, words) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def subject():
+    generator = Generator(GANConfig(base_channels=4, latent_dim=8, bank=(3, 1, 2, 1)), rng=np.random.default_rng(0))
+    train, test = (data.load_mnist(split, data_dir=BUNDLED) for split in ("train", "test"))
+    return evaluate.Subject(generator, find_classifier(), CPU, train, test, seed=0)
+
+
+def run(*words, threads=1):
+    return evaluate.cli.run_main(evaluate.main, [*map(str, words), "--threads", str(threads)])
+
+
+def draws(monkeypatch, function):
+    """Let every generator draw what `function(z, routes)` gives: uint8 digits (N, 28, 28)."""
+    monkeypatch.setattr(evaluate, "generate", lambda g, z, routes, device: data.to_canvas(function(z, routes), 32))
+
+
+def values(rows):
+    return {row.key: row.value for row in rows}, {row.key: row.compare for row in rows}
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model, effects", [("sgan", ["effect.projection", "effect.deconvs.0"]), ("gan", []),
+                                            ("tied", ["effect.all layers"])])
+def test_every_row_is_printed_and_in_the_json(runs, tmp_path, capsys, model, effects):
+    out = tmp_path / "figures.json"
+    words = ["--checkpoint", runs / model, "--n", 200, "--data-dir", BUNDLED, "--json", out, "--reconstruct", 2]
+    assert run(*words) == 0
+    table = capsys.readouterr().out
+    found = json.loads(out.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    expected = SAMPLES + (ROUTES if model != "gan" else []) + effects + ["reconstruction"]
+    assert list(found["rows"]) == expected
+    for key, row in found["rows"].items():
+        assert row["label"] in table, key
+        assert row["compare_with"] in table, key
+        assert row["value"] is not None, key
+    assert "200 samples, seed 0" in table and "step 2" in table
+    assert "test: 1,000 digits" in found["run"]["test"] and "train: 5,000 digits" in table
+    assert found["run"]["samples"] == 200 and found["run"]["step"] == 2
+    assert sum(found["rows"]["histogram"]["value"]) == pytest.approx(100, abs=0.1)
+    assert not re.search(r"\bnan\b|\binf\b", table)
+
+
+def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
+    words = ["--checkpoint", runs / "sgan", "--n", 200, "--data-dir", BUNDLED, "--json", "-"]
+    texts = []
+    for threads, seed in ((1, 0), (2, 0), (1, 1)):
+        assert run(*words, "--seed", seed, threads=threads) == 0
+        texts.append(json.loads(capsys.readouterr().out)["rows"])
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_nothing_but_json_where_json_is_asked_for(runs, capsys):
+    path = runs / "gan" / checkpoint.FILE_NAME
+    assert run("--checkpoint", path, "--n", 200, "--data-dir", BUNDLED, "--json", "-") == 0
+    printed = capsys.readouterr()
+    assert set(json.loads(printed.out)) == {"run", "rows"} and "drawing 200 samples" in printed.err
+
+
+def test_numbers_that_are_not_finite_become_null():
+    row = evaluate.Row("labels", "x", "an x", math.inf, [1.0, math.nan], "y")
+    assert json.loads(evaluate.as_json({}, [row]))["rows"]["x"]["value"] is None
+    assert json.loads(evaluate.as_json({}, [row]))["rows"]["x"]["compare"] == [1.0, None]
+
+
+# ---- generators whose figures are known --------------------------------------------------------------------------
+
+
+def test_a_generator_of_real_digits_measures_like_real_digits(subject, monkeypatch):
+    fresh = subject.train.images[np.random.default_rng(5).permutation(len(subject.train))]
+    draws(monkeypatch, lambda z, routes: fresh[:len(z)])
+    value, compare = values(evaluate.measure_samples(subject, 800))
+    assert value["classes"] == 10 and value["kl_uniform"] < 4 * compare["kl_uniform"]
+    assert value["confidence"] == pytest.approx(compare["confidence"], abs=0.02)
+    assert value["classifier_score"] > 9.5
+    assert value["frechet"] < 1.5 * compare["frechet"]
+    assert value["ndb"] <= compare["ndb"] + 2 and value["js"] < 1.5 * compare["js"]
+    assert value["spread"] == pytest.approx(1, abs=0.02)
+    for name in ("precision", "recall", "coverage"):
+        assert value[name] > compare[name] - 0.05
+    assert value["nearest_copy"] == 0 and value["copies"] == 0  # they are copies
+
+
+def test_a_generator_of_one_digit_has_collapsed(subject, monkeypatch):
+    draws(monkeypatch, lambda z, routes: np.repeat(subject.test.images[:1], len(z), axis=0))
+    value, compare = values(evaluate.measure_samples(subject, 400))
+    assert value["classes"] == 1 and value["kl_uniform"] == pytest.approx(math.log(10))
+    assert max(value["histogram"]) == 100 and value["classifier_score"] == pytest.approx(1, abs=1e-6)
+    assert value["spread"] == 0 and value["coverage"] < 0.05 and value["recall"] < 0.05
+    assert value["ndb"] > 10 and value["frechet"] > 5 * compare["frechet"]
+
+
+def test_routes_that_choose_the_digit_are_found_out(subject, monkeypatch):
+    """The filter set of layer 0 decides the class, that of layer 2 nothing at all."""
+    groups = [subject.test.images[subject.test.labels == label] for label in (1, 4, 8)]
+
+    def digit_of_route(z, routes):
+        return np.stack([groups[r[0]][int(abs(v[0]) * 1e4) % 90] for v, r in zip(z, routes, strict=True)])
+
+    draws(monkeypatch, digit_of_route)
+    value, compare = values(evaluate.measure_routes(subject))
+    assert value["information"] > 0.9 and value["information"] > 10 * compare["information"]
+    assert value["entropy_given_route"] < 0.2 < compare["entropy_given_route"]
+    assert value["specialised_routes"] == 1 and value["specialised"] == pytest.approx(1, abs=0.1)
+    assert value["dead_routes"] == 0 and value["eta_squared"] > 0.3 > compare["eta_squared"]
+    assert value["effect.deconvs.1"] == 0 < value["effect.projection"]
+
+
+def test_routes_that_draw_nothing_are_dead(subject, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28)).astype(np.uint8)
+    draws(monkeypatch, lambda z, routes: np.where((routes[:, 0] == 0)[:, None, None], noise,
+                                                  subject.test.images[:len(z)]))
+    value, _ = values(evaluate.measure_routes(subject))
+    assert value["dead_routes"] == pytest.approx(1 / 3)
+
+
+def test_routes_asked_are_all_different(subject):
+    rng = np.random.default_rng(0)
+    assert len(evaluate.some_routes(subject.generator, 64, rng)) == 6  # 3 x 2: all there are
+    assert len(np.unique(evaluate.some_routes(subject.generator, 4, rng), axis=0)) == 4
+
+
+def test_reconstruction_goes_down_and_finds_what_the_generator_can_draw(subject, monkeypatch):
+    generator, rng = subject.generator, np.random.default_rng(0)
+    z, routes = generator.draw_noise(rng, 6), generator.draw_routes(rng, 6)
+    target = evaluate.generate(generator, z, routes, CPU)
+    errors = []
+    for steps in (0, 10, 60):
+        monkeypatch.setattr(evaluate, "RECONSTRUCT_STEPS", steps)
+        errors.append(evaluate.reconstruct(generator, CPU, target, routes))
+    start = ((evaluate.generate(generator, np.zeros_like(z), routes, CPU) - target) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(errors[0], start, rtol=1e-4)
+    assert (errors[1] < errors[0]).all() and errors[2].mean() < 0.5 * errors[0].mean()
+    assert all(p.requires_grad and p.grad is None for p in generator.parameters())
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+def answer(capsys, *words):
+    capsys.readouterr()
+    try:
+        code = run(*words)
+    except SystemExit as stop:
+        code = stop.code
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    return code, errors[0]
+
+
+def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
+    config = GANConfig(base_channels=2, channels=3, bank=(1,))
+    colour = Generator(config, rng=np.random.default_rng(0)).state_dict()
+    checkpoint.save(tmp_path / "colour.npz", {f"generator/{name}": a for name, a in colour.items()},
+                    {"kind": "gan", "config": config.to_dict(), "step": 1})
+    checkpoint.save(tmp_path / "other.npz", {}, {"kind": "something else"})
+    (tmp_path / "page.npz").write_text("<html>")
+    good = ["--checkpoint", runs / "gan", "--n", "200", "--data-dir", BUNDLED]
+    table = [
+        ([], 2, "--checkpoint"), (["--checkpoint", tmp_path / "absent"], 1, "no checkpoint"),
+        (["--checkpoint", tmp_path], 1, "no checkpoint.npz"), (["--checkpoint", tmp_path / "page.npz"], 1, "page.npz"),
+        (["--checkpoint", tmp_path / "other.npz"], 1, "not one of a GAN"),
+        (["--checkpoint", tmp_path / "colour.npz"], 1, "3 colours"), ([*good, "--n", "0"], 2, "whole number"),
+        ([*good, "--n", "10"], 2, "at least 40"), ([*good, "--seed", "-1"], 2, "--seed"),
+        ([*good, "--json", tmp_path / "absent" / "x.json"], 2, "no folder"),
+        ([*good, "--samples", "3"], 2, "unknown flag"),
+        ([*good[:4], "--data-dir", tmp_path], 1, "MNIST is four files"), ([*good, "--device", "tpu"], 2, "auto, cpu"),
+        ([*good, "--reconstruct", "-1"], 2, "--reconstruct"), ([*good, "--json", tmp_path], 1, "directory"),
+    ]
+    for words, code, expected in table:
+        got, line = answer(capsys, *words)
+        assert got == code and expected in line, (words, got, line)
+    monkeypatch.setattr(digits, "FILE_NAME", "absent.h5")
+    got, line = answer(capsys, *good)
+    assert got == 1 and "without the digit classifier" in line and "train_digits.py" in line

@@ -1,0 +1,445 @@
+"""The kernels against their definition: loops = fast = portable, and the three maps adjoint to each other."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tinygan import kernels
+from tinygan.kernels import numpy_, numpy_winograd, pool, portable, reference
+
+FAST = [numpy_, portable]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests that want more threads ask for them; none leaves them behind."""
+    yield
+    if pool.get_threads() > 1:
+        pool.set_threads(1)
+
+
+@pytest.fixture
+def winograd_always(monkeypatch):
+    """Take the Winograd form wherever it fits, however small the maps."""
+    monkeypatch.setattr(numpy_winograd, "PIXELS_PER_SET", 0)
+    monkeypatch.setattr(numpy_winograd, "CHANNELS", 1)
+    monkeypatch.setattr(numpy_winograd, "TILES_PER_JOB", 6)
+
+
+def channels_last(x):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def in_own_order(w):
+    return np.ascontiguousarray(w.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
+
+
+def close(got, wanted, tolerance=1e-10):
+    got, wanted = (x if isinstance(x, tuple) else (x,) for x in (got, wanted))
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def problem(rng, kernel, stride, padding, size, bank, samples, small_channels, big_channels, dtype=float):
+    """big, small, weight, routes of matching shapes."""
+    hw = [reference.small_size(size[d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
+    big = rng.standard_normal((samples, big_channels, *size)).astype(dtype)
+    small = rng.standard_normal((samples, small_channels, *hw)).astype(dtype)
+    weight = rng.standard_normal((bank, small_channels, big_channels, *kernel)).astype(dtype)
+    routes = rng.integers(0, bank, samples) if bank > 1 else None
+    return big, small, weight, routes
+
+
+def random_problem(seed, fits_winograd=False):
+    rng = np.random.default_rng(seed)
+    bank, samples = int(rng.integers(1, 5)), int(rng.integers(1, 6))
+    channels = [int(c) for c in rng.integers(1, 8, 2)]
+    if fits_winograd:
+        stride = [int(s) for s in rng.integers(1, 4, 2)]
+        kernel = [2 * s for s in stride]
+        padding = [int(rng.integers(0, s + 1)) for s in stride]
+        size = [(2 * int(rng.integers(1, 4)) + 1) * stride[d] - 2 * padding[d] for d in (0, 1)]
+    else:
+        kernel, stride, padding = ([int(v) for v in rng.integers(low, high, 2)] for low, high in
+                                   ((1, 6), (1, 4), (0, 4)))
+        size = [int(rng.integers(max(1, kernel[d] - 2 * padding[d]), kernel[d] + 7)) for d in (0, 1)]
+    kernel, stride, padding, size = tuple(kernel), tuple(stride), tuple(padding), tuple(size)
+    geometry = kernel, stride, padding, size
+    return geometry, problem(rng, *geometry, bank, samples, *channels)
+
+
+def check_triangle(module, geometry, arrays):
+    """The three maps equal the loops, and <conv(x), s> = <x, conv_transpose(s)> = <w, conv_weight(x, s)>."""
+    kernel, stride, padding, size = geometry
+    big, small, weight, routes = arrays
+    got = (module.conv(big, weight, stride, padding, routes),
+           module.conv_transpose(small, weight, stride, padding, routes, size),
+           module.conv_weight(big, small, kernel, stride, padding, routes, len(weight)))
+    close(got, (reference.conv(big, weight, stride, padding, routes),
+                reference.conv_transpose(small, weight, stride, padding, routes, size),
+                reference.conv_weight(big, small, kernel, stride, padding, routes, len(weight))))
+    pairings = [np.vdot(got[0], small), np.vdot(big, got[1]), np.vdot(weight, got[2])]
+    scale = np.linalg.norm(got[0]) * np.linalg.norm(small) + 1e-300
+    assert max(pairings) - min(pairings) <= 1e-10 * scale
+    return got
+
+
+# ---- the convolution triangle ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", FAST)
+def test_triangle_equals_loops_on_random_problems(module):
+    for seed in range(120):
+        check_triangle(module, *random_problem(seed))
+
+
+def test_triangle_in_winograd_form(winograd_always, monkeypatch):
+    taken = []
+    pays = numpy_winograd.pays
+    monkeypatch.setattr(numpy_winograd, "pays", lambda *a: taken.append(pays(*a)) or taken[-1])
+    for seed in range(60):
+        check_triangle(numpy_, *random_problem(seed, fits_winograd=True))
+    assert len(taken) == 180 and all(taken)
+
+
+def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
+    rng = np.random.default_rng(0)
+    geometry = ((4, 4), (2, 2), (1, 1), (16, 16))
+    arrays = problem(rng, *geometry, 1, 8, 64, 48, np.float32)
+    big, small, weight, _ = arrays
+    assert numpy_winograd.pays(big.shape, small.shape, *geometry[:3], None)
+    assert not numpy_winograd.pays(big.shape, small.shape, *geometry[:3], np.arange(8))
+    wide_big, wide_small, wide_weight = (a.astype(np.float64) for a in arrays[:3])
+    for module, b, s, w in ((numpy_, big, small, weight), (reference, wide_big, wide_small, wide_weight)):
+        maps = (module.conv(b, w, (2, 2), (1, 1), None),
+                module.conv_transpose(s, w, (2, 2), (1, 1), None, (16, 16)),
+                module.conv_weight(b, s, (4, 4), (2, 2), (1, 1), None, 1))
+        if module is numpy_:
+            fast = maps
+    for got, wanted in zip(fast, maps, strict=True):
+        assert got.dtype == np.float32
+        assert np.abs(got - wanted).max() <= 2e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("geometry, channels", [
+    (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 5)),  # a middle layer
+    (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 1)),  # the image side of either net
+    (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 3)),
+    (((4, 4), (1, 1), (0, 0), (4, 4)), (7, 5)),  # the projection
+    (((4, 4), (1, 1), (0, 0), (4, 4)), (1, 5)),  # the last layer of the discriminator
+    (((1, 1), (1, 1), (0, 0), (5, 5)), (3, 4)),  # a linear map per pixel
+    (((3, 3), (1, 1), (1, 1), (6, 5)), (3, 8)),
+    (((4, 4), (2, 2), (1, 1), (9, 7)), (3, 5)),  # the stride leaves a row and a column over
+])
+@pytest.mark.parametrize("bank", [1, 3])
+def test_triangle_on_the_layers_nets_are_made_of(module, geometry, channels, bank):
+    check_triangle(module, geometry, problem(np.random.default_rng(1), *geometry, bank, 5, *channels))
+
+
+@pytest.mark.parametrize("module", FAST)
+def test_output_size_picks_one_of_the_big_maps_that_fit(module):
+    rng = np.random.default_rng(2)
+    kernel, stride, padding = (3, 4), (3, 2), (1, 0)
+    for height in (7, 8, 9):
+        for width in (8, 9):
+            arrays = problem(rng, kernel, stride, padding, (height, width), 2, 3, 4, 5)
+            assert arrays[1].shape[2:] == (3, 3)
+            check_triangle(module, (kernel, stride, padding, (height, width)), arrays)
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("routes", [[2, 2, 2, 2], [3, 0, 1, 2], [1, 0, 1, 0], [4, 4, 0, 0]])
+def test_routes_of_every_kind(module, routes):
+    geometry = ((4, 4), (2, 2), (1, 1), (6, 6))
+    big, small, weight, _ = problem(np.random.default_rng(3), *geometry, 5, 4, 6, 5)
+    routes = np.array(routes)
+    grad = check_triangle(module, geometry, (big, small, weight, routes))[2]
+    for k in range(5):
+        assert grad[k].any() == (k in routes)  # a set that no sample uses is exactly zero
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("routes", [None, np.zeros(0, np.int64)])
+def test_no_samples(module, routes):
+    bank = 1 if routes is None else 3
+    big, small, weight = np.zeros((0, 5, 8, 8)), np.zeros((0, 6, 4, 4)), np.ones((bank, 6, 5, 4, 4))
+    assert module.conv(big, weight, (2, 2), (1, 1), routes).shape == small.shape
+    assert module.conv_transpose(small, weight, (2, 2), (1, 1), routes, (8, 8)).shape == big.shape
+    grad = module.conv_weight(big, small, (4, 4), (2, 2), (1, 1), routes, bank)
+    assert grad.shape == weight.shape and not grad.any()
+
+
+def awkward_views(x):
+    """The same numbers in other memory: reversed, strided, broadcast-like and read-only."""
+    reversed_ = x[::-1, ::-1].copy()[::-1, ::-1]
+    strided = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)[..., ::2]
+    strided[...] = x
+    upside_down = x[..., ::-1, :].copy()[..., ::-1, :]
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    return [reversed_, strided, upside_down, read_only, np.asfortranarray(x), channels_last(x)]
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("bank", [1, 3])
+def test_any_memory_layout_gives_the_same_and_inputs_stay_as_they_are(module, bank):
+    geometry = ((4, 4), (2, 2), (1, 1), (8, 6))
+    big, small, weight, routes = problem(np.random.default_rng(4), *geometry, bank, 5, 6, 5)
+    weights = [*awkward_views(weight), in_own_order(weight)]
+    for b, s, w in zip([*awkward_views(big), big], [*awkward_views(small), small], weights, strict=True):
+        check_triangle(module, geometry, (b, s, w, routes))
+        assert np.array_equal(b, big) and np.array_equal(s, small) and np.array_equal(w, weight)
+
+
+def test_winograd_takes_any_memory_layout(winograd_always):
+    geometry = ((4, 4), (2, 2), (1, 1), (8, 12))
+    big, small, weight, routes = problem(np.random.default_rng(5), *geometry, 2, 5, 6, 5)
+    for b, s, w in zip(awkward_views(big), awkward_views(small), awkward_views(weight), strict=True):
+        check_triangle(numpy_, geometry, (b, s, w, routes))
+        assert np.array_equal(b, big) and np.array_equal(s, small) and np.array_equal(w, weight)
+
+
+@pytest.mark.parametrize("module", [*FAST, reference])
+def test_float32_stays_float32(module):
+    geometry = ((4, 4), (2, 2), (1, 1), (8, 8))
+    kernel, stride, padding, size = geometry
+    big, small, weight, routes = problem(np.random.default_rng(6), *geometry, 2, 4, 6, 5, np.float32)
+    a = np.full(5, 0.2, np.float32)
+    rows = np.array([True, False])
+    n = module.filter_norms(weight, 1, 0.25, 1e-6, rows)
+    for got in (module.conv(big, weight, stride, padding, routes), n,
+                module.conv_transpose(small, weight, stride, padding, routes, size),
+                module.conv_weight(big, small, kernel, stride, padding, routes, 2),
+                module.tprelu(big, a, a), module.tprelu_dx(big, big, a, a), *module.tprelu_sums(big, big, a),
+                *module.normalize(weight, 2, 0.25, 1e-6, rows),
+                module.normalize_dx(weight, weight, n, 1, 0.25, rows)):
+        assert got.dtype == np.float32
+
+
+def test_outputs_are_channels_last_and_gradients_lie_like_weights():
+    geometry = ((4, 4), (2, 2), (1, 1), (8, 8))
+    big, small, weight, routes = problem(np.random.default_rng(7), *geometry, 2, 4, 6, 5)
+    for maps in (numpy_.conv(big, weight, (2, 2), (1, 1), routes), numpy_.tprelu(big, np.ones(5), None),
+                 numpy_.conv_transpose(small, weight, (2, 2), (1, 1), routes, (8, 8))):
+        assert maps.transpose(0, 2, 3, 1).flags.c_contiguous
+    grad = numpy_.conv_weight(big, small, (4, 4), (2, 2), (1, 1), routes, 2)
+    own = numpy_.empty_weight(2, 6, 5, (4, 4), np.float64)
+    assert grad.strides == own.strides and grad.shape == own.shape
+    assert numpy_.normalize(weight, 1, 1.0, 1e-6)[0].strides == own.strides
+
+
+def test_the_loops_agree_with_a_sum_written_out_by_hand():
+    """One sample, one channel, 4x4 under a 3x3 kernel, stride 1: every number by its formula."""
+    big = np.arange(16.0).reshape(1, 1, 4, 4)
+    weight = np.arange(9.0).reshape(1, 1, 1, 3, 3)
+    small = reference.conv(big, weight, (1, 1), (0, 0), None)
+    wanted = [[sum(big[0, 0, y + i, x + j] * weight[0, 0, 0, i, j] for i in range(3) for j in range(3))
+               for x in range(2)] for y in range(2)]
+    assert np.array_equal(small[0, 0], wanted)
+    assert reference.conv(big, weight, (2, 2), (1, 1), None)[0, 0, 0, 0] == 0 * 4 + 1 * 5 + 4 * 7 + 5 * 8
+
+
+# ---- element-wise kernels ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("shape", [(5, 7), (3, 16, 8, 8), (64, 3, 5, 5), (2, 1, 16, 32), (1, 5, 3, 3),
+                                   (0, 4, 2, 2), (16, 130, 8, 8)])
+@pytest.mark.parametrize("translated", [True, False])
+@pytest.mark.parametrize("steepest", [0.9, 3.0])
+def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
+    rng = np.random.default_rng(8)
+    x, g = rng.standard_normal((2, *shape))
+    slope = rng.uniform(0, steepest, shape[1])
+    shift = rng.standard_normal(shape[1]) if translated else None
+    kink = (np.zeros(shape[1]) if shift is None else shift).reshape(-1, *[1] * (x.ndim - 2))
+    x[::2] = np.where(rng.random(x[::2].shape) < 0.2, kink, x[::2])  # some lie exactly at the kink
+    backwards = x[:, ::-1].copy()[:, ::-1]
+    for a, b in ((x, g), (channels_last(x), channels_last(g)), (backwards, channels_last(g))):
+        a.flags.writeable = b.flags.writeable = False
+        close(module.tprelu(a, slope, shift), reference.tprelu(x, slope, shift))
+        close(module.tprelu_dx(b, a, slope, shift), reference.tprelu_dx(g, x, slope, shift))
+        close(module.tprelu_sums(b, a, shift), reference.tprelu_sums(g, x, shift))
+
+
+@pytest.mark.parametrize("module", [*FAST, reference])
+def test_tprelu_at_the_kink_takes_the_negative_side(module):
+    x = np.array([[0.5], [0.25], [0.75]])
+    slope, shift, ones = np.array([0.25]), np.array([0.5]), np.ones((3, 1))
+    assert np.allclose(module.tprelu_dx(ones, x, slope, shift)[:, 0], [0.25, 0.25, 1.0], rtol=0, atol=1e-15)
+    assert np.array_equal(module.tprelu(x, slope, shift)[:, 0], [0.5, 0.4375, 0.75])
+    assert [s.item() for s in module.tprelu_sums(ones, x, shift)] == [-0.25, 2.0]
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("out_axis", [1, 2])
+@pytest.mark.parametrize("named", [None, [True, False, True], [False, False, False]])
+@pytest.mark.parametrize("channels", [(4, 3), (3, 1), (1, 5), (40, 150)])
+def test_weight_normalisation(module, out_axis, named, channels):
+    rng = np.random.default_rng(9)
+    w, g = rng.standard_normal((2, 3, *channels, 4, 3))
+    rows = None if named is None else np.array(named)
+    for a, b in ((w, g), (in_own_order(w), in_own_order(g)), (in_own_order(w), g)):
+        close(module.filter_norms(a, out_axis, 0.25, 1e-6, rows),
+              reference.filter_norms(w, out_axis, 0.25, 1e-6, rows))
+        v, n = module.normalize(a, out_axis, 0.25, 1e-6, rows)
+        close((v, n), reference.normalize(w, out_axis, 0.25, 1e-6, rows))
+        back = module.normalize_dx(b, a, n, out_axis, 0.25, rows)
+        close(back, reference.normalize_dx(g, w, n, out_axis, 0.25, rows))
+        if rows is not None:
+            assert not v[~rows].any() and not back[~rows].any() and (n[~rows] == 1).all()
+
+
+def test_the_gradient_through_a_norm_is_orthogonal_to_the_weight():
+    rng = np.random.default_rng(10)
+    w, g = rng.standard_normal((2, 2, 6, 5, 4, 4))
+    for out_axis, others in ((1, (2, 3, 4)), (2, (1, 3, 4))):
+        _, n = numpy_.normalize(w, out_axis, 0.25, 0.0)
+        across = (w * numpy_.normalize_dx(g, w, n, out_axis, 0.25)).sum(axis=others)
+        assert np.abs(across).max() < 1e-12
+
+
+def fast_and_loops(module, name, arrays, **options):
+    """Run an in-place kernel and its definition on copies; return both results."""
+    results = []
+    for owner in (module, reference):
+        copies = [a.copy(order="K") for a in arrays]
+        getattr(owner, name)(*copies, **options)
+        results.append(tuple(copies))
+    return results
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("named", [None, [True, False, True], [False, False, False]])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 4, 4), (3, 7), (3,), (3, 300, 200)])
+def test_optimisers_and_average(module, named, shape):
+    rng = np.random.default_rng(11)
+    p, m, g = rng.standard_normal((3, *shape))
+    v = rng.random(shape)
+    rows = None if named is None else np.array(named)
+    layouts = [(p, m, v, g)]
+    if len(shape) == 5:
+        layouts += [tuple(map(in_own_order, layouts[0])), (in_own_order(p), m, in_own_order(v), g)]
+    for a, b, c, d in layouts:
+        close(*fast_and_loops(module, "rmsprop", (a, c, d), lr=0.1, alpha=0.9, eps=1e-6, rows=rows))
+        for step in (3, np.array([1, 20, 300])):
+            close(*fast_and_loops(module, "adam", (a, b, c, d), lr=0.1, beta1=0.5, beta2=0.99, eps=1e-8,
+                                  step=step, rows=rows))
+        close(*fast_and_loops(module, "lerp", (a, c), decay=0.9))
+
+
+def test_equal_arrays_stay_equal_under_the_average():
+    p = np.random.default_rng(12).standard_normal(1000).astype(np.float32)
+    average = p.copy()
+    numpy_.lerp(average, p, 0.999)
+    assert np.array_equal(average, p)
+
+
+# ---- pool ----------------------------------------------------------------------
+
+
+def everything(dtype, wide=False):
+    """One result of every fast kernel, on maps large enough to be cut into several jobs."""
+    rng = np.random.default_rng(13)
+    geometry = ((4, 4), (2, 2), (1, 1), (16, 16))
+    kernel, stride, padding, size = geometry
+    channels = (96, 64) if wide else (40, 30)
+    big, small, weight, routes = problem(rng, *geometry, 1 if wide else 4, 48, *channels, dtype)
+    slope, shift = rng.random((2, channels[1])).astype(dtype)
+    v, n = numpy_.normalize(weight, 2, 0.25, 1e-6)
+    p, m = weight.copy(), np.zeros_like(weight)
+    numpy_.rmsprop(p, m, v, lr=0.1, alpha=0.9, eps=1e-6)
+    numpy_.adam(p, m, np.abs(v), weight, lr=0.1, beta1=0.5, beta2=0.9, eps=1e-6, step=2)
+    numpy_.lerp(m, p, 0.9)
+    return [numpy_.conv(big, weight, stride, padding, routes),
+            numpy_.conv_transpose(small, weight, stride, padding, routes, size),
+            numpy_.conv_weight(big, small, kernel, stride, padding, routes, len(weight)),
+            numpy_.tprelu(big, slope, shift), numpy_.tprelu_dx(big, big, slope, shift),
+            *numpy_.tprelu_sums(big, big, shift), v, n, numpy_.normalize_dx(weight, weight, n, 2, 0.25),
+            numpy_.filter_norms(weight, 1), p, m]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_same_bits_for_any_number_of_threads(wide):
+    pytest.importorskip("threadpoolctl")
+    results = []
+    for threads in (1, 2, 3, 2):
+        assert pool.set_threads(threads) == threads == pool.get_threads()
+        results.append(everything(np.float32, wide))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_pool_runs_every_job_once_on_several_threads_and_raises_what_a_job_raises():
+    pytest.importorskip("threadpoolctl")
+    pool.set_threads(2)
+    seen, both = [], threading.Barrier(2, timeout=20)
+
+    def meet(number):  # passes only if two threads are inside at the same time
+        both.wait()
+        pool.run([lambda: seen.append(number), lambda: seen.append(number + 100)])  # a nested run is inline
+
+    pool.run([lambda n=n: meet(n) for n in range(2)])
+    assert sorted(seen) == [0, 1, 100, 101]
+
+    def fail():
+        raise ArithmeticError("a job failed")
+
+    done = []
+    with pytest.raises(ArithmeticError, match="a job failed"):
+        pool.run([fail, lambda: done.append(1), lambda: done.append(2)])
+    pool.run([lambda: done.append(3)])
+    assert 3 in done  # and the pool still works
+
+
+def test_scratch_is_reused_and_belongs_to_one_thread():
+    first = pool.scratch("test", (4, 5), np.float32)
+    again = pool.scratch("test", (2, 3), np.float32)
+    assert np.shares_memory(first, again) and again.shape == (2, 3)
+    assert not np.shares_memory(first, pool.scratch("test", (4, 5), np.float64))
+    assert not np.shares_memory(first, pool.scratch("other", (4, 5), np.float32))
+    elsewhere = []
+    thread = threading.Thread(target=lambda: elsewhere.append(pool.scratch("test", (4, 5), np.float32)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(first, elsewhere[0])
+
+
+def test_threads_below_one_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        pool.set_threads(0)
+
+
+def test_without_threadpoolctl_the_pool_stays_at_one_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)  # makes the import fail
+    with pytest.warns(UserWarning, match="threadpoolctl"):
+        assert pool.set_threads(2) == 1
+
+
+def test_the_heap_can_be_kept():
+    code = ("import numpy as np\nfrom tinygan.kernels import pool\n"
+            "assert pool.reuse_heap() in (True, False)\n"
+            "for _ in range(3):\n    x = np.ones(8_000_000, np.float32)\nassert x.sum() == 8_000_000")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ---- dispatch ----------------------------------------------------------------------
+
+
+def test_the_array_picks_the_kernels():
+    assert kernels.for_array(np.zeros(1)) is numpy_
+    like_cupy = type("ndarray", (), {"__module__": "cupy"})
+    assert kernels.for_array(like_cupy()) is portable
+    with pytest.raises(TypeError, match="no kernels for builtins.list"):
+        kernels.for_array([1.0])
+
+
+def test_every_module_offers_every_kernel():
+    for name in set(numpy_.__all__) - {"empty_weight"}:  # weights are made on the host
+        assert callable(getattr(portable, name)), name

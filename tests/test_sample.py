@@ -1,0 +1,171 @@
+"""sample.py: pictures of the asked-for size, from the asked-for routes, the same for the same seed."""
+
+import numpy as np
+import pytest
+from script_tools import TINY, load_script, write_mnist
+
+from tinygan import checkpoint, cli, pictures
+from tinygan.backend import pick_device
+from tinygan.sampling import as_digits, generate, load_generator
+
+script, trainer = load_script("sample"), load_script("train_mnist")
+KINDS = {
+    "sgan": ["--ema", "0.5", "--bank", "3"], "gan": ["--model", "gan", "--bank", "1"],
+    "tied": ["--model", "tied", "--bank", "3"], "small": ["--size", "28"], "large": ["--size", "64", "--ema", "0"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """name -> the folder of a run of two steps."""
+    root = tmp_path_factory.mktemp("sample")
+    digits = write_mnist(root / "mnist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "find_classifier", lambda say=print: None)
+        patch.setattr(trainer.Run, "finish", lambda run: [])
+        for name, options in KINDS.items():
+            words = [*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name), *options]
+            assert cli.run_main(trainer.entry, words) == 0
+    return {name: root / name for name in KINDS}
+
+
+@pytest.fixture
+def sample(runs, tmp_path):
+    """sample(name, "--flag", ...) draws from a run into a new picture and returns it; with --out, the exit code."""
+    made = []
+
+    def draw(name, *words):
+        made.append(tmp_path / f"{len(made)}.png")
+        own = [] if "--out" in words else ["--out", made[-1]]
+        words = ["--checkpoint", runs[name], "--threads", "1", "--device", "cpu", *words, *own]
+        code = cli.run_main(script.main, [str(word) for word in words])
+        return pictures.read_png(made[-1]) if own and code == 0 else code
+
+    return draw
+
+
+@pytest.mark.parametrize("name, words, rows, columns, cell", [
+    ("sgan", [], 8, 8, 32),
+    ("sgan", ["--grid", "2x5"], 2, 5, 32),
+    ("sgan", ["--grid", "5x2", "--n", "7"], 5, 2, 32),
+    ("sgan", ["--n", "1"], 1, 1, 32),
+    ("sgan", ["--n", "10"], 3, 4, 32),
+    ("gan", ["--grid", "3x3"], 3, 3, 32),
+    ("tied", ["--grid", "1x4"], 1, 4, 32),
+    ("small", ["--grid", "4x4"], 4, 4, 28),
+    ("large", ["--grid", "2x2"], 2, 2, 64),
+])
+def test_size_in_pixels(sample, name, words, rows, columns, cell):
+    expected = rows * (cell + 2) + 2, columns * (cell + 2) + 2
+    assert sample(name, *words).shape[:2] == expected
+    assert sample(name, *words, "--scale", 3).shape[:2] == (3 * expected[0], 3 * expected[1])
+
+
+def test_the_grid_lands_in_the_run_unless_told(runs, capsys):
+    assert cli.run_main(script.main, ["--checkpoint", str(runs["gan"]), "--threads", "1"]) == 0
+    assert "64 images, 8 rows of 8" in capsys.readouterr().out and (runs["gan"] / "grid.png").exists()
+    # The checkpoint's own name will do as well.
+    words = ["--checkpoint", str(runs["gan"] / checkpoint.FILE_NAME), "--n", "2", "--individual", "--threads", "1"]
+    assert cli.run_main(script.main, words) == 0
+    assert len(list((runs["gan"] / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name, side", [("sgan", 32), ("small", 28), ("large", 64)])
+def test_individual_images(sample, tmp_path, name, side, capsys):
+    assert sample(name, "--individual", "--n", 11, "--out", tmp_path / "digits") == 0
+    files = sorted((tmp_path / "digits").iterdir())
+    assert len(files) == 11 and f"11 images of {side}x{side} pixels" in capsys.readouterr().out
+    images = [pictures.read_png(path) for path in files]
+    assert {image.shape for image in images} == {(side, side)}
+    # They are the images of the grid for the same seed.
+    grid = sample(name, "--grid", "1x11")
+    assert (grid[2 : 2 + side, 2 : 2 + side] == images[0]).all()
+    assert (grid[2 : 2 + side, -2 - side : -2] == images[10]).all()
+
+
+@pytest.mark.parametrize("name", ["sgan", "tied", "gan"])
+def test_same_seed_same_picture(sample, name):
+    a, b, c = (sample(name, "--n", 9, "--seed", seed) for seed in (5, 5, 6))
+    assert (a == b).all() and (a != c).any()
+
+
+def images_by(runs, name, z, routes):
+    generator, _ = load_generator(runs[name], pick_device("cpu"))
+    return generate(generator, z, routes, pick_device("cpu"))
+
+
+def test_a_given_route_is_taken_by_every_image(sample, runs):
+    generator, _ = load_generator(runs["sgan"], pick_device("cpu"))
+    z = generator.draw_noise(np.random.default_rng(4), 6)
+    for text in ("0,0,0,0", "2,0,1,0", "1,2,2,0"):
+        route = np.tile([int(part) for part in text.split(",")], (6, 1))
+        expected = pictures.grid(images_by(runs, "sgan", z, route), 2, 3)
+        assert (sample("sgan", "--grid", "2x3", "--seed", 4, "--route", text) == expected).all()
+    assert (sample("tied", "--route", "2,2,2,0", "--n", 4) != sample("tied", "--route", "1,1,1,0", "--n", 4)).any()
+    assert (sample("gan", "--route", "0,0,0,0", "--n", 4) == sample("gan", "--n", 4)).all()
+
+
+def test_route_modes(runs):
+    generator, _ = load_generator(runs["sgan"], pick_device("cpu"))
+    count = {}
+    for mode in ("sample", "batch", "group:3", "1,1,0,0"):
+        routes = script.choose_routes(generator, mode, np.random.default_rng(0), 12)
+        assert routes.shape == (12, 4) and routes.max() < 3 and (routes[:, 3] == 0).all()
+        count[mode] = len(np.unique(routes, axis=0))
+        if mode == "group:3":
+            assert all(len(np.unique(routes[i : i + 3], axis=0)) == 1 for i in range(0, 12, 3))
+    assert count["batch"] == count["1,1,0,0"] == 1 < count["group:3"] <= 4 < count["sample"]
+
+
+def test_the_moving_average_is_drawn_from_unless_told(sample, runs):
+    averaged, plain = sample("sgan", "--n", 4), sample("sgan", "--n", 4, "--no-average")
+    assert (averaged != plain).any()
+    arrays, _ = checkpoint.load(runs["sgan"])
+    generator, _ = load_generator(runs["sgan"], pick_device("cpu"), average=False)
+    assert all((p.numpy() == arrays[f"generator/{name}"]).all() for name, p in generator.named_parameters())
+    assert (sample("large", "--n", 1) == sample("large", "--n", 1, "--no-average")).all()  # a run without one
+
+
+def test_large_canvases_become_digits_by_averaging():
+    images = np.random.default_rng(0).random((2, 1, 64, 64), dtype=np.float32)
+    small = as_digits(images)
+    assert small.shape == (2, 1, 28, 28)
+    assert small[0, 0, 0, 0] == pytest.approx(images[0, 0, 4:6, 4:6].mean())
+    assert as_digits(images[:, :, :32, :32]).shape == small.shape == as_digits(small).shape
+
+
+def test_many_images_are_drawn_in_parts(runs):
+    generator, _ = load_generator(runs["sgan"], pick_device("cpu"))
+    rng = np.random.default_rng(0)
+    z, routes = generator.draw_noise(rng, 23), generator.draw_routes(rng, 23)
+    whole = generate(generator, z, routes, pick_device("cpu"))
+    parts = generate(generator, z, routes, pick_device("cpu"), batch=7)
+    assert whole.shape == (23, 1, 32, 32) and whole.dtype == np.float32
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("words, text", [
+    (["--grid", "2x2", "--n", "5"], "holds 4 images, not 5"),
+    (["--grid", "2x2", "--individual"], "not both"),
+    (["--grid", "0x3"], "rows x columns"),
+    (["--n", "0"], "at least 1"),
+    (["--scale", "0"], "at least 1"),
+    (["--seed", "-1"], "at least 0"),
+    (["--route", "0,0,0"], "takes 4 numbers, each below its bank size: 3,3,3,1"),
+    (["--route", "0,0,0,1"], "each below its bank size"),
+    (["--route", "3,0,0,0"], "each below its bank size"),
+    (["--route", "group:0"], "group:SIZE"),
+    (["--route", "each"], "one index per layer"),
+    (["--out", "grid.jpg"], "name a .png file"),
+])
+def test_bad_values(sample, capsys, words, text):
+    try:
+        code = sample("sgan", *words)
+    except SystemExit as stop:  # argparse's own way out
+        code = stop.code
+    assert code == 2 and text in capsys.readouterr().err
+
+
+def test_a_tied_ensemble_has_one_index(sample, capsys):
+    assert sample("tied", "--route", "0,1,1,0") == 2
+    assert "same number in every layer" in capsys.readouterr().err

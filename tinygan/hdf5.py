@@ -1,0 +1,155 @@
+"""Reading weights from an HDF5 file that nobody vouches for.
+
+HDF5 is more than a table of arrays. A name in a file can lead to another file of the reader's disk (external links
+and storage, virtual data sets), and a kilobyte can declare terabytes. So nothing is opened here before the kind of its
+link was looked at, and no array is read unless its type and shape are those the caller expects, all of its bytes are
+in the file, and no filter stands between them and the reader but a checksum.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinygan.errors import TinyganError
+from tinygan.files import whole_file
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_DAMAGED = "it is cut off, damaged or was made by another program; use another copy"
+# What h5py raises for damaged bytes (found by changing bytes at random), and what the system says.
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError)
+
+
+class Refused(Exception):
+    """The file can be read but must not be used; the text says why. `open_hdf5` makes a TinyganError of it."""
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike, *, max_bytes: int) -> Iterator[Reader]:
+    """Open `path` to read from it. Raises TinyganError, one line naming the file, for whatever is wrong with it,
+    also with what is read inside the block; `Refused` raised in the block is turned into such a line."""
+    h5py = import_h5py()
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):  # asked first: opening a pipe would wait for its other end
+            raise Refused("it is not a file")
+        if info.st_size > max_bytes:
+            raise Refused(f"it has {info.st_size:,} bytes, more than the {max_bytes:,} such a file may have")
+        with open(path, "rb") as raw:
+            start = raw.read(len(SIGNATURE))
+        if start != SIGNATURE:
+            raise Refused("it is empty" if not start else "it is not an HDF5 file")
+        with h5py.File(path, "r", locking=False) as file:  # no lock: it may lie where nothing can be written
+            yield Reader(file, h5py)
+    except FileNotFoundError:
+        raise TinyganError(f"no file {path}") from None
+    except Refused as error:
+        raise TinyganError(f"cannot use {path}: {error}") from None
+    except _DAMAGE as error:
+        reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:120]
+        raise TinyganError(f"cannot read {path}: {_DAMAGED} ({reason})") from None
+
+
+class Reader:
+    """An open file: its attributes, names and arrays, each checked before it is read."""
+
+    def __init__(self, file: Any, h5py: Any) -> None:
+        self._file, self._h5py = file, h5py
+
+    def attribute(self, name: str) -> Any:
+        """A text or a number from the head of the file; Refused if it is absent or an array."""
+        if name not in self._file.attrs:
+            raise Refused(f"it lacks the attribute {name!r}; {_DAMAGED}")
+        if self._file.attrs.get_id(name).shape != ():
+            raise Refused(f"its attribute {name!r} is not one value; {_DAMAGED}")
+        value = self._file.attrs[name]
+        if not isinstance(value, str | np.integer | np.floating):
+            raise Refused(f"its attribute {name!r} is neither text nor a number; {_DAMAGED}")
+        return value if isinstance(value, str) else value.item()
+
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the head of the file."""
+        return {name: self.attribute(name) for name in self._file.attrs}
+
+    def names(self, group: str = "") -> list[str]:
+        """The members of a group, without opening them; Refused if one is a link to elsewhere."""
+        found = self._open(group)
+        if not isinstance(found, self._h5py.Group):
+            raise Refused(f"{group!r} is not a group; {_DAMAGED}")
+        for name in found:
+            self._check_link(found, name)
+        return sorted(found)
+
+    def array(self, name: str, shape: tuple[int, ...], kinds: tuple[str, ...]) -> np.ndarray:
+        """The array `name`, in native byte order. kinds: dtypes it may be stored in, such as ("float16",
+        "float32"). Refused where it is not an ordinary, complete array of that shape and finite numbers."""
+        data = self._open(name)
+        if not isinstance(data, self._h5py.Dataset):
+            raise Refused(f"{name!r} is not an array; {_DAMAGED}")
+        creation = data.id.get_create_plist()
+        if data.is_virtual or creation.get_external_count():
+            raise Refused(f"{name!r} is stored in another file, which is never read")
+        if data.shape != shape:
+            declared = "x".join(f"{n:,}" for n in data.shape or ()) or "no numbers"
+            raise Refused(f"{name!r} declares {declared}, not {'x'.join(map(str, shape))}; {_DAMAGED}")
+        if data.dtype.kind not in "fiu" or data.dtype.newbyteorder("=").name not in kinds:
+            raise Refused(f"{name!r} holds {data.dtype}, not {' or '.join(kinds)}; {_DAMAGED}")
+        filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
+        if filters - {self._h5py.h5z.FILTER_FLETCHER32}:
+            raise Refused(f"{name!r} is compressed, which these files never are; {_DAMAGED}")
+        size = math.prod(shape) * data.dtype.itemsize
+        if data.chunks and math.prod(data.chunks) > math.prod(shape):
+            raise Refused(f"{name!r} declares chunks larger than itself; {_DAMAGED}")
+        if data.id.get_storage_size() < size:
+            raise Refused(f"{name!r} declares {size:,} bytes but {data.id.get_storage_size():,} are stored; {_DAMAGED}")
+        values = data[()]
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise Refused(f"{name!r} holds NaN or infinity; {_DAMAGED}")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def _open(self, name: str) -> Any:
+        place = self._file
+        for part in filter(None, name.split("/")):
+            if not isinstance(place, self._h5py.Group):
+                raise Refused(f"{name!r} lies in something that is not a group; {_DAMAGED}")
+            self._check_link(place, part)
+            place = place[part]
+        return place
+
+    def _check_link(self, group: Any, name: str) -> None:
+        link = group.get(name, getlink=True)
+        if link is None:
+            raise Refused(f"it lacks {name!r}; {_DAMAGED}")
+        if not isinstance(link, self._h5py.HardLink):
+            raise Refused(f"{name!r} is a link to somewhere else, which is never followed")
+
+
+def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Write arrays (names with "/" make groups) and attributes, whole or not at all, in a form `Reader` takes.
+
+    Structure and arrays carry checksums, so that one changed bit is noticed; there is no clock in the file.
+    """
+    h5py = import_h5py()
+    try:
+        with whole_file(path, durable=True) as raw, h5py.File(raw, "w", libver=("v110", "v110")) as file:
+            for name, value in attributes.items():
+                file.attrs[name] = value
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+    except OSError as error:
+        raise TinyganError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
+
+
+def import_h5py() -> Any:
+    """The module h5py, or a TinyganError that says how to get it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise TinyganError(f"HDF5 files need h5py ({error}): pip install h5py") from None
+    return h5py

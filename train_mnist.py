@@ -23,7 +23,7 @@ from tinygan.backend import Device, pick_device
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
-from tinygan.layers import NORMS
+from tinygan.layers import CLAMPS, NORMS
 from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
 from tinygan.models.digits import find_classifier
@@ -36,11 +36,12 @@ from tinygan.signals import StopSignal
 # What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
 # (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).
 PRESETS = {
-    "gpu": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "bank": (16,), "optimizer": "rmsprop", "lr": 1e-4,
-            "lr_decay": 0, "ema": 0.0, "init_factor": 0.01},
-    "cpu": {"steps": 6_000, "batch_size": 32, "base_channels": 16, "bank": (4,), "optimizer": "adam", "lr": 2e-3,
-            "lr_decay": 6_000, "ema": 0.995, "init_factor": 1.0},
+    "gpu": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "latent_dim": 128, "bank": (16,),
+            "optimizer": "rmsprop", "lr_decay": 0, "ema": 0.0, "init_factor": 0.01, "init_scale": 1.0},
+    "cpu": {"steps": 4_000, "batch_size": 64, "base_channels": 16, "latent_dim": 64, "bank": (4,),
+            "optimizer": "adam", "lr_decay": 4_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
 }
+RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # learning rate of the generator; of the discriminator, in that
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 GRID = 8  # samples per side of the pictures
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
@@ -61,8 +62,9 @@ def start(flags: dict, run: Run | None) -> int:
     print(device.line)
     config = GANConfig(size=flags["size"], base_channels=flags["base_channels"], latent_dim=flags["latent_dim"],
                        bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]), tied=flags["model"] == "tied",
-                       norm=flags["norm"], act=flags["act"], slope=flags["slope"], clamp=not flags["no_clamp"],
-                       bank_affine=flags["bank_affine"], bank_act=flags["bank_act"], init_factor=flags["init_factor"],
+                       norm=flags["norm"], act=flags["act"], slope=flags["slope"], clamp=flags["clamp"],
+                       bank_affine=flags["bank_affine"], bank_act=flags["bank_act"],
+                       init_factor=flags["init_factor"], init_scale=flags["init_scale"],
                        discriminator_input=flags["d_input"], output=flags["output"])
     digits = data.load_mnist("train", data_dir=flags["data_dir"])
     print(f"data: {digits.source}")
@@ -182,7 +184,7 @@ class Training:
         self.G = Generator(config, rng=init).to(device.put)
         self.D = Discriminator(config, rng=init).to(device.put)
         self.g_optimizer, self.d_optimizer = (
-            make_optimizer(net, flags, rate) for net, rate in ((self.G, flags["lr"]), (self.D, d_rate(flags))))
+            make_optimizer(net, flags, rate) for net, rate in ((self.G, flags["lr"]), (self.D, flags["d_lr"])))
         self.average = EMA(self.G, flags["ema"]) if flags["ema"] else None
         self.batches = data.Batches(len(digits), flags["batch_size"], order)
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
@@ -214,7 +216,7 @@ class Training:
         warm = self.flags["lr_warmup"]
         if self.step < warm:
             factor *= 0.1 + 0.9 * self.step / warm
-        self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, d_rate(self.flags) * factor
+        self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
 
     def check_finite(self, loss: Tensor, real: Tensor, run: Run) -> None:
         """Stop at the first NaN or infinity, and say where it is: the cause stands before what it spoils."""
@@ -282,10 +284,6 @@ def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> 
     if flags["optimizer"] == "adam":
         return Adam(net.named_parameters(), lr=rate, betas=(flags["beta1"], flags["beta2"]), lazy=lazy)
     return RMSprop(net.named_parameters(), lr=rate, lazy=lazy)
-
-
-def d_rate(flags: dict) -> float:
-    return flags["d_lr"] or flags["lr"]
 
 
 def gradient_norm(net: Generator | Discriminator) -> float:
@@ -376,14 +374,15 @@ def build_parser() -> cli.Parser:
     main_flags.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how "
                             "many samples share a route in training")
     main_flags.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
-    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int, default=128, help="length of the noise")
+    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int, help=f"length of the noise {preset('latent_dim')}")
     main_flags.add_argument("--size", type=int, choices=tuple(SIZES), default=32, help="pixels; 28 is padded to 32")
     main_flags.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same "
                             "thread count: same bits")
     opt = p.add_argument_group("optimiser and loss")
     opt.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
-    opt.add_argument("--lr", type=cli.positive_float, help=f"learning rate {preset('lr')}")
-    opt.add_argument("--d-lr", type=cli.positive_float, help="the discriminator's, if another")
+    opt.add_argument("--lr", type=cli.positive_float, help="learning rate [default: 0.002 with adam, 0.0001 with rmsprop]")
+    opt.add_argument("--d-lr", type=cli.positive_float, help="the discriminator's [default: half of --lr with adam, "
+                     "--lr with rmsprop]")
     opt.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
                      f"{LR_FLOOR:g} of itself; 0: constant {preset('lr_decay')}")
     opt.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
@@ -399,10 +398,11 @@ def build_parser() -> cli.Parser:
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
     net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
     net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")
-    net.add_argument("--no-clamp", action="store_true", help="let slopes leave [0, 1]")
+    net.add_argument("--clamp", choices=CLAMPS, default="project", help="how slopes are kept within [0, 1]")
     net.add_argument("--bank-affine", action="store_true", help="own scale and bias per filter set (--norm affine)")
     net.add_argument("--bank-act", action="store_true", help="own activation slopes per filter set")
     net.add_argument("--init-factor", type=cli.positive_float, help=f"of the projection {preset('init_factor')}")
+    net.add_argument("--init-scale", type=cli.positive_float, help=f"of all weights {preset('init_scale')}")
     net.add_argument("--d-input", choices=("pm1", "01"), default="pm1", help="range of the discriminator's input")
     net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
     place = p.add_argument_group("where and how often")

@@ -278,7 +278,7 @@ def test_wrong_settings(options, message):
 
 
 @pytest.mark.parametrize("config", [GANConfig(), GANConfig(size=64, channels=3, bank=1, norm="affine", act="prelu"),
-                                    GANConfig(bank=(3, 1, 3, 1), tied=True, clamp=False, slope=0.25)])
+                                    GANConfig(bank=(3, 1, 3, 1), tied=True, clamp="none", slope=0.25)])
 def test_settings_go_through_json(config):
     assert GANConfig(**json.loads(json.dumps(config.to_dict()))) == config
 
@@ -375,7 +375,7 @@ def train(g, d, rng, steps=1, mode="sample"):
 
 @pytest.mark.parametrize("options", [
     {}, {"bank": 1}, {"tied": True}, {"size": 64, "channels": 3}, {"size": 28}, {"norm": "affine"}, {"norm": "none"},
-    {"act": "prelu"}, {"slope": 0.25}, {"clamp": False}, {"norm": "affine", "bank_affine": True},
+    {"act": "prelu"}, {"slope": 0.25}, {"clamp": "none"}, {"clamp": "forward"}, {"init_scale": 0.125}, {"norm": "affine", "bank_affine": True},
     {"norm": "none", "bank_affine": True}, {"bank_act": True}, {"bank_act": True, "act": "prelu"},
     {"init_factor": 1.0}, {"discriminator_input": "01"}, {"output": "tanh"},
 ], ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default")
@@ -418,10 +418,10 @@ def test_options_mean_what_they_say(rng):
 
 @pytest.mark.parametrize("player", [0, 1])
 def test_activations_follow_the_settings(player):
-    acts = nets(tiny(slope=0.25, clamp=False))[player].activations
-    assert all(not a.clamp and a.shift is not None and (a.slope.data == 0.25).all() for a in acts)
+    acts = nets(tiny(slope=0.25, clamp="none"))[player].activations
+    assert all(a.clamp == "none" and a.shift is not None and (a.slope.data == 0.25).all() for a in acts)
     acts = nets(tiny(act="prelu"))[player].activations
-    assert all(a.clamp and a.shift is None for a in acts)
+    assert all(a.clamp == "project" and a.shift is None for a in acts)
 
 
 def test_one_seed_gives_one_history():

@@ -19,6 +19,7 @@ from tinygan.layers import (
     TPReLU,
     bank_order,
 )
+from tinygan.optim import RMSprop
 
 ROUTES = [2, 0, 2]  # of a bank of four: sets 1 and 3 are unused
 
@@ -408,7 +409,7 @@ def test_prelu_has_no_shift(rng):
 
 @pytest.mark.parametrize("bank", [1, 2])
 def test_a_clamped_slope_acts_as_its_bound_and_gets_no_gradient(bank, rng):
-    act = TPReLU(3, bank=bank, dtype=np.float64)
+    act = TPReLU(3, bank=bank, clamp="forward", dtype=np.float64)
     act.slope.data[:] = [-0.5, 0.5, 1.5]
     x = -1 - rng.random((4, 3))  # all below the kink
     routes = [0, 1, 1, 0] if bank == 2 else None
@@ -418,8 +419,22 @@ def test_a_clamped_slope_acts_as_its_bound_and_gets_no_gradient(bank, rng):
     assert (act.slope.grad.data[:, [0, 2]] == 0).all() and (act.slope.grad.data[:, 1] < 0).all()
 
 
+def test_a_projected_slope_returns_to_its_bound_and_keeps_its_gradient():
+    act = TPReLU(2, shift=False, dtype=np.float64)
+    optimizer = RMSprop(act.named_parameters(), lr=10.0)
+    x = Tensor(-np.ones((4, 2)))
+    (act(x) * Tensor(np.array([1.0, -1.0]))).sum().backward()
+    optimizer.step()
+    assert act.slope.data.tolist() == [[1.0, 0.0]]  # thrown out on either side, and put on the bounds
+    act.zero_grad()
+    act(x).sum().backward()
+    assert (act.slope.grad.data != 0).all()
+    with pytest.raises(TinyganError, match="clamp"):
+        TPReLU(2, clamp="sometimes")
+
+
 def test_an_unclamped_slope_may_leave_the_interval():
-    act = TPReLU(2, clamp=False, dtype=np.float64)
+    act = TPReLU(2, clamp="none", dtype=np.float64)
     act.slope.data[:] = [-0.5, 1.5]
     y = act(Tensor([[-1.0, -2.0]]))
     y.sum().backward()

@@ -228,6 +228,14 @@ def test_a_number_of_any_type_leaves_float32_alone(scalar):
     assert all(isinstance(r, Tensor) and r.dtype == np.float32 and r.shape == t.shape for r in results)
 
 
+def test_numpy_functions_are_refused_rather_than_given_an_array_of_tensors():
+    array, tensor = np.ones(3), Tensor(np.ones(3), requires_grad=True)
+    for mix in (lambda: np.add(array, tensor), lambda: np.sin(tensor), lambda: array.__iadd__(tensor)):
+        with pytest.raises(TypeError, match="does not support ufuncs"):
+            mix()
+    assert array.tolist() == [1, 1, 1]
+
+
 def test_mixed_dtypes_are_refused_in_one_line():
     single, double = Tensor(np.ones((2, 3), np.float32), name="image"), Tensor(np.ones(3), name="bias")
     for mix in (lambda: single + double, lambda: double * single, lambda: single * np.ones(3),
@@ -247,14 +255,18 @@ class ElsewhereArray:
     dtype, shape, ndim, size = np.dtype(np.float32), (2, 3), 2, 6
 
 
-ElsewhereArray.__module__ = "cupy.fake"
+class ElsewhereNumber(ElsewhereArray):
+    shape, ndim, size = (), 0, 1
+
+
+ElsewhereArray.__module__ = ElsewhereNumber.__module__ = "cupy.fake"
 
 
 def test_mixed_devices_are_refused_in_one_line_naming_both(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
     here, there = Tensor(np.ones((2, 3), np.float32), name="image"), Tensor(ElsewhereArray(), name="weight")
     for mix in (lambda: here + there, lambda: there * here, lambda: here - ElsewhereArray(),
-                lambda: ops.where(True, here, there)):
+                lambda: here - ElsewhereNumber(), lambda: ops.where(True, here, there)):
         with pytest.raises(GraphError) as problem:
             mix()
         message = one_line(problem)

@@ -342,7 +342,7 @@ OPTIONS = {  # flag -> other values than its default
     "--d-lr": ["1e-4"], "--lr-decay": ["0", "1"], "--lr-warmup": ["3"], "--beta1": ["0"], "--beta2": ["0.9"],
     "--ema": ["0", "0.5"], "--bank-updates": ["dense"], "--loss": ["saturating"],
     "--bce": ["clamped", "clamped --loss saturating"], "--norm": ["affine", "none"], "--act": ["prelu"],
-    "--slope": ["0.25"], "--no-clamp": [""], "--bank-affine": ["--norm affine", "--norm none"],
+    "--slope": ["0.25"], "--clamp": ["forward", "none"], "--init-scale": ["0.5"], "--bank-affine": ["--norm affine", "--norm none"],
     "--bank-act": ["", "--act prelu"], "--init-factor": ["0.01"], "--d-input": ["01"], "--output": ["tanh"],
     "--device": ["auto"], "--threads": ["2"], "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],

@@ -55,7 +55,8 @@ class Tensor:
 
     __slots__ = ("data", "grad", "requires_grad", "name", "rows", "version", "_edges", "_born", "_op", "_where",
                  "__weakref__")
-    __array_priority__ = 1000  # so that `numpy_array * tensor` asks the tensor first
+    __array_priority__ = 1000  # so that `cupy_array * tensor` asks the tensor first
+    __array_ufunc__ = None  # the same for NumPy; and numpy.add(array, tensor) is an error, not an array of tensors
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str = "") -> None:
         if isinstance(data, Tensor):
@@ -192,7 +193,7 @@ def _lift(args: tuple, op: str) -> list[Tensor]:
     inputs = []
     for a in args:
         if not isinstance(a, Tensor):
-            small = isinstance(a, (int, float, np.generic)) or getattr(a, "ndim", 1) == 0
+            small = isinstance(a, (int, float)) or (getattr(a, "ndim", 1) == 0 and xp_of(a) in (np, first.xp))
             a = Tensor(first.xp.asarray(a, dtype=first.dtype) if small else a)
         if a.xp is not first.xp:
             raise GraphError(f"{op}: {describe(first)} and {describe(a)} live on different devices; "

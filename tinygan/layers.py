@@ -22,6 +22,7 @@ from tinygan.functional import gather_sets, tprelu, weight_norm
 from tinygan.module import Module, Parameter
 
 NORMS = ("strict", "affine", "none")
+CLAMPS = ("project", "forward", "none")
 
 
 class _Filters(Module):
@@ -126,18 +127,24 @@ class ConvTranspose2d(StochasticConvTranspose2d):
 class TPReLU(Module):
     """Translated PReLU, per channel: f(x) = x where x > t, else a (x - t) + t.
 
-    slope: initial a (0.2 in the paper, 0.25 in Xiang & Li's code). clamp: keep a within [0, 1]; the gradient of a
-    clamped slope is 0. shift=False leaves t out (PReLU). bank > 1: own a and t for every filter set, picked by routes.
+    slope: initial a (0.2 in the paper, 0.25 in Xiang & Li's code). shift=False leaves t out (PReLU).
+    clamp: how a is kept within [0, 1]. "project", the default, lets the optimiser move it back after each step;
+        "forward" uses the nearest allowed value and gives a slope outside no gradient, so that it never comes back
+        (at high learning rates most slopes of a net end so: RESULTS.md); "none" lets it go. Xiang & Li's Lua code
+        projects, their Python code does the other.
+    bank > 1: own a and t for every filter set, picked by routes.
     """
 
-    def __init__(self, channels: int, *, slope: float = 0.2, clamp: bool = True, shift: bool = True, bank: int = 1,
-                 dtype: type = np.float32) -> None:
+    def __init__(self, channels: int, *, slope: float = 0.2, clamp: str = "project", shift: bool = True,
+                 bank: int = 1, dtype: type = np.float32) -> None:
+        if clamp not in CLAMPS:
+            raise TinyganError(f"unknown clamp {clamp!r}: use one of {', '.join(CLAMPS)}")
         self.clamp, self.bank = clamp, bank
-        self.slope = Parameter(np.full((bank, channels), slope, dtype), bank=bank > 1)
+        self.slope = Parameter(np.full((bank, channels), slope, dtype), bank=bank > 1,
+                               bounds=(0.0, 1.0) if clamp == "project" else None)
         self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
-
     def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
-        limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp else (lambda a: a)
+        limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
         routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
         if routes is None:
             return tprelu(x, limit(self.slope[0]), None if self.shift is None else self.shift[0])
@@ -147,7 +154,7 @@ class TPReLU(Module):
         return ops.where(u.data > 0, u, a * u) + t
 
 
-def PReLU(channels: int, *, slope: float = 0.2, clamp: bool = True, dtype: type = np.float32) -> TPReLU:
+def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: type = np.float32) -> TPReLU:
     """x where x > 0, else a x: a TPReLU without its shift."""
     return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
 

@@ -18,13 +18,17 @@ from tinygan.errors import TinyganError
 
 
 class Parameter(Tensor):
-    """A tensor that is learned. bank=True says that axis 0 counts filter sets, which may be used or not in a step."""
+    """A tensor that is learned.
 
-    __slots__ = ("bank",)
+    bank: axis 0 counts filter sets, which may be used or not in a step. bounds: (low, high) between which an
+    optimiser keeps the values, moving them back after each of its steps.
+    """
 
-    def __init__(self, data: Any, *, bank: bool = False) -> None:
+    __slots__ = ("bank", "bounds")
+
+    def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(data, requires_grad=True)
-        self.bank = bank
+        self.bank, self.bounds = bank, bounds
 
 
 class Module:

@@ -46,6 +46,8 @@ class Optimizer:
             count = self.steps[name]
             count += 1 if rows is None else rows
             self._update(p.data, p.grad.data, self.state[name], count, rows)
+            if p.bounds is not None:
+                p.xp.clip(p.data, *p.bounds, out=p.data)
             p.version += 1
 
     def _update(self, data, gradient, state: dict, count: np.ndarray, rows: np.ndarray | None) -> None:

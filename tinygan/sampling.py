@@ -14,7 +14,8 @@ from tinygan.errors import TinyganError
 from tinygan.models.adapted_gan import GANConfig, Generator
 
 
-def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: Device, *, batch: int = 250) -> np.ndarray:
+def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: Device, *,
+             batch: int = 250) -> np.ndarray:
     """Images (N, C, side, side) in [0, 1] on the host, for noise (N, latent) and routes (N, layers), in batches."""
     pictures = []
     with no_grad():

@@ -21,7 +21,7 @@ import numpy as np
 from tinygan import ops
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
-from tinygan.layers import NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
+from tinygan.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
 from tinygan.module import Module
 
 SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
@@ -39,10 +39,12 @@ class GANConfig:
         but in the last layer, which is shared by all routes ("to provide refinement"). 1 is the plain GAN.
     tied: all layers use the same index: K whole generators under a shared last layer, the costly equivalent that the
         paper names. norm: weight normalisation of all layers but each net's last, which is affine unless norm is none.
-    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the paper, 0.25 in [8]), slope kept within [0, 1].
+    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the paper, 0.25 in [8]), and how it is kept within
+        [0, 1] (layers.TPReLU).
     bank_affine, bank_act: scale and bias (with norm affine), or slopes, of their own for every filter set.
-    init_factor: multiplies the initial weights of the projection (0.01 in [8]; weight normalisation makes the
-        forward pass blind to it, so it only sets how large the first optimiser steps are).
+    init_factor, init_scale: multiply the initial weights of the projection (0.01 in [8]) and of every layer. Weight
+        normalisation makes the forward pass blind to both: they set how large an optimiser's steps are beside the
+        weights, that is, a learning rate for directions apart from that for slopes and shifts.
     discriminator_input: "pm1" feeds images as 2x - 1, "01" as they are. output: "sigmoid" (0 to 1) or "tanh", which
         is mapped to the same range.
     """
@@ -56,10 +58,11 @@ class GANConfig:
     norm: str = "strict"
     act: str = "tprelu"
     slope: float = 0.2
-    clamp: bool = True
+    clamp: str = "project"
     bank_affine: bool = False
     bank_act: bool = False
     init_factor: float = 0.01
+    init_scale: float = 1.0
     discriminator_input: str = "pm1"
     output: str = "sigmoid"
 
@@ -67,7 +70,8 @@ class GANConfig:
         if self.size not in SIZES:
             raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
         for name, value, allowed in (("channels", self.channels, (1, 3)), ("norm", self.norm, NORMS),
-                                     ("act", self.act, ACTIVATIONS), ("output", self.output, OUTPUTS),
+                                     ("act", self.act, ACTIVATIONS), ("clamp", self.clamp, CLAMPS),
+                                     ("output", self.output, OUTPUTS),
                                      ("discriminator_input", self.discriminator_input, ("pm1", "01"))):
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
@@ -76,8 +80,9 @@ class GANConfig:
                 raise UsageError(f"{name} is {number!r}: use a whole number of 1 or more")
         if not 0 <= self.slope <= 1:
             raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
-        if not 0 < self.init_factor < float("inf"):
-            raise UsageError(f"init_factor is {self.init_factor}: use a positive number")
+        for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
+            if not 0 < factor < float("inf"):
+                raise UsageError(f"{name} is {factor}: use a positive number")
         bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
         if not all(isinstance(k, int) for k in bank):
             raise UsageError(f"bank {','.join(map(str, bank))}: every entry must be a whole number")
@@ -126,14 +131,14 @@ class Generator(Module):
         # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has its own norm,
         # as in [8]. Its units are ordered (row, column, channel): channels-last, like everything the kernels make.
         self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
-                                                    init_factor=c.init_factor, **common)
+                                                    init_factor=c.init_factor * c.init_scale, **common)
         self.activations = [self._activation(width, bank, dtype)
                             for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
         self.deconvs = []
         for i in range(n):
             last = {"norm": "none" if c.norm == "none" else "affine"} if i == n - 1 else {}
             self.deconvs.append(StochasticConvTranspose2d(widths[i], widths[i + 1], 4, bank=c.bank[i + 1], stride=2,
-                                                          padding=1, **(common | last)))
+                                                          padding=1, **(common | last), init_factor=c.init_scale))
 
     def _activation(self, width: int, bank: int, dtype: type) -> TPReLU:
         c = self.config
@@ -173,12 +178,12 @@ class Discriminator(Module):
         c, n = config, config.depth
         self.config = config
         widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
-        self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm, rng=rng, dtype=dtype)
-                      for i in range(n)]
+        self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm,
+                             init_factor=c.init_scale, rng=rng, dtype=dtype) for i in range(n)]
         self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
                             for w in widths[1:]]
-        self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine", rng=rng,
-                           dtype=dtype)
+        self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine",
+                           init_factor=c.init_scale, rng=rng, dtype=dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images

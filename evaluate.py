@@ -36,7 +36,7 @@ ROUTES, PER_ROUTE = 64, 100  # routes asked, and noise vectors for each
 LAYER_SAMPLES = 1000  # images for the effect of one layer
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 BINS = 100  # of NDB
-BIN_DIGITS, BIN_DIGITS_FULL = 15_000, 45_000  # training digits that the bins are made from
+BIN_DIGITS = 45_000  # training digits that the bins are made from, as in the paper of NDB
 COPY_SAMPLES = 2000  # samples among which copies are looked for
 RECONSTRUCT_STEPS, RECONSTRUCT_LR, RECONSTRUCT_ROUTES = 50, 0.01, 8
 
@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.n < 2 * BINS:
         raise UsageError(f"--n {args.n}: the measures need at least {2 * BINS} samples")
-    if args.json is not None and str(args.json) != "-" and not args.json.parent.is_dir():
-        raise UsageError(f"--json {args.json}: there is no folder {args.json.parent}")
+    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):  # now, not after a minute
+        raise UsageError(f"--json {args.json}: " + ("that is a folder; name a file" if args.json.is_dir() else
+                                                    f"there is no folder {args.json.parent}"))
     pool.set_threads(args.threads)
     device = pick_device(args.device)
     generator, meta = load_generator(args.checkpoint, device)
@@ -116,8 +117,7 @@ def measure_samples(s: Subject, n: int, *, full: bool = False) -> list[Row]:
     """Labels, confidence, features and pixels of n samples with random noise and routes.
 
     Where two sets of images are compared, both have m images: n, or as many as the test set has. full: copies are
-    looked for among all m samples rather than 2,000, and NDB's bins are made from 45,000 training digits (as in its
-    paper), not 15,000.
+    looked for among all m samples rather than 2,000.
     """
     rng = s.rng(0)
     fake = s.draw(s.generator.draw_noise(rng, n), s.generator.draw_routes(rng, n))
@@ -133,7 +133,7 @@ def measure_samples(s: Subject, n: int, *, full: bool = False) -> list[Row]:
             images.reshape(len(images), -1)
 
     few = m if full else min(m, COPY_SAMPLES)
-    in_bins = s.train.images[shuffled[-(BIN_DIGITS_FULL if full else BIN_DIGITS):]]
+    in_bins = s.train.images[shuffled[-BIN_DIGITS:]]
     work: dict[str, Callable[[], Any]] = {  # the slow ones first; each is one job for one core
         "copies": lambda: metrics.copy_check(pixels(fake[:few]), pixels(test[:few]), pixels(s.train.images)),
         "bins": lambda: compare_bins(pixels(in_bins), pixels(fake[:m]), pixels(test[:m]), s.seed),
@@ -368,8 +368,8 @@ def build_parser() -> cli.Parser:
     p.add_argument("--n", type=cli.positive_int, default=10_000, help="samples to measure")
     p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the noise, the routes and the bins")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the table there as JSON; - prints JSON, no table")
-    p.add_argument("--full", action="store_true", help="look for copies of all samples, and make NDB's bins from "
-                   "45,000 digits: minutes")
+    p.add_argument("--full", action="store_true", help=f"look for copies among all samples, not {COPY_SAMPLES:,}: "
+                   "half a minute more")
     p.add_argument("--reconstruct", type=cli.non_negative_int, default=0, metavar="N", help="also search the noise "
                    "that draws each of N test digits")
     p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")

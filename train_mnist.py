@@ -335,6 +335,9 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     for name, value in PRESETS[kind].items():
         if flags[name] is None:
             flags[name] = value
+    rate, share = RATES[flags["optimizer"]]
+    flags["lr"] = flags["lr"] or rate
+    flags["d_lr"] = flags["d_lr"] or flags["lr"] * share
     for name, most in LARGEST.items():
         if flags[name] > most:
             raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
@@ -374,13 +377,15 @@ def build_parser() -> cli.Parser:
     main_flags.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how "
                             "many samples share a route in training")
     main_flags.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
-    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int, help=f"length of the noise {preset('latent_dim')}")
+    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int,
+                            help=f"length of the noise {preset('latent_dim')}")
     main_flags.add_argument("--size", type=int, choices=tuple(SIZES), default=32, help="pixels; 28 is padded to 32")
     main_flags.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same "
                             "thread count: same bits")
     opt = p.add_argument_group("optimiser and loss")
     opt.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
-    opt.add_argument("--lr", type=cli.positive_float, help="learning rate [default: 0.002 with adam, 0.0001 with rmsprop]")
+    opt.add_argument("--lr", type=cli.positive_float,
+                     help="learning rate [default: 0.002 with adam, 0.0001 with rmsprop]")
     opt.add_argument("--d-lr", type=cli.positive_float, help="the discriminator's [default: half of --lr with adam, "
                      "--lr with rmsprop]")
     opt.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "

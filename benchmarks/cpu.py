@@ -35,14 +35,15 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]  # the package beside this folder, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 import cpu_counts
+
 from tinygan import cli
 from tinygan.errors import TinyganError
 from tinygan.models.adapted_gan import GANConfig
 
+HERE = Path(__file__).resolve().parent
 ROUND_SECONDS = 1.2  # a round takes about as long where --steps does not say how many steps it has
 TOLERANCE = 1e-3
 # A unit that lies on the kink of its TPReLU to the last bit may fall on either side, by rounding. That spoils a few
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     nets = [Net(base, bank, args.batch) for base in args.base for bank in args.bank]
     for net in nets:
         measure(net, args)
+    again = measure_speed(args.threads)  # a busy moment must not lower a floor: the better of before and after
+    speed = {key: max(value, again[key]) for key, value in speed.items()}
     print(report(nets, speed, args))
     if args.json:
         rows = json.dumps([json_row(net, speed) for net in nets], indent=2)
@@ -131,8 +134,8 @@ def measure(net: Net, args: argparse.Namespace) -> None:
 
 
 def steps_for(step_ms: float) -> int:
-    """Steps in a round: as many as fit, at least 2 and at most 20."""
-    return min(20, max(2, round(ROUND_SECONDS * 1e3 / step_ms)))
+    """Steps in a round: as many as fit, at least 1 and at most 20."""
+    return min(20, max(1, round(ROUND_SECONDS * 1e3 / step_ms)))
 
 
 class Worker:
@@ -170,7 +173,7 @@ class Worker:
 def environment(threads: int) -> dict[str, str]:
     """The same number of threads for every library that asks the environment."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": os.pathsep.join(sys.path[:2])}
+    return os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": str(HERE.parent)}
 
 
 def require_agreement(name: str, reference: Path, path: Path) -> None:
@@ -256,14 +259,17 @@ def json_row(net: Net, speed: dict[str, float]) -> dict[str, Any]:
 def report(nets: list[Net], speed: dict[str, float], args: argparse.Namespace) -> str:
     lines = [f"One training step (D and G), batch {args.batch}, {args.threads} "
              f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds", "",
-             f"{'net':20} {'tinygan ms':>10} {'torch ms':>9} {'ratio':>6} {'tinygan MB':>11} {'torch MB':>9}  best torch"]
+             f"{'net':20} {'tinygan ms':>10} {'torch ms':>9} {'ratio':>6} {'tinygan MB':>11} {'torch MB':>9}  "
+             "best form of torch (all below)"]
     for net in nets:
         row = json_row(net, speed)
         lines += [f"{net.name:20} {row['tinygan_ms']:10.1f} {row['torch_ms']:9.1f} {row['ratio']:6.2f} "
                   f"{row['tinygan_mb']:11.0f} {row['torch_mb']:9.0f}  {net.best_form}",
                   " " * 21 + ", ".join(f"{form} {net.ms[form]:.1f} ms {net.mb[form]:.0f} MB"
                                        for form in net.torch_forms)]
-    lines += ["", *bank_cost(nets), "", *floor_table(nets, speed)]
+    if cost := bank_cost(nets):
+        lines += ["", *cost]
+    lines += ["", *floor_table(nets, speed)]
     for net in nets:
         lines += ["", *profile_table(net)]
     return "\n".join(lines)

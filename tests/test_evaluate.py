@@ -225,7 +225,7 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
         ([*good, "--json", tmp_path / "absent" / "x.json"], 2, "no folder"),
         ([*good, "--samples", "3"], 2, "unknown flag"),
         ([*good[:4], "--data-dir", tmp_path], 1, "MNIST is four files"), ([*good, "--device", "tpu"], 2, "auto, cpu"),
-        ([*good, "--reconstruct", "-1"], 2, "--reconstruct"), ([*good, "--json", tmp_path], 1, "directory"),
+        ([*good, "--reconstruct", "-1"], 2, "--reconstruct"), ([*good, "--json", tmp_path], 2, "is a folder"),
     ]
     for words, code, expected in table:
         got, line = answer(capsys, *words)

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from tinygan import kernels
-from tinygan.kernels import numpy_, numpy_winograd, pool, portable, reference
+from tinygan.kernels import numpy_, numpy_conv, numpy_winograd, pool, portable, reference
 
 FAST = [numpy_, portable]
 
@@ -97,6 +98,13 @@ def test_triangle_equals_loops_on_random_problems(module):
         check_triangle(module, *random_problem(seed))
 
 
+def test_triangle_cut_into_the_smallest_jobs(monkeypatch):
+    """Every sample its own job, and every kernel row in the weight gradient."""
+    monkeypatch.setattr(numpy_conv, "JOB_BYTES", 1)
+    for seed in range(60):
+        check_triangle(numpy_, *random_problem(seed))
+
+
 def test_triangle_in_winograd_form(winograd_always, monkeypatch):
     taken = []
     pays = numpy_winograd.pays
@@ -104,6 +112,13 @@ def test_triangle_in_winograd_form(winograd_always, monkeypatch):
     for seed in range(60):
         check_triangle(numpy_, *random_problem(seed, fits_winograd=True))
     assert len(taken) == 180 and all(taken)
+
+
+def test_winograd_leaves_alone_what_does_not_fit(winograd_always):
+    rng = np.random.default_rng(14)
+    for geometry in (((4, 4), (2, 2), (0, 0), (11, 11)), ((4, 4), (2, 2), (1, 1), (6, 6)),
+                     ((4, 3), (2, 2), (1, 1), (8, 8)), ((4, 4), (2, 1), (1, 1), (8, 8))):
+        check_triangle(numpy_, geometry, problem(rng, *geometry, 2, 4, 6, 5))
 
 
 def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
@@ -134,6 +149,9 @@ def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
     (((4, 4), (1, 1), (0, 0), (4, 4)), (1, 5)),  # the last layer of the discriminator
     (((1, 1), (1, 1), (0, 0), (5, 5)), (3, 4)),  # a linear map per pixel
     (((3, 3), (1, 1), (1, 1), (6, 5)), (3, 8)),
+    (((4, 4), (2, 2), (0, 1), (11, 8)), (3, 5)),
+    (((4, 4), (2, 2), (1, 0), (8, 11)), (3, 5)),
+    (((4, 4), (2, 2), (3, 1), (6, 8)), (3, 5)),  # patches that lie outside but for a corner
     (((4, 4), (2, 2), (1, 1), (9, 7)), (3, 5)),  # the stride leaves a row and a column over
 ])
 @pytest.mark.parametrize("bank", [1, 3])
@@ -396,6 +414,26 @@ def test_pool_runs_every_job_once_on_several_threads_and_raises_what_a_job_raise
         pool.run([fail, lambda: done.append(1), lambda: done.append(2)])
     pool.run([lambda: done.append(3)])
     assert 3 in done  # and the pool still works
+
+
+def test_no_job_outlives_a_run_that_failed():
+    pytest.importorskip("threadpoolctl")
+    pool.set_threads(2)
+    for _ in range(6):  # either thread may get the failing job
+        done, both = [], threading.Barrier(2, timeout=20)
+
+        def fail(both=both):
+            both.wait()
+            raise ArithmeticError("a job failed")
+
+        def finish_later(both=both, done=done):
+            both.wait()
+            time.sleep(0.05)
+            done.append(1)
+
+        with pytest.raises(ArithmeticError):
+            pool.run([fail, finish_later])
+        assert done == [1]
 
 
 def test_scratch_is_reused_and_belongs_to_one_thread():

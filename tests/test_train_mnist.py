@@ -20,6 +20,7 @@ from tinygan.backend import pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import GANConfig
+from tinygan.models.digits import find_classifier
 
 script = load_script("train_mnist")
 SIDE = 8 * (32 + 2) + 2  # pixels of a picture of 8 x 8 images
@@ -80,7 +81,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
 
     folder = tmp_path / run
     flags = json.loads((folder / "config.json").read_text())["flags"]
-    assert (flags["steps"], flags["bank"], flags["ema"], flags["routes"]) == (7, [2], 0.995, "sample")
+    assert (flags["steps"], flags["bank"], flags["model"], flags["routes"]) == (7, [2], "sgan", "sample")
     rows = log_rows(folder)
     assert [int(row["step"]) for row in rows] == [2, 4, 6, 7]
     assert all(np.isfinite(float(row[name])) for row in rows for name in ("d_loss", "g_loss", "d_grad", "g_grad"))
@@ -136,6 +137,14 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
     assert (first["classes"], second["classes"]) == ("", "10")
     assert float(second["kl"]) == 0 and float(second["confidence"]) == pytest.approx(0.55)
     assert "10 of 10 digits drawn, KL to equal shares 0.000 nats" in capsys.readouterr().out
+
+
+def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):
+    if find_classifier(say=print) is None:
+        pytest.skip(f"no classifier: {capsys.readouterr().out}")
+    monkeypatch.setattr(script, "find_classifier", find_classifier)
+    assert train("--dry-run", "--size", 64) == 0
+    assert re.search(r"\d+ of 10 digits drawn, KL .* \(over 200 samples\)", capsys.readouterr().out)
 
 
 @pytest.mark.skipif("TINYGAN_DATA" not in os.environ, reason="TINYGAN_DATA does not name a folder with the real MNIST")
@@ -234,12 +243,12 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path,
     folder = tmp_path / "run"
     options = [*TINY, "--data-dir", str(digits), "--log-every", "1", "--eval-every", "0"]
     process = start_script("train_mnist", *options, "--steps", "100000", "--out", str(folder))
-    for line in process.stderr:
-        if line.startswith("step 5/"):
-            break
+    seen = [next(process.stderr, "")]
+    while seen[-1] and not seen[-1].startswith("step 5/"):
+        seen.append(next(process.stderr, ""))
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 130, "".join(seen) + err
     assert f"--resume {folder}" in out and "Traceback" not in err
     steps = [int(row["step"]) for row in log_rows(folder)]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 5
@@ -342,7 +351,8 @@ OPTIONS = {  # flag -> other values than its default
     "--d-lr": ["1e-4"], "--lr-decay": ["0", "1"], "--lr-warmup": ["3"], "--beta1": ["0"], "--beta2": ["0.9"],
     "--ema": ["0", "0.5"], "--bank-updates": ["dense"], "--loss": ["saturating"],
     "--bce": ["clamped", "clamped --loss saturating"], "--norm": ["affine", "none"], "--act": ["prelu"],
-    "--slope": ["0.25"], "--clamp": ["forward", "none"], "--init-scale": ["0.5"], "--bank-affine": ["--norm affine", "--norm none"],
+    "--slope": ["0.25"], "--clamp": ["forward", "none"], "--init-scale": ["0.5"],
+    "--bank-affine": ["--norm affine", "--norm none"],
     "--bank-act": ["", "--act prelu"], "--init-factor": ["0.01"], "--d-input": ["01"], "--output": ["tanh"],
     "--device": ["auto"], "--threads": ["2"], "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
@@ -374,6 +384,26 @@ def test_every_model_at_every_size(train, tmp_path, plain_finish, model):
         bank = ["--bank", 1] if model == "gan" else []
         assert train("--model", model, "--size", size, "--steps", 2, "--out", out, *bank) == 0
         assert pictures.read_png(out / "samples/step_000002.png").shape[:2] == (8 * (side + 2) + 2,) * 2
+
+
+@pytest.mark.parametrize("words, routes, shared", [
+    ([], 8, False), (["--routes", "group:4"], 2, False), (["--routes", "batch"], 1, False),
+    (["--model", "tied"], 8, True), (["--model", "gan", "--bank", "1"], 1, True)])
+def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, words, routes, shared):
+    """So many different routes in a batch of 8 (one fewer if two agree by chance); one index for all layers or not."""
+    drawn = []
+    draw = script.Training.draw
+
+    def spy(training):
+        drawn.append(draw(training))
+        return drawn[-1]
+
+    monkeypatch.setattr(script.Training, "draw", spy)
+    assert train("--bank", 50, "--batch-size", 8, "--steps", 2, *words) == 0
+    assert len(drawn) == 4  # fresh noise and routes for either net in each step
+    for z, chosen in drawn:
+        assert z.shape == (8, 4) and chosen.shape == (8, 4) and len(np.unique(chosen, axis=0)) in (routes, routes - 1)
+        assert shared == all(len(set(row[:3])) == 1 for row in chosen)
 
 
 def test_a_bank_of_one_is_the_plain_gan(train, tmp_path, plain_finish):

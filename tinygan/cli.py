@@ -8,6 +8,7 @@ traceback.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import math
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from tinygan.errors import TinyganError
 
 MAX_GRID = 10_000  # images in one picture
+MAX_BANK = 1_024  # filter sets of one layer
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,6 +67,9 @@ def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Call main(argv) and return the exit code, printing one line for every failure a user can act on."""
+    for stream in (sys.stdout, sys.stderr):  # a folder's name may hold bytes that are no text: show, never fail
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main(argv)
         sys.stdout.flush()

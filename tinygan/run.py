@@ -182,7 +182,7 @@ class Run:
         notes = []
         jobs = (
             lambda: pictures.loss_plot(
-                self.folder / "loss.png", columns(read_log(self.folder)), title=self.folder.name
+                self.folder / "loss.png", columns(read_log(self.folder)), title=os.fsencode(self.folder.name).decode(errors="backslashreplace")
             ),
             self._write_gif,
             lambda: report.write_report(self.folder),

@@ -39,7 +39,7 @@ JOB_BYTES = 1 << 20  # columns per job: about a core's L2 cache
 def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
          routes: np.ndarray | None) -> np.ndarray:
     """big (N, B, H, W) -> small (N, A, h, w)."""
-    _, out_channels, _, *kernel = weight.shape
+    out_channels, kernel = weight.shape[1], weight.shape[3:]
     h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
     shape = (len(big), out_channels, h, w)
     if winograd.pays(big.shape, shape, kernel, stride, padding, routes):

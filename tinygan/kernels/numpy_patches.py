@@ -86,13 +86,14 @@ def map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
     """Whether the big map is its own matrix of columns: one patch covers it, or every pixel is a patch."""
     if padding != (0, 0):
         return False
-    return small_hw == (1, 1) and kernel == big_shape[1:3] or kernel == stride == (1, 1)
+    return small_hw == (1, 1) and kernel == big_shape[1:3] or (
+        kernel == stride == (1, 1) and tuple(small_hw) == big_shape[1:3])
 
 
 def padded_samples(big, samples, count, size, padding) -> np.ndarray:
     """The samples with a border of zeros, cut to `size`: (count, *size, B) in scratch memory."""
     (height, width), (ph, pw), (rows, columns) = big.shape[1:3], padding, size
-    if padding == (0, 0) and isinstance(samples, slice):
+    if padding == (0, 0) and rows <= height and columns <= width and isinstance(samples, slice):
         return big[samples]
     padded = pool.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
     bottom, right = min(rows, ph + height), min(columns, pw + width)
@@ -113,8 +114,8 @@ def add_patches(columns, big, stride, padding) -> None:
     """col2im: write into `big` (n, H, W, B) the sum of all patches, columns (n, h, w, kh, kw, B).
 
     The layers of a GAN have kernel = 2 * stride: a patch then overlaps its neighbours by half, and every big
-    pixel is the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs of
-    memory, and half as much of it as adding tap by tap.
+    pixel is the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs
+    of memory, and half as much of it as adding tap by tap.
     """
     n, h, w, kh, kw, channels = columns.shape
     (sh, sw), (ph, pw), (height, width) = stride, padding, big.shape[1:3]

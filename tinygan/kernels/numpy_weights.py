@@ -25,9 +25,10 @@ def normalize(w: np.ndarray, out_axis: int, scale: float, eps: float,
               rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """v = w / n with n = sqrt(scale * sum w^2 + eps) per filter set and output channel; returns (v, n).
 
-    w: (K, A, B, kh, kw). out_axis: where the output channels are, 1 (A: conv, linear) or 2 (B: transposed conv).
-    scale: 1, or 1/(s_h s_w) for a transposed convolution, where an output pixel meets only that share of the taps
-    (Xiang and Li, arXiv:1704.03971). n: (K, channels). Sets not in `rows`: v = 0 and n = 1.
+    w (K, A, B, kh, kw); n (K, channels). Sets not in `rows`: v = 0 and n = 1.
+    out_axis: where the output channels are, 1 (A: conv, linear) or 2 (B: transposed convolution).
+    scale: 1, or 1/(s_h s_w) for a transposed convolution, where an output pixel meets only that share of the
+    taps (Xiang and Li, arXiv:1704.03971).
     """
     flat = _memory_order(w)
     n = _norms(flat, out_axis, scale, eps, rows)

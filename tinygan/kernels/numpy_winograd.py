@@ -117,6 +117,7 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
         cells = pool.scratch("all cells", (*tiles, sh * sw * channels), big.dtype)
         pixels = pool.scratch("all pixels", (*tiles, out_channels), big.dtype)
         products = pool.scratch("all products", (3, 3, out_channels, sh, sw * channels), big.dtype)
+        left, right = _flat(pixels), _flat(cells)
 
         def transform(_, part, size, samples=samples, cells=cells, pixels=pixels):
             several = (slice(samples.start + part.start, samples.start + part.stop)
@@ -124,8 +125,8 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
             _difference_cells(big, several, stride, padding, cells[..., part, :])
             _spread(_tiles(small[several]), pixels[..., part, :])
 
-        def multiply(i, j, cells=_flat(cells), pixels=_flat(pixels), products=products):
-            np.matmul(pixels[i, j].T, cells[i, j], out=products[i, j].reshape(out_channels, -1))
+        def multiply(i, j, left=left, right=right, products=products):
+            np.matmul(left[i, j].T, right[i, j], out=products[i, j].reshape(out_channels, -1))
 
         run_jobs(transform, sample_runs(None, count, _samples_per_job(h, w)))
         pool.run([lambda i=i, j=j: multiply(i, j) for i in range(3) for j in range(3)])

@@ -107,10 +107,11 @@ def scratch(key: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndar
 def reuse_heap() -> bool:
     """Let the C library keep freed memory rather than give it back; True if it agreed, False where it cannot.
 
-    glibc returns the pages of a large array on free, so the next temporary pays again for mapping and clearing
-    fresh ones on first touch. Measured on a bank of 16 filter sets (weight gradient, normalisation and back, 33 MB
-    an array, one core): 24,600 page faults and 99 ms before, none and 50 ms after; where the system gives large
-    pages, 1,600 and 55 ms before, 48 ms after. The price: memory once used stays with the process.
+    glibc returns the pages of a large array on free, so the next temporary pays again for mapping and
+    clearing fresh ones on first touch. Measured on a bank of 16 filter sets (weight gradient, normalisation
+    and back, 33 MB an array, one core): 24,600 page faults and 99 ms before, none and 50 ms after; where the
+    system gives large pages, 1,600 and 55 ms before, 48 ms after.
+    The price: memory once used stays with the process.
     """
     if not sys.platform.startswith("linux"):
         return False

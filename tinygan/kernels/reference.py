@@ -89,7 +89,7 @@ def tprelu_dx(g, x, slope, shift):
 
 
 def tprelu_sums(g, x, shift):
-    """Over x <= t, per channel: the sum of g (x - t), which is the slope's, and of g, (1 - a) of it the shift's."""
+    """Per channel, over x <= t: the sum of g (x - t), for the slope, and of g, for the shift."""
     at_slope, at_shift = np.empty((2, x.shape[1]), x.dtype)
     for c in range(x.shape[1]):
         t = 0 if shift is None else shift[c]
@@ -140,7 +140,7 @@ def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
 
 
 def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
-    """In place, for the rows named: Adam with bias correction, eps outside the root; step: one or one per row."""
+    """In place, for the rows named: Adam, bias corrected, eps outside the root; step: one, or one per row."""
     for k in range(len(p)):
         if rows is None or rows[k]:
             t = int(np.broadcast_to(step, len(p))[k])

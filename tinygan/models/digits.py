@@ -44,7 +44,7 @@ class DigitNet(Module):
         widths = [1] + [c for c, *_ in CONVOLUTIONS]
         self.convs = [Conv2d(widths[i], c, k, stride=s, padding=p, norm="strict", rng=rng, dtype=dtype)
                       for i, (c, k, s, p) in enumerate(CONVOLUTIONS)]
-        self.activations = [TPReLU(c, dtype=dtype) for c in widths[1:]]
+        self.activations = [TPReLU(c, clamp="project", dtype=dtype) for c in widths[1:]]
         self.last = Linear(widths[-1], CLASSES, rng=rng, dtype=dtype)
 
     def forward(self, images: Tensor) -> Tensor:

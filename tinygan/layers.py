@@ -147,7 +147,7 @@ class TPReLU(Module):
         limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
         routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
         if routes is None:
-            return tprelu(x, limit(self.slope[0]), None if self.shift is None else self.shift[0])
+            return tprelu(x, limit(self.slope.reshape(-1)), None if self.shift is None else self.shift.reshape(-1))
         a = limit(_for_samples(self.slope, routes, x.ndim))
         t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
         u = x - t

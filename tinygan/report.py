@@ -73,7 +73,7 @@ def write_report(folder: str | os.PathLike) -> Path:
         + "\n</body></html>\n"
     )
     with whole_file(folder / "report.html") as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="backslashreplace"))
     return folder / "report.html"
 
 

@@ -7,6 +7,10 @@
 
 from __future__ import annotations
 
+import tinygan.blas  # noqa: F401 first: it chooses NumPy's matrix product
+
+# isort: split
+
 import argparse
 import math
 import os

@@ -33,11 +33,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
+import tinygan.blas  # noqa: F401, I001 before NumPy: the worker processes inherit its choice
+
 import cpu_counts
+import numpy as np
 
 from tinygan import cli
 from tinygan.errors import TinyganError

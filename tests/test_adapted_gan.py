@@ -375,7 +375,8 @@ def train(g, d, rng, steps=1, mode="sample"):
 
 @pytest.mark.parametrize("options", [
     {}, {"bank": 1}, {"tied": True}, {"size": 64, "channels": 3}, {"size": 28}, {"norm": "affine"}, {"norm": "none"},
-    {"act": "prelu"}, {"slope": 0.25}, {"clamp": "none"}, {"clamp": "forward"}, {"init_scale": 0.125}, {"norm": "affine", "bank_affine": True},
+    {"act": "prelu"}, {"slope": 0.25}, {"clamp": "none"}, {"clamp": "forward"}, {"init_scale": 0.125},
+    {"norm": "affine", "bank_affine": True},
     {"norm": "none", "bank_affine": True}, {"bank_act": True}, {"bank_act": True, "act": "prelu"},
     {"init_factor": 1.0}, {"discriminator_input": "01"}, {"output": "tanh"},
 ], ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default")

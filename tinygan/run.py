@@ -180,10 +180,9 @@ class Run:
         returned as a list of one-line notes to show.
         """
         notes = []
+        title = os.fsencode(self.folder.name).decode(errors="backslashreplace")  # it may hold bytes that are no text
         jobs = (
-            lambda: pictures.loss_plot(
-                self.folder / "loss.png", columns(read_log(self.folder)), title=os.fsencode(self.folder.name).decode(errors="backslashreplace")
-            ),
+            lambda: pictures.loss_plot(self.folder / "loss.png", columns(read_log(self.folder)), title=title),
             self._write_gif,
             lambda: report.write_report(self.folder),
         )

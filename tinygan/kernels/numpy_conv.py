@@ -25,6 +25,7 @@ from .numpy_patches import (
     add_patches,
     column_matrix,
     filter_matrices,
+    long_product,
     map_is_columns,
     overlap,
     pixel_matrix,
@@ -58,7 +59,7 @@ def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
             np.matmul(columns, filters[k].T, out=product.reshape(-1, out_channels))
             small[samples] = product
 
-    run_jobs(job, runs)
+    run_jobs(job, runs, worth_it=long_product(len(big), (h, w), weight.shape))
     return small.transpose(0, 3, 1, 2)
 
 
@@ -93,7 +94,7 @@ def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding:
         if not in_place:
             big[samples] = target
 
-    run_jobs(job, runs)
+    run_jobs(job, runs, worth_it=long_product(n_samples, (h, w), weight.shape))
     return big.transpose(0, 3, 1, 2)
 
 
@@ -134,7 +135,7 @@ def conv_weight(big: np.ndarray, small: np.ndarray, kernel: Pair, stride: Pair, 
             jobs.append(lambda run=run: whole(*run))
         else:  # the rows of the kernel are independent products: work for every core, and no sum crosses jobs
             jobs += [lambda i=i, run=run: one_row(i, *run) for i in range(kh)]
-    pool.run(jobs)
+    pool.run(jobs, worth_it=long_product(n_samples, (h, w), grad.shape))
     return grad
 
 

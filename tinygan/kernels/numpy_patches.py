@@ -13,6 +13,7 @@ from . import pool
 Pair = tuple[int, int]
 Samples = slice | np.ndarray  # which samples: a range when they lie side by side, else their indices
 
+LONG_PRODUCT = 1 << 26  # multiplications
 PLANES_BELOW = 4  # up to this many big channels, columns are stored as planes: one long row per tap
 
 
@@ -52,9 +53,16 @@ def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list
     return runs
 
 
-def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]]) -> None:
-    """Call job(filter set, samples, how many) for every run, over the thread pool."""
-    pool.run([lambda run=run: job(*run) for run in runs])
+def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]], *,
+             worth_it: bool = True) -> None:
+    """Call job(filter set, samples, how many) for every run, over the thread pool where that is worth it."""
+    pool.run([lambda run=run: job(*run) for run in runs], worth_it=worth_it)
+
+
+def long_product(n_samples: int, small_hw: Pair, weight_shape: tuple[int, ...]) -> bool:
+    """Whether a map of these shapes multiplies long enough (about a millisecond) to be shared among threads."""
+    _, small, big, kh, kw = weight_shape
+    return n_samples * small_hw[0] * small_hw[1] * small * big * kh * kw >= LONG_PRODUCT
 
 
 def pixel_matrix(small: np.ndarray, samples: Samples, count: int) -> np.ndarray:

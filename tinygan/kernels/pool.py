@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+MANY = 1 << 19  # numbers of an array from which passes over it are worth sharing among threads
+
 _threads = 1
 _executor: ThreadPoolExecutor | None = None
 _blas_limit = None  # keeps threadpoolctl's limit in force
@@ -58,13 +60,15 @@ def get_threads() -> int:
     return _threads
 
 
-def run(jobs: Sequence[Callable[[], None]]) -> None:
+def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
     """Call every job once and return when all are done; the first exception of a job is raised here.
 
     The caller works too. Jobs are taken one by one in list order, so long ones belong at the front. A job
-    that calls `run` itself runs its jobs inline.
+    that calls `run` itself runs its jobs inline; so do all jobs when the caller knows that they are too short
+    (worth_it): waking a thread costs about 50 us, and two threads that make calls of a few microseconds each
+    spend them on handing the interpreter's lock to each other.
     """
-    if _executor is None or len(jobs) < 2 or getattr(_local, "busy", False):
+    if _executor is None or len(jobs) < 2 or not worth_it or getattr(_local, "busy", False):
         for job in jobs:
             job()
         return

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import __version__, cli, data, metrics, metrics_routes
+from tinygan import __version__, cli, data, metrics, metrics_routes, metrics_training, runfiles
 from tinygan.backend import Device, pick_device
 from tinygan.engine import Tensor, frozen
 from tinygan.errors import TinyganError, UsageError
@@ -38,6 +38,7 @@ from tinygan.sampling import as_digits, generate, load_generator
 
 ROUTES, PER_ROUTE = 64, 100  # routes asked, and noise vectors for each
 LAYER_SAMPLES = 1000  # images for the effect of one layer
+WINDOW = 10  # logged values over which the jumps of the loss are taken
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 BINS = 100  # of NDB
 BIN_DIGITS = 45_000  # training digits that the bins are made from, as in the paper of NDB
@@ -77,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     if generator.config.route_count > 1:
         note("asking the routes")
         rows += measure_routes(subject)
+    rows += measure_training(args.checkpoint)
     if args.reconstruct:
         note(f"reconstructing {args.reconstruct:,} test digits")
         rows.append(measure_reconstruction(subject, args.reconstruct))
@@ -235,6 +237,31 @@ def measure_routes(s: Subject) -> list[Row]:
          chance),
     ]
     return [Row("routes", *row) for row in rows] + measure_layers(s, rng, tied=config.tied)
+
+
+def measure_training(checkpoint: Path) -> list[Row]:
+    """What the log of the run says about its stability; nothing where there is no log beside the checkpoint."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    log = runfiles.columns(runfiles.read_log(folder))
+    if not {"step", "d_loss", "g_loss", "g_grad"} <= set(log) or len(log["step"]) < WINDOW:
+        return []
+    steps, every = log["step"], f"{len(log['step'])} logged steps"
+    measured = [(s, c) for s, c in zip(steps, log.get("classes", []), strict=False) if not math.isnan(c)]
+    lived = metrics_training.survival(*zip(*measured, strict=True)) if measured else {}
+    reasons = metrics_training.immediate_collapse(
+        steps, by=max(500, int(steps[0])), d_loss=log["d_loss"], g_loss=log["g_loss"], logit_gap=log.get("logit_gap"),
+        pixel_std=log.get("spread"), data_pixel_std=1.0, entropy=[math.log(10) - kl for kl in log["kl"]]
+        if "kl" in log else None)
+    rows = [("immediate_collapse", "signs of immediate collapse at step 500", len(reasons), None, every),
+            ("hard_collapse", "step of hard collapse", metrics_training.hard_collapse(
+                steps, log["d_loss"], log["g_grad"]), None, every),
+            ("reached", "step at which 8 classes were reached", lived.get("reached"), None,
+             f"{len(measured)} measured"),
+            ("lost", "step at which 8 classes were first lost", lived.get("lost_first"), None,
+             f"{len(measured)} measured"),
+            ("volatility", f"G's loss: std within {WINDOW} logged values", metrics_training.loss_volatility(
+                log["g_loss"], window=WINDOW), None, every)]
+    return [Row("training", *row) for row in rows]
 
 
 def measure_layers(s: Subject, rng: np.random.Generator, *, tied: bool) -> list[Row]:

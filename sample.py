@@ -28,6 +28,7 @@ from tinygan.models.adapted_gan import Generator
 from tinygan.sampling import as_digits, generate, load_generator
 
 MOST_FILES, MOST_SCALE = 100_000, 64
+ONE_ROUTE = re.compile(r"\d{1,6}(,\d{1,6})*")  # a filter set for each layer, such as 3,0,2,0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def choose_routes(generator: Generator, wanted: str, rng: np.random.Generator, n: int) -> np.ndarray:
     """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image."""
     config = generator.config
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", wanted):
+    if not ONE_ROUTE.fullmatch(wanted):
         return generator.draw_routes(rng, n, wanted)
     route = [int(part) for part in wanted.split(",")]
     if len(route) != len(config.bank) or any(r >= k for r, k in zip(route, config.bank, strict=False)):
@@ -89,7 +90,8 @@ def square(n: int) -> tuple[int, int]:
 
 
 def route_choice(text: str) -> str:
-    if re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
+    """The value of --route: a mode, or one route written out."""
+    if ONE_ROUTE.fullmatch(text):
         return text
     try:
         return cli.route_mode(text)

@@ -45,7 +45,7 @@ PRESETS = {
     "cpu": {"steps": 6_000, "batch_size": 64, "base_channels": 16, "latent_dim": 64, "bank": (4,),
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
 }
-RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # learning rate of the generator; of the discriminator, in that
+RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # the generator's learning rate; the discriminator's share of it
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 GRID = 8  # samples per side of the pictures
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
@@ -73,9 +73,9 @@ def start(flags: dict, run: Run | None) -> int:
                        discriminator_input=flags["d_input"], output=flags["output"])
     digits = data.load_mnist("train", data_dir=flags["data_dir"])
     print(f"data: {digits.source}")
-    if flags["epochs"]:
-        flags["steps"] = flags["epochs"] * max(1, len(digits) // flags["batch_size"])
     training = Training(config, flags, digits, device)
+    if flags["epochs"]:
+        flags["steps"] = flags["epochs"] * training.batches.batches_per_epoch
     # Last, so that a command which cannot be carried out leaves no folder behind, and replaces none.
     if run is None:
         run = Run.create(flags, out=flags["out"], name=f"mnist-{flags['model']}", overwrite=flags["overwrite"])
@@ -84,7 +84,7 @@ def start(flags: dict, run: Run | None) -> int:
         run.load()
         print(f"going on at step {training.step} of {run.folder}")
     print(f"{flags['model']}: generator {training.G.parameter_count():,} weights, {config.route_count:,} "
-          f"route{'s' * (config.route_count > 1)}; discriminator {training.D.parameter_count():,} weights")
+          f"route{'s' if config.route_count > 1 else ''}; discriminator {training.D.parameter_count():,} weights")
     return train(training, run, flags)
 
 
@@ -100,7 +100,9 @@ def train(t: Training, run: Run, flags: dict) -> int:
             t.set_learning_rate()
             real = t.next_real()
             # Reading a number makes a GPU wait, so there it is done only when a number is shown.
-            log_now = (t.step + 1) % flags["log_every"] == 0 or t.step + 1 == total
+            look_now = sample_due(t.step + 1, total, flags["sample_every"])
+            measure_now = bool(flags["eval_every"]) and (t.step + 1) % flags["eval_every"] == 0
+            log_now = look_now or measure_now or (t.step + 1) % flags["log_every"] == 0
             read_now = log_now or t.device.kind == "cpu"
 
             # The discriminator learns to tell real from fake; no gradient needs to reach the generator.
@@ -133,11 +135,10 @@ def train(t: Training, run: Run, flags: dict) -> int:
                             "d_real": sigmoid(real_logits).mean().item(), "d_fake": sigmoid(fake_logits).mean().item(),
                             "logit_gap": real_logits.mean().item() - fake_logits.mean().item(),
                             "d_grad": gradient_norm(t.D), "g_grad": gradient_norm(t.G)}
-                if flags["eval_every"] and t.step % flags["eval_every"] == 0:
+                if measure_now:
                     t.latest |= measure(t, 1000)
-            if sample_due(t.step, total, flags["sample_every"]):
-                look(t, run, progress, flags)
-            if log_now:
+                if look_now:
+                    look(t, run, progress, flags)
                 run.log(t.step, **t.latest)
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
@@ -163,8 +164,9 @@ def finish(t: Training, run: Run, flags: dict) -> int:
     rng = np.random.default_rng([flags["seed"], 9])
     z = np.repeat(t.G.draw_noise(rng, GRID), GRID, axis=0)  # a row shares its noise, a column its route
     routes = np.tile(t.G.draw_routes(rng, GRID), (GRID, 1))
-    images = crop(generate(t.best, z, routes, t.device), flags)
-    run.save_picture("routes.png", pictures.grid(images, GRID, GRID))
+    if t.config.route_count > 1:
+        images = crop(generate(t.best, z, routes, t.device), flags)
+        run.save_picture("routes.png", pictures.grid(images, GRID, GRID))
     if found := measure(t, 200 if flags["dry_run"] else 2000):
         print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
               f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")
@@ -292,6 +294,7 @@ def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> 
 
 
 def gradient_norm(net: Generator | Discriminator) -> float:
+    """Length of the vector of all gradients of a net."""
     return sum(float((p.grad.data ** 2).sum()) for p in net.parameters() if p.grad is not None) ** 0.5
 
 
@@ -308,6 +311,7 @@ def measure(t: Training, n: int) -> dict[str, float]:
 
 
 def health_numbers(latest: dict[str, float]) -> dict[str, float]:
+    """Those numbers of a log row that `health.assess` takes."""
     return {name: value for name, value in latest.items() if name not in ("confidence", "samples")}
 
 
@@ -343,6 +347,10 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     rate, share = RATES[flags["optimizer"]]
     flags["lr"] = flags["lr"] or rate
     flags["d_lr"] = flags["d_lr"] or flags["lr"] * share
+    if flags["model"] == "gan":
+        flags["bank"] = (1,)
+    if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
+        raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
     for name, most in LARGEST.items():
         if flags[name] > most:
             raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
@@ -359,9 +367,13 @@ def as_words(flags: dict) -> list[str]:
     words = []
     for name, value in flags.items():
         if value is not None and value is not False:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={text}"))
+            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={as_text(value)}"))
     return words
+
+
+def as_text(value: object) -> str:
+    """A setting as it is typed: (16, 16, 1) is 16,16,1."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def build_parser() -> cli.Parser:
@@ -369,7 +381,7 @@ def build_parser() -> cli.Parser:
     cpu, gpu = PRESETS["cpu"], PRESETS["gpu"]
 
     def preset(name: str) -> str:
-        return f"[default: {cpu[name]} on a CPU, {gpu[name]} on a GPU]".replace("(", "").replace(",)", "")
+        return f"[default: {as_text(cpu[name])} on a CPU, {as_text(gpu[name])} on a GPU]"
 
     main_flags = p.add_argument_group("what to train")
     main_flags.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "
@@ -428,7 +440,7 @@ def build_parser() -> cli.Parser:
                        "250, 500, then every 1,000]")
     place.add_argument("--save-every", type=cli.positive_int, default=500, help="steps between checkpoints")
     place.add_argument("--eval-every", type=cli.non_negative_int, default=500, help="steps between measurements with "
-                       "the digit classifier (a multiple of --log-every); 0: never")
+                       "the digit classifier; 0: never")
     place.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
     place.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")
     return p

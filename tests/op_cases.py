@@ -215,7 +215,7 @@ for label, shape, rest in (
 for routes, shape in (([1, 0, 1, 1], (3, 2)), ([0], (1, 1)), ([], (2, 3))):
     case("gather_sets", f"{routes}", (shape,), lambda a, routes: a[routes], routes=np.array(routes, int))
 
-sums = reference.tprelu_sums
+dslope, below = reference.tprelu_dslope, reference.tprelu_below
 for label, shape in (("plain", (2, 3, 2, 2)), ("no pixels", (4, 3)), ("size 1", (1, 1, 1, 1)), ("empty", (0, 3, 2, 2))):
     c = shape[1:2]
     case("tprelu", label, (shape, c, c), reference.tprelu, "grid unit grid", exact=False)
@@ -223,10 +223,10 @@ for label, shape in (("plain", (2, 3, 2, 2)), ("no pixels", (4, 3)), ("size 1", 
     case("tprelu_dx", label, (shape, shape, c, c), reference.tprelu_dx, "normal grid unit grid")
     case("tprelu_dx", f"{label}, no shift", (shape, shape, c), lambda g, x, a: reference.tprelu_dx(g, x, a, None),
          "normal grid unit")
-    case("tprelu_dslope", label, (shape, shape, c), lambda g, x, t: sums(g, x, t)[0], "normal grid grid", exact=False)
-    case("tprelu_dslope", f"{label}, no shift", (shape, shape), lambda g, x: sums(g, x, None)[0], "normal grid",
+    case("tprelu_dslope", label, (shape, shape, c), dslope, "normal grid grid", exact=False)
+    case("tprelu_dslope", f"{label}, no shift", (shape, shape), lambda g, x: dslope(g, x, None), "normal grid",
          exact=False)
-    case("tprelu_masked_sum", label, (shape, shape, c), lambda g, x, t: sums(g, x, t)[1], "normal grid grid",
+    case("tprelu_masked_sum", label, (shape, shape, c), below, "normal grid grid",
          exact=False)
-    case("tprelu_masked_sum", f"{label}, no shift", (shape, shape), lambda g, x: sums(g, x, None)[1], "normal grid",
+    case("tprelu_masked_sum", f"{label}, no shift", (shape, shape), lambda g, x: below(g, x, None), "normal grid",
          exact=False)

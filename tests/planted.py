@@ -216,11 +216,11 @@ def per_channel(t: Tensor) -> np.ndarray:
 
 
 def honest_slope(g, y, x, a, t):
-    return Tensor(reference.tprelu_sums(g.data, x.data, t.data)[0])
+    return Tensor(reference.tprelu_dslope(g.data, x.data, t.data))
 
 
 def honest_shift(g, y, x, a, t):
-    return Tensor((1 - a.data) * reference.tprelu_sums(g.data, x.data, t.data)[1])
+    return Tensor((1 - a.data) * reference.tprelu_below(g.data, x.data, t.data))
 
 
 PLANTED |= {
@@ -236,7 +236,7 @@ PLANTED |= {
         x.data <= per_channel(t))).sum((0, 2, 3))), honest_shift), [X, SLOPE, SHIFT]),
     "shift gradient forgotten": (tprelu_with(honest_slope, None), [X, SLOPE, SHIFT]),
     "shift gradient without 1 - a": (tprelu_with(honest_slope, lambda g, y, x, a, t: Tensor(
-        reference.tprelu_sums(g.data, x.data, t.data)[1])), [X, SLOPE, SHIFT]),
+        reference.tprelu_below(g.data, x.data, t.data))), [X, SLOPE, SHIFT]),
 }
 
 # ---- correct ones: no alarm wanted -------------------------------------------------------------------------------

@@ -233,7 +233,8 @@ def test_float32_stays_float32(module):
     for got in (module.conv(big, weight, stride, padding, routes), n,
                 module.conv_transpose(small, weight, stride, padding, routes, size),
                 module.conv_weight(big, small, kernel, stride, padding, routes, 2),
-                module.tprelu(big, a, a), module.tprelu_dx(big, big, a, a), *module.tprelu_sums(big, big, a),
+                module.tprelu(big, a, a), module.tprelu_dx(big, big, a, a), module.tprelu_dslope(big, big, a),
+                module.tprelu_below(big, big, a),
                 *module.normalize(weight, 2, 0.25, 1e-6, rows),
                 module.normalize_dx(weight, weight, n, 1, 0.25, rows)):
         assert got.dtype == np.float32
@@ -282,7 +283,8 @@ def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
         a.flags.writeable = b.flags.writeable = False
         close(module.tprelu(a, slope, shift), reference.tprelu(x, slope, shift))
         close(module.tprelu_dx(b, a, slope, shift), reference.tprelu_dx(g, x, slope, shift))
-        close(module.tprelu_sums(b, a, shift), reference.tprelu_sums(g, x, shift))
+        close(module.tprelu_dslope(b, a, shift), reference.tprelu_dslope(g, x, shift))
+        close(module.tprelu_below(b, a, shift), reference.tprelu_below(g, x, shift))
 
 
 @pytest.mark.parametrize("module", [*FAST, reference])
@@ -291,7 +293,8 @@ def test_tprelu_at_the_kink_takes_the_negative_side(module):
     slope, shift, ones = np.array([0.25]), np.array([0.5]), np.ones((3, 1))
     assert np.allclose(module.tprelu_dx(ones, x, slope, shift)[:, 0], [0.25, 0.25, 1.0], rtol=0, atol=1e-15)
     assert np.array_equal(module.tprelu(x, slope, shift)[:, 0], [0.5, 0.4375, 0.75])
-    assert [s.item() for s in module.tprelu_sums(ones, x, shift)] == [-0.25, 2.0]
+    assert module.tprelu_dslope(ones, x, shift).item() == -0.25
+    assert module.tprelu_below(ones, x, shift).item() == 2.0
 
 
 @pytest.mark.parametrize("module", FAST)
@@ -378,8 +381,8 @@ def everything(dtype, wide=False):
             numpy_.conv_transpose(small, weight, stride, padding, routes, size),
             numpy_.conv_weight(big, small, kernel, stride, padding, routes, len(weight)),
             numpy_.tprelu(big, slope, shift), numpy_.tprelu_dx(big, big, slope, shift),
-            *numpy_.tprelu_sums(big, big, shift), v, n, numpy_.normalize_dx(weight, weight, n, 2, 0.25),
-            numpy_.filter_norms(weight, 1), p, m]
+            numpy_.tprelu_dslope(big, big, shift), numpy_.tprelu_below(big, big, shift), v, n,
+            numpy_.normalize_dx(weight, weight, n, 2, 0.25), numpy_.filter_norms(weight, 1), p, m]
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -58,6 +58,11 @@ def pick_device(name: str = "auto") -> Device:
     return Device("cpu", np, f"device: cpu, NumPy {np.__version__} (no GPU: {why})")
 
 
+def first_line(problem: Exception) -> str:
+    """An exception in one line: the first of its message, or its kind where it has none."""
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
 def find_gpu(number: int = 0) -> tuple[Any, str]:
     """(cupy, a line naming the device) if a GPU truly works, else (None, the reason in one line).
 
@@ -80,5 +85,5 @@ def find_gpu(number: int = 0) -> tuple[Any, str]:
             return None, "a small test product on the GPU came out wrong"
         title = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
     except Exception as problem:  # CuPy raises many kinds, RuntimeError and ImportError among them
-        return None, f"CuPy does not work here: {str(problem).splitlines()[0]} ({INSTALL_HINT})"
+        return None, f"CuPy does not work here: {first_line(problem)} ({INSTALL_HINT})"
     return cupy, f"device: gpu {number}, {title}, CuPy {cupy.__version__}, float32"

@@ -3,7 +3,8 @@
 OpenBLAS, the matrix library in NumPy's wheels, picks its code by the processor's family. Releases that do not know
 AMD's family 26 (Zen 5, 2024) fall back to code for processors of 2013, at about two thirds to half of the speed
 (RESULTS.md has the figures). The variable below names newer code that such a processor can run. It counts only if it
-is set before NumPy is first imported, so the scripts import this module first; a value set by the user is kept.
+is set before NumPy is first imported, so the package and the scripts import this module first; a value set by the
+user is kept. Programs started from here inherit it.
 """
 
 import os

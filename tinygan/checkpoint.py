@@ -101,6 +101,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
         raise TinyganError(
             f"no checkpoint at {path}: give the folder of a run, or its {FILE_NAME}"
         ) from error
+    except PermissionError as error:
+        raise TinyganError(f"cannot read checkpoint {path}: {_reason(error)}: ask its owner for access") from error
     except _Refused as error:
         raise TinyganError(f"cannot use checkpoint {path}: {error}") from error
     except _DAMAGE as error:
@@ -112,8 +114,7 @@ class _Refused(Exception):
     """The file can be read but must not be used; the text says why and what to do."""
 
 
-# What zipfile and numpy raise for damaged bytes (found by mutating files at random), and what the system
-# says.
+# What zipfile and numpy raise for damaged bytes (found by mutating files at random), and what the system says.
 _DAMAGE = (
     zipfile.BadZipFile,
     OSError,

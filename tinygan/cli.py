@@ -20,12 +20,10 @@ from collections.abc import Callable, Sequence
 from tinygan.errors import TinyganError
 
 MAX_GRID = 10_000  # images in one picture
-MAX_BANK = 1_024  # filter sets of one layer
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and
-    --version."""
+    """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and --version."""
 
     def __init__(self, *args, version: str | None = None, **kwargs):
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
@@ -84,10 +82,10 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         _silence_stdout()
         return 1
     except MemoryError as error:
-        return _fail(f"out of memory ({error or 'no details'}): try a smaller --batch-size", 1)
+        return _fail(f"out of memory ({error or 'no details'}): "
+                     "try fewer images at a time (--batch-size, --n) or smaller nets", 1)
     except OSError as error:
-        # Not only files: a missing shared library or a refused connection is an OSError, too. All have one
-        # line.
+        # Not only files: a missing shared library or a refused connection is an OSError, too. One line for all.
         where = f" ({error.filename})" if error.filename else ""
         hint = ": make room there or choose another folder" if error.errno in _ROOM else ""
         return _fail(f"{error.strerror or error}{where}{hint}", 1)
@@ -104,15 +102,11 @@ def _fail(message: str, code: int, *, word: str = "error: ") -> int:
 def _silence_stdout() -> None:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (
-        OSError,
-        ValueError,
-    ):  # stdout is not a real file (a test, a notebook): nothing will be flushed there
-        pass
+    except (OSError, ValueError):
+        pass  # stdout is not a real file (a test, a notebook): nothing will be flushed there
 
 
-# --- value types: each takes the typed text and returns the value, or says in one line what it must look like
-# ---
+# ---- value types: each takes the typed text and returns the value, or says in one line what it must look like ----
 
 
 def positive_int(text: str) -> int:
@@ -138,7 +132,8 @@ def probability(text: str) -> float:
 
 
 def bank_list(text: str) -> tuple[int, ...]:
-    """ "16,16,16,1": filter sets per layer, from the noise to the image; one number stands for one layer."""
+    """Such as "16,16,16,1": filter sets per layer, from the noise to the image; what one number means is up to the
+    net (models.adapted_gan.GANConfig)."""
     if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise argparse.ArgumentTypeError(
             f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"
@@ -147,7 +142,7 @@ def bank_list(text: str) -> tuple[int, ...]:
 
 
 def grid_size(text: str) -> tuple[int, int]:
-    """ "8x8": rows x columns."""
+    """Such as "8x8": rows x columns."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,5})", text)
     if not match or int(match[1]) * int(match[2]) > MAX_GRID:
         raise argparse.ArgumentTypeError(
@@ -157,15 +152,14 @@ def grid_size(text: str) -> tuple[int, int]:
 
 
 def route_mode(text: str) -> str:
-    """ "sample": every sample its own route; "batch": one for the whole batch; "group:8": one for each 8
-    samples."""
+    """How routes are drawn: "sample", each its own; "batch", one for all; "group:8", one for every 8 samples."""
     if text in ("sample", "batch") or re.fullmatch(r"group:[1-9][0-9]{0,5}", text):
         return text
     raise argparse.ArgumentTypeError(f"must be sample, batch or group:SIZE (such as group:8), not {text!r}")
 
 
 def device(text: str) -> str:
-    """ "auto", "cpu", "gpu" or "gpu:1"; cuda is another word for gpu."""
+    """One of "auto", "cpu", "gpu" or "gpu:1"; cuda is another word for gpu."""
     name = text.lower().replace("cuda", "gpu")
     if name in ("auto", "cpu", "gpu") or re.fullmatch(r"gpu:[0-9]{1,3}", name):
         return name

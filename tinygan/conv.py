@@ -1,9 +1,10 @@
 """Convolution, transposed convolution and their weight gradient: one triangle, each with a bank of filters.
 
 Take a small map s (N, A, h, w), a big map b (N, B, H, W) and a weight w (A, B, k, k) that ties every small pixel to
-the k x k window of the big map which it covers. The number
+the k x k window of the big map which it covers. Multiply all that are tied and add up, over the samples, the channels
+of both maps, the small pixels and the k x k taps of their windows. This number,
 
-    sum over n, a, c, windows of   s * w * b
+    sum of   s * w * b,
 
 is linear in each of the three. Its derivative with respect to s is the convolution of b; with respect to b, the
 transposed convolution of s; with respect to w, the weight gradient. So each of the three maps is made of two of
@@ -74,8 +75,12 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
     The sum runs over i, j and the samples n of route r.
     big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
     the result's `rows` (a bool mask over K) says which sets had one.
+    Raises GraphError where sizes or routes do not fit.
     """
     kernel, stride, padding = (pair(v) for v in (kernel, stride, padding))
+    if big.ndim != 4 or small.ndim != 4 or min(stride) < 1:
+        raise GraphError(f"conv2d_weight: {describe(big)}, {describe(small)}, stride {stride}: give two maps "
+                         "(N, C, H, W) and a stride of 1 or more")
     fits = tuple((n + 2 * p - k) // s + 1
                  for n, p, k, s in zip(big.shape[2:], padding, kernel, stride, strict=True))
     if len(big) != len(small) or fits != small.shape[2:]:
@@ -180,6 +185,8 @@ def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
     and takes the gradient.
     """
     stride = size if stride is None else stride
+    if size < 1 or stride < 1 or x.ndim != 4:
+        raise GraphError(f"max_pool2d: {describe(x)}, window {size}, stride {stride}: give (N, C, H, W) and 1 or more")
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     if h < 1 or w < 1:
         raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
@@ -188,7 +195,7 @@ def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
         if best is None:
             best, which = window, xp.zeros(window.shape, dtype=xp.int16)
         else:
-            larger = window > best
+            larger = (window > best) | (window != window)  # a NaN is passed on, not lost
             best, which = xp.where(larger, window, best), xp.where(larger, xp.int16(i), which)
     return _pool_take(x, which=which, size=size, stride=stride)
 

@@ -50,7 +50,9 @@ class Tensor:
     """An array of floating-point numbers that remembers how it was made.
 
     data: a NumPy or CuPy array, or anything `numpy.asarray` takes. Integers and bools become float64.
-    requires_grad: True for a tensor (a *leaf*) whose gradient is wanted; `backward` puts it in `.grad`.
+    requires_grad: True for a tensor (a *leaf*) whose gradient is wanted; `backward` puts it in `.grad`, a Tensor.
+    name: what error messages call it. version: how often its array was changed in place, for `grad` to check.
+    rows: on the gradient of a filter bank, which filter sets took part (see `_union`).
     """
 
     __slots__ = ("data", "grad", "requires_grad", "name", "rows", "version", "_edges", "_born", "_op", "_where",
@@ -236,7 +238,7 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
 
     seed: gradient with respect to `output`, of its shape (default 1, for outputs of one element only).
     create_graph: record the backward pass as well, so that the results can be differentiated again.
-    Raises GraphError if a tensor of the graph was changed in place after it was used.
+    Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
     if seed is None:
         if output.size != 1:
@@ -318,7 +320,7 @@ def _own_copy(g: Tensor, others: list) -> Tensor:
     shared = g.xp is np and any(np.may_share_memory(g.data, other) for other in others)
     if not shared and g.xp is np and g.data.flags.writeable:
         return g if not g._edges else _tagged(g.data, g.rows)
-    return _tagged(g.data.copy(), g.rows)
+    return _tagged(g.data.copy(order="K"), g.rows)
 
 
 def _tagged(array: Any, rows: np.ndarray | None) -> Tensor:

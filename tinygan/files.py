@@ -24,9 +24,8 @@ def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bi
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(
-        missing_ok=True
-    )  # left by a killed run; unlinked, not reopened, as it may be a link to elsewhere
+    # One left by a killed run is removed, not reopened: it may be a link to elsewhere.
+    temporary.unlink(missing_ok=True)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -43,8 +42,7 @@ def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bi
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every system can open or sync a folder (Windows cannot); the file's own bytes are safe there all the
-    # same.
+    # Not every system can open or sync a folder (Windows cannot); the file's own bytes are safe all the same.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -21,14 +21,16 @@ from tinygan.ops import sum as sum_over
 
 def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float = 1e-6,
                 rows: np.ndarray | None = None) -> Tensor:
-    """Give every filter length one: v = w / n, n = sqrt(scale * sum w^2 + eps), one n per set and output channel.
+    """Divide every filter by its length: v = w / n, n = sqrt(scale * sum w^2 + eps), one n per set and output channel.
 
-    weight: (K, A, B, kh, kw). out_axis: where the output channels are: 1 for a convolution, 2 for a transposed one.
+    weight: (K, A, B, kh, kw); the result has the same shape. out_axis: where the output channels are: 1 for a
+        convolution, 2 for a transposed one.
     scale: 1; for a transposed convolution 1 / (s_h s_w), because each of its output pixels sees only that share of
         the taps (Xiang & Li 2017, in the authors' code).
     eps stands inside the root, so that the gradient is finite at w = 0.
     rows: bool mask over K; sets outside it are left zero and get no gradient (nothing was routed through them).
     The gradient of each filter is orthogonal to the filter, but for eps: length carries no information.
+    Raises GraphError for a weight or an out_axis of another kind.
     """
     if weight.ndim != 5 or out_axis not in (1, 2):
         raise GraphError(f"weight_norm: expected (K, A, B, kh, kw) and out_axis 1 or 2, got {describe(weight)}")
@@ -73,7 +75,8 @@ def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: f
 
 
 def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
-    """values[routes]: row k of (K, ...) for each sample of route k. The gradient says which rows took part."""
+    """values[routes]: (K, ...) -> (N, ...), row k for each sample of route k. The gradient's `rows` says which took
+    part. routes: host integers (N,), checked by the caller."""
     return _gather_sets(values, routes=routes)
 
 
@@ -94,7 +97,7 @@ def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
 
     x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
-    negative side's slope is used.
+    negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
     """
     for p in (slope, shift):
         if p is not None and p.shape != x.shape[1:2]:
@@ -122,7 +125,7 @@ def _tprelu_dx(g: Tensor, x: Tensor, slope: Tensor, *shift: Tensor):
 @primitive
 def _tprelu_dslope(g: Tensor, x: Tensor, *shift: Tensor):
     """Per channel, the sum of g (x - t) below the kink."""
-    value = for_array(x.data).tprelu_sums(g.data, x.data, _array(shift))[0]
+    value = for_array(x.data).tprelu_dslope(g.data, x.data, _array(shift))
 
     def below(gg: Tensor) -> Tensor:
         return Tensor(_below(x, shift)) * _per_channel(gg, x)
@@ -136,7 +139,7 @@ def _tprelu_dslope(g: Tensor, x: Tensor, *shift: Tensor):
 @primitive
 def _tprelu_masked_sum(g: Tensor, x: Tensor, *shift: Tensor):
     """Per channel, the sum of g below the kink."""
-    value = for_array(x.data).tprelu_sums(g.data, x.data, _array(shift))[1]
+    value = for_array(x.data).tprelu_below(g.data, x.data, _array(shift))
     return value, (lambda gg, y: Tensor(_below(x, shift)) * _per_channel(gg, x), None) + (None,) * len(shift)
 
 

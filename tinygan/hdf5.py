@@ -38,13 +38,14 @@ def open_hdf5(path: str | os.PathLike, *, max_bytes: int) -> Iterator[Reader]:
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):  # asked first: opening a pipe would wait for its other end
-            raise Refused("it is not a file")
+            raise Refused("it is not a file; name a weight file")
         if info.st_size > max_bytes:
-            raise Refused(f"it has {info.st_size:,} bytes, more than the {max_bytes:,} such a file may have")
+            raise Refused(f"it has {info.st_size:,} bytes, more than the {max_bytes:,} such a file may have; "
+                          "use another copy")
         with open(path, "rb") as raw:
             start = raw.read(len(SIGNATURE))
         if start != SIGNATURE:
-            raise Refused("it is empty" if not start else "it is not an HDF5 file")
+            raise Refused(f"it is {'not an HDF5 file' if start else 'empty'}; use another copy")
         with h5py.File(path, "r", locking=False) as file:  # no lock: it may lie where nothing can be written
             yield Reader(file, h5py)
     except FileNotFoundError:

@@ -41,8 +41,7 @@ FOOLED, REVERSED = 0.75, 0.05
 
 
 class Health(NamedTuple):
-    """status: one of broken, starting, frozen, collapsed, D wins, G wins, narrow, well; sentence: the same
-    for people."""
+    """status: broken, starting, frozen, collapsed, D wins, G wins, narrow or well; sentence: the same for people."""
 
     status: str
     sentence: str
@@ -78,7 +77,7 @@ def assess(
     gradients = {"D's gradient": d_grad, "G's gradient": g_grad}
     given = required | {name: value for name, value in gradients.items() if value is not None}
     if odd := [f"{name} is {value}" for name, value in given.items() if not math.isfinite(value)]:
-        return Health("broken", f"broken: {', '.join(odd)}: go back to the last checkpoint with a lower --lr")
+        return Health("broken", f"broken: {', '.join(odd)}: start again with a lower --lr or another --seed")
     if step is not None and step < EARLY:
         return Health("starting", f"starting: too early to judge before step {EARLY}")
 
@@ -88,8 +87,8 @@ def assess(
         return Health(
             "frozen",
             f"frozen (hard collapse): D loss {d_loss:.1e}, G gradient {g_grad:.1e}: D is perfect and G "
-            "learns nothing any more, this will not heal; start again with another --seed, a lower --lr or "
-            "the loss on logits",
+            "learns nothing any more; this will not heal: start again with another --seed, a lower --lr or "
+            "--bce logits",
         )
     if (
         _below(spread, COLLAPSED_SPREAD)
@@ -99,20 +98,20 @@ def assess(
         return Health(
             "collapsed",
             f"G collapsed: {variety}: G makes nearly the same picture whatever the noise; "
-            "it may recover by itself, else try larger filter banks, a lower --lr or another --seed",
+            "it may recover by itself, else start again with a larger --bank, a lower --lr or another --seed",
         )
     if _above(logit_gap, SATURATED_GAP) or d_loss < HARD_LOSS or (d_real > SURE and d_fake < UNSURE):
         gap = f", logit gap {logit_gap:.1f}" if logit_gap is not None else ""
         return Health(
             "D wins",
             f"D wins: {answers} (D loss {d_loss:.2g}, G loss {g_loss:.2g}{gap}): D tells every fake and G "
-            "hardly learns from it; normal for a while, but if it lasts 1,000 steps lower D's learning rate",
+            "hardly learns from it; normal for a while, but if it lasts 1,000 steps start again with a lower --d-lr",
         )
     if d_fake > FOOLED or d_fake > d_real + REVERSED:
         return Health(
             "G wins",
             f"G wins: {answers} (D loss {d_loss:.2g}, G loss {g_loss:.2g}): D is fooled and teaches G "
-            "little; if it lasts 1,000 steps raise D's learning rate or its width",
+            "little; if it lasts 1,000 steps start again with a higher --d-lr",
         )
     if _below(spread, NARROW_SPREAD) or _below(classes, NARROW_CLASSES) or _above(kl, NARROW_KL):
         return Health("narrow", f"G is losing variety: {variety}: watch the next samples for a collapse")
@@ -141,8 +140,7 @@ def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = 5) -> Healt
 
 
 def history(rows: Sequence[Mapping[str, float]]) -> list[tuple[int, Health]]:
-    """(step, health) at the first logged step and wherever the state changed after it: a short story of the
-    run."""
+    """(step, health) at the first logged step and wherever the state changed: a short story of the run."""
     story: list[tuple[int, Health]] = []
     for end in range(1, len(rows) + 1):
         health = assess_log(rows[max(0, end - 50) : end])

@@ -26,7 +26,12 @@ CLAMPS = ("project", "forward", "none")
 
 
 class _Filters(Module):
-    """What the layers below share: a bank of weights, its normalisation, a scale and a bias."""
+    """What the layers below share: a bank of weights, its normalisation, a scale and a bias.
+
+    Initial weights are uniform in +- init_factor / sqrt(fan_in), fan_in = inputs * kh * kw, for transposed
+    convolutions too (as in Xiang & Li's code). bias=False leaves b out; it counts with norm "none" alone, since strict
+    has no b and affine always has one. Raises TinyganError for an unknown norm or a size below 1.
+    """
 
     def __init__(self, shape: tuple[int, ...], out_axis: int, *, norm: str, norm_scale: float, eps: float, bias: bool,
                  bank_affine: bool, init_factor: float, fan_in: int, rng: np.random.Generator, dtype: type) -> None:
@@ -46,7 +51,7 @@ class _Filters(Module):
             self.bias = Parameter(np.zeros((sets, channels), dtype), bank=sets > 1)
 
     def filters(self, routes: np.ndarray | None = None) -> Tensor:
-        """The weights as they are applied: (K, A, B, kh, kw). Sets that `routes` does not use are not computed."""
+        """The weights as they are applied: (K, A, B, kh, kw). Sets that `routes` does not use are left zero."""
         if self.norm == "none":
             return self.weight
         return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
@@ -125,14 +130,14 @@ class ConvTranspose2d(StochasticConvTranspose2d):
 
 
 class TPReLU(Module):
-    """Translated PReLU, per channel: f(x) = x where x > t, else a (x - t) + t.
+    """Translated PReLU, per channel: f(x) = x where x > t, else a (x - t) + t; (N, channels, ...) to the same shape.
 
     slope: initial a (0.2 in the paper, 0.25 in Xiang & Li's code). shift=False leaves t out (PReLU).
     clamp: how a is kept within [0, 1]. "project", the default, lets the optimiser move it back after each step;
         "forward" uses the nearest allowed value and gives a slope outside no gradient, so that it never comes back
         (at high learning rates most slopes of a net end so: RESULTS.md); "none" lets it go. Xiang & Li's Lua code
-        projects, their Python code does the other.
-    bank > 1: own a and t for every filter set, picked by routes.
+        projects, their Python code clamps in the forward pass.
+    bank > 1: own a and t for every filter set, picked by routes. Raises TinyganError for an unknown clamp.
     """
 
     def __init__(self, channels: int, *, slope: float = 0.2, clamp: str = "project", shift: bool = True,
@@ -143,6 +148,7 @@ class TPReLU(Module):
         self.slope = Parameter(np.full((bank, channels), slope, dtype), bank=bank > 1,
                                bounds=(0.0, 1.0) if clamp == "project" else None)
         self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
+
     def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
         limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
         routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None

@@ -1,7 +1,8 @@
 """The losses, as pure functions of logits.
 
-D(x) below is the probability sigmoid(logit) that an image is real. Each loss is a mean over the batch. `real` and
-`fake` are keyword-only: their order is confused too easily.
+D(x) below is the probability sigmoid(logit) that an image is real. Each loss is a mean over the batch, a tensor of one
+number. `real` and `fake` are keyword-only: their order is confused too easily. An unknown name of a loss or form raises
+TinyganError.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> T
     """-E log D(x) - E log(1 - D(G(z))): the standard GAN loss of the discriminator (Goodfellow et al. 2014).
 
     real, fake: logits of any shape. form: "logits" is exact; "clamped" is log(sigmoid + 1e-12) of 2017's frameworks,
-    whose gradient dies once D is certain: the paper's "hard collapse".
+    whose gradient dies once D is certain: the paper's "hard collapse". (log(1 - D) is taken as log sigmoid(-logit):
+    1 - sigmoid would already round to 0 in float32 beyond a logit of about 17.)
     """
     return _minus_log(real, form) + _minus_log(negative(fake), form)
 

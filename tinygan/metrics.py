@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import TinyganError
+from tinygan.errors import TinyganError
 
 # ---- Labels: which classes appear ----
 
@@ -53,9 +53,7 @@ def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
 
 
 def label_kl_floor(samples: int, *, classes: int = 10) -> float:
-    """What label_kl is on average for `samples` perfect draws: (classes - 1) / (2 N), the first term of the
-    chi-square expansion.
-    """
+    """What label_kl is on average for N = `samples` perfect draws: (classes - 1) / (2 N), to first order."""
     return (classes - 1) / (2 * _at_least("the number of samples", samples, 1))
 
 
@@ -218,10 +216,11 @@ def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, fl
     """Number of statistically different bins (Richardson & Weiss 2018), and the JS divergence of the shares.
 
     Each query image goes to its nearest centre; a bin differs when the two-proportion z-test of its shares
-    among the training images and among the query exceeds `threshold` standard errors (3 in the text of the
-    authors' code, 4 in its demo). Returns ndb
-    (count), ndb_share (NDB/K), js (nats), and js_floor: the mean js of perfect samples, to first order
-    (K - 1) (1/N_train + 1/N_query) / 8. By chance alone 3 standard errors flag 0.27 % of the bins.
+    among the training images and among the query exceeds `threshold` standard errors (3 in the read-me of the
+    authors' code, 4 in its demo). By chance alone 3 standard errors flag 0.27 % of the bins.
+
+    Returns ndb (count), ndb_share (NDB/K), js (nats), and js_floor: the mean js of perfect samples, to first
+    order (K - 1) (1/N_train + 1/N_query) / 8.
     """
     x, centres = _same_features("query images", query, "bin centres", bins.centres)
     counts = np.bincount(nearest(x, centres)[0], minlength=len(centres))
@@ -243,10 +242,9 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd's k-means from a k-means++ start (Arthur & Vassilvitskii 2007).
 
-    Returns the centres (K, F) and the cluster of each point (N,).
-    Stops when no point changes its cluster, or after `iterations`. A cluster that runs empty restarts at the
-    point that lies farthest from its own centre. Same points, same seed: same clusters. Raises when there are
-    fewer distinct points than clusters.
+    Returns the centres (K, F) and the cluster of each point (N,). Stops when no point changes its cluster, or
+    after `iterations`. A cluster that runs empty restarts at the point that lies farthest from its own centre.
+    Same points, same seed: same clusters. Raises when there are fewer distinct points than clusters.
     """
     x = as_matrix("points", points, at_least=_at_least("the number of clusters", clusters, 1))
     centres = _spread_start(x, clusters, np.random.default_rng(seed))
@@ -286,12 +284,11 @@ def _spread_start(x: np.ndarray, clusters: int, random: np.random.Generator) -> 
 
 
 def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, float]:
-    """Are fakes copies of training images? Mean distance to the nearest training image, of the fakes and of
-    held-out test images.
+    """Are fakes copies of training images? Distances to the nearest training image, of fakes and of test images.
 
-    A ratio near 1 is what new images of the same kind give. Well below 1 means copies, or images simpler than
-    real ones (blurred, collapsed onto a common shape): look at the pairs before saying which. `nearest_fake`
-    is the smallest distance.
+    Returns `fake` and `test`, the mean distances, their `ratio`, and `nearest_fake`, the smallest one. A ratio
+    near 1 is what new images of the same kind give. Well below 1 means copies, or images simpler than real ones
+    (blurred, collapsed onto a common shape): look at the pairs before saying which.
     """
     fake, train_like_fake = _same_features("fake images", fake, "training images", train)
     test, train_like_test = _same_features("test images", test, "training images", train)

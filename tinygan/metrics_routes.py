@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import TinyganError
-from .metrics import as_labels, as_matrix, as_probabilities, as_shares, label_entropy, pixel_std
+from tinygan.errors import TinyganError
+from tinygan.metrics import as_labels, as_matrix, as_probabilities, as_shares, label_entropy, pixel_std
 
 
 def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 10) -> float:

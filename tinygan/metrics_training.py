@@ -1,6 +1,6 @@
 """Reading collapse off a training log: rules on series, one value per logged step.
 
-Three ways for a training to fail are told apart: immediate (the generator never gets going), soft (each
+Three ways in which training fails are told apart: immediate (the generator never gets going), soft (each
 snapshot shows few classes, and other ones every time) and hard (the discriminator wins outright and the
 generator's gradient is gone). Beside them: how long the variety survives, and how much the loss jumps. Where
 the definition leaves a threshold open, the default is ours and says so; report it with the result.
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import TinyganError
-from .metrics import js_divergence, label_entropy
+from tinygan.errors import TinyganError
+from tinygan.metrics import js_divergence, label_entropy
 
 CLAMPED_LOSS_MAX = -math.log(1e-12)  # 27.6: the largest loss that a sigmoid clamped at 1e-12 can show
 

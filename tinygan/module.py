@@ -8,7 +8,7 @@ its attributes. They are listed in the order in which they were assigned and nam
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Module:
         return self.forward(*args, **options)
 
     def forward(self, *args: Any, **options: Any) -> Any:
+        """What the module computes; calling the module calls this."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
@@ -57,6 +58,7 @@ class Module:
                     yield from item._walk(name + ".")
 
     def parameters(self) -> list[Parameter]:
+        """All parameters, in the order of `named_parameters`."""
         return [p for _, p in self.named_parameters()]
 
     def parameter_count(self) -> int:
@@ -75,6 +77,7 @@ class Module:
         return self
 
     def unfreeze(self) -> Module:
+        """The opposite of `freeze`."""
         for p in self.parameters():
             p.requires_grad = True
         return self
@@ -110,11 +113,13 @@ class Module:
         return copy.deepcopy(self)
 
 
-def _named(name: str, value: Any) -> Iterable[tuple[str, Any]]:
-    """A list or tuple of modules counts as its members, `name.0`, `name.1`, ..."""
-    if isinstance(value, (list, tuple)):
-        return ((f"{name}.{i}", item) for i, item in enumerate(value))
-    return ((name, value),)
+def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A list, tuple or dict counts as its members, `name.0`, `name.1`, ... or `name.key`, however deep they lie."""
+    if isinstance(value, (list, tuple, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _named(f"{name}.{key}", item)
+    else:
+        yield name, value
 
 
 class Sequential(Module):
@@ -124,7 +129,10 @@ class Sequential(Module):
         self.layers = list(layers)
 
     def forward(self, x: Tensor, routes: np.ndarray | None = None) -> Tensor:
-        """routes: (N, number of stochastic layers) host integers; may be left out if there is none."""
+        """routes: (N, number of stochastic layers) host integers; may be left out if there is none.
+
+        Raises TinyganError for routes of another shape.
+        """
         stochastic = [getattr(layer, "stochastic", False) for layer in self.layers]
         routes = np.empty((len(x), 0), np.int64) if routes is None else np.asarray(routes)
         if routes.shape != (len(x), sum(stochastic)):

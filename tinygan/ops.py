@@ -1,10 +1,12 @@
 """The closed set of primitives, and what is built from them.
 
 Each primitive computes its value with plain array code and states one rule (VJP) per input. Rules are written with
-primitives of this file, so they can be differentiated too. Everything below the line "composites" needs no rule.
+primitives (of this file, and the three of engine.py), so they can be differentiated too. Everything below the line
+"composites" needs no rule.
 
-Conventions at kinks (where no derivative exists): absolute gives 0 at 0; maximum, minimum and clip give the whole
-gradient to the first argument on ties (so `relu(0)` = maximum(x, 0) has slope 1, and clip is open at its bounds).
+Conventions at kinks (where no derivative exists): absolute has slope 0 at 0; maximum and minimum give the whole
+gradient to their first argument on ties. So relu(x) = maximum(x, 0) has slope 1 at 0, where most libraries choose 0,
+and clip lets the gradient through at its bounds.
 """
 
 from __future__ import annotations
@@ -268,8 +270,7 @@ def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
     axis = _axis(axis, a)
     best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
     places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
-    chosen = (places == best).astype(a.dtype)
-    return sum(where(chosen > 0, a, 0.0), axis, keepdims)
+    return sum(where(places == best, a, 0.0), axis, keepdims)
 
 
 def log_softmax(a: Tensor, axis: int = -1) -> Tensor:

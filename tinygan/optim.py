@@ -3,8 +3,8 @@
 A filter bank raises a question that ordinary nets do not: what happens to a set which no sample was routed through in
 this step? Here, by default, nothing (*lazy*): its weights stay, its running averages do not decay, and its own count
 of steps does not advance. The dense alternative treats "unused" as "gradient zero": the running average of the
-squared gradient then shrinks between visits (by 0.9^16 = 0.19 for RMSprop with 16 sets and one route per batch), and
-the next step is that much too long.
+squared gradient then shrinks between visits (to 0.9^16 = 0.19 of itself for RMSprop with 16 sets and one route per
+batch). A step is divided by the root of that average, so the next one is two to three times too long.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tinygan.backend import to_numpy
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.module import Module, Parameter
@@ -58,7 +59,7 @@ class Optimizer:
         out = {}
         for name, slots in self.state.items():
             for slot, array in slots.items():
-                out[f"{name}/{slot}"] = Parameter(array).numpy().copy()
+                out[f"{name}/{slot}"] = to_numpy(array).copy()
             out[f"{name}/steps"] = self.steps[name].copy()
         return out
 
@@ -77,12 +78,13 @@ class Optimizer:
 class RMSprop(Optimizer):
     """v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps).
 
-    The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code (spec "adapted GAN"); no momentum, not centred.
+    The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code; no momentum, not centred.
     """
 
     slots = ("square",)
 
-    def __init__(self, named, *, lr: float = 1e-4, alpha: float = 0.9, eps: float = 1e-6, lazy: bool = True) -> None:
+    def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 1e-4, alpha: float = 0.9,
+                 eps: float = 1e-6, lazy: bool = True) -> None:
         super().__init__(named, lr=lr, lazy=lazy)
         if not 0 <= alpha < 1:
             raise TinyganError(f"RMSprop's alpha must lie in [0, 1), not {alpha}")
@@ -100,8 +102,8 @@ class Adam(Optimizer):
 
     slots = ("mean", "square")
 
-    def __init__(self, named, *, lr: float = 2e-4, betas: Sequence[float] = (0.5, 0.99), eps: float = 1e-8,
-                 lazy: bool = True) -> None:
+    def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 2e-4,
+                 betas: Sequence[float] = (0.5, 0.99), eps: float = 1e-8, lazy: bool = True) -> None:
         super().__init__(named, lr=lr, lazy=lazy)
         if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
             raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {tuple(betas)}")

@@ -38,8 +38,7 @@ def to_uint8(images: np.ndarray, *, low: float = 0.0, high: float = 1.0) -> np.n
 
 
 def grid(images: np.ndarray, rows: int, cols: int, *, pad: int = 2, scale: int = 1) -> np.ndarray:
-    """One picture of rows x cols images, filled row by row: uint8 (height, width), or (height, width, 3) for
-    colour.
+    """One picture of rows x cols images, row by row: uint8 (height, width), or (height, width, 3) for colour.
 
     images: (N, C, H, W) with N <= rows * cols (missing places stay empty). `pad` pixels lie around and
     between the images; `scale` repeats each pixel scale x scale times, so height = (rows * (H + pad) + pad) *
@@ -99,8 +98,7 @@ def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError when the file cannot be
-    written."""
+    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written."""
     data = io.BytesIO()
     _image(array).save(data, "PNG")
     _write(path, data)
@@ -132,8 +130,7 @@ def read_png(path: str | os.PathLike) -> np.ndarray:
 def save_gif(
     path: str | os.PathLike, frames: Iterable[np.ndarray], *, ms: int = 120, hold_ms: int = 2500
 ) -> None:
-    """An endless GIF of uint8 pictures of one size and kind; the last frame stays for `hold_ms` before it
-    starts again.
+    """An endless GIF of uint8 pictures of one size and kind; the last frame stays for `hold_ms`.
 
     Every frame has the same palette, so that colours do not flicker: 32 greys, or 128 colours chosen over the
     whole film. At most 120 frames are kept, evenly picked, first and last included. Raises UsageError if

@@ -1,5 +1,4 @@
-"""One HTML file that shows a whole run: pictures, curves, settings, figures. It can be mailed, and read on a
-phone.
+"""One HTML file that shows a whole run: pictures, curves, settings, figures. It can be mailed, or read on a phone.
 
 Everything is inside the file (pictures as data), nothing is fetched and no script runs.
 """
@@ -19,12 +18,7 @@ from tinygan.files import whole_file
 from tinygan.runfiles import read_config, read_log, samples
 
 STRIP = 8  # pictures in the strip of samples over the steps
-BEST = {
-    "kl": min,
-    "frechet": min,
-    "classes": max,
-    "confidence": max,
-}  # columns of which more, or less, is better
+BEST = {"kl": min, "frechet": min, "classes": max, "confidence": max}  # columns of which less, or more, is better
 WORDS = {
     "d_loss": "D loss",
     "g_loss": "G loss",
@@ -38,6 +32,7 @@ WORDS = {
     "kl": "KL of the classes to equal shares (nats)",
     "confidence": "mean confidence of the classifier",
     "frechet": "Fréchet distance",
+    "samples": "images that the classifier judged",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
@@ -56,8 +51,7 @@ td { overflow-wrap: anywhere; }
 
 
 def write_report(folder: str | os.PathLike) -> Path:
-    """Write folder/report.html from what lies in the run folder and return its path. Whatever is absent is
-    left out.
+    """Write folder/report.html from what lies in the run folder; return its path. What is absent is left out.
 
     Raises TinyganError if the folder is not a run's, OSError if the file cannot be written.
     """

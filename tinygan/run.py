@@ -11,7 +11,8 @@ on resume it takes the log and the samples back to the checkpoint's step, so tha
 does not train: the loop stands in the script.
 
 Log columns by convention (curves, health and report know these; others may be added freely): step, d_loss,
-g_loss, d_real, d_fake, d_grad, g_grad, logit_gap, spread, classes, kl, confidence, frechet.
+g_loss, d_real, d_fake, d_grad, g_grad, logit_gap, spread, classes, kl, confidence, frechet (samples: how many
+images the measures before it were taken from).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from tinygan.runfiles import columns, read_config, read_log, samples
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
-    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "threads", "dry_run", "quiet"}
+    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "threads", "dry_run"}
     | {"log_every", "sample_every", "save_every", "eval_every"}
 )
 
@@ -110,7 +111,7 @@ class Run:
         """
         folder = Path(path).parent if Path(path).is_file() else Path(path)
         stored = read_config(folder)["flags"]
-        may_change = frozenset(may_change)
+        typed, may_change = frozenset(typed), frozenset(may_change)
         merged = {}
         for name, value in flags.items():
             merged[name] = value if name in typed and name in may_change else stored.get(name, value)

@@ -1,5 +1,6 @@
-"""Reading what a run left in its folder: settings, log, samples. Everything that looks at a finished or a
-running run (report, sampling, evaluation, resume) goes through here; writing is the business of run.py.
+"""Reading what a run left in its folder: settings, log, samples.
+
+Whoever looks at a run, finished or not (report, resume), goes through here; writing is the business of run.py.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def read_config(folder: str | os.PathLike) -> dict:
         return config
     except OSError as error:
         raise TinyganError(
-            f"{folder} is not the folder of a run: cannot read config.json ({error.strerror})"
+            f"{folder} is not the folder of a run: cannot read its config.json ({error.strerror})"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TinyganError(f"{path} is damaged: it is not the settings of a run; start a new run") from error

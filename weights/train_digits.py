@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     net, validation = train(digits, epochs=args.epochs, seed=args.seed)
     seconds = time.monotonic() - started
 
-    # float16 halves the file. `save` rounds the net, so what is measured below is what is in the file.
+    # The file holds float16, half the size: so what is measured is the net rounded to that.
     test = data.load_mnist("test", data_dir=args.data_dir, say=lambda line: None)
     attributes = {"what": "weights of tinygan.models.digits.DigitNet: 28x28 digits, white on black in [0, 1]",
                   "source": f"weights/train_digits.py --epochs {args.epochs} --seed {args.seed}, tinygan {__version__}",

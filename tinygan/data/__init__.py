@@ -10,9 +10,9 @@
 This folder needs NumPy and the standard library alone, and knows nothing of tensors or networks.
 """
 
-from .batches import Batches, to_canvas
-from .cache import cache_dir
-from .idx import read_images, read_labels
-from .mnist import Digits, load_mnist
+from tinygan.data.batches import Batches, to_canvas
+from tinygan.data.cache import cache_dir
+from tinygan.data.idx import read_images, read_labels
+from tinygan.data.mnist import Digits, load_mnist
 
 __all__ = ["Batches", "Digits", "cache_dir", "load_mnist", "read_images", "read_labels", "to_canvas"]

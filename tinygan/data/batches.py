@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import TinyganError, UsageError
+from tinygan.errors import TinyganError, UsageError
 
 SIZES = (28, 32, 64)
 
@@ -49,7 +49,7 @@ class Batches:
 
     Every epoch is a new permutation of all n, cut into whole batches; the n % batch_size left over sit that
     epoch out, so that every batch has the same size. When n < batch_size, a batch is all n, repeated until it
-    is full (and the last repeat cut): no image comes more than once oftener than another.
+    is full (and the last repeat cut): the counts of two images differ by one at most.
 
         order = Batches(len(digits), 64, np.random.default_rng(seed))
         x = to_canvas(digits.images[next(order)])

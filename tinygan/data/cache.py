@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import TinyganError
+from tinygan.errors import TinyganError
 
 
 def cache_dir() -> Path:

@@ -20,8 +20,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from ..errors import TinyganError
-from .idx import shown
+from tinygan.data.idx import shown
+from tinygan.errors import TinyganError
 
 SLOWEST = 2048  # bytes per second; below this a mirror counts as stuck (our choice)
 CHUNK = 1 << 16

@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 
-from ..errors import TinyganError
+from tinygan.errors import TinyganError
 
 IMAGES, LABELS = 2051, 2049
 KINDS = {IMAGES: "images", LABELS: "labels"}

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import TinyganError
-from .idx import IMAGES, LABELS, shown
-from .mnist import BUNDLED, FILES, load_mnist
+from tinygan.data.idx import IMAGES, LABELS, shown
+from tinygan.data.mnist import BUNDLED, FILES, load_mnist
+from tinygan.errors import TinyganError
 
 PER_CLASS = {"train": 500, "test": 100}
 

@@ -2,8 +2,7 @@
 
 `load_mnist` looks for the files where a user may have put them, then in the cache folder, then downloads
 them; a machine that is offline gets a small set of real digits that comes with the package, and is told so.
-What it never does is to pass over a folder that the user named, or to read a file without checking it (see
-idx.py).
+It never passes over a --data-dir that the user gave, and never reads a file without checking it (idx.py).
 """
 
 import os
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import TinyganError, UsageError
-from .cache import cache_dir
-from .idx import read_images, read_labels, shown
+from tinygan.data.cache import cache_dir
+from tinygan.data.idx import read_images, read_labels, shown
+from tinygan.errors import TinyganError, UsageError
 
 # The makers' own site answers 403 to programs; these two serve the same files.
 MIRRORS = (
@@ -63,10 +62,12 @@ def load_mnist(
 ) -> Digits:
     """Load one split of MNIST, "train" or "test", from the first of these places that has its two files.
 
-    1. data_dir, when given: there or nowhere 2. the folder named by $TINYGAN_DATA 3. the cache folder's
-    mnist/ (see `cache_dir`) 4. with download: two public mirrors, kept in the cache folder 5. with
-    allow_bundled: the bundled set, 500 digits of each class to train and 100 of each to test, class by class
-       the first ones of the original files
+    1. data_dir, when given: there or nowhere
+    2. the folder named by $TINYGAN_DATA
+    3. the cache folder's mnist/ (see `cache_dir`)
+    4. with download: two public mirrors; what comes is kept in the cache folder
+    5. with allow_bundled: the bundled set, the first 500 digits of each class of the original training files and
+       the first 100 of each class of the test files
 
     In 1 to 3 the files may lie in the folder itself, its mnist/ or its MNIST/raw/, plain or gzipped, named as
     on the mirrors or with a dot (train-images.idx3-ubyte). `say` gets one line for each download and for the
@@ -78,10 +79,10 @@ def load_mnist(
     if data_dir is not None:
         return _read_pair(split, *_find_named(split, data_dir))
 
-    if shared := os.environ.get("TINYGAN_DATA"):
-        if found := _find(split, shared):
+    if named := os.environ.get("TINYGAN_DATA"):
+        if found := _find(split, named):
             return _read_pair(split, *found)
-        say(f"TINYGAN_DATA: no MNIST {split} files in {shown(shared)}; looking elsewhere")
+        say(f"TINYGAN_DATA: no MNIST {split} files in {shown(named)}; looking elsewhere")
 
     folder = cache_dir() / "mnist"
     reason = "none found on this machine"
@@ -148,7 +149,7 @@ def _find_named(split: str, folder: str | os.PathLike) -> tuple[Path, Path]:
 
 
 def _download(split: str, folder: Path, say: Callable[[str], None]) -> list[Path]:
-    from . import download  # here: the modules it needs are slow to import and seldom used
+    from tinygan.data import download  # here: the modules it needs are slow to import and seldom used
 
     if folder in _failed_downloads:
         raise TinyganError(_failed_downloads[folder])

@@ -1,15 +1,17 @@
-"""Kernels: the array work under the engine. `reference.py` defines each one, the other files do it fast.
+"""Kernels: the array work under the engine. `reference.py` defines each one, `numpy_*.py` do it fast on the
+processor, `portable.py` on any array with NumPy's interface, such as CuPy's.
 
-A kernel takes and returns raw arrays, knows nothing of gradients, and never writes to its inputs. Maps are
-(N, C, H, W) whatever their strides; results are channels-last in memory. `for_array(x)` picks the module by
-the array's type, so the array decides where the work is done and there is no switch to forget.
+A kernel takes and returns raw arrays and knows nothing of gradients. It never writes to its inputs, but for the
+optimisers' and the moving average's, which work in place. Maps are (N, C, H, W) whatever their strides; those that
+the convolutions return are channels-last in memory. `for_array(x)` picks the module by the array's type, so the
+array decides where the work is done and there is no switch to forget.
 """
 
 from types import ModuleType
 
 import numpy as np
 
-from . import numpy_
+from tinygan.kernels import numpy_
 
 
 def for_array(array: object) -> ModuleType:
@@ -20,7 +22,7 @@ def for_array(array: object) -> ModuleType:
     if isinstance(array, np.ndarray):
         return numpy_
     if type(array).__module__.partition(".")[0] == "cupy":
-        from . import portable
+        from tinygan.kernels import portable
 
         return portable
     kind = f"{type(array).__module__}.{type(array).__name__}"

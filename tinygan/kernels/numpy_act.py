@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from . import pool
+from tinygan.kernels import pool
 
 BLOCK = 1 << 17  # numbers per job: small enough to stay in cache, large enough (20 us a pass) to share out
 INNER = 1024  # wanted length of NumPy's inner loop
@@ -67,33 +67,44 @@ def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray
     return out
 
 
-def tprelu_sums(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """(sum of g m (x - t), sum of g m) per channel with m = [x <= t], each (C,).
+def tprelu_dslope(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Per channel, the sum of g (x - t) over x <= t: the cotangent of the slope, (C,)."""
 
-    The first is the cotangent of the slope; the second times 1 - a is that of the shift.
-    """
+    def below(u, h, threshold, work):
+        np.subtract(u, threshold, out=work)
+        np.minimum(work, 0, out=work)
+        work *= h
+
+    return _sum_per_channel(below, g, x, shift)
+
+
+def tprelu_below(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Per channel, the sum of g over x <= t, (C,); times 1 - a it is the cotangent of the shift."""
+
+    def below(u, h, threshold, work):
+        mask = pool.scratch("mask", u.shape, np.bool_)
+        np.less_equal(u, threshold, out=mask)
+        np.multiply(h, mask, out=work)
+
+    return _sum_per_channel(below, g, x, shift)
+
+
+def _sum_per_channel(below, g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Sum over samples and pixels of what `below(x, g, t, out)` writes into `out`."""
     rows, tile = _as_rows(x)
     cotangent, _ = _as_rows(g)
-    channels = x.shape[1]
     blocks = _blocks(rows)
-    partial = np.zeros((len(blocks), 2, rows.shape[1]), x.dtype)  # by block, to be added in a fixed order
+    partial = np.zeros((len(blocks), rows.shape[1]), x.dtype)  # by block, to be added in a fixed order
     threshold = 0 if shift is None else np.tile(shift, tile)
 
     def job(number: int) -> None:
         u, h = rows[blocks[number]], cotangent[blocks[number]]
-        below = pool.scratch("mask", u.shape, np.bool_)
         work = pool.scratch("work", u.shape, u.dtype)
-        np.subtract(u, threshold, out=work)
-        np.minimum(work, 0, out=work)
-        work *= h
-        np.add.reduce(work, axis=0, out=partial[number, 0])
-        np.less_equal(u, threshold, out=below)
-        np.multiply(h, below, out=work)
-        np.add.reduce(work, axis=0, out=partial[number, 1])
+        below(u, h, threshold, work)
+        np.add.reduce(work, axis=0, out=partial[number])
 
     pool.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=rows.size >= pool.MANY)
-    sums = partial.sum(axis=0).reshape(2, tile, channels).sum(axis=1)
-    return sums[0], sums[1]
+    return partial.sum(axis=0).reshape(tile, x.shape[1]).sum(axis=0)
 
 
 def _as_rows(x: np.ndarray) -> tuple[np.ndarray, int]:

@@ -16,9 +16,9 @@ columns themselves, and a filter set that no sample uses costs nothing. Where ma
 
 import numpy as np
 
-from . import numpy_winograd as winograd
-from . import pool
-from .numpy_patches import (
+from tinygan.kernels import numpy_winograd as winograd
+from tinygan.kernels import pool
+from tinygan.kernels.numpy_patches import (
     PLANES_BELOW,
     Pair,
     Samples,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from . import pool
+from tinygan.kernels import pool
 
 Pair = tuple[int, int]
 Samples = slice | np.ndarray  # which samples: a range when they lie side by side, else their indices
 
 LONG_PRODUCT = 1 << 26  # multiplications
-PLANES_BELOW = 4  # up to this many big channels, columns are stored as planes: one long row per tap
+PLANES_BELOW = 4  # up to and with this many big channels, columns are stored as planes: one long row per tap
 
 
 def filter_matrices(weight: np.ndarray, runs: Iterable[tuple[int, Samples, int]]) -> dict[int, np.ndarray]:
@@ -24,6 +24,7 @@ def filter_matrices(weight: np.ndarray, runs: Iterable[tuple[int, Samples, int]]
 
 
 def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
+    """Pixels of the small map along an axis."""
     return (big + 2 * padding - kernel) // stride + 1
 
 

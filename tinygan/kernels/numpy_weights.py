@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import pool
+from tinygan.kernels import pool
 
 BLOCK = 1 << 17  # numbers per job: small enough to stay in cache, large enough (20 us a pass) to share out
 

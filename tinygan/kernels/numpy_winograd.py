@@ -24,8 +24,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import pool
-from .numpy_patches import Pair, Samples, filter_matrices, run_jobs, sample_runs
+from tinygan.kernels import pool
+from tinygan.kernels.numpy_patches import Pair, Samples, filter_matrices, run_jobs, sample_runs
 
 TILES_PER_JOB = 192  # rows of the nine products: with fewer, packing the filters costs more than multiplying
 PIXELS_PER_SET = 512  # below, transforming a filter set costs more than the products it saves (measured)

@@ -2,8 +2,8 @@
 
 It runs wherever arrays have NumPy's interface, so it serves GPU arrays, and on NumPy arrays the tests hold it
 against `reference.py`. One filter set at a time: its samples are gathered, unrolled tap by tap with strided
-slices and multiplied. Shapes and formulas are those of `reference.py`; `routes` stays on the host, so nothing
-waits for a GPU.
+slices and multiplied. Shapes and formulas are those of `reference.py`; `routes` and `rows` stay on the host, so
+that no result has to come back from a GPU before the next step is known.
 """
 
 import math
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from .numpy_patches import overlap, small_size
+from tinygan.kernels.numpy_patches import overlap, small_size
 
 
 def _xp(array):
@@ -99,12 +99,16 @@ def tprelu_dx(g, x, slope, shift):
     return _xp(x).where(x > t, g, _per_channel(slope, x) * g)
 
 
-def tprelu_sums(g, x, shift):
-    """(sum of g (x - t), sum of g) per channel, over x <= t."""
+def tprelu_dslope(g, x, shift):
+    """Per channel, the sum of g (x - t) over x <= t."""
     t = 0 if shift is None else _per_channel(shift, x)
-    below = g * (x <= t)
-    others = (0, *range(2, x.ndim))
-    return (below * (x - t)).sum(axis=others), below.sum(axis=others)
+    return (g * (x <= t) * (x - t)).sum(axis=(0, *range(2, x.ndim)))
+
+
+def tprelu_below(g, x, shift):
+    """Per channel, the sum of g over x <= t."""
+    t = 0 if shift is None else _per_channel(shift, x)
+    return (g * (x <= t)).sum(axis=(0, *range(2, x.ndim)))
 
 
 def _fold(out_axis):
@@ -155,7 +159,7 @@ def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
 def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
     """In place: Adam with bias correction, eps outside the root; step: one number or one per row."""
     xp, at = _xp(p), _some(rows)
-    steps = np.asarray(step, np.float64)
+    steps = np.maximum(np.asarray(step, np.float64), 1.0)  # a set never used has taken 0 steps, and takes none now
     rate, bias = lr / (1 - beta1**steps), 1 / np.sqrt(1 - beta2**steps)
     if steps.ndim == 0:
         rate, bias = float(rate), float(bias)

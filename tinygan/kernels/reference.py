@@ -88,15 +88,21 @@ def tprelu_dx(g, x, slope, shift):
     return out
 
 
-def tprelu_sums(g, x, shift):
-    """Per channel, over x <= t: the sum of g (x - t), for the slope, and of g, for the shift."""
-    at_slope, at_shift = np.empty((2, x.shape[1]), x.dtype)
+def tprelu_dslope(g, x, shift):
+    """Per channel, the sum of g (x - t) over x <= t."""
+    out = np.empty(x.shape[1], x.dtype)
     for c in range(x.shape[1]):
         t = 0 if shift is None else shift[c]
-        below = x[:, c] <= t
-        at_slope[c] = (g[:, c] * (x[:, c] - t))[below].sum()
-        at_shift[c] = g[:, c][below].sum()
-    return at_slope, at_shift
+        out[c] = (g[:, c] * (x[:, c] - t))[x[:, c] <= t].sum()
+    return out
+
+
+def tprelu_below(g, x, shift):
+    """Per channel, the sum of g over x <= t."""
+    out = np.empty(x.shape[1], x.dtype)
+    for c in range(x.shape[1]):
+        out[c] = g[:, c][x[:, c] <= (0 if shift is None else shift[c])].sum()
+    return out
 
 
 def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):

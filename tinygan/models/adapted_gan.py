@@ -6,9 +6,10 @@ The adapted GAN is the plain, weight-normalised, strided net of Xiang & Li 2017 
                     halving the channels -> image in [0, 1]
     discriminator   the mirror image: strided convolutions down to s0 x s0, then one filter of that size -> a logit
 
-The SGAN of Chaplygin & Chacksfield 2018 keeps the discriminator and the last layer, and replaces every other layer of
-the generator by K sets of filters. Each sample takes one set per layer, drawn at random: its *route*. Four layers
-with 16 sets each are 65,536 generators, for the price of 16 times the weights and none of the arithmetic.
+The SGAN of Chaplygin & Chacksfield 2018 (arXiv 1802.02436) keeps the discriminator and the generator's last layer, and
+gives each of the generator's other layers a bank of K filter sets. Each sample takes one set per layer, drawn at
+random: its *route*. Four layers with 16 sets each are 65,536 generators, for 16 times the weights and no more
+arithmetic.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tinygan.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, TPR
 from tinygan.module import Module
 
 SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
+MAX_BANK = 1_024  # filter sets of one layer
 ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
@@ -34,19 +36,21 @@ class GANConfig:
     """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
 
     size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
-    [8]), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
+        Xiang & Li's code), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
     bank: filter sets of the projection and of each transposed convolution; one number means that many everywhere
         but in the last layer, which is shared by all routes ("to provide refinement"). 1 is the plain GAN.
     tied: all layers use the same index: K whole generators under a shared last layer, the costly equivalent that the
         paper names. norm: weight normalisation of all layers but each net's last, which is affine unless norm is none.
-    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the paper, 0.25 in [8]), and how it is kept within
-        [0, 1] (layers.TPReLU).
+    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the SGAN's paper, 0.25 in Xiang & Li's), and how it is
+        kept within [0, 1] (layers.TPReLU).
     bank_affine, bank_act: scale and bias (with norm affine), or slopes, of their own for every filter set.
-    init_factor, init_scale: multiply the initial weights of the projection (0.01 in [8]) and of every layer. Weight
-        normalisation makes the forward pass blind to both: they set how large an optimiser's steps are beside the
-        weights, that is, a learning rate for directions apart from that for slopes and shifts.
+    init_factor, init_scale: multiply the initial weights of the projection (0.01 in Xiang & Li's code) and of every
+        layer. Weight normalisation makes the forward pass blind to both, as long as filters are much longer than
+        sqrt(eps) = 0.001: they set how large an optimiser's steps are beside the weights, that is, a learning rate for
+        directions apart from that for slopes and shifts.
     discriminator_input: "pm1" feeds images as 2x - 1, "01" as they are. output: "sigmoid" (0 to 1) or "tanh", which
         is mapped to the same range.
+    Raises UsageError in one line for a value that makes no net.
     """
 
     size: int = 32
@@ -91,6 +95,12 @@ class GANConfig:
         if len(bank) != self.depth + 1 or min(bank) < 1:
             raise UsageError(f"bank {','.join(map(str, bank))}: give one positive number, or {self.depth + 1} of them "
                              f"(projection and {self.depth} transposed convolutions at {self.size} pixels)")
+        if max(bank) > MAX_BANK:
+            raise UsageError(f"bank {','.join(map(str, bank))}: more than {MAX_BANK:,} filter sets in a layer is taken "
+                             "for a typing error")
+        if self.bank_affine and self.norm == "strict":
+            raise UsageError("bank_affine gives every filter set its own scale and bias, which strict weight "
+                             "normalisation has none of: use norm affine or none")
         if self.tied and len({k for k in bank if k > 1}) > 1:
             raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
                              "all its banks must be of one size (or 1)")
@@ -103,7 +113,7 @@ class GANConfig:
 
     @property
     def depth(self) -> int:
-        """Number of halvings, by the rule of [8]: while the side is 8 or more, halve it."""
+        """Number of halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
         side, depth = self.side, 0
         while side >= 8:
             side, depth = side // 2, depth + 1
@@ -129,7 +139,8 @@ class Generator(Module):
         widths = [c.base_channels * 2 ** i for i in reversed(range(n))] + [c.channels]
         common = {"norm": c.norm, "bank_affine": c.bank_affine, "rng": rng, "dtype": dtype}
         # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has its own norm,
-        # as in [8]. Its units are ordered (row, column, channel): channels-last, like everything the kernels make.
+        # as in Xiang & Li's code. Its units are ordered (row, column, channel): channels-last, like all that the
+        # kernels make.
         self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
                                                     init_factor=c.init_factor * c.init_scale, **common)
         self.activations = [self._activation(width, bank, dtype)
@@ -146,7 +157,8 @@ class Generator(Module):
                       dtype=dtype)
 
     def forward(self, z: Tensor, routes: np.ndarray | None = None) -> Tensor:
-        """routes: host integers, column l < bank[l]; may be left out when every bank is 1."""
+        """routes: host integers, column l < bank[l]; may be left out when every bank is 1. Raises UsageError for routes
+        that are missing or of another shape, GraphError for an index outside its bank."""
         n = len(z)
         if routes is None and max(self.config.bank) > 1:
             raise UsageError(f"this generator has filter banks {self.config.bank}: give it routes (draw_routes)")

@@ -72,7 +72,8 @@ class DigitNet(Module):
         """
         images = np.asarray(images)
         if not images.size or images.dtype.kind not in "fu" or (images.dtype.kind == "u" and images.dtype != np.uint8):
-            raise TinyganError(f"no images to classify in an array of {images.dtype} {images.shape}")
+            raise TinyganError(f"nothing to classify in an array of {images.dtype} {images.shape}; "
+                               "give images as floats or uint8")
         scale = 255.0 if images.dtype == np.uint8 else 1.0
         probabilities, features = [], []
         with no_grad():
@@ -81,7 +82,7 @@ class DigitNet(Module):
                 probabilities.append(ops.exp(ops.log_softmax(self.last(part))).numpy())
                 features.append(part.numpy())
         if not np.isfinite(features[-1]).all() or not all(np.isfinite(p).all() for p in probabilities):
-            raise TinyganError("the images to classify hold NaN or infinity")
+            raise TinyganError("the images to classify hold NaN or infinity; check the generator they come from")
         return np.concatenate(probabilities), np.concatenate(features)
 
 

@@ -83,7 +83,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     flags = json.loads((folder / "config.json").read_text())["flags"]
     assert (flags["steps"], flags["bank"], flags["model"], flags["routes"]) == (7, [2], "sgan", "sample")
     rows = log_rows(folder)
-    assert [int(row["step"]) for row in rows] == [2, 4, 6, 7]
+    assert [int(row["step"]) for row in rows] == [2, 3, 4, 6, 7]  # every second step, and those with a picture
     assert all(np.isfinite(float(row[name])) for row in rows for name in ("d_loss", "g_loss", "d_grad", "g_grad"))
     # The spread is known where samples were drawn, and belongs to the row of that step.
     assert [bool(row["spread"]) for row in rows] == [False, False, True, True]

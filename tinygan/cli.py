@@ -22,11 +22,19 @@ from tinygan.errors import TinyganError
 MAX_GRID = 10_000  # images in one picture
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for flags whose default is nothing or is told in the help text itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = action.default is None or action.default is False or "[default" in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and --version."""
 
     def __init__(self, *args, version: str | None = None, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _Help)
         # Abbreviated flags would change their meaning whenever a flag is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
         if version is not None:

@@ -86,7 +86,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert [int(row["step"]) for row in rows] == [2, 3, 4, 6, 7]  # every second step, and those with a picture
     assert all(np.isfinite(float(row[name])) for row in rows for name in ("d_loss", "g_loss", "d_grad", "g_grad"))
     # The spread is known where samples were drawn, and belongs to the row of that step.
-    assert [bool(row["spread"]) for row in rows] == [False, False, True, True]
+    assert [bool(row["spread"]) for row in rows] == [False, True, False, True, True]
     for path in [*folder.glob("samples/*.png"), folder / "routes.png"]:
         with Image.open(path) as picture:
             assert picture.size == (SIDE, SIDE)

@@ -10,10 +10,6 @@ measure means is explained in tinygan/metrics.py and tinygan/metrics_routes.py.
 
 from __future__ import annotations
 
-import tinygan.blas  # noqa: F401 first: it chooses NumPy's matrix product
-
-# isort: split
-
 import json
 import math
 import os

@@ -7,10 +7,6 @@
 
 from __future__ import annotations
 
-import tinygan.blas  # noqa: F401 first: it chooses NumPy's matrix product
-
-# isort: split
-
 import argparse
 import math
 import os

@@ -10,10 +10,6 @@ The training loop is `train` below; what it calls is explained in the modules it
 
 from __future__ import annotations
 
-import tinygan.blas  # noqa: F401 first: it chooses NumPy's matrix product
-
-# isort: split
-
 import os
 import sys
 import tempfile

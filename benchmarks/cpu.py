@@ -35,8 +35,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-import tinygan.blas  # noqa: F401, I001 before NumPy: the worker processes inherit its choice
-
 import cpu_counts
 import numpy as np
 
@@ -257,9 +255,25 @@ def json_row(net: Net, speed: dict[str, float]) -> dict[str, Any]:
             "floor_ms": max(floors(net, speed))}
 
 
+def matrix_library() -> str:
+    """The library behind NumPy's matrix product and the processor it was built for: it decides half of the time.
+
+    OPENBLAS_CORETYPE in the environment overrides what OpenBLAS finds; a slower code there is easily forgotten.
+    """
+    try:
+        import threadpoolctl
+    except ImportError:
+        return "matrix library unknown (threadpoolctl is not installed)"
+    found = [f"{i['internal_api']} {i['version']} for {i.get('architecture', 'any processor')}"
+             for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
+    forced = os.environ.get("OPENBLAS_CORETYPE")
+    return ", ".join(found) + (f", forced by OPENBLAS_CORETYPE={forced}" if forced else "")
+
+
 def report(nets: list[Net], speed: dict[str, float], args: argparse.Namespace) -> str:
     lines = [f"One training step (D and G), batch {args.batch}, {args.threads} "
-             f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds", "",
+             f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds; NumPy {np.__version__}, {matrix_library()}",
+             "",
              f"{'net':20} {'tinygan ms':>10} {'torch ms':>9} {'ratio':>6} {'tinygan MB':>11} {'torch MB':>9}  "
              "best form of torch (all below)"]
     for net in nets:

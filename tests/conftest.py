@@ -4,5 +4,3 @@ import os
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # read by NumPy's BLAS when it is first imported
-
-import tinygan.blas  # noqa: E402, F401 before NumPy: tests in this process and the scripts they start agree to the bit

@@ -4,8 +4,6 @@ Where to start reading: engine.py (the idea), ops.py and conv.py (the operations
 and train_mnist.py beside the package (the training loop). Importing this package needs NumPy alone.
 """
 
-import tinygan.blas  # noqa: F401, I001 before anything that loads NumPy
-
 from tinygan.conv import (
     conv2d,
     conv2d_weight,

@@ -10,10 +10,6 @@ watch the progress; the test images are touched once, at the end.
 
 from __future__ import annotations
 
-import tinygan.blas  # noqa: F401 first: it chooses NumPy's matrix product
-
-# isort: split
-
 import math
 import os
 import sys

@@ -272,8 +272,8 @@ def matrix_library() -> str:
 
 def report(nets: list[Net], speed: dict[str, float], args: argparse.Namespace) -> str:
     lines = [f"One training step (D and G), batch {args.batch}, {args.threads} "
-             f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds; NumPy {np.__version__}, {matrix_library()}",
-             "",
+             f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds",
+             f"NumPy {np.__version__}, {matrix_library()}", "",
              f"{'net':20} {'tinygan ms':>10} {'torch ms':>9} {'ratio':>6} {'tinygan MB':>11} {'torch MB':>9}  "
              "best form of torch (all below)"]
     for net in nets:

@@ -41,13 +41,14 @@ def make_batches(size: int, bank: int, count: int = BATCHES, seed: int = 0) -> l
 class TinyganTrainer:
     """The two nets, their optimisers and one training step, as in train_mnist.py."""
 
-    def __init__(self, base: int, bank: int, *, lr: float = LR) -> None:
+    def __init__(self, base: int, bank: int, *, lr: float = LR, dtype: str = "float32") -> None:
         from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
         from tinygan.optim import RMSprop
 
         config = GANConfig(base_channels=base, bank=(bank,), latent_dim=LATENT)
         rng = np.random.default_rng(1)
-        self.nets = {"G": Generator(config, rng=rng), "D": Discriminator(config, rng=rng)}
+        self.nets = {"G": Generator(config, rng=rng, dtype=np.dtype(dtype).type),
+                     "D": Discriminator(config, rng=rng, dtype=np.dtype(dtype).type)}
         self.g_optimizer, self.d_optimizer = (
             RMSprop(self.nets[net].named_parameters(), lr=lr, alpha=0.9, eps=1e-6) for net in ("G", "D"))
 
@@ -57,7 +58,7 @@ class TinyganTrainer:
         for net in self.nets.values():
             for name, p in net.named_parameters():
                 if not name.endswith("weight"):
-                    p.data += rng.uniform(-0.1, 0.1, p.shape).astype(np.float32)
+                    p.data += rng.uniform(-0.1, 0.1, p.shape).astype(p.dtype)
 
     def weights(self) -> dict[str, np.ndarray]:
         return {key: array for net, module in self.nets.items() for name, p in module.named_parameters()
@@ -163,6 +164,7 @@ def torch_trainer(args: argparse.Namespace, batches: list[dict[str, np.ndarray]]
     import torch_nets
 
     torch.set_num_threads(args.threads)
+    torch.set_default_dtype(getattr(torch, args.dtype))
     trainer = torch_nets.Trainer(args.base, args.bank, LATENT, args.form, lr=LR)
     with np.load(args.weights) as stored:
         weights = {key.removeprefix("weights/"): stored[key] for key in stored if key.startswith("weights/")}
@@ -186,18 +188,20 @@ def tinygan_trainer(args: argparse.Namespace) -> TinyganTrainer:
 
     pool.set_threads(args.threads)
     pool.reuse_heap()
-    return TinyganTrainer(args.base, args.bank)
+    return TinyganTrainer(args.base, args.bank, dtype=args.dtype)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--framework", choices=("tinygan", "torch"))
     parser.add_argument("--form", default="")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--weights", help="file of tinygan's check, with the weights that PyTorch starts from")
     for name in ("--base", "--bank", "--batch", "--threads"):
         parser.add_argument(name, type=int)
     args = parser.parse_args()
-    batches = make_batches(args.batch, args.bank)
+    batches = [{name: a if a.dtype.kind == "i" else a.astype(args.dtype) for name, a in batch.items()}
+               for batch in make_batches(args.batch, args.bank)]
     if args.framework == "tinygan":
         trainer = tinygan_trainer(args)
         trainer.shake()

@@ -363,13 +363,8 @@ def as_words(flags: dict) -> list[str]:
     words = []
     for name, value in flags.items():
         if value is not None and value is not False:
-            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={as_text(value)}"))
+            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={cli.as_typed(value)}"))
     return words
-
-
-def as_text(value: object) -> str:
-    """A setting as it is typed: (16, 16, 1) is 16,16,1."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def build_parser() -> cli.Parser:
@@ -377,7 +372,7 @@ def build_parser() -> cli.Parser:
     cpu, gpu = PRESETS["cpu"], PRESETS["gpu"]
 
     def preset(name: str) -> str:
-        return f"[default: {as_text(cpu[name])} on a CPU, {as_text(gpu[name])} on a GPU]"
+        return f"[default: {cli.as_typed(cpu[name])} on a CPU, {cli.as_typed(gpu[name])} on a GPU]"
 
     main_flags = p.add_argument_group("what to train")
     main_flags.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "

@@ -16,11 +16,14 @@ from tinygan.errors import TinyganError, UsageError
 INSTALL_HINT = 'pip install ".[cuda13]" for driver 580 or newer, ".[cuda12]" for older ones'
 
 
+def is_cupy(array: Any) -> bool:
+    """Whether CuPy made `array`; told by its type's module, so that nothing has to be imported to ask."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
 def xp_of(array: Any) -> Any:
     """The module that made `array`: cupy for a CuPy array, numpy for everything else."""
-    if type(array).__module__.partition(".")[0] == "cupy":
-        return importlib.import_module("cupy")
-    return np
+    return importlib.import_module("cupy") if is_cupy(array) else np
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -114,6 +114,11 @@ def _silence_stdout() -> None:
         pass  # stdout is not a real file (a test, a notebook): nothing will be flushed there
 
 
+def as_typed(value: object) -> str:
+    """A setting as it is typed on the command line: (16, 16, 1) is 16,16,1."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 # ---- value types: each takes the typed text and returns the value, or says in one line what it must look like ----
 
 

@@ -30,6 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinygan import metrics
+
 EARLY = 100  # steps
 HARD_LOSS, HARD_GRADIENT = 1e-3, 1e-6
 SATURATED_GAP = 20.0  # logits; the sigmoid of -20 is 2e-9
@@ -70,7 +72,7 @@ def assess(
     `histogram`, ten counts, and both follow from it. What is None is not used.
     """
     if histogram is not None:
-        classes, kl = _classes_and_kl(histogram)
+        classes, kl = metrics.classes_covered(histogram), metrics.label_kl(histogram)
     logit_gap, spread, classes, kl = (_known(value) for value in (logit_gap, spread, classes, kl))
 
     required = {"D loss": d_loss, "G loss": g_loss, "D(x)": d_real, "D(G(z))": d_fake}
@@ -155,13 +157,6 @@ def relative_spread(samples: np.ndarray, reference: np.ndarray) -> float:
     0 is one picture."""
     data = float(np.std(reference, axis=0, dtype=np.float64).mean())
     return float(np.std(samples, axis=0, dtype=np.float64).mean()) / data if data > 0 else math.nan
-
-
-def _classes_and_kl(histogram: Sequence[int]) -> tuple[int, float]:
-    shares = np.asarray(histogram, dtype=np.float64)
-    shares = shares / max(shares.sum(), 1.0)
-    seen = shares[shares > 0]
-    return int((shares >= 0.01).sum()), float((seen * np.log(seen * len(shares))).sum())
 
 
 def _variety(spread: float | None, classes: int | None, kl: float | None) -> str:

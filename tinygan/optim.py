@@ -10,10 +10,11 @@ batch). A step is divided by the root of that average, so the next one is two to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from tinygan.backend import to_numpy
+from tinygan.backend import to_numpy, xp_of
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.module import Module, Parameter
@@ -54,25 +55,24 @@ class Optimizer:
     def _update(self, data, gradient, state: dict, count: np.ndarray, rows: np.ndarray | None) -> None:
         raise NotImplementedError
 
+    def _entries(self) -> dict[str, Any]:
+        """Everything that is saved, by name: `name/slot` and `name/steps`, the arrays themselves."""
+        return {f"{name}/{slot}": array for name, slots in self.state.items()
+                for slot, array in [*slots.items(), ("steps", self.steps[name])]}
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """`name/slot` and `name/steps` -> array, on the host."""
-        out = {}
-        for name, slots in self.state.items():
-            for slot, array in slots.items():
-                out[f"{name}/{slot}"] = to_numpy(array).copy()
-            out[f"{name}/steps"] = self.steps[name].copy()
-        return out
+        return {key: to_numpy(array).copy() for key, array in self._entries().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy a saved state in. Raises TinyganError naming the first entry that is missing or of another shape."""
-        for key, own in self.state_dict().items():
-            if key not in state or state[key].shape != own.shape:
-                raise TinyganError(f"the saved optimiser state lacks {key!r} of shape {own.shape}; "
+        own = self._entries()
+        for key, array in own.items():
+            if key not in state or state[key].shape != array.shape:
+                raise TinyganError(f"the saved optimiser state lacks {key!r} of shape {array.shape}; "
                                    "was it saved with another optimiser or net?")
-        for name, p in self.named:
-            for slot, array in self.state[name].items():
-                array[...] = p.xp.asarray(state[f"{name}/{slot}"])
-            self.steps[name][...] = state[f"{name}/steps"]
+        for key, array in own.items():
+            array[...] = xp_of(array).asarray(state[key])
 
 
 class RMSprop(Optimizer):

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 import tinygan
-from tinygan import checkpoint, pictures, report
+from tinygan import checkpoint, cli, pictures, report
 from tinygan.errors import TinyganError, UsageError
 from tinygan.files import whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
@@ -117,8 +117,9 @@ class Run:
             merged[name] = value if name in typed and name in may_change else stored.get(name, value)
             if name in typed and name not in may_change and _as_json(value) != _as_json(merged[name]):
                 flag = "--" + name.replace("_", "-")
+                stored_value = cli.as_typed(merged[name])
                 raise UsageError(
-                    f"{flag} is {_show(value)} but the run in {folder} was made with {_show(merged[name])}: "
+                    f"{flag} is {cli.as_typed(value)} but the run in {folder} was made with {stored_value}: "
                     f"leave {flag} out to go on with it, or start a new run with --out"
                 )
         run = cls(folder, merged)
@@ -355,10 +356,6 @@ def _lock_folder(folder: Path) -> int | None:
 def _as_json(value):
     """`value` as it comes back from JSON: tuples as lists, paths as text."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _show(value) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _cell(value: float | None) -> str:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
+from tinygan.backend import is_cupy
 from tinygan.kernels import numpy_
 
 
@@ -21,7 +22,7 @@ def for_array(array: object) -> ModuleType:
     """
     if isinstance(array, np.ndarray):
         return numpy_
-    if type(array).__module__.partition(".")[0] == "cupy":
+    if is_cupy(array):
         from tinygan.kernels import portable
 
         return portable

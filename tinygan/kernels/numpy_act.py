@@ -15,7 +15,6 @@ import numpy as np
 
 from tinygan.kernels import pool
 
-BLOCK = 1 << 17  # numbers per job: small enough to stay in cache, large enough (20 us a pass) to share out
 INNER = 1024  # wanted length of NumPy's inner loop
 
 
@@ -124,7 +123,7 @@ def _result(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(rows: np.ndarray) -> list[slice]:
-    step = max(1, BLOCK // max(1, rows.shape[1]))
+    step = max(1, pool.BLOCK // max(1, rows.shape[1]))
     return [slice(start, start + step) for start in range(0, rows.shape[0], step)]
 
 

@@ -1,7 +1,8 @@
 """Passes over the weights: weight normalisation, RMSprop, Adam and the moving average.
 
-With 16 filter sets a layer the weights outweigh the images, so these passes count: every one reads its arrays
-from main memory once, does all its arithmetic on a block in the cache and moves on. `rows` names the filter
+With 16 filter sets a layer the weights outweigh the images, so these passes count: an optimiser reads its arrays
+from main memory once and normalisation twice (for the lengths, then to divide by them), and each does all its
+arithmetic on a block in the cache and moves on. `rows` names the filter
 sets (axis 0) that take part, as a mask (K,) or None for all; the others are not even read.
 
 Weights are (K, A, B, kh, kw) in the memory order (K, A, kh, kw, B); any other order is copied into that one
@@ -14,9 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinygan.kernels import pool
-
-BLOCK = 1 << 17  # numbers per job: small enough to stay in cache, large enough (20 us a pass) to share out
-
 
 # ---- weight normalisation ------------------------------------------------------------
 
@@ -72,8 +70,8 @@ def _logical(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _blocks(bank: int, small: int, per_small: int, rows) -> list[tuple[int, slice]]:
-    """(filter set, range of axis A) blocks of about BLOCK numbers, over the sets in `rows`."""
-    step = max(1, BLOCK // max(1, per_small))
+    """(filter set, range of axis A) blocks of about pool.BLOCK numbers, over the sets in `rows`."""
+    step = max(1, pool.BLOCK // max(1, per_small))
     return [(k, slice(start, min(start + step, small)))
             for k in range(bank) if rows is None or rows[k] for start in range(0, small, step)]
 
@@ -216,8 +214,8 @@ def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, .
     else:
         lines = [a.reshape(first.shape[0], -1) for a in ordered]
     length = lines[0].shape[1]
-    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + BLOCK] for a in lines))
-            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, BLOCK)]
+    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + pool.BLOCK] for a in lines))
+            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, pool.BLOCK)]
     pool.run(jobs, worth_it=first.size >= pool.MANY)
     for array, done in zip(written, ordered, strict=False):
         if not np.shares_memory(array, done):

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+BLOCK = 1 << 17  # numbers per job of a pass: few enough to stay in cache, enough (20 us) to share out
 MANY = 1 << 19  # numbers of an array from which passes over it are worth sharing among threads
 
 _threads = 1

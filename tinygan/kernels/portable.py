@@ -7,16 +7,11 @@ that no result has to come back from a GPU before the next step is known.
 """
 
 import math
-import sys
 
 import numpy as np
 
+from tinygan.backend import xp_of
 from tinygan.kernels.numpy_patches import overlap, small_size
-
-
-def _xp(array):
-    """The module the array belongs to (numpy or cupy)."""
-    return sys.modules[type(array).__module__.partition(".")[0]]
 
 
 def _groups(routes, n_samples):
@@ -30,7 +25,7 @@ def conv(big, weight, stride, padding, routes):
     """big (N, B, H, W) -> small (N, A, h, w)."""
     kernel = weight.shape[3:]
     h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
-    small = _xp(big).empty((len(big), h, w, weight.shape[1]), big.dtype)
+    small = xp_of(big).empty((len(big), h, w, weight.shape[1]), big.dtype)
     for k, samples in _groups(routes, len(big)):
         columns = _columns(big[samples], (h, w), kernel, stride, padding)
         filters = weight[k].transpose(0, 2, 3, 1).reshape(weight.shape[1], -1)
@@ -42,11 +37,11 @@ def conv_transpose(small, weight, stride, padding, routes, output_size):
     """small (N, A, h, w) -> big (N, B, *output_size)."""
     _, a, b, kh, kw = weight.shape
     n_samples, _, h, w = small.shape
-    big = _xp(small).empty((n_samples, *output_size, b), small.dtype)
+    big = xp_of(small).empty((n_samples, *output_size, b), small.dtype)
     for k, samples in _groups(routes, n_samples):
         pixels = small[samples].transpose(0, 2, 3, 1).reshape(-1, a)
         columns = (pixels @ weight[k].transpose(0, 2, 3, 1).reshape(a, -1)).reshape(-1, h, w, kh, kw, b)
-        total = _xp(small).zeros((len(columns), *output_size, b), small.dtype)
+        total = xp_of(small).zeros((len(columns), *output_size, b), small.dtype)
         for i, j, rows, cols, big_rows, big_cols in _taps((h, w), (kh, kw), stride, padding, output_size):
             total[:, big_rows, big_cols] += columns[:, rows, cols, i, j]
         big[samples] = total
@@ -56,7 +51,7 @@ def conv_transpose(small, weight, stride, padding, routes, output_size):
 def conv_weight(big, small, kernel, stride, padding, routes, bank):
     """(big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
     a, b = small.shape[1], big.shape[1]
-    grad = _xp(big).zeros((bank, a, *kernel, b), big.dtype)
+    grad = xp_of(big).zeros((bank, a, *kernel, b), big.dtype)
     for k, samples in _groups(routes, len(big)):
         columns = _columns(big[samples], small.shape[2:], kernel, stride, padding)
         pixels = small[samples].transpose(0, 2, 3, 1).reshape(-1, a)
@@ -67,7 +62,7 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
 def _columns(big, small_hw, kernel, stride, padding):
     """Patches as a matrix (N*h*w, kh*kw*B)."""
     n_samples, channels = big.shape[:2]
-    columns = _xp(big).zeros((n_samples, *small_hw, *kernel, channels), big.dtype)
+    columns = xp_of(big).zeros((n_samples, *small_hw, *kernel, channels), big.dtype)
     pixels = big.transpose(0, 2, 3, 1)
     for i, j, rows, cols, big_rows, big_cols in _taps(small_hw, kernel, stride, padding, big.shape[2:]):
         columns[:, rows, cols, i, j] = pixels[:, big_rows, big_cols]
@@ -90,13 +85,13 @@ def _per_channel(vector, x):
 def tprelu(x, slope, shift):
     """y = max(x - t, 0) + a min(x - t, 0) + t per channel."""
     a, t = _per_channel(slope, x), 0 if shift is None else _per_channel(shift, x)
-    return _xp(x).where(x > t, x, a * (x - t) + t)
+    return xp_of(x).where(x > t, x, a * (x - t) + t)
 
 
 def tprelu_dx(g, x, slope, shift):
     """g where x > t, else a g."""
     t = 0 if shift is None else _per_channel(shift, x)
-    return _xp(x).where(x > t, g, _per_channel(slope, x) * g)
+    return xp_of(x).where(x > t, g, _per_channel(slope, x) * g)
 
 
 def tprelu_dslope(g, x, shift):
@@ -121,13 +116,13 @@ def _spread(n, out_axis):
 
 def _named(rows, like):
     """The rows mask on the array's device, shaped to meet it."""
-    return _xp(like).asarray(rows).reshape(-1, *[1] * (like.ndim - 1))
+    return xp_of(like).asarray(rows).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
     """sqrt(scale * sum w^2 + eps), (K, channels); 1 for sets not in rows."""
-    n = _xp(w).sqrt(scale * (w * w).sum(axis=_fold(out_axis)) + eps)
-    return n if rows is None else _xp(w).where(_named(rows, n), n, 1)
+    n = xp_of(w).sqrt(scale * (w * w).sum(axis=_fold(out_axis)) + eps)
+    return n if rows is None else xp_of(w).where(_named(rows, n), n, 1)
 
 
 def normalize(w, out_axis, scale, eps, rows=None):
@@ -141,7 +136,7 @@ def normalize_dx(g, w, n, out_axis, scale, rows=None):
     """(g - scale (sum w g) w / n^2) / n; 0 for sets not in rows."""
     dot = scale * (w * g).sum(axis=_fold(out_axis))
     out = (g - w * _spread(dot / (n * n), out_axis)) / _spread(n, out_axis)
-    return out if rows is None else _xp(w).where(_named(rows, out), out, 0)
+    return out if rows is None else xp_of(w).where(_named(rows, out), out, 0)
 
 
 def _some(rows):
@@ -153,12 +148,12 @@ def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
     """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
     at = _some(rows)
     v[at] = alpha * v[at] + (1 - alpha) * g[at] * g[at]
-    p[at] = p[at] - lr * g[at] / (_xp(p).sqrt(v[at]) + eps)
+    p[at] = p[at] - lr * g[at] / (xp_of(p).sqrt(v[at]) + eps)
 
 
 def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
     """In place: Adam with bias correction, eps outside the root; step: one number or one per row."""
-    xp, at = _xp(p), _some(rows)
+    xp, at = xp_of(p), _some(rows)
     steps = np.maximum(np.asarray(step, np.float64), 1.0)  # a set never used has taken 0 steps, and takes none now
     rate, bias = lr / (1 - beta1**steps), 1 / np.sqrt(1 - beta2**steps)
     if steps.ndim == 0:

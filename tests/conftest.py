@@ -1,6 +1,45 @@
-"""One BLAS thread for every test: the results and the time then do not depend on what else the machine does."""
+"""One BLAS thread for every test: the results and the time then do not depend on what else the machine does.
+
+Tests marked `kernels` need a compiler. Where one is missing they are skipped with the reason, but in CI
+(TINYGAN_CI=1) they fail: a check that quietly does not run is none.
+"""
 
 import os
+import shutil
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # read by NumPy's BLAS when it is first imported
+
+
+def missing(what: str) -> None:
+    """Skip, or in CI fail, for want of `what`."""
+    if os.environ.get("TINYGAN_CI"):
+        pytest.fail(f"{what}: CI must not go on without it")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def gpp() -> str:
+    """The path of g++, which compiles the GPU kernels for the processor."""
+    return shutil.which("g++") or missing("g++ is not installed")
+
+
+@pytest.fixture
+def standin(gpp):
+    """The strict stand-in for CuPy, in its place for one test."""
+    from standin import strict_cupy
+
+    from tinygan.kernels import cuda_conv, cuda_launch, cuda_maps
+
+    def fresh() -> None:
+        cuda_launch.forget()
+        cuda_conv._order.cache_clear()
+        cuda_maps._band.cache_clear()
+
+    fresh()
+    strict_cupy.install()
+    yield strict_cupy
+    strict_cupy.uninstall()
+    fresh()

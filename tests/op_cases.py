@@ -14,6 +14,7 @@ import numpy as np
 
 import tinygan
 from tinygan import ops
+from tinygan.conv import interpolation_matrix
 from tinygan.engine import PRIMITIVES, Tensor
 from tinygan.kernels import numpy_, reference
 
@@ -168,28 +169,22 @@ for label, n, bank, a, b, kernel, big, small, same in (
 # ---- pooling, weight normalisation, PReLU ------------------------------------------------------------------------
 
 
-def plain_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.ndarray:
-    out = np.empty(which.shape)
-    for n, c, i, j in np.ndindex(which.shape):
-        down, right = divmod(which[n, c, i, j], size)
-        out[n, c, i, j] = x[n, c, i * stride + down, j * stride + right]
-    return out
-
-
-def plain_pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tuple) -> np.ndarray:
-    out = np.zeros(shape)
-    for n, c, i, j in np.ndindex(which.shape):
-        down, right = divmod(which[n, c, i, j], size)
-        out[n, c, i * stride + down, j * stride + right] += g[n, c, i, j]
-    return out
-
-
 for label, shape, small, size, stride in (
         ("plain", (2, 2, 4, 4), (2, 2), 2, 2), ("overlap", (1, 2, 5, 5), (3, 3), 3, 1),
         ("size 1", (1, 1, 1, 1), (1, 1), 1, 1), ("empty", (0, 2, 4, 4), (2, 2), 2, 2)):
-    which = np.random.default_rng(3).integers(0, size * size, (*shape[:2], *small)).astype(np.int16)
-    case("pool_take", label, (shape,), plain_take, which=which, size=size, stride=stride)
-    case("pool_put", label, (which.shape,), plain_pool_put, which=which, size=size, stride=stride, shape=shape)
+    which = np.random.default_rng(3).integers(0, size * size, (*shape[:2], *small)).astype(np.int32)
+    case("pool_take", label, (shape,), reference.pool_take, which=which, size=size, stride=stride)
+    case("pool_put", label, (which.shape,), reference.pool_put, which=which, size=size, stride=stride, shape=shape)
+
+for label, shape, size in (("plain", (2, 2, 2, 3), 2), ("size 1", (1, 1, 1, 1), 1), ("empty", (0, 2, 2, 2), 3)):
+    n, c, h, w = shape
+    case("mean_pool", label, ((n, c, h * size, w * size),), reference.mean_pool, exact=False, size=size)
+    case("mean_unpool", label, (shape,), reference.mean_unpool, size=size)
+
+for label, shape, size, antialias in (("larger", (2, 2, 3, 2), (5, 5), False), ("smaller", (1, 2, 5, 6), (2, 3), True),
+                                      ("size 1", (1, 1, 1, 1), (1, 1), False), ("empty", (0, 1, 3, 3), (2, 2), True)):
+    matrices = [interpolation_matrix(a, b, antialias) for a, b in zip(shape[2:], size, strict=True)]
+    case("resize", label, (shape,), reference.resize, exact=False, rows=matrices[0], columns=matrices[1])
 
 
 def norms_first(kernels):
@@ -212,6 +207,15 @@ for label, shape, rest in (
     case("weight_norm", label, (shape,), lambda w, **o: reference.normalize(w, **o)[0], exact=False, eps=0.1, **rest)
     case("weight_norm_dx", label, (shape, shape), norms_first(reference), exact=False, call=call_dx, eps=0.1, **rest)
 
+def plain_logistic(x: np.ndarray, sign: float) -> np.ndarray:
+    return np.asarray(reference.logistic_loss(x, sign) if x.size else 0.0)
+
+
+for label, shape in (("plain", (4, 3)), ("size 1", (1,)), ("single", ())):
+    for sign in (1.0, -1.0):
+        case("logistic_loss", f"{label} {sign:+.0f}", (shape,), plain_logistic, exact=False, sign=sign)
+        case("logistic_dx", f"{label} {sign:+.0f}", ((), shape), reference.logistic_back, exact=False, sign=sign)
+
 for routes, shape in (([1, 0, 1, 1], (3, 2)), ([0], (1, 1)), ([], (2, 3))):
     case("gather_sets", f"{routes}", (shape,), lambda a, routes: a[routes], routes=np.array(routes, int))
 
@@ -220,6 +224,10 @@ for label, shape in (("plain", (2, 3, 2, 2)), ("no pixels", (4, 3)), ("size 1", 
     c = shape[1:2]
     case("tprelu", label, (shape, c, c), reference.tprelu, "grid unit grid", exact=False)
     case("tprelu", f"{label}, no shift", (shape, c), lambda x, a: reference.tprelu(x, a, None), "grid unit")
+    case("bias_tprelu", label, (shape, c, c, c), lambda x, b, a, t: reference.tprelu(x, a, t, b),
+         "grid grid unit grid", exact=False)
+    case("bias_tprelu", f"{label}, no shift", (shape, c, c), lambda x, b, a: reference.tprelu(x, a, None, b),
+         "grid grid unit", exact=False)
     case("tprelu_dx", label, (shape, shape, c, c), reference.tprelu_dx, "normal grid unit grid")
     case("tprelu_dx", f"{label}, no shift", (shape, shape, c), lambda g, x, a: reference.tprelu_dx(g, x, a, None),
          "normal grid unit")

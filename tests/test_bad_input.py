@@ -193,7 +193,7 @@ TRAIN = [
     ("log never", flags("--log-every", "0"), USAGE, "at least 1"),
     ("save never", flags("--save-every", "0"), USAGE, "at least 1"),
     ("unknown device", flags("--device", "tpu"), USAGE, "auto, cpu, gpu"),
-    ("gpu without CuPy", flags("--device", "gpu"), FAILED, "CuPy is not installed (pip install"),
+    ("gpu without CuPy", flags("--device", "gpu"), FAILED, "CuPy is not installed"),
     ("gpu of a number without CuPy", flags("--device", "cuda:1"), FAILED, "CuPy is not installed"),
     # places
     ("out is a run", out(lambda p: p.run), USAGE, "--overwrite"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tinygan import kernels
-from tinygan.kernels import numpy_, numpy_conv, numpy_patches, numpy_winograd, pool, portable, reference
+from tinygan.conv import interpolation_matrix
+from tinygan.kernels import cuda_, numpy_, numpy_conv, numpy_patches, numpy_winograd, pool, portable, reference
 
 FAST = [numpy_, portable]
 
@@ -287,6 +288,55 @@ def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
         close(module.tprelu_below(b, a, shift), reference.tprelu_below(g, x, shift))
 
 
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (2, 3), (0, 3, 2, 2)])
+def test_a_bias_comes_before_the_activation(module, shape):
+    rng = np.random.default_rng(15)
+    x, bias, slope, shift = rng.standard_normal(shape), *rng.random((3, shape[1]))
+    for t in (shift, None):
+        close(module.tprelu(x, slope, t, bias), reference.tprelu(x, slope, t, bias))
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("shape", [(7,), (3, 1, 2), ()])
+def test_logistic_loss(module, shape):
+    x = np.asarray(50 * np.random.default_rng(16).standard_normal(shape))
+    for sign in (1.0, -1.0):
+        close(np.asarray(module.logistic_loss(x, sign)), np.asarray(reference.logistic_loss(x, sign)))
+        close(np.asarray(module.logistic_back(np.array(0.7), x, sign)),
+              np.asarray(reference.logistic_back(0.7, x, sign)))
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("size, stride, shape", [(2, 2, (2, 3, 4, 6)), (3, 1, (1, 2, 5, 4)), (2, 3, (2, 1, 6, 5)),
+                                                 (1, 1, (1, 1, 1, 1)), (2, 2, (0, 2, 4, 4))])
+def test_pooling(module, size, stride, shape):
+    rng = np.random.default_rng(17)
+    x = rng.integers(0, 3, shape).astype(float)  # many ties
+    if x.size > 20:
+        x[0, 0, 1, :2] = np.nan
+    (best, which), wanted = module.max_pool(x, size, stride), reference.max_pool(x, size, stride)
+    np.testing.assert_array_equal(best, wanted[0])
+    np.testing.assert_array_equal(which, wanted[1])
+    x, g = rng.standard_normal(shape), rng.standard_normal(which.shape)
+    close(module.pool_take(x, which, size, stride), reference.pool_take(x, which, size, stride))
+    close(module.pool_put(g, which, size, stride, shape), reference.pool_put(g, which, size, stride, shape))
+    close(module.mean_unpool(x, size), reference.mean_unpool(x, size))
+    spread = reference.mean_unpool(x, size) + 1
+    close(module.mean_pool(spread, size), reference.mean_pool(spread, size))
+
+
+@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("size", [(3, 9), (5, 6), (12, 2), (1, 1)])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_resizing(module, size, antialias):
+    x = np.random.default_rng(18).standard_normal((2, 3, 5, 6))
+    rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
+    y = module.resize(x, rows, columns)
+    close(y, reference.resize(x, rows, columns))
+    close(module.resize(y, rows.T, columns.T), reference.resize(y, rows.T, columns.T))
+
+
 @pytest.mark.parametrize("module", [*FAST, reference])
 def test_tprelu_at_the_kink_takes_the_negative_side(module):
     x = np.array([[0.5], [0.25], [0.75]])
@@ -477,12 +527,14 @@ def test_the_heap_can_be_kept():
 
 def test_the_array_picks_the_kernels():
     assert kernels.for_array(np.zeros(1)) is numpy_
-    like_cupy = type("ndarray", (), {"__module__": "cupy"})
-    assert kernels.for_array(like_cupy()) is portable
+    like_cupy = type("ndarray", (), {"__module__": "cupy"})()
+    for like_cupy.dtype, module in ((np.dtype(np.float32), cuda_), (np.dtype(np.float64), portable)):
+        assert kernels.for_array(like_cupy) is module
     with pytest.raises(TypeError, match="no kernels for builtins.list"):
         kernels.for_array([1.0])
 
 
 def test_every_module_offers_every_kernel():
     for name in set(numpy_.__all__) - {"empty_weight"}:  # weights are made on the host
-        assert callable(getattr(portable, name)), name
+        assert callable(getattr(portable, name)) and callable(getattr(cuda_, name)), name
+    assert all(callable(getattr(cuda_, name)) for name in cuda_.__all__)

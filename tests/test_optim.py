@@ -297,7 +297,7 @@ def test_a_training_step_is_float32_in_every_operation(kind, options, monkeypatc
             game(g, d, g_steps, d_steps, np.random.default_rng(seed))
             average.update(g)
     single = {np.dtype(np.float32)}
-    assert {"conv", "conv_transpose", "conv_weight", "weight_norm", "softplus", "sigmoid"} <= set(seen)
+    assert {"conv", "conv_transpose", "conv_weight", "weight_norm", "logistic_loss", "logistic_dx"} <= set(seen)
     assert {op: dtypes for op, dtypes in seen.items() if dtypes != single} == {}
     for net, optimizer in ((g, g_steps), (d, d_steps)):
         for name, p in net.named_parameters():

@@ -1,19 +1,34 @@
 """Where arrays live: NumPy on the processor, CuPy on a CUDA GPU.
 
 There is no global switch. Every function asks the array it was given which module made it (`xp_of`) and goes on
-with that module, so the same code serves both. CuPy is never imported before somebody asks for a GPU.
+with that module, so the same code serves both. CuPy is never imported before somebody asks for a GPU. Where none
+works, `find_gpu` says in one line why, and what to type on this computer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
+import importlib.metadata
+import os
+import re
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygan.errors import TinyganError, UsageError
 
-INSTALL_HINT = 'pip install ".[cuda13]" for driver 580 or newer, ".[cuda12]" for older ones'
+DRIVERS = {12: 525, 13: 580}  # major version of CUDA, as in our extras cuda12 and cuda13: the oldest driver for it
+CUDA_13_CAPABILITY = 75       # CUDA 13 compiles nothing for GPUs before compute capability 7.5
+NO_DRIVER = "there is no NVIDIA driver on this machine: a GPU needs it first (in a container: start with --gpus all)"
+
+PACKAGE = re.compile(r"cupy(-cuda\d+x?|-rocm-.*)?")  # each holds a whole CuPy; cupy-wheel and plugins do not
+NO_LIBRARY = re.compile(r"DynamicLibNotFound|Failure finding|cannot open (shared object|source) file"
+                        r"|lib(nvrtc|cublas|cudart|curand|cusolver|cusparse|cufft|nvJitLink)")
+OLD_DRIVER = re.compile(r"cudaError(InsufficientDriver|CallRequiresNewerDriver)")
+NO_MEMORY = re.compile(r"OutOfMemory|MemoryError|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_cupy(array: Any) -> bool:
@@ -43,50 +58,217 @@ class Device(NamedTuple):
         return array if self.xp is np else self.xp.asarray(array)
 
 
-def pick_device(name: str = "auto") -> Device:
+def pick_device(name: str = "auto", tf32: bool = False) -> Device:
     """Turn `--device auto|cpu|gpu|gpu:N` (cuda means gpu) into a Device.
 
+    `tf32` only changes what the line says; who multiplies matrices has to heed it.
     Raises UsageError for another name, TinyganError when a GPU was asked for and none works.
     """
     wanted, _, number = name.replace("cuda", "gpu").partition(":")
-    if wanted not in ("auto", "cpu", "gpu") or (number and (wanted != "gpu" or not number.isdigit())):
+    if wanted not in ("auto", "cpu", "gpu") or (number and (wanted != "gpu" or not number.isdecimal())):
         raise UsageError(f"unknown device {name!r}: use auto, cpu, gpu or gpu:N")
+    cpu = f"device: cpu, NumPy {np.__version__}"
+    ignored = " (--tf32 is for GPUs: ignored)" if tf32 else ""
     if wanted == "cpu":
-        return Device("cpu", np, f"device: cpu, NumPy {np.__version__}")
-    cupy, why = find_gpu(int(number or 0))
+        return Device("cpu", np, cpu + ignored)
+    cupy, line = find_gpu(int(number or 0))
     if cupy is not None:
-        return Device("gpu", cupy, why)
+        return Device("gpu", cupy, f"{line}, float32, TF32 {'on' if tf32 else 'off'}")
     if wanted == "gpu":
-        raise TinyganError(f"no GPU to use: {why}")
-    return Device("cpu", np, f"device: cpu, NumPy {np.__version__} (no GPU: {why})")
-
-
-def first_line(problem: Exception) -> str:
-    """An exception in one line: the first of its message, or its kind where it has none."""
-    return (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise TinyganError(f"no GPU to use: {line}")
+    return Device("cpu", np, f"{cpu} (no GPU: {line}){ignored}")
 
 
 def find_gpu(number: int = 0) -> tuple[Any, str]:
-    """(cupy, a line naming the device) if a GPU truly works, else (None, the reason in one line).
+    """(cupy, a line naming the device) if GPU `number` truly works, else (None, the reason and remedy in one line).
 
     An importable CuPy proves nothing: libraries are loaded at first use. So a small matrix product is made and
     compared with the right answer before the device is trusted.
     """
+    packages = cupy_packages()
+    if len(packages) > 1:  # asked before the import, which would print a page of warning
+        return None, f"two CuPy packages overwrite each other: {reinstall(packages, number)}"
     try:
-        import cupy
-    except ImportError:
-        return None, f"CuPy is not installed ({INSTALL_HINT})"
+        cupy = importlib.import_module("cupy")
+        runtime = cupy.cuda.runtime  # an uninstall may leave a folder that imports and holds nothing
+    except Exception as problem:  # a broken install may raise anything
+        return None, why_no_import(problem, packages, number)
     try:
-        if cupy.cuda.runtime.driverGetVersion() == 0:
-            return None, "no CUDA driver on this machine"
-        count = cupy.cuda.runtime.getDeviceCount()
-        if number >= count:
-            return None, f"there is no GPU number {number}: this machine has {count}"
+        why = why_no_device(runtime, number, packages) or why_no_product(cupy, number, packages)
+        if why:
+            return None, why
+        title = runtime.getDeviceProperties(number)["name"].decode()
+    except Exception as problem:  # CuPy raises many kinds, RuntimeError and ImportError among them
+        return None, explain(problem, runtime, number, packages)
+    return cupy, f"device: gpu {number}, {title}, CuPy {cupy.__version__}"
+
+
+# What may be wrong, one question each. An answer is one line that says what to do; "" means that all is well.
+
+def why_no_import(problem: Exception, packages: list[str], number: int) -> str:
+    """CuPy does not import: it is not there, its CUDA libraries are not, or its files are damaged."""
+    if isinstance(problem, ModuleNotFoundError) and problem.name == "cupy":
+        driver = ask_driver(number)
+        if driver.cuda == 0:  # no package would help
+            return f"CuPy is not installed, and {NO_DRIVER}"
+        return f"CuPy is not installed: {install(driver)}"
+    if NO_LIBRARY.search(f"{type(problem).__name__}: {problem}"):
+        return no_libraries(problem, packages, number)
+    return f"CuPy does not import ({first_line(problem)}): {reinstall(packages, number)}"
+
+
+def why_no_device(runtime: Any, number: int, packages: list[str]) -> str:
+    """No driver, one too old for this CuPy, no such GPU, or a GPU too old for this CuPy."""
+    driver = runtime.driverGetVersion()
+    if driver == 0:
+        return NO_DRIVER
+    built = runtime.runtimeGetVersion()
+    if driver // 1000 < built // 1000:
+        return driver_too_old(driver, built, packages)
+    try:
+        count = runtime.getDeviceCount()
+    except RuntimeError as problem:
+        if "cudaErrorNoDevice" not in str(problem):
+            raise
+        count = 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if chosen is None else f"; CUDA_VISIBLE_DEVICES is {chosen!r} and may hide some: unset it"
+    if count == 0:
+        return f"the NVIDIA driver shows no GPU (nvidia-smi should list one{hidden})"
+    if number >= count:
+        known = "gpu:0" if count == 1 else f"gpu:0 to gpu:{count - 1}"
+        return f"there is no GPU number {number}: this machine shows {count}, take --device {known}{hidden}"
+    gpu = runtime.getDeviceProperties(number)
+    if built // 1000 >= 13 and gpu["major"] * 10 + gpu["minor"] < CUDA_13_CAPABILITY:
+        return (f"{gpu['name'].decode()} (compute capability {gpu['major']}.{gpu['minor']}) is too old for CUDA "
+                f"{built // 1000}: {uninstall(packages)}, then {pip_install(12)}")
+    return ""
+
+
+def why_no_product(cupy: Any, number: int, packages: list[str]) -> str:
+    """Compute on the GPU. It stays the current one if that worked; else the one before is current again."""
+    before = cupy.cuda.runtime.getDevice()
+    try:
         cupy.cuda.Device(number).use()
         four = cupy.arange(4, dtype=cupy.float32).reshape(2, 2)
-        if float((four @ four).sum()) != 22.0:  # [[0 1] [2 3]] squared is [[2 3] [6 11]]
-            return None, "a small test product on the GPU came out wrong"
-        title = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
-    except Exception as problem:  # CuPy raises many kinds, RuntimeError and ImportError among them
-        return None, f"CuPy does not work here: {first_line(problem)} ({INSTALL_HINT})"
-    return cupy, f"device: gpu {number}, {title}, CuPy {cupy.__version__}, float32"
+        total = float((four @ four).sum())  # [[0 1] [2 3]] squared is [[2 3] [6 11]]
+        if total == 22.0:
+            return ""
+        why = (f"a small test product on GPU {number} came out wrong ({total:g} instead of 22), so nothing it computes "
+               "can be trusted: take another (--device gpu:N) or --device cpu")
+    except Exception as problem:
+        why = explain(problem, cupy.cuda.runtime, number, packages)
+    with contextlib.suppress(Exception):  # a GPU that fails may refuse this too; the reason above is what counts
+        cupy.cuda.Device(before).use()
+    return why
+
+
+def explain(problem: Exception, runtime: Any, number: int, packages: list[str]) -> str:
+    """What an exception of CuPy's means for the user."""
+    text = f"{type(problem).__name__}: {problem}"
+    if NO_LIBRARY.search(text):
+        return no_libraries(problem, packages, number)
+    if OLD_DRIVER.search(text):
+        return driver_too_old(runtime.driverGetVersion(), runtime.runtimeGetVersion(), packages)
+    if NO_MEMORY.search(text):
+        room = ""
+        with contextlib.suppress(Exception):  # where not even a context fits, this fails as well
+            free, total = (size / 2**30 for size in runtime.memGetInfo())
+            room = f" ({free:.1f} of {total:.1f} GiB are free)"
+        return (f"GPU {number} is out of memory{room}: other processes hold it, nvidia-smi shows them; "
+                "--device gpu:N picks another GPU")
+    return f"CuPy does not work here: {first_line(problem)}"
+
+
+def no_libraries(problem: Exception, packages: list[str], number: int) -> str:
+    """CuPy's package holds none of CUDA's libraries; our extra of the same CUDA adds them to it."""
+    known = re.fullmatch(r"cupy-cuda(\d+)x", "".join(packages))
+    extra = pip_install(int(known[1])) if known and int(known[1]) in DRIVERS else reinstall(packages, number)
+    return f"CuPy does not find the CUDA libraries ({first_line(problem)}): {extra}"
+
+
+def driver_too_old(driver: int, built: int, packages: list[str]) -> str:
+    """Both versions, and the ways out: a CuPy for an older CUDA where we have one, or another driver."""
+    major = built // 1000
+    older = min(driver // 1000, major - 1)
+    ways = [f"{uninstall(packages)}, then {pip_install(older)}"] if older in DRIVERS else []
+    ways += ["update the driver" + (f" to {DRIVERS[major]} or newer" if major in DRIVERS else "")]
+    return (f"the NVIDIA driver runs CUDA {version(driver)} at most, and this CuPy was built for CUDA "
+            f"{version(built)}: {', or '.join(ways)}")
+
+
+# What to type.
+
+class Driver(NamedTuple):
+    """The newest CUDA a driver runs (13000 is 13.0) and a GPU's compute capability (75 is 7.5); 0 for none."""
+
+    cuda: int
+    capability: int
+
+
+def load_driver() -> Any:
+    """The NVIDIA driver's own library, which is there without CuPy and CUDA. Raises OSError if there is none."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+def ask_driver(number: int) -> Driver:
+    """What the driver says of itself and of GPU `number`."""
+    try:
+        driver = load_driver()
+    except OSError:
+        return Driver(0, 0)
+    newest, gpu, major, minor = (ctypes.c_int() for _ in range(4))
+    driver.cuDriverGetVersion(ctypes.byref(newest))
+    if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(gpu), ctypes.c_int(number)) == 0:
+        driver.cuDeviceGetAttribute(ctypes.byref(major), 75, gpu)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+        driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, gpu)
+    return Driver(newest.value, major.value * 10 + minor.value)
+
+
+def install(driver: Driver) -> str:
+    """How to install the CuPy that fits."""
+    fits_13 = driver.capability == 0 or driver.capability >= CUDA_13_CAPABILITY
+    major = 13 if fits_13 else 12
+    if driver.cuda == 0:
+        return f"{pip_install(13)} or {pip_install(12)}, whichever fits the driver"
+    if driver.cuda < 12000:
+        return (f"update the NVIDIA driver, which runs CUDA {version(driver.cuda)} at most, to {DRIVERS[major]} "
+                f"or newer, then {pip_install(major)}")
+    return pip_install(min(major, driver.cuda // 1000))
+
+
+def pip_install(major: int) -> str:
+    """The command for our extra of that CUDA; to be typed in this project's folder."""
+    return f'pip install ".[cuda{major}]"'
+
+
+def uninstall(packages: list[str]) -> str:
+    """A second CuPy must not be put over the first."""
+    return f"pip uninstall {' '.join(packages) or 'cupy'}"
+
+
+def reinstall(packages: list[str], number: int) -> str:
+    """Away with what is there, then the package that fits this computer."""
+    return f"{uninstall(packages)}, then {install(ask_driver(number))}"
+
+
+def cupy_packages() -> list[str]:
+    """Names of the installed packages that hold a CuPy; a folder searched twice lists a package twice."""
+    names = (distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions())
+    names = (re.sub(r"[-_.]+", "-", name).lower() for name in names)
+    return sorted({name for name in names if PACKAGE.fullmatch(name)})
+
+
+def version(number: int) -> str:
+    """CUDA's number in words: 12040 is 12.4."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def first_line(problem: BaseException) -> str:
+    """An exception in one line: its kind and the first line of its message that says something.
+
+    CuPy wraps what stopped its import in a page of advice, so the cause is taken where there is one.
+    """
+    problem = problem.__cause__ or problem
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip(" =")]
+    return ": ".join([type(problem).__name__, *lines[:1]])

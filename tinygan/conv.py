@@ -25,7 +25,7 @@ import numpy as np
 from tinygan.backend import xp_of
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.ops import matmul, permute, put, reshape
+from tinygan.ops import put, reshape
 
 Pair = int | tuple[int, int]
 
@@ -190,46 +190,40 @@ def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     if h < 1 or w < 1:
         raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
-    xp, best, which = x.xp, None, None
-    for i, window in enumerate(_windows(x.data, size, stride, h, w)):
-        if best is None:
-            best, which = window, xp.zeros(window.shape, dtype=xp.int16)
-        else:
-            larger = (window > best) | (window != window)  # a NaN is passed on, not lost
-            best, which = xp.where(larger, window, best), xp.where(larger, xp.int16(i), which)
+    _, which = for_array(x.data).max_pool(x.data, size, stride)
     return _pool_take(x, which=which, size=size, stride=stride)
-
-
-def _windows(array: Any, size: int, stride: int, h: int, w: int) -> list:
-    """The size * size views of (N, C, h, w) that hold the same corner of every window."""
-    return [array[:, :, i:i + stride * (h - 1) + 1:stride, j:j + stride * (w - 1) + 1:stride]
-            for i in range(size) for j in range(size)]
 
 
 @primitive
 def _pool_take(x: Tensor, *, which: Any, size: int, stride: int):
     """From each window the entry that `which` (N, C, h, w) names; linear in x."""
-    out = x.xp.zeros(which.shape, dtype=x.dtype)
-    for i, window in enumerate(_windows(x.data, size, stride, *which.shape[2:])):
-        out = x.xp.where(which == i, window, out)
-    return out, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
+    value = for_array(x.data).pool_take(x.data, which, size, stride)
+    return value, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
 
 
 @primitive
 def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
     """The transpose of _pool_take: zeros, with each value added where it was taken."""
-    out = g.xp.zeros(shape, dtype=g.dtype)
-    for i, window in enumerate(_windows(out, size, stride, *which.shape[2:])):
-        window += g.xp.where(which == i, g.data, 0.0)
-    return out, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
+    value = for_array(g.data).pool_put(g.data, which, size, stride, shape)
+    return value, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
 
 
 def mean_pool2d(x: Tensor, size: int = 2) -> Tensor:
     """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
-    n, c, height, width = x.shape
-    if height % size or width % size:
+    if x.ndim != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
         raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")
-    return x.reshape(n, c, height // size, size, width // size, size).mean(axis=(3, 5))
+    return _mean_pool(x, size=size)
+
+
+@primitive
+def _mean_pool(x: Tensor, *, size: int):
+    return for_array(x.data).mean_pool(x.data, size), (lambda g, y: _mean_unpool(g, size=size),)
+
+
+@primitive
+def _mean_unpool(g: Tensor, *, size: int):
+    """The transpose of _mean_pool: every pixel of a block gets its share."""
+    return for_array(g.data).mean_unpool(g.data, size), (lambda gg, y: _mean_pool(gg, size=size),)
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
@@ -238,9 +232,14 @@ def resize_bilinear(x: Tensor, size: tuple[int, int], *, antialias: bool = False
     Two matrix products, one per axis, so its adjoint is exact. antialias widens the triangle when shrinking, as
     image libraries do, so that no pixel is skipped.
     """
-    rows, columns = (x.xp.asarray(interpolation_matrix(n, m, antialias), dtype=x.dtype)
-                     for n, m in zip(x.shape[2:], size, strict=True))
-    return matmul(matmul(Tensor(rows), x), permute(Tensor(columns), axes=(1, 0)))
+    rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
+    return _resize(x, rows=rows, columns=columns)
+
+
+@primitive
+def _resize(x: Tensor, *, rows: np.ndarray, columns: np.ndarray):
+    """rows @ x @ columns.T for each map; the transpose is the same with both matrices transposed."""
+    return for_array(x.data).resize(x.data, rows, columns), (lambda g, y: _resize(g, rows=rows.T, columns=columns.T),)
 
 
 def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:

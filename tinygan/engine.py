@@ -25,6 +25,7 @@ import numpy as np
 
 from tinygan.backend import to_numpy, xp_of
 from tinygan.errors import TinyganError
+from tinygan.kernels import for_array
 
 _clock = itertools.count()
 PRIMITIVES: dict[str, Callable] = {}
@@ -120,14 +121,20 @@ class Tensor:
             raise GraphError(f"nothing to differentiate: {describe(self)} was made from constants alone")
         leaves = [t for t in _ancestors(self) if not t._edges]
         handed_out = [] if gradient is None else [Tensor(gradient).data]
-        for leaf, g in zip(leaves, grad(self, leaves, seed=gradient), strict=True):
+        for leaf, g in zip(leaves, _grad(self, leaves, False, gradient), strict=True):
             if leaf.grad is not None:
-                rows = leaf.grad.rows
-                leaf.grad = Tensor(leaf.grad.data + g.data)  # a new array: the old one may be in somebody's hands
-                leaf.grad.rows = _union(rows, g.rows)
+                leaf.add_gradient(g.data, g.rows)
             else:
                 leaf.grad = _own_copy(g, handed_out)
             handed_out.append(leaf.grad.data)
+
+    def add_gradient(self, array: Any, rows: np.ndarray | None = None) -> None:
+        """Add an array to `.grad`, or begin with it (then it must be nobody else's). rows: as of a bank's gradient."""
+        total = _tagged(array, rows)
+        if self.grad is not None:
+            # A new array: the old one may be in somebody's hands.
+            total = _tagged(self.grad.data + array, _union(self.grad.rows, rows))
+        self.grad = total
 
     def __repr__(self) -> str:
         return f"Tensor({self.data}{', requires_grad=True' if self.requires_grad else ''})"
@@ -195,8 +202,11 @@ def _lift(args: tuple, op: str) -> list[Tensor]:
     inputs = []
     for a in args:
         if not isinstance(a, Tensor):
-            small = isinstance(a, (int, float)) or (getattr(a, "ndim", 1) == 0 and xp_of(a) in (np, first.xp))
-            a = Tensor(first.xp.asarray(a, dtype=first.dtype) if small else a)
+            if isinstance(a, (int, float)):
+                a = Tensor(_number(a, first))
+            else:
+                small = getattr(a, "ndim", 1) == 0 and xp_of(a) in (np, first.xp)
+                a = Tensor(first.xp.asarray(a, dtype=first.dtype) if small else a)
         if a.xp is not first.xp:
             raise GraphError(f"{op}: {describe(first)} and {describe(a)} live on different devices; "
                              "move one of them (cupy.asarray, Tensor.numpy)")
@@ -204,6 +214,22 @@ def _lift(args: tuple, op: str) -> list[Tensor]:
             raise GraphError(f"{op}: {describe(first)} and {describe(a)} differ in dtype; cast one of them")
         inputs.append(a)
     return inputs
+
+
+_numbers: dict[tuple, Any] = {}
+
+
+def _number(value: float, like: Tensor) -> Any:
+    """A number as a 0-d array of like's dtype and device. On a GPU each is made once: to send it there costs as much
+    as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
+    if like.xp is np:
+        return np.asarray(value, dtype=like.dtype)
+    key = (like.xp, like.data.device.id, like.dtype, float(value))
+    if key not in _numbers:
+        if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
+            _numbers.clear()
+        _numbers[key] = like.xp.asarray(value, dtype=like.dtype)
+    return _numbers[key]
 
 
 @primitive
@@ -220,7 +246,11 @@ def sum_to(a: Tensor, *, shape: tuple[int, ...]):
         data = data.sum(axis=tuple(range(data.ndim - len(shape))))
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and data.shape[i] != 1)
     if axes:
-        data = data.sum(axis=axes, keepdims=True)
+        kernels = for_array(data)
+        if axes == (0, 2, 3) and hasattr(kernels, "channel_sums"):  # a GPU's: CuPy's own is slow along such axes
+            data = kernels.channel_sums(data).reshape(shape)
+        else:
+            data = data.sum(axis=axes, keepdims=True)
     return data, (lambda g, y: broadcast_to(g, shape=a.shape),)
 
 
@@ -240,6 +270,13 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
     create_graph: record the backward pass as well, so that the results can be differentiated again.
     Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
+    if hidden := [t for t in inputs if getattr(t, "outside", False)]:
+        raise GraphError(f"the way from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
+                         "leave that context, or use backward()")
+    return _grad(output, inputs, create_graph, seed)
+
+
+def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Any) -> list[Tensor]:
     if seed is None:
         if output.size != 1:
             raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
@@ -317,8 +354,12 @@ def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
 
 def _own_copy(g: Tensor, others: list) -> Tensor:
     """`g` for a leaf to keep: copied if it is read-only or may share memory with anything in `others`."""
-    shared = g.xp is np and any(np.may_share_memory(g.data, other) for other in others)
-    if not shared and g.xp is np and g.data.flags.writeable:
+    if g.xp is np:
+        own = g.data.flags.writeable and not any(np.may_share_memory(g.data, other) for other in others)
+    else:  # CuPy: dense, so no broadcast view, and of another allocation
+        own = g.data.flags.c_contiguous and not any(other.data.mem.ptr == g.data.data.mem.ptr
+                                                    for other in others if xp_of(other) is g.xp)
+    if own:
         return g if not g._edges else _tagged(g.data, g.rows)
     return _tagged(g.data.copy(order="K"), g.rows)
 
@@ -342,6 +383,11 @@ def _set_mode(**settings: Any) -> Iterator[None]:
     finally:
         for key, value in before.items():
             setattr(_Mode, key, value)
+
+
+def is_recording() -> bool:
+    """Whether operations record edges now: not in `no_grad()`, nor in a backward pass without create_graph."""
+    return _Mode.recording
 
 
 def no_grad() -> Any:

@@ -1,7 +1,7 @@
-"""Operations of the paper's nets that deserve a pass of their own: weight normalisation and the (T)PReLU.
+"""Operations of the paper's nets that deserve a pass of their own: weight normalisation, (T)PReLU, the GAN's loss.
 
 Both could be composed from ops.py (tests do so and compare). Written as primitives they read and write their arrays
-once, which is what they cost: neither does much arithmetic.
+once, which is what they cost: none does much arithmetic.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tinygan.conv import used_sets
-from tinygan.engine import GraphError, Tensor, describe, primitive
+from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive
 from tinygan.kernels import for_array
-from tinygan.ops import multiply, negative, power, put, reshape
+from tinygan.ops import multiply, negative, power, put, reshape, sigmoid
 from tinygan.ops import sum as sum_over
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
@@ -71,6 +71,34 @@ def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: f
     return value, (lambda gg, y: _weight_norm_dx(gg, w, norms=norms, **same), vjp_w)
 
 
+# ---- the GAN's loss ----------------------------------------------------------------------------------------------
+
+
+def logistic_loss(logits: Tensor, sign: float = 1.0) -> Tensor:
+    """mean of -log sigmoid(sign * logits), a single number: how far the logits are from saying `sign` for certain.
+
+    logits: any shape. Exact for logits of any size, where a sigmoid would round to 0 or 1.
+    """
+    return _logistic_loss(logits, sign=float(sign))
+
+
+@primitive
+def _logistic_loss(x: Tensor, *, sign: float):
+    value = for_array(x.data).logistic_loss(x.data, sign)
+    return value, (lambda g, y: _logistic_dx(g, x, sign=sign),)
+
+
+@primitive
+def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
+    """-g sign sigmoid(-sign x) / n; as sigmoid' = sigmoid (1 - sigmoid), its own slope is g p (1 - p) / n."""
+    def by_x(gg: Tensor, y: Tensor) -> Tensor:
+        p = sigmoid(x * -sign)
+        return gg * g * (p * (1.0 - p)) * (1.0 / max(1, x.size))
+
+    value = for_array(x.data).logistic_back(g.data, x.data, sign)
+    return value, (lambda gg, y: sum_over(gg * sigmoid(x * -sign)) * (-sign / max(1, x.size)), by_x)
+
+
 # ---- picking the values of each sample's set -----------------------------------------------------------------------
 
 
@@ -93,25 +121,85 @@ def _gather_sets(values: Tensor, *, routes: np.ndarray):
 # ---- PReLU and translated PReLU ----------------------------------------------------------------------------------
 
 
-def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
+def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
 
-    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
-    negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
+    x: (N, C, ...). slope a, shift t, bias: (C,); without a shift it is the plain PReLU (t = 0). A bias is added to x
+    first; on a GPU in the same pass. At the kink itself the negative side's slope is used. Raises GraphError if slope,
+    shift or bias is not of one number per channel.
     """
-    for p in (slope, shift):
+    for p in (slope, shift, bias):
         if p is not None and p.shape != x.shape[1:2]:
             raise GraphError(f"tprelu: {describe(x)} has {x.shape[1]} channels, {describe(p)} does not fit")
-    return _tprelu(x, slope) if shift is None else _tprelu(x, slope, shift)
+    rest = () if shift is None else (shift,)
+    if bias is None:
+        return _tprelu(x, slope, *rest)
+    if hasattr(for_array(x.data), "tprelu_back"):
+        return _bias_tprelu(x, bias, slope, *rest)
+    return _tprelu(x + _per_channel(bias, x), slope, *rest)
+
+
+def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
+    """One rule per input: x, slope and, if there is one, shift."""
+    rules = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
+    if shift:
+        rules += (lambda g, y: (1.0 - slope) * _tprelu_masked_sum(g, x, *shift),)
+    return rules
 
 
 @primitive
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
-    value = for_array(x.data).tprelu(x.data, slope.data, _array(shift))
-    vjps = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
-    if shift:
-        vjps += (lambda g, y: (1.0 - slope) * _tprelu_masked_sum(g, x, *shift),)
-    return value, vjps
+    kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
+    if hasattr(kernels, "tprelu_back") and slope.requires_grad:
+        rules = _in_one_pass(rules, lambda g: _all_of_tprelu(g, x, slope, shift)[:-1])
+    return kernels.tprelu(x.data, slope.data, _array(shift)), rules
+
+
+@primitive
+def _bias_tprelu(x: Tensor, bias: Tensor, slope: Tensor, *shift: Tensor):
+    """tprelu(x + bias): its rules are those of tprelu at u = x + bias, which is made again rather than kept."""
+    def at_u(i: int):
+        return lambda g, y: _tprelu_rules(x + _per_channel(bias, x), slope, shift)[i](g, y)
+
+    def to_bias(g: Tensor, y: Tensor) -> Tensor:
+        return sum_over(at_u(0)(g, y), axis=(0, *range(2, x.ndim)))
+
+    def all_parts(g: Tensor) -> list:
+        dx, *middle, dbias = _all_of_tprelu(g, x, slope, shift, bias)
+        return [dx, dbias, *middle]
+
+    kernels, rules = for_array(x.data), (at_u(0), to_bias, *(at_u(1 + i) for i in range(1 + len(shift))))
+    if hasattr(kernels, "tprelu_back"):
+        rules = _in_one_pass(rules, all_parts)
+    return kernels.tprelu(x.data, slope.data, _array(shift), bias.data), rules
+
+
+def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple, bias: Tensor | None = None) -> list:
+    """Cotangents of x, slope, shift (if there is one) and bias, by one kernel."""
+    dx, dslope, dshift, dbias = for_array(x.data).tprelu_back(g.data, x.data, slope.data, _array(shift),
+                                                              None if bias is None else bias.data)
+    return [dx, dslope, *([dshift] if shift else []), dbias]
+
+
+def _in_one_pass(rules: tuple, together: Any) -> tuple:
+    """Rules for the inputs of one op that a fused kernel can answer all at once, `together(g)` -> one array each.
+
+    The first input to be asked for a gradient runs it, the others find theirs. Where the backward pass is itself
+    recorded, for a second derivative, the rules made of primitives do it.
+    """
+    kept: dict[str, Any] = {}
+
+    def rule(i: int):
+        def vjp(g: Tensor, y: Tensor) -> Tensor:
+            if is_recording():
+                return rules[i](g, y)
+            if kept.get("g") is not g:
+                kept.update(g=g, parts=together(g))
+            part, kept["parts"][i] = kept["parts"][i], None
+            return Tensor(part)
+        return vjp
+
+    return tuple(rule(i) for i in range(len(rules)))
 
 
 @primitive

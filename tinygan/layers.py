@@ -10,7 +10,9 @@ initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, use
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.kernels import for_array
 from tinygan.module import Module, Parameter
 
 NORMS = ("strict", "affine", "none")
@@ -45,6 +48,7 @@ class _Filters(Module):
         self.weight = Parameter(bank_order(rng.uniform(-bound, bound, shape).astype(dtype)), bank=self.bank > 1)
         sets = self.bank if bank_affine else 1
         self.gain = self.bias = None
+        self.shared: Tensor | None = None  # the normalised filters, while `normalised` provides them
         if norm == "affine":
             self.gain = Parameter(np.ones((sets, channels), dtype), bank=sets > 1)
         if norm == "affine" or (norm == "none" and bias):
@@ -54,14 +58,22 @@ class _Filters(Module):
         """The weights as they are applied: (K, A, B, kh, kw). Sets that `routes` does not use are left zero."""
         if self.norm == "none":
             return self.weight
+        if self.shared is not None:
+            return self.shared
         return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
                            rows=used_sets(routes, self.bank))
 
-    def finish(self, y: Tensor, routes: np.ndarray | None) -> Tensor:
+    @property
+    def loose_bias(self) -> Tensor | None:
+        """The bias (channels,), if the activation that follows can add it in its own pass: `add_bias=False` then
+        leaves it out here. None where there is none, or where each filter set has its own."""
+        return None if self.bias is None or len(self.bias) > 1 else self.bias.reshape(-1)
+
+    def finish(self, y: Tensor, routes: np.ndarray | None, add_bias: bool = True) -> Tensor:
         """Scale and bias, one per output channel (and per filter set where the bank has its own)."""
         if self.gain is not None:
             y = y * _for_samples(self.gain, routes, y.ndim)
-        if self.bias is not None:
+        if self.bias is not None and (add_bias or self.loose_bias is None):
             y = y + _for_samples(self.bias, routes, y.ndim)
         return y
 
@@ -90,8 +102,8 @@ class Conv2d(_Filters):
                          bank_affine=False, init_factor=init_factor, fan_in=inputs * kh * kw, rng=rng, dtype=dtype)
         self.stride, self.padding = pair(stride), pair(padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None)
+    def forward(self, x: Tensor, *, add_bias: bool = True) -> Tensor:
+        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None, add_bias)
 
 
 class StochasticConvTranspose2d(_Filters):
@@ -114,10 +126,10 @@ class StochasticConvTranspose2d(_Filters):
                          rng=rng, dtype=dtype)
         self.stride, self.padding = (sh, sw), pair(padding)
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None, *, add_bias: bool = True) -> Tensor:
         routes = check_routes(routes, len(x), self.bank)
         y = conv_transpose2d(x, self.filters(routes), stride=self.stride, padding=self.padding, routes=routes)
-        return self.finish(y, routes)
+        return self.finish(y, routes, add_bias)
 
 
 class ConvTranspose2d(StochasticConvTranspose2d):
@@ -149,11 +161,15 @@ class TPReLU(Module):
                                bounds=(0.0, 1.0) if clamp == "project" else None)
         self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None, bias: Tensor | None = None) -> Tensor:
+        """bias (channels,): added to x first, for the layer before (its `loose_bias`)."""
         limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
         routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
         if routes is None:
-            return tprelu(x, limit(self.slope.reshape(-1)), None if self.shift is None else self.shift.reshape(-1))
+            shift = None if self.shift is None else self.shift.reshape(-1)
+            return tprelu(x, limit(self.slope.reshape(-1)), shift, bias)
+        if bias is not None:
+            x = x + bias.reshape((1, -1) + (1,) * (x.ndim - 2))
         a = limit(_for_samples(self.slope, routes, x.ndim))
         t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
         u = x - t
@@ -165,6 +181,51 @@ def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: t
     return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
 
 
+@contextmanager
+def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
+    """Inside, the layers of `net` share filters that were normalised once, however often the net is called.
+
+    Weight normalisation is a change of variables, v = w / |w|. So a training step may compute v before the net is
+    called, let `backward` find its gradient, and carry that on to w afterwards, when the context ends. This way a net
+    that is called twice normalises once, and on a GPU a whole net takes one launch there and one back.
+
+    routes: those of the one call that is made inside, (N, stochastic layers); sets they do not use are left out. None:
+    all sets are normalised. Only `backward` carries gradients on to the weights here, and only to first order; for
+    anything else leave the context out. Gradients are added to those the weights have.
+    """
+    layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
+    stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
+    column = {id(m): None if routes is None else np.asarray(routes)[:, i] for i, m in enumerate(stochastic)}
+    rows = [used_sets(column.get(id(m)), m.bank) if m.bank > 1 else None for m in layers]
+    if not layers:
+        yield
+        return
+    kernels = for_array(layers[0].weight.data)
+    values = _each(kernels, "normalize", [(m.weight.data, m.out_axis, m.norm_scale, m.eps, r)
+                                          for m, r in zip(layers, rows, strict=True)])
+    for layer, (v, _) in zip(layers, values, strict=True):
+        layer.shared = Tensor(v, requires_grad=layer.weight.requires_grad, name="normalised filters")
+        layer.weight.outside = True
+    try:
+        yield
+        found = [(m, n, r, m.shared.grad) for m, (_, n), r in zip(layers, values, rows, strict=True)
+                 if m.shared.grad is not None]
+        if found:
+            gradients = _each(kernels, "normalize_dx", [(g.data, m.weight.data, n, m.out_axis, m.norm_scale, r)
+                                                        for m, n, r, g in found])
+            for (m, _, r, g), array in zip(found, gradients, strict=True):
+                m.weight.add_gradient(array, g.rows if r is None else r)
+    finally:
+        for layer in layers:
+            layer.shared, layer.weight.outside = None, False
+
+
+def _each(kernels: ModuleType, name: str, jobs: list[tuple]) -> list:
+    """Kernel `name` on every job: in one launch if the kernels offer that."""
+    together = getattr(kernels, name + "_all", None)
+    return together(jobs) if together else [getattr(kernels, name)(*job) for job in jobs]
+
+
 def bank_order(weight: np.ndarray) -> np.ndarray:
     """The same (K, A, B, kh, kw) array stored as (K, A, kh, kw, B): the kernels' matrix, with nothing to repack."""
     return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
@@ -172,5 +233,5 @@ def bank_order(weight: np.ndarray) -> np.ndarray:
 
 def _for_samples(values: Tensor, routes: np.ndarray | None, ndim: int) -> Tensor:
     """(K, C) values for a batch: row 0 for all, or the row of each sample's route; shaped (N or 1, C, 1, 1)."""
-    picked = values[0:1] if routes is None or len(values) == 1 else gather_sets(values, routes)
+    picked = values if len(values) == 1 else values[0:1] if routes is None else gather_sets(values, routes)
     return picked.reshape(picked.shape + (1,) * (ndim - 2))

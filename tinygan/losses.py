@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
-from tinygan.ops import log, log_softmax, mean, negative, sigmoid, softplus
+from tinygan.functional import logistic_loss
+from tinygan.ops import log, log_softmax, mean, negative, sigmoid
 
 CLAMP_EPS = 1e-12  # -log(1e-12) = 27.6 is the largest value the clamped form can take
 GENERATOR_LOSSES = ("nonsaturating", "saturating")
@@ -23,7 +24,7 @@ def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> T
     whose gradient dies once D is certain: the paper's "hard collapse". (log(1 - D) is taken as log sigmoid(-logit):
     1 - sigmoid would already round to 0 in float32 beyond a logit of about 17.)
     """
-    return _minus_log(real, form) + _minus_log(negative(fake), form)
+    return _minus_log(real, 1.0, form) + _minus_log(fake, -1.0, form)
 
 
 def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "logits") -> Tensor:
@@ -33,18 +34,18 @@ def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "lo
     "saturating" is E log(1 - D(G(z))), the form printed in the paper.
     """
     if kind == "nonsaturating":
-        return _minus_log(fake, form)
+        return _minus_log(fake, 1.0, form)
     if kind == "saturating":
-        return negative(_minus_log(negative(fake), form))
+        return negative(_minus_log(fake, -1.0, form))
     raise TinyganError(f"unknown generator loss {kind!r}: use one of {', '.join(GENERATOR_LOSSES)}")
 
 
-def _minus_log(logits: Tensor, form: str) -> Tensor:
-    """Mean of -log sigmoid(logits)."""
+def _minus_log(logits: Tensor, sign: float, form: str) -> Tensor:
+    """Mean of -log sigmoid(sign * logits)."""
     if form == "logits":
-        return mean(softplus(negative(logits)))
+        return logistic_loss(logits, sign)
     if form == "clamped":
-        return negative(mean(log(sigmoid(logits) + CLAMP_EPS)))
+        return negative(mean(log(sigmoid(logits if sign > 0 else negative(logits)) + CLAMP_EPS)))
     raise TinyganError(f"unknown loss form {form!r}: use one of {', '.join(FORMS)}")
 
 

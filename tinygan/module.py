@@ -21,14 +21,15 @@ class Parameter(Tensor):
     """A tensor that is learned.
 
     bank: axis 0 counts filter sets, which may be used or not in a step. bounds: (low, high) between which an
-    optimiser keeps the values, moving them back after each of its steps.
+    optimiser keeps the values, moving them back after each of its steps. outside: its way into the loss is not
+    recorded at the moment (layers.normalised), so `grad` refuses it.
     """
 
-    __slots__ = ("bank", "bounds")
+    __slots__ = ("bank", "bounds", "outside")
 
     def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(data, requires_grad=True)
-        self.bank, self.bounds = bank, bounds
+        self.bank, self.bounds, self.outside = bank, bounds, False
 
 
 class Module:
@@ -56,6 +57,18 @@ class Module:
                     yield name, item
                 elif isinstance(item, Module):
                     yield from item._walk(name + ".")
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, in the order of assignment, each once."""
+        seen: set[int] = set()
+        stack: list[Module] = [self]
+        while stack:
+            module = stack.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                inner = [item for key, value in vars(module).items() for _, item in _named(key, value)]
+                stack += [item for item in reversed(inner) if isinstance(item, Module)]
 
     def parameters(self) -> list[Parameter]:
         """All parameters, in the order of `named_parameters`."""

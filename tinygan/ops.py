@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.engine import GraphError, Tensor, add, broadcast_to, describe, primitive, sum_to
+from tinygan.kernels import for_array
 
 __all__ = ["absolute", "add", "broadcast_to", "clip", "concatenate", "cos", "divide", "exp", "getitem", "log",
            "log_softmax", "matmul", "max_along", "maximum", "mean", "minimum", "multiply", "negative", "permute",
@@ -101,10 +102,8 @@ def tanh(a: Tensor):
 
 @primitive
 def sigmoid(a: Tensor):
-    """1 / (1 + e ** -a), and e ** a / (1 + e ** a) for a < 0: neither overflows, and small values stay exact."""
-    x = a.data
-    small = a.xp.exp(-abs(x))
-    return a.xp.where(x >= 0, 1.0 / (1.0 + small), small / (1.0 + small)), (lambda g, y: g * y * (1.0 - y),)
+    """1 / (1 + e ** -a); does not overflow, and small values stay exact."""
+    return for_array(a.data).sigmoid(a.data), (lambda g, y: g * y * (1.0 - y),)
 
 
 @primitive

@@ -10,6 +10,7 @@ batch). A step is divided by the root of that average, so the next one is two to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from tinygan.backend import to_numpy, xp_of
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
+from tinygan.kernels.update import Update
 from tinygan.module import Module, Parameter
 
 
@@ -36,23 +38,31 @@ class Optimizer:
         if not lr > 0:
             raise TinyganError(f"the learning rate must be positive, not {lr}")
         self.lr, self.lazy = float(lr), lazy
-        self.state = {name: {slot: p.xp.zeros_like(p.data) for slot in self.slots} for name, p in self.named}
+        arrays = [p.data for _, p in self.named]
+        kernels = for_array(arrays[0])
+        if hasattr(kernels, "pack"):  # a GPU's: one flat buffer for the parameters, one for each of their averages
+            for (_, p), view in zip(self.named, kernels.pack(arrays), strict=True):
+                p.data = view
+        pack = getattr(kernels, "pack", list)
+        zeros = {slot: pack([p.xp.zeros_like(p.data) for _, p in self.named]) for slot in self.slots}
+        self.state = {name: {slot: zeros[slot][i] for slot in self.slots} for i, (name, _) in enumerate(self.named)}
         self.steps = {name: np.zeros(len(p) if p.bank else 1, np.int64) for name, p in self.named}
 
     def step(self) -> None:
         """Move every parameter that has a gradient, in place. Parameters whose `.grad` is None are left alone."""
+        updates = []
         for name, p in self.named:
             if p.grad is None:
                 continue
             rows = p.grad.rows if self.lazy and p.bank else None
             count = self.steps[name]
             count += 1 if rows is None else rows
-            self._update(p.data, p.grad.data, self.state[name], count, rows)
-            if p.bounds is not None:
-                p.xp.clip(p.data, *p.bounds, out=p.data)
+            updates.append(Update(p.data, tuple(self.state[name].values()), p.grad.data, count, rows, p.bounds))
             p.version += 1
+        if updates:
+            self._apply(for_array(updates[0].p), updates)
 
-    def _update(self, data, gradient, state: dict, count: np.ndarray, rows: np.ndarray | None) -> None:
+    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
         raise NotImplementedError
 
     def _entries(self) -> dict[str, Any]:
@@ -90,8 +100,14 @@ class RMSprop(Optimizer):
             raise TinyganError(f"RMSprop's alpha must lie in [0, 1), not {alpha}")
         self.alpha, self.eps = float(alpha), float(eps)
 
-    def _update(self, data, gradient, state, count, rows) -> None:
-        for_array(data).rmsprop(data, state["square"], gradient, lr=self.lr, alpha=self.alpha, eps=self.eps, rows=rows)
+    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
+        numbers = {"lr": self.lr, "alpha": self.alpha, "eps": self.eps}
+        if hasattr(kernels, "rmsprop_all"):
+            kernels.rmsprop_all(updates, **numbers)
+            return
+        for u in updates:
+            kernels.rmsprop(u.p, *u.slots, u.g, rows=u.rows, **numbers)
+            _keep_within_bounds(u)
 
 
 class Adam(Optimizer):
@@ -109,10 +125,20 @@ class Adam(Optimizer):
             raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {tuple(betas)}")
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
-    def _update(self, data, gradient, state, count, rows) -> None:
-        for_array(data).adam(data, state["mean"], state["square"], gradient, lr=self.lr, beta1=self.betas[0],
-                             beta2=self.betas[1], eps=self.eps, step=count if len(count) > 1 else int(count[0]),
-                             rows=rows)
+    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
+        numbers = {"lr": self.lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
+        if hasattr(kernels, "adam_all"):
+            kernels.adam_all(updates, **numbers)
+            return
+        for u in updates:
+            step = u.steps if len(u.steps) > 1 else int(u.steps[0])
+            kernels.adam(u.p, *u.slots, u.g, rows=u.rows, step=step, **numbers)
+            _keep_within_bounds(u)
+
+
+def _keep_within_bounds(update: Update) -> None:
+    if update.bounds is not None:
+        xp_of(update.p).clip(update.p, *update.bounds, out=update.p)
 
 
 class EMA:
@@ -131,6 +157,12 @@ class EMA:
         """average = decay * average + (1 - decay) * weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for average, p in zip(self.module.parameters(), net.parameters(), strict=True):
-            for_array(p.data).lerp(average.data, p.data, decay)
+        pairs = list(zip(self.module.parameters(), net.parameters(), strict=True))
+        kernels = for_array(pairs[0][0].data)
+        if hasattr(kernels, "lerp_all"):
+            kernels.lerp_all([(average.data, p.data) for average, p in pairs], decay)
+        else:
+            for average, p in pairs:
+                kernels.lerp(average.data, p.data, decay)
+        for average, _ in pairs:
             average.version += 1

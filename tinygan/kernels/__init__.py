@@ -1,13 +1,17 @@
 """Kernels: the array work under the engine. `reference.py` defines each one, `numpy_*.py` do it fast on the
-processor, `portable.py` on any array with NumPy's interface, such as CuPy's.
+processor, `cuda_*.py` with `kernels.cu` on a GPU in float32, `portable.py` on any array with NumPy's interface.
 
 A kernel takes and returns raw arrays and knows nothing of gradients. It never writes to its inputs, but for the
 optimisers' and the moving average's, which work in place. Maps are (N, C, H, W) whatever their strides; those that
-the convolutions return are channels-last in memory. `for_array(x)` picks the module by the array's type, so the
-array decides where the work is done and there is no switch to forget.
+the convolutions return are channels-last in memory, on a GPU channels-first. `for_array(x)` picks the module by the
+array's type, so the array decides where the work is done and there is no switch to forget.
+
+Where one launch can do the work of many, the GPU's module offers more, and who uses it asks with hasattr: tprelu_back,
+channel_sums, pack, and normalize_all, normalize_dx_all, rmsprop_all, adam_all, lerp_all, each over a whole net.
 """
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +19,7 @@ from tinygan.backend import is_cupy
 from tinygan.kernels import numpy_
 
 
-def for_array(array: object) -> ModuleType:
+def for_array(array: Any) -> ModuleType:
     """The module whose conv, conv_transpose, conv_weight, tprelu, ... take arrays of this type.
 
     TypeError for an array that is neither NumPy's nor CuPy's.
@@ -23,8 +27,8 @@ def for_array(array: object) -> ModuleType:
     if isinstance(array, np.ndarray):
         return numpy_
     if is_cupy(array):
-        from tinygan.kernels import portable
+        from tinygan.kernels import cuda_, portable
 
-        return portable
+        return cuda_ if array.dtype == np.float32 else portable
     kind = f"{type(array).__module__}.{type(array).__name__}"
     raise TypeError(f"no kernels for {kind}: use a NumPy or CuPy array")

@@ -18,11 +18,14 @@ from tinygan.kernels import pool
 INNER = 1024  # wanted length of NumPy's inner loop
 
 
-def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, bias: np.ndarray | None = None) -> np.ndarray:
     """Translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t, as in Xiang and Li, arXiv:1704.03971.
 
-    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU.
+    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU. bias (C,) is added
+    to x first, in a pass of its own.
     """
+    if bias is not None:
+        x = x + bias.reshape(-1, *[1] * (x.ndim - 2))
     rows, tile = _as_rows(x)
     y, out = _result(x, rows)
     a = np.tile(slope, tile)

@@ -82,8 +82,9 @@ def _per_channel(vector, x):
     return vector.reshape(-1, *[1] * (x.ndim - 2))
 
 
-def tprelu(x, slope, shift):
-    """y = max(x - t, 0) + a min(x - t, 0) + t per channel."""
+def tprelu(x, slope, shift, bias=None):
+    """y = max(x - t, 0) + a min(x - t, 0) + t per channel, of x + bias."""
+    x = x if bias is None else x + _per_channel(bias, x)
     a, t = _per_channel(slope, x), 0 if shift is None else _per_channel(shift, x)
     return xp_of(x).where(x > t, x, a * (x - t) + t)
 
@@ -169,3 +170,78 @@ def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
 def lerp(ema, p, decay):
     """In place: ema = decay ema + (1 - decay) p."""
     ema += (1 - decay) * (p - ema)
+
+
+# ---- sigmoid, the loss, pooling, resizing: numpy_.py takes these, too -----------------------------------------------------
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x), and e^x / (1 + e^x) for x < 0: neither overflows, and small values stay exact."""
+    xp = xp_of(x)
+    small = xp.exp(-abs(x))
+    return xp.where(x >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+
+
+def logistic_loss(x, sign):
+    """mean of -log sigmoid(sign x), a 0-d array."""
+    xp, z = xp_of(x), -sign * x
+    return (xp.maximum(z, 0.0) + xp.log1p(xp.exp(-abs(z)))).sum() * (1 / max(1, x.size))
+
+
+def logistic_back(g, x, sign):
+    """-g sign sigmoid(-sign x) / n."""
+    return (g * (-sign / max(1, x.size))) * sigmoid(-sign * x)
+
+
+def _windows(array, size, stride, hw):
+    """The size * size views of (N, C, h, w) that hold the same corner of every window."""
+    return [array[:, :, i:i + stride * (hw[0] - 1) + 1:stride, j:j + stride * (hw[1] - 1) + 1:stride]
+            for i in range(size) for j in range(size)]
+
+
+def max_pool(x, size, stride):
+    """(largest of each window, its number in the window); the first of equals."""
+    xp, best, which = xp_of(x), None, None
+    for i, window in enumerate(_windows(x, size, stride, [(n - size) // stride + 1 for n in x.shape[2:]])):
+        if best is None:
+            best, which = window, xp.zeros(window.shape, dtype=xp.int32)
+        else:
+            larger = (window > best) | ((window != window) & (best == best))  # a NaN is passed on, not lost
+            best, which = xp.where(larger, window, best), xp.where(larger, xp.int32(i), which)
+    return best, which
+
+
+def pool_take(x, which, size, stride):
+    """From each window the number that `which` names."""
+    out = xp_of(x).zeros(which.shape, dtype=x.dtype)
+    for i, window in enumerate(_windows(x, size, stride, which.shape[2:])):
+        out = xp_of(x).where(which == i, window, out)
+    return out
+
+
+def pool_put(g, which, size, stride, shape):
+    """The transpose of pool_take."""
+    out = xp_of(g).zeros(shape, dtype=g.dtype)
+    for i, window in enumerate(_windows(out, size, stride, which.shape[2:])):
+        window += xp_of(g).where(which == i, g, 0.0)
+    return out
+
+
+def mean_pool(x, size):
+    """Mean of each size x size block."""
+    n, c, height, width = x.shape
+    blocks = x.reshape(n, c, height // size, size, width // size, size)
+    return blocks.sum(axis=(3, 5)) * (1 / size**2)
+
+
+def mean_unpool(g, size):
+    """Its transpose."""
+    n, c, h, w = g.shape
+    spread = xp_of(g).broadcast_to((g * (1 / size**2))[:, :, :, None, :, None], (n, c, h, size, w, size))
+    return spread.reshape(n, c, h * size, w * size)
+
+
+def resize(x, rows, columns):
+    """rows @ x @ columns.T; rows (h, H), columns (w, W) host matrices."""
+    rows, columns = (xp_of(x).asarray(m.astype(x.dtype)) for m in (rows, columns))
+    return rows @ x @ columns.T

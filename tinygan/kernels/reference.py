@@ -70,8 +70,12 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
 # ---- element-wise ----------------------------------------------------------------------
 
 
-def tprelu(x, slope, shift):
-    """Translated PReLU: y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a and shift t (C,)."""
+def tprelu(x, slope, shift, bias=None):
+    """Translated PReLU: y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a and shift t (C,).
+
+    bias (C,), if there is one, is added to x first.
+    """
+    x = _plus_bias(x, bias)
     y = np.empty_like(x)
     for c in range(x.shape[1]):
         a, t = slope[c], 0 if shift is None else shift[c]
@@ -103,6 +107,22 @@ def tprelu_below(g, x, shift):
     for c in range(x.shape[1]):
         out[c] = g[:, c][x[:, c] <= (0 if shift is None else shift[c])].sum()
     return out
+
+
+def tprelu_back(g, x, slope, shift, bias=None):
+    """All of its backward pass: the cotangents of x, slope, shift and bias."""
+    u = _plus_bias(x, bias)
+    dx = tprelu_dx(g, u, slope, shift)
+    return dx, tprelu_dslope(g, u, shift), (1 - slope) * tprelu_below(g, u, shift), channel_sums(dx)
+
+
+def _plus_bias(x, bias):
+    return x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def channel_sums(x):
+    """(N, C, ...) -> (C,): the sum over samples and pixels."""
+    return np.array([x[:, c].sum() for c in range(x.shape[1])], x.dtype)
 
 
 def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
@@ -158,3 +178,115 @@ def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
 def lerp(ema, p, decay):
     """In place: ema = decay ema + (1 - decay) p."""
     ema[...] = decay * ema + (1 - decay) * p
+
+
+# ---- sigmoid and the loss ----------------------------------------------------------------------------------------------------
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x), without overflow and exact for small values."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def logistic_loss(x, sign):
+    """mean of -log sigmoid(sign x), without overflow."""
+    z = -sign * x
+    return (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))).mean()
+
+
+def logistic_back(g, x, sign):
+    """Its cotangent to x for the cotangent g of the loss: -g sign sigmoid(-sign x) / n."""
+    return -g * sign / x.size * sigmoid(-sign * x)
+
+
+# ---- patches -----------------------------------------------------------------------------------------------------
+# On a GPU maps are (C, N, H, W); order (N,) or None: slot s of the columns holds sample order[s].
+
+
+def im2col(big, order, first, count, kernel, stride, padding):
+    """Slots first to first + count of big (B, N, H, W) as columns (B * kh * kw, count * h * w)."""
+    hw = [small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
+    columns = np.zeros((big.shape[0], *kernel, count, *hw), big.dtype)
+    for s in range(count):
+        n = first + s if order is None else order[first + s]
+        for y, x, i, j, big_y, big_x in _ties(big.shape[2:], hw, kernel, stride, padding):
+            columns[:, i, j, s, y, x] = big[:, n, big_y, big_x]
+    return columns.reshape(big.shape[0] * kernel[0] * kernel[1], -1)
+
+
+def col2im(columns, order, first, count, big, hw, kernel, stride, padding):
+    """The transpose, in place: overwrite those samples of big (B, N, H, W) with the sum of what belongs there."""
+    columns = columns.reshape(big.shape[0], *kernel, count, *hw)
+    for s in range(count):
+        n = first + s if order is None else order[first + s]
+        big[:, n] = 0
+        for y, x, i, j, big_y, big_x in _ties(big.shape[2:], hw, kernel, stride, padding):
+            big[:, n, big_y, big_x] += columns[:, i, j, s, y, x]
+
+
+def sort_samples(x, order, back):
+    """x (C, N, pixels) with slot s holding sample order[s]; back: sample order[s] is what slot s held."""
+    out = np.empty_like(x)
+    for s, n in enumerate(order):
+        if back:
+            out[:, n] = x[:, s]
+        else:
+            out[:, s] = x[:, n]
+    return out
+
+
+# ---- pooling and resizing: x (N, C, H, W) --------------------------------------------------------------------------
+
+
+def max_pool(x, size, stride):
+    """(largest of each window, its number in the window in row order); the first of equals, a NaN before all."""
+    h, w = ((n - size) // stride + 1 for n in x.shape[2:])
+    best, which = np.empty((*x.shape[:2], h, w), x.dtype), np.empty((*x.shape[:2], h, w), np.int32)
+    for n, c, i, j in np.ndindex(best.shape):
+        window = x[n, c, i * stride:i * stride + size, j * stride:j * stride + size].ravel()
+        which[n, c, i, j] = window.argmax()  # NumPy's argmax stops at the first NaN
+        best[n, c, i, j] = window[which[n, c, i, j]]
+    return best, which
+
+
+def pool_take(x, which, size, stride):
+    """From each window the number that `which` (N, C, h, w) names."""
+    out = np.empty(which.shape, x.dtype)
+    for n, c, i, j in np.ndindex(which.shape):
+        row, column = divmod(int(which[n, c, i, j]), size)
+        out[n, c, i, j] = x[n, c, i * stride + row, j * stride + column]
+    return out
+
+
+def pool_put(g, which, size, stride, shape):
+    """The transpose of pool_take: zeros of `shape` with every number of g added where it was taken."""
+    out = np.zeros(shape, g.dtype)
+    for n, c, i, j in np.ndindex(which.shape):
+        row, column = divmod(int(which[n, c, i, j]), size)
+        out[n, c, i * stride + row, j * stride + column] += g[n, c, i, j]
+    return out
+
+
+def mean_pool(x, size):
+    """Mean of each size x size block."""
+    out = np.empty((*x.shape[:2], x.shape[2] // size, x.shape[3] // size), x.dtype)
+    for i, j in np.ndindex(out.shape[2:]):
+        out[:, :, i, j] = x[:, :, i * size:(i + 1) * size, j * size:(j + 1) * size].mean(axis=(2, 3))
+    return out
+
+
+def mean_unpool(g, size):
+    """Its transpose: an equal share of g for every pixel of a block."""
+    out = np.empty((*g.shape[:2], g.shape[2] * size, g.shape[3] * size), g.dtype)
+    for i, j in np.ndindex(out.shape[2:]):
+        out[:, :, i, j] = g[:, :, i // size, j // size] / size**2
+    return out
+
+
+def resize(x, rows, columns):
+    """rows @ x @ columns.T for every map; rows (h, H) and columns (w, W) are matrices."""
+    out = np.zeros((*x.shape[:2], len(rows), len(columns)), x.dtype)
+    for i, j in np.ndindex(out.shape[2:]):
+        out[:, :, i, j] = (x * rows[i][:, None] * columns[j]).sum(axis=(2, 3))
+    return out

@@ -1,0 +1,313 @@
+"""One table for every CUDA kernel: its arguments, and what reference.py or counter.py says must come out.
+
+test_cuda_kernels.py runs each row on the processor, test_gpu.py on a GPU. Sizes are odd, so that nothing fits a block
+by chance, and each row runs on grids smaller and larger than the work. Outputs start as NaN (integers as garbage): what
+a kernel forgets to write, shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinygan.conv import interpolation_matrix
+from tinygan.kernels import counter, reference
+from tinygan.kernels.cuda_maps import band
+from tinygan.kernels.cuda_weights import BANK, ENTRY, tile
+
+THREADS = 256  # the block that kernels which add up within a block are written for
+F32 = np.float32
+
+
+@dataclass
+class Output:
+    """An argument that the kernel writes: what must be in it afterwards. start: what is in it before (None: poison).
+
+    exact: to the bit. Where a kernel adds numbers up, its order is not NumPy's.
+    """
+
+    wanted: np.ndarray
+    start: np.ndarray | None = None
+    exact: bool = False
+
+    def fresh(self) -> np.ndarray:
+        if self.start is not None:
+            return self.start.copy()
+        return np.frombuffer(b"\xff" * self.wanted.nbytes, self.wanted.dtype).reshape(self.wanted.shape).copy()
+
+
+@dataclass
+class Table:
+    """An array of structs, some of whose fields are pointers: given as arrays and Outputs, resolved at the launch."""
+
+    dtype: np.dtype
+    lines: list[tuple]
+
+
+@dataclass
+class Case:
+    """A launch of `kernel`. args in order: arrays, None, Outputs, Tables and numbers. grids: to be tried one by one."""
+
+    kernel: str
+    label: str
+    args: list
+    grids: list[tuple] = field(default_factory=lambda: [(1,), (3,), (40,)])
+    block: int = THREADS
+
+    def __str__(self) -> str:
+        return f"{self.kernel}-{self.label}"
+
+    def outputs(self) -> list[Output]:
+        found = [a for a in self.args if isinstance(a, Output)]
+        for table in (a for a in self.args if isinstance(a, Table)):
+            found += [value for line in table.lines for value in line if isinstance(value, Output)]
+        return list({id(o): o for o in found}.values())
+
+
+def run(case: Case, launch: Callable, grid: tuple, put: Callable = lambda a: a, get: Callable = lambda a: a,
+        address: Callable = lambda a: a.ctypes.data) -> list[tuple[Output, np.ndarray]]:
+    """Launch the case by `launch(kernel, grid, block, args)`; (Output, what came out) for each output.
+
+    put, get: to the device and back; address: of an array there.
+    """
+    placed: dict[int, Any] = {}
+
+    def place(value: Any) -> Any:
+        if id(value) not in placed:
+            placed[id(value)] = put(value.fresh() if isinstance(value, Output) else value)
+        return placed[id(value)]
+
+    args = []
+    for value in case.args:
+        if isinstance(value, Table):
+            lines = [tuple(address(place(v)) if isinstance(v, (np.ndarray, Output)) else 0 if v is None else v
+                           for v in line) for line in value.lines]
+            value = np.frombuffer(np.array(lines, value.dtype).tobytes(), np.uint8).copy()
+            args.append(put(value))
+        else:
+            args.append(place(value) if isinstance(value, (np.ndarray, Output)) else value)
+    launch(case.kernel, grid, (case.block,), args)
+    return [(o, np.asarray(get(placed[id(o)]))) for o in case.outputs()]
+
+
+def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> str:
+    """What differs from what must come out, in a few words; empty if nothing does."""
+    for i, (output, got) in enumerate(results):
+        wanted = output.wanted
+        if output.exact or wanted.dtype.kind in "iu":
+            bad = ~((got == wanted) | ((got != got) & (wanted != wanted)))
+        else:
+            # Beside the number's own size, that of its neighbours: sums of numbers that cancel are as exact as those.
+            finite = np.isfinite(wanted)
+            scale = np.abs(wanted) + (np.abs(wanted[finite]).mean() if finite.any() else 0.0)
+            with np.errstate(invalid="ignore"):
+                bad = ~((np.abs(got - wanted) <= tolerance * scale) | ((got != got) & (wanted != wanted)))
+        if bad.any():
+            at = tuple(int(k[0]) for k in np.nonzero(bad))
+            return f"output {i}: {int(bad.sum())} of {bad.size} wrong, first at {at}: {got[at]} for {wanted[at]}"
+    return ""
+
+
+# ---- the rows ----------------------------------------------------------------------------------------------------
+
+
+def cases() -> list[Case]:
+    """The whole table, the same at every call."""
+    return [case for part in (patches, samples, activations, banks, optimisers, losses, pools, resizes, counters)
+            for case in part()]
+
+
+def _normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(F32)
+
+
+GEOMETRIES = {  # kernel, stride, padding, big size
+    "k4s2p1": ((4, 4), (2, 2), (1, 1), (8, 6)), "k4s2p1 odd": ((4, 4), (2, 2), (1, 1), (7, 9)),
+    "k3s1p1": ((3, 3), (1, 1), (1, 1), (5, 4)), "k4s1p0": ((4, 4), (1, 1), (0, 0), (4, 4)),
+    "k4s1p1": ((4, 4), (1, 1), (1, 1), (6, 5)), "k1s1p0": ((1, 1), (1, 1), (0, 0), (3, 2)),
+    "k5x2s3x1p2x0": ((5, 2), (3, 1), (2, 0), (8, 5)), "k2s2p0": ((2, 2), (2, 2), (0, 0), (5, 4)),
+    "k2s3p0": ((2, 2), (3, 3), (0, 0), (8, 7)), "k6s2p2": ((6, 6), (2, 2), (2, 2), (4, 8)),
+}
+
+
+def patches() -> Iterator[Case]:
+    for label, (kernel, stride, padding, size) in GEOMETRIES.items():
+        names = ["any"] + [n for n in ("k4s2p1", "k3s1p1") if label.startswith(n)]
+        hw = [reference.small_size(size[d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
+        for batch, order, first, count in (("plain", None, 0, 3), ("sorted", [2, 0, 3, 1], 0, 4),
+                                           ("some of the sorted", [2, 4, 3, 1, 0], 1, 3), ("later", None, 2, 2)):
+            n = 3 if order is None and first == 0 else 4 if order is None else len(order)
+            order = None if order is None else np.array(order, np.int32)
+            big = _normal(1, 3, n, *size)
+            columns = reference.im2col(big, order, first, count, kernel, stride, padding)
+            numbers = (3, n, count, *size, *hw, *kernel, *stride, *padding)
+            values = _normal(2, *columns.shape)
+            back = np.frombuffer(b"\xff" * big.nbytes, F32).reshape(big.shape).copy()
+            reference.col2im(values, order, first, count, back, hw, kernel, stride, padding)
+            for name in names:
+                yield Case(f"im2col_{name}", f"{label} {batch}",
+                           [big, order, first, Output(columns, exact=True), *numbers])
+                yield Case(f"col2im_{name}", f"{label} {batch}", [values, order, first, Output(back), *numbers])
+
+
+def samples() -> Iterator[Case]:
+    x, order = _normal(3, 5, 7, 3), np.array([3, 6, 0, 1, 5, 2, 4], np.int32)
+    for back in (0, 1):
+        yield Case("sort_samples", f"back {back}",
+                   [x, order, Output(reference.sort_samples(x, order, back), exact=True), 5, 7, 3, back])
+
+
+def activations() -> Iterator[Case]:
+    for rows, columns in ((5, 1000), (3, 1), (1, 257), (2, 256), (7, 31)):
+        x = _normal(4, rows, columns)
+        yield Case("row_sums", f"{rows}x{columns}", [x, Output(x.sum(axis=1, dtype=float).astype(F32)), rows, columns])
+    for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
+        x, g = _normal(5, 1, channels, pixels), _normal(6, 1, channels, pixels)
+        bias, slope, shift = _normal(7, channels), np.random.default_rng(8).random(channels).astype(F32), _normal(9, channels)
+        x[..., ::5] = shift[:, None]  # some lie exactly at the kink
+        for b in (None, bias):
+            for t in (None, shift):
+                label = f"{channels}x{pixels}" + (" bias" if b is not None else "") + (" shift" if t is not None else "")
+                u = x if b is None else x + b[:, None]
+                y = reference.tprelu(u, slope, t)
+                dx, *sums = reference.tprelu_back(g.astype(float), x.astype(float), slope, t, b) if b is None else \
+                    reference.tprelu_back(g.astype(float), u.astype(float), slope, t)
+                grids = [(1, 1), (2, channels), (1, channels + 2)]
+                yield Case("bias_tprelu", label, [x[0], b, slope, t, Output(y[0]), channels, pixels], grids)
+                yield Case("bias_tprelu_back", label + ", dx alone", [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)),
+                                                                      None, channels, pixels], grids)
+                total = np.array(sums, F32)[:, :, None]
+                yield Case("bias_tprelu_back", label, [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)),
+                                                       Output(total), channels, pixels], [(1, 1), (1, channels)])
+                if pixels > THREADS:
+                    parts = _partial_sums(g[0], u[0], slope, t, 2)
+                    yield Case("bias_tprelu_back", label + ", two blocks",
+                               [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)), Output(parts), channels, pixels],
+                               [(2, channels), (2, 1)])
+
+
+def _partial_sums(g: np.ndarray, u: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
+    """The sums of bias_tprelu_back, (3, C, blocks), where every block takes each blocks-th run of THREADS pixels."""
+    out = np.empty((3, len(u), blocks), F32)
+    owner = np.arange(u.shape[1]) // THREADS % blocks
+    for block in range(blocks):
+        part = [a[None, :, owner == block].astype(float) for a in (g, u)]
+        out[:, :, block] = reference.tprelu_back(*part, slope, shift)[1:]
+    return out
+
+
+def banks() -> Iterator[Case]:
+    shapes = {  # (sets, A, B, kh, kw), where the output channels are, mask of used sets
+        "deconvolution": ((3, 5, 3, 4, 4), 2, [True, False, True]), "projection": ((2, 7, 70, 1, 1), 2, None),
+        "convolution": ((1, 4, 6, 4, 4), 1, None), "k3 deconvolution": ((2, 9, 4, 3, 3), 2, [False, True]),
+        "to one channel": ((2, 40, 1, 4, 4), 2, [True, True]), "one number": ((1, 1, 1, 1, 1), 1, None),
+        "k2 deconvolution": ((1, 3, 11, 2, 2), 2, None), "wide taps": ((1, 3, 2, 17, 17), 2, None),
+        "long convolution": ((2, 3, 20, 4, 4), 1, [True, False]),
+    }
+    for label, names in [(name, [name]) for name in shapes] + [("all in one launch", list(shapes))]:
+        forward, backward, blocks, masks = [], [], 0, []
+        for i, name in enumerate(names):
+            shape, out_axis, used = shapes[name]
+            sets, a, b, kh, kw = shape
+            channels, outer, inner = (a, 1, b * kh * kw) if out_axis == 1 else (b, a, kh * kw)
+            w, g = _normal(10 + i, *shape), _normal(40 + i, *shape)
+            rows = None if used is None else np.array(used)
+            scale, eps = 1 / 4 if out_axis == 2 else 1.0, 0.1  # a small eps would cancel the gradient of a single number
+            v, n = reference.normalize(w.astype(float), out_axis, scale, eps, rows)
+            dw = reference.normalize_dx(g.astype(float), w.astype(float), n, out_axis, scale, rows)
+            at = -1 if used is None else sum(map(len, masks))
+            numbers = (sets, channels, outer, inner, blocks, at, scale)
+            n = n.astype(F32)
+            forward.append((w, None, Output(v.astype(F32)), Output(n), *numbers, eps))
+            backward.append((w, g, Output(dw.astype(F32)), n, *numbers, 0.0))
+            masks += [used] if used is not None else []
+            blocks += sets * -(-channels // tile(outer, inner))
+        mask = np.array(sum(masks, []), np.uint8) if masks else None
+        for kernel, lines in (("normalize", forward), ("normalize_back", backward)):
+            yield Case(kernel, label, [Table(BANK, lines), mask, len(names), blocks], [(1,), (3,), (blocks,)])
+
+
+def optimisers() -> Iterator[Case]:
+    sizes = (700, 1, 33, 256)
+    bounds = ((-np.inf, np.inf), (0.0, 1.0), (-0.5, 0.5), (-np.inf, np.inf))
+    lines: dict[str, list[tuple]] = {"rmsprop": [], "adam": [], "lerp": []}
+    for i, (size, (low, high)) in enumerate(zip(sizes, bounds, strict=True)):
+        p, m, g = _normal(60 + i, size), _normal(70 + i, size), _normal(80 + i, size)
+        v, step = np.random.default_rng(90 + i).random(size).astype(F32), 1 + 3 * i
+        wide = [a.astype(float)[None] for a in (p, m, v, g)]
+        p1, m1, v1, g1 = (a.copy() for a in wide)
+        reference.rmsprop(p1, v1, g1, lr=0.05, alpha=0.9, eps=1e-6)
+        lines["rmsprop"].append((Output(p1[0].clip(low, high).astype(F32), p), None, Output(v1[0].astype(F32), v), g, size,
+                                 0.0, 0.0, low, high))
+        p1, m1, v1, g1 = (a.copy() for a in wide)
+        reference.adam(p1, m1, v1, g1, lr=0.05, beta1=0.5, beta2=0.99, eps=1e-8, step=step)
+        rate, bias = 0.05 / (1 - 0.5**step), (1 - 0.99**step) ** -0.5
+        lines["adam"].append((Output(p1[0].clip(low, high).astype(F32), p), Output(m1[0].astype(F32), m),
+                              Output(v1[0].astype(F32), v), g, size, rate, bias, low, high))
+        average = wide[0].copy()
+        reference.lerp(average, wide[3], 0.9)
+        lines["lerp"].append((Output(average[0].astype(F32), p), None, None, g, size, 0.0, 0.0, 0.0, 0.0))
+    numbers = {"rmsprop": (0.05, 0.9, 1e-6), "adam": (0.5, 0.99, 1e-8), "lerp": (0.1,)}
+    for kernel, table in lines.items():
+        yield Case(kernel, "four entries", [Table(ENTRY, table), len(table), *numbers[kernel]],
+                   [(1, 1), (2, 3), (3, 4)])
+
+
+def losses() -> Iterator[Case]:
+    for n in (1, 255, 300, 1000):
+        x = 20 * _normal(100, n)
+        yield Case("sigmoid", f"{n}", [x, Output(reference.sigmoid(x.astype(float)).astype(F32)), n])
+        for sign in (1.0, -1.0):
+            loss = reference.logistic_loss(x.astype(float), sign)
+            yield Case("logistic_loss", f"{n} {sign:+.0f}", [x, Output(np.array(loss, F32)), n, sign], [(1,)])
+            dx = reference.logistic_back(0.7, x.astype(float), sign)
+            yield Case("logistic_back", f"{n} {sign:+.0f}", [np.array(0.7, F32), x, Output(dx.astype(F32)), n, sign])
+
+
+def pools() -> Iterator[Case]:
+    for size, stride, (h, w) in ((2, 2, (4, 6)), (3, 1, (5, 4)), (2, 3, (6, 5)), (3, 2, (7, 8)), (1, 1, (1, 1))):
+        x = np.random.default_rng(110).integers(0, 4, (1, 3, h, w)).astype(F32)  # many ties
+        label = f"{size} every {stride}"
+        if h > 4:
+            x[0, 1, 2, 1] = np.nan
+        best, which = reference.max_pool(x, size, stride)
+        numbers = (3, h, w, *best.shape[2:], size, stride)
+        yield Case("max_pool", label, [x, Output(best, exact=True), Output(which), *numbers])
+        x, g = _normal(111, 1, 3, h, w), _normal(112, *best.shape)
+        yield Case("pool_take", label,
+                   [x, which, Output(reference.pool_take(x, which, size, stride), exact=True), *numbers])
+        put = reference.pool_put(g.astype(float), which, size, stride, x.shape).astype(F32)
+        yield Case("pool_put", label, [g, which, Output(put), *numbers])
+    for size, (h, w) in ((2, (3, 4)), (3, (2, 1)), (1, (2, 3))):
+        x, g = _normal(113, 1, 3, h * size, w * size), _normal(114, 1, 3, h, w)
+        yield Case("mean_pool", f"{size}",
+                   [x, Output(reference.mean_pool(x.astype(float), size).astype(F32)), 3, h, w, size])
+        yield Case("mean_unpool", f"{size}", [g, Output(reference.mean_unpool(g, size)), 3, h, w, size])
+
+
+def resizes() -> Iterator[Case]:
+    for (h, w), size, antialias in (((5, 4), (9, 7), False), ((9, 8), (4, 3), True), ((9, 8), (4, 3), False),
+                                    ((1, 3), (2, 1), True)):
+        for transposed in (False, True):
+            matrices = [interpolation_matrix(a, b, antialias) for a, b in zip((h, w), size, strict=True)]
+            rows, columns = (m.T if transposed else m for m in matrices)
+            x = _normal(120, 1, 2, rows.shape[1], columns.shape[1])
+            y = reference.resize(x.astype(float), rows, columns).astype(F32)
+            (row_start, row_weights), (col_start, col_weights) = band(rows), band(columns)
+            yield Case("resize", f"{h}x{w} to {size}{' antialiased' * antialias}{' transposed' * transposed}",
+                       [x, Output(y), row_start, row_weights, col_start, col_weights, 2, *x.shape[2:], *y.shape[2:],
+                        row_weights.shape[1], col_weights.shape[1]])
+
+
+def counters() -> Iterator[Case]:
+    for n, seed, stream in ((1, 0, 0), (2, 1, 2), (3, 5, 2**40), (1023, 2**63 + 7, 3), (4 * THREADS + 5, 12345, 2**64 - 1)):
+        words = *counter.halves(seed), *counter.halves(stream)
+        for name in ("bits", "uniform", "normal"):
+            values = getattr(counter, name)(seed, stream, n)
+            yield Case(f"counter_{name}", f"{n}", [Output(values, exact=True), n, *words])
+        for high in (10, 2**31 - 1):
+            values = counter.integers(seed, stream, n, high)
+            yield Case("counter_integers", f"{n} below {high}", [Output(values, exact=True), n, high, *words])

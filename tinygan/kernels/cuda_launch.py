@@ -1,0 +1,172 @@
+"""Launching the kernels of kernels.cu, and matrix products by cuBLAS: everything that touches CuPy's lower floors.
+
+CuPy checks nothing about a kernel's arguments: a Python float becomes a double and is read as garbage by a kernel that
+wants a float, and an array of the wrong type or with gaps is read as if it were dense. So the signatures are read
+from the source once, and every launch is checked and cast by them (TypeError, ValueError naming the kernel).
+
+Nothing here waits for the GPU. Python runs ahead of it, handing over launches, and that is what keeps it busy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SOURCE = Path(__file__).with_name("kernels.cu")
+OPTIONS = ("--std=c++17",)
+THREADS = 256  # per block; kernels.cu says the same
+MAX_BLOCKS = 4096  # of a grid-stride loop: many times what any GPU runs at once
+MAX_GRID_Y = 65_535
+MAX_SIZE = 2**31 - THREADS * MAX_BLOCKS  # kernels count in int32, and a loop overshoots by up to one grid
+
+_C_TYPES = {"float": np.float32, "int": np.int32, "unsigned int": np.uint32, "unsigned char": np.uint8,
+            "Bank": np.uint8, "Entry": np.uint8}  # tables of structs travel as bytes
+
+
+# ---- kernels -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def signatures() -> dict[str, tuple[tuple[Any, bool], ...]]:
+    """For each kernel of kernels.cu, its parameters in order: (NumPy type, whether it is a pointer)."""
+    text = re.sub(r"//[^\n]*", "", SOURCE.read_text("utf-8"))
+    found = {}
+    for name, parameters in re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text):
+        words = [re.sub(r"\bconst\b|__restrict__", " ", p).split() for p in parameters.split(",")]
+        found[name] = tuple((_C_TYPES[" ".join(w[:-1]).replace("*", "").strip()], "*" in "".join(w)) for w in words)
+    return found
+
+
+@functools.cache
+def _module() -> Any:
+    """The compiled kernels. CuPy compiles at the first use on a device and keeps the result on disk."""
+    return importlib.import_module("cupy").RawModule(code=SOURCE.read_text("utf-8"), options=OPTIONS)
+
+
+@functools.cache
+def _kernel(name: str) -> Any:
+    return _module().get_function(name)
+
+
+def forget() -> None:
+    """Load the kernels anew at the next launch (tests put another module in CuPy's place)."""
+    for cached in (_module, _kernel, _coefficient_pointers):
+        cached.cache_clear()
+
+
+def launch(name: str, grid: int | tuple[int, int], *args: Any) -> None:
+    """Start kernel `name` on `grid` blocks of THREADS threads; args: device arrays (None: null) and numbers.
+
+    Raises TypeError for a wrong number, type or memory layout of the arguments, ValueError for a size out of range.
+    """
+    grid = grid if isinstance(grid, tuple) else (grid,)
+    if not all(1 <= n <= limit for n, limit in zip(grid, (2**31 - 1, MAX_GRID_Y), strict=False)):
+        raise ValueError(f"{name}: a grid of {grid} blocks cannot be launched")
+    _kernel(name)(grid, (THREADS,), cast(name, args))
+
+
+def cast(name: str, args: tuple) -> tuple:
+    """The arguments as the kernel's parameters want them."""
+    parameters = signatures()[name]
+    if len(args) != len(parameters):
+        raise TypeError(f"{name} takes {len(parameters)} arguments, not {len(args)}")
+    out = []
+    for i, (arg, (dtype, pointer)) in enumerate(zip(args, parameters, strict=True)):
+        if not pointer:
+            if dtype is np.int32 and not -2**31 <= arg <= MAX_SIZE:
+                raise ValueError(f"{name}: argument {i} is {arg}, beyond the kernels' int32; take fewer samples at once")
+            out.append(dtype(arg))
+        elif arg is None:
+            out.append(None)
+        else:
+            if arg.dtype != dtype or not arg.flags.c_contiguous:
+                raise TypeError(f"{name}: argument {i} must be a dense array of {dtype.__name__}, "
+                                f"not {arg.dtype} {arg.shape} with strides {arg.strides}")
+            if arg.size > MAX_SIZE:
+                raise ValueError(f"{name}: argument {i} has {arg.size:,} numbers, more than a kernel can count; "
+                                 "take fewer samples at once")
+            out.append(arg)
+    return tuple(out)
+
+
+def blocks_for(total: int) -> int:
+    """Blocks for a grid-stride loop over `total` things. Raises ValueError for more than a kernel can count."""
+    if total > MAX_SIZE:
+        raise ValueError(f"{total:,} numbers are more than a kernel can count: take fewer samples at once")
+    return max(1, min(-(-total // THREADS), MAX_BLOCKS))
+
+
+def upload(xp: Any, table: np.ndarray) -> Any:
+    """A table of structs as bytes on the device. CuPy copies it to pinned memory first, so nobody waits."""
+    return xp.asarray(np.frombuffer(table.tobytes(), np.uint8))
+
+
+# ---- matrix products ---------------------------------------------------------------------------------------------
+
+_math = {"tf32": False}
+
+
+def set_tf32(on: bool) -> None:
+    """Let matrix products round their inputs to TF32 (10 bits instead of 23): faster, on GPUs since Ampere."""
+    _math["tf32"] = bool(on)
+
+
+def get_tf32() -> bool:
+    """Whether matrix products may use TF32."""
+    return _math["tf32"]
+
+
+@functools.cache
+def _coefficients() -> np.ndarray:
+    return np.array([0.0, 1.0], np.float32)  # must outlive every call: cuBLAS gets their addresses
+
+
+@functools.cache
+def _coefficient_pointers() -> tuple[int, int]:
+    start = _coefficients().ctypes.data
+    return start, start + ctypes.sizeof(ctypes.c_float)
+
+
+def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False, add: bool = False) -> None:
+    """c = op(a) @ op(b), or c += with `add`, for float32 matrices whose rows are dense; rows may lie apart.
+
+    So a range of columns of a larger matrix can be read or written in place: its leading dimension says how far apart
+    its rows are. cuBLAS counts in columns: what it sees of our rows is the transpose, so it is asked for
+    c^T = op(b)^T op(a)^T. Raises ValueError for shapes that do not fit, TypeError for other arrays.
+    """
+    m, k = a.shape[::-1] if a_transposed else a.shape
+    k2, n = b.shape[::-1] if b_transposed else b.shape
+    if k != k2 or c.shape != (m, n):
+        raise ValueError(f"a product of {(m, k)} and {(k2, n)} does not give {c.shape}")
+    for matrix in (a, b, c):
+        if matrix.dtype != np.float32 or (matrix.shape[1] > 1 and matrix.strides[1] != 4):
+            raise TypeError(f"cuBLAS takes float32 matrices with dense rows, not {matrix.dtype} with strides "
+                            f"{matrix.strides}")
+    if 0 in (m, n):
+        return
+    cublas, handle = _cublas()
+    zero, one = _coefficient_pointers()
+    mode = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if _math["tf32"] else cublas.CUBLAS_COMPUTE_32F
+    cublas.gemmEx(handle, int(b_transposed), int(a_transposed), n, m, k, one, b.data.ptr, _REAL_32, _row_step(b),
+                  a.data.ptr, _REAL_32, _row_step(a), one if add else zero, c.data.ptr, _REAL_32, _row_step(c),
+                  mode, _DEFAULT_ALGORITHM)
+
+
+_REAL_32 = 0  # CUDA_R_32F
+_DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
+
+
+def _row_step(matrix: Any) -> int:
+    """The leading dimension: numbers from one row to the next."""
+    return matrix.strides[0] // 4 if matrix.shape[0] > 1 else max(1, matrix.shape[1])
+
+
+def _cublas() -> tuple[Any, int]:
+    device = importlib.import_module("cupy.cuda.device")
+    return importlib.import_module("cupy_backends.cuda.libs.cublas"), device.get_cublas_handle()

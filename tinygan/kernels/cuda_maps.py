@@ -1,0 +1,240 @@
+"""What is done to maps on a GPU besides convolution: activation, sums per channel, the loss, pooling, resizing, and
+random numbers that depend on nothing but a counter.
+
+Each is one kernel of kernels.cu (an activation's sums per channel take a second one). Definitions are in reference.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+
+from tinygan.backend import xp_of
+from tinygan.kernels import counter
+from tinygan.kernels.cuda_conv import channel_rows
+from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
+
+PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
+
+# ---- sums, activation --------------------------------------------------------------------------------------------
+
+
+def channel_sums(x: Any) -> Any:
+    """(N, C, ...) -> (C,): the sum over all but the channels."""
+    rows = channel_rows(x)
+    return _row_sums(rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0))
+
+
+def _row_sums(x: Any) -> Any:
+    xp = xp_of(x)
+    if x.size == 0:
+        return xp.zeros(len(x), np.float32)
+    out = xp.empty(len(x), np.float32)
+    launch("row_sums", min(len(x), MAX_BLOCKS), x, out, *x.shape)
+    return out
+
+
+def tprelu(x: Any, slope: Any, shift: Any, bias: Any = None) -> Any:
+    """Translated PReLU of x + bias, (N, C, ...); slope, shift and bias (C,), the last two may be None."""
+    rows = channel_rows(x)
+    out = xp_of(x).empty(rows.shape, np.float32)
+    if rows.size:
+        pixels = rows.size // len(rows)
+        launch("bias_tprelu", _channel_grid(len(rows), pixels, 1), rows, bias, slope, shift, out, len(rows), pixels)
+    return out.swapaxes(0, 1)
+
+
+def tprelu_back(g: Any, x: Any, slope: Any, shift: Any, bias: Any = None, *, sums: bool = True) -> tuple:
+    """The cotangents of x, slope, shift and bias, in one pass.
+
+    sums=False leaves the last three out (None).
+    """
+    xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
+    channels = len(rows)
+    dx = xp.empty(rows.shape, np.float32)
+    if rows.size == 0:
+        return dx.swapaxes(0, 1), *(xp.zeros((3, channels), np.float32) if sums else (None,) * 3)
+    pixels = rows.size // channels
+    grid = _channel_grid(channels, pixels, PER_THREAD)
+    partial = xp.empty((3 * channels, grid[0]), np.float32) if sums else None
+    launch("bias_tprelu_back", grid, cotangent, rows, bias, slope, shift, dx, partial, channels, pixels)
+    if not sums:
+        return dx.swapaxes(0, 1), None, None, None
+    total = partial if grid[0] == 1 else _row_sums(partial)
+    return dx.swapaxes(0, 1), *total.reshape(3, channels)
+
+
+def tprelu_dx(g: Any, x: Any, slope: Any, shift: Any) -> Any:
+    """g where x > t, else a g."""
+    return tprelu_back(g, x, slope, shift, sums=False)[0]
+
+
+def tprelu_dslope(g: Any, x: Any, shift: Any) -> Any:
+    """Per channel, the sum of g (x - t) over x <= t."""
+    return tprelu_back(g, x, xp_of(x).ones(x.shape[1], np.float32), shift)[1]
+
+
+def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
+    """Per channel, the sum of g over x <= t."""
+    return tprelu_back(g, x, xp_of(x).zeros(x.shape[1], np.float32), shift)[2]  # 1 - a is 1
+
+
+def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:
+    """Blocks (along the pixels of a channel, channels)."""
+    return min(-(-pixels // (THREADS * per_thread)), MAX_BLOCKS), min(channels, MAX_GRID_Y)
+
+
+# ---- sigmoid, loss --------------------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)."""
+    x = _dense(x)
+    out = xp_of(x).empty(x.shape, np.float32)
+    if x.size:
+        launch("sigmoid", blocks_for(x.size), x, out, x.size)
+    return out
+
+
+def logistic_loss(x: Any, sign: float) -> Any:
+    """mean of -log sigmoid(sign x), a 0-d array."""
+    loss = xp_of(x).empty((), np.float32)
+    launch("logistic_loss", 1, _dense(x), loss, x.size, sign)
+    return loss
+
+
+def logistic_back(g: Any, x: Any, sign: float) -> Any:
+    """Cotangent g (0-d) of that loss back to x."""
+    out = xp_of(x).empty(x.shape, np.float32)
+    launch("logistic_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, sign)
+    return out
+
+
+def _dense(x: Any) -> Any:
+    return xp_of(x).ascontiguousarray(x)
+
+
+# ---- pooling and resizing ----------------------------------------------------------------------------------------
+
+
+def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
+    """(largest of each window, its number in the window), (N, C, h, w) each."""
+    rows, shape = channel_rows(x), _windows(x, size, stride)
+    best, which = (xp_of(x).empty(shape, dtype) for dtype in (np.float32, np.int32))
+    if best.size:
+        launch("max_pool", blocks_for(best.size), rows, best, which, *_pool_numbers(rows, shape, size, stride))
+    return best.swapaxes(0, 1), which.swapaxes(0, 1)
+
+
+def pool_take(x: Any, which: Any, size: int, stride: int) -> Any:
+    """From each window the number that `which` names."""
+    rows, which = channel_rows(x), channel_rows(which)
+    out = xp_of(x).empty(which.shape, np.float32)
+    if out.size:
+        launch("pool_take", blocks_for(out.size), rows, which, out, *_pool_numbers(rows, out.shape, size, stride))
+    return out.swapaxes(0, 1)
+
+
+def pool_put(g: Any, which: Any, size: int, stride: int, shape: tuple) -> Any:
+    """The transpose of pool_take: (N, C, h, w) -> `shape` (N, C, H, W)."""
+    cotangent, which = channel_rows(g), channel_rows(which)
+    out = xp_of(g).empty((shape[1], shape[0], *shape[2:]), np.float32)
+    if out.size:
+        launch("pool_put", blocks_for(out.size), cotangent, which, out,
+               *_pool_numbers(out, cotangent.shape, size, stride))
+    return out.swapaxes(0, 1)
+
+
+def _windows(x: Any, size: int, stride: int) -> tuple:
+    return (x.shape[1], x.shape[0], *((n - size) // stride + 1 for n in x.shape[2:]))
+
+
+def _pool_numbers(large: Any, small_shape: tuple, size: int, stride: int) -> tuple:
+    return (large.shape[0] * large.shape[1], *large.shape[2:], *small_shape[2:], size, stride)
+
+
+def mean_pool(x: Any, size: int) -> Any:
+    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
+    rows = channel_rows(x)
+    out = xp_of(x).empty((*rows.shape[:2], rows.shape[2] // size, rows.shape[3] // size), np.float32)
+    if out.size:
+        launch("mean_pool", blocks_for(out.size), rows, out, out.shape[0] * out.shape[1], *out.shape[2:], size)
+    return out.swapaxes(0, 1)
+
+
+def mean_unpool(g: Any, size: int) -> Any:
+    """Its transpose: every pixel of a block gets its share of g."""
+    rows = channel_rows(g)
+    out = xp_of(g).empty((*rows.shape[:2], rows.shape[2] * size, rows.shape[3] * size), np.float32)
+    if out.size:
+        launch("mean_unpool", blocks_for(out.size), rows, out, rows.shape[0] * rows.shape[1], *rows.shape[2:], size)
+    return out.swapaxes(0, 1)
+
+
+def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+    """rows @ x @ columns.T for each map: (N, C, H, W) -> (N, C, h, w); rows (h, H), columns (w, W) on the host.
+
+    The kernel reads as many neighbours as the widest row of each matrix has: for interpolation two, or a few.
+    """
+    source, xp = channel_rows(x), xp_of(x)
+    (row_start, row_weights), (col_start, col_weights) = (
+        _band(xp, x.device.id, m.astype(np.float32).tobytes(), m.shape) for m in (rows, columns))
+    out = xp.empty((*source.shape[:2], len(rows), len(columns)), np.float32)
+    if out.size:
+        launch("resize", blocks_for(out.size), source, out, row_start, row_weights, col_start, col_weights,
+               source.shape[0] * source.shape[1], *source.shape[2:], *out.shape[2:], row_weights.shape[1],
+               col_weights.shape[1])
+    return out.swapaxes(0, 1)
+
+
+@functools.lru_cache(64)
+def _band(xp: Any, device: int, matrix: bytes, shape: tuple) -> tuple[Any, Any]:
+    """(where each row's numbers start, the numbers) of a matrix whose rows are zero but for a few neighbours."""
+    return tuple(xp.asarray(part) for part in band(np.frombuffer(matrix, np.float32).reshape(shape)))
+
+
+def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first column that matters in each row (m,) int32, and from there on as many numbers as the widest row needs
+    (m, reach) float32. start + reach never passes the matrix's end."""
+    m, n = matrix.shape
+    used = matrix != 0
+    first = np.where(used.any(axis=1), used.argmax(axis=1), 0)
+    last = np.where(used.any(axis=1), n - 1 - used[:, ::-1].argmax(axis=1), 0)
+    reach = int((last - first).max()) + 1 if m else 1
+    start = np.minimum(first, n - reach).astype(np.int32)
+    return start, matrix[np.arange(m)[:, None], start[:, None] + np.arange(reach)].astype(np.float32)
+
+
+# ---- random numbers ----------------------------------------------------------------------------------------------
+
+
+def counter_bits(seed: int, stream: int, n: int) -> Any:
+    """counter.bits on the device."""
+    return _draw("counter_bits", np.uint32, seed, stream, n)
+
+
+def counter_uniform(seed: int, stream: int, n: int) -> Any:
+    """counter.uniform on the device."""
+    return _draw("counter_uniform", np.float32, seed, stream, n)
+
+
+def counter_normal(seed: int, stream: int, n: int) -> Any:
+    """counter.normal on the device."""
+    return _draw("counter_normal", np.float32, seed, stream, n)
+
+
+def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:
+    """counter.integers on the device."""
+    return _draw("counter_integers", np.int32, seed, stream, n, high)
+
+
+def _draw(kernel: str, dtype: type, seed: int, stream: int, n: int, *more: int) -> Any:
+    counter.check(n, *more)
+    words = *counter.halves(seed, "seed"), *counter.halves(stream, "stream")
+    out = importlib.import_module("cupy").empty(n, dtype)
+    if n:
+        launch(kernel, blocks_for(-(-n // 4)), out, n, *more, *words)
+    return out

@@ -1,0 +1,184 @@
+"""Passes over the weights on a GPU: normalisation, RMSprop, Adam and the moving average, one launch for a whole net.
+
+A net has a dozen parameters, most of them small, and starting a kernel costs as much as updating one of them. So the
+host writes a table (of the structs Bank and Entry in kernels.cu) that says where everything lies, sends it along, and
+one kernel serves all. Filter sets that no sample used have no entry in an optimiser's table and are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan.backend import xp_of
+from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
+from tinygan.kernels.update import Update
+
+BANK = np.dtype([("w", "u8"), ("g", "u8"), ("out", "u8"), ("norms", "u8"), ("sets", "i4"), ("channels", "i4"),
+                 ("outer", "i4"), ("inner", "i4"), ("first_block", "i4"), ("used", "i4"), ("scale", "f4"),
+                 ("eps", "f4")])
+ENTRY = np.dtype([("p", "u8"), ("m", "u8"), ("v", "u8"), ("g", "u8"), ("size", "i8"), ("rate", "f4"), ("bias", "f4"),
+                  ("low", "f4"), ("high", "f4")])
+ALIGN = 64  # numbers: parameters in a flat buffer start on lines of 256 bytes
+
+# ---- weight normalisation ----------------------------------------------------------------------------------------
+
+
+def normalize_all(items: Sequence[tuple]) -> list[tuple[Any, Any]]:
+    """For each (w, out_axis, scale, eps, rows): (v, n) as in reference.normalize; all in one launch."""
+    xp = xp_of(items[0][0])
+    jobs, results = [], []
+    for w, out_axis, scale, eps, rows in items:
+        w = xp.ascontiguousarray(w)
+        v, n = xp.empty(w.shape, np.float32), xp.empty((len(w), w.shape[out_axis]), np.float32)
+        jobs.append((w, None, v, n, out_axis, scale, eps, rows))
+        results.append((v, n))
+    _run_banks("normalize", jobs)
+    return results
+
+
+def normalize_dx_all(items: Sequence[tuple]) -> list[Any]:
+    """For each (g, w, n, out_axis, scale, rows): the cotangent of w as in reference.normalize_dx; in one launch."""
+    xp = xp_of(items[0][0])
+    jobs = []
+    for g, w, n, out_axis, scale, rows in items:
+        g, w, n = (xp.ascontiguousarray(a) for a in (g, w, n))
+        jobs.append((w, g, xp.empty(w.shape, np.float32), n, out_axis, scale, 0.0, rows))
+    _run_banks("normalize_back", jobs)
+    return [job[2] for job in jobs]
+
+
+def normalize(w: Any, out_axis: int, scale: float, eps: float, rows: np.ndarray | None = None) -> tuple[Any, Any]:
+    """(v, n) with v = w / n; v = 0 and n = 1 for sets not in rows."""
+    return normalize_all([(w, out_axis, scale, eps, rows)])[0]
+
+
+def normalize_dx(g: Any, w: Any, n: Any, out_axis: int, scale: float, rows: np.ndarray | None = None) -> Any:
+    """(g - scale (sum w g) w / n^2) / n; 0 for sets not in rows."""
+    return normalize_dx_all([(g, w, n, out_axis, scale, rows)])[0]
+
+
+def filter_norms(w: Any, out_axis: int, scale: float = 1.0, eps: float = 0.0, rows: np.ndarray | None = None) -> Any:
+    """sqrt(scale * sum w^2 + eps), (K, channels); 1 for sets not in rows."""
+    return normalize(w, out_axis, scale, eps, rows)[1]
+
+
+def _run_banks(kernel: str, jobs: Sequence[tuple]) -> None:
+    """Launch `kernel` over (w, g, out, norms, out_axis, scale, eps, rows) for each bank."""
+    table, masks, blocks, at = np.zeros(len(jobs), BANK), [], 0, 0
+    for i, (w, g, out, norms, out_axis, scale, eps, rows) in enumerate(jobs):
+        if w.size > MAX_SIZE:
+            raise ValueError(f"a filter bank of {w.size:,} numbers is more than a kernel can count")
+        sets, a, b, kh, kw = w.shape
+        channels, outer, inner = (a, 1, b * kh * kw) if out_axis == 1 else (b, a, kh * kw)
+        table[i] = (w.data.ptr, g.data.ptr if g is not None else 0, out.data.ptr, norms.data.ptr, sets, channels,
+                    outer, inner, blocks, -1 if rows is None else at, scale, eps)
+        if rows is not None:
+            masks.append(np.asarray(rows, np.uint8))
+            at += sets
+        blocks += sets * -(-channels // tile(outer, inner))
+    xp = xp_of(jobs[0][0])
+    used = xp.asarray(np.concatenate(masks)) if masks else None
+    if blocks:
+        launch(kernel, min(blocks, 2**31 - 1), upload(xp, table), used, len(jobs), blocks)
+
+
+def tile(outer: int, inner: int) -> int:
+    """How many neighbouring channels a block takes (bank_tile in kernels.cu)."""
+    return 32 // inner if outer > 1 and inner in (1, 2, 4, 8, 16) else 1
+
+
+# ---- optimisers --------------------------------------------------------------------------------------------------
+
+
+def pack(arrays: Sequence[Any]) -> list[Any]:
+    """Copies of the arrays in one flat buffer, one behind the other: views of the same shapes."""
+    xp = xp_of(arrays[0])
+    sizes = [-(-a.size // ALIGN) * ALIGN for a in arrays]
+    flat, at, views = xp.zeros(sum(sizes), np.float32), 0, []
+    for array, size in zip(arrays, sizes, strict=True):
+        view = flat[at:at + array.size].reshape(array.shape)
+        view[...] = array
+        views.append(view)
+        at += size
+    return views
+
+
+def rmsprop_all(updates: Sequence[Update], *, lr: float, alpha: float, eps: float) -> None:
+    """In place for every update: reference.rmsprop, then p kept within its bounds."""
+    _run_entries("rmsprop", [_entries(u, u.slots[0], None, lambda step: (0.0, 0.0)) for u in updates],
+                 xp_of(updates[0].p), lr, alpha, eps)
+
+
+def adam_all(updates: Sequence[Update], *, lr: float, beta1: float, beta2: float, eps: float) -> None:
+    """In place for every update: reference.adam, then p kept within its bounds."""
+    def corrections(step: int) -> tuple[float, float]:
+        return lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
+
+    _run_entries("adam", [_entries(u, u.slots[1], u.slots[0], corrections) for u in updates], xp_of(updates[0].p),
+                 beta1, beta2, eps)
+
+
+def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
+    """In place for every (average, weights): average = decay average + (1 - decay) weights."""
+    parts = []
+    for average, weights in pairs:
+        entry = np.zeros(1, ENTRY)
+        entry["p"], entry["g"], entry["size"] = _address(average), _address(weights), average.size
+        parts.append(entry)
+    _run_entries("lerp", parts, xp_of(pairs[0][0]), 1 - decay)
+
+
+def _entries(update: Update, v: Any, m: Any, corrections: Any) -> np.ndarray:
+    """One entry for a parameter, or one for each filter set that takes part."""
+    p, steps, rows = update.p, update.steps, update.rows
+    by_set = len(steps) > 1 or rows is not None
+    sets = np.zeros(1, np.int64) if not by_set else np.arange(len(p)) if rows is None else np.flatnonzero(rows)
+    part = np.zeros(len(sets), ENTRY)
+    size = p.size // len(p) if by_set else p.size
+    for name, array in (("p", p), ("v", v), ("g", update.g), ("m", m)):
+        if array is not None:
+            part[name] = _address(array) + (sets * (4 * size)).astype(np.uint64)
+    part["size"] = size
+    part["low"], part["high"] = update.bounds or (-np.inf, np.inf)
+    for line, k in zip(part, sets, strict=True):
+        line["rate"], line["bias"] = corrections(int(steps[k]))
+    return part
+
+
+def _address(array: Any) -> np.uint64:
+    if array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise TypeError(f"an optimiser's kernel takes dense float32 arrays, not {array.dtype} {array.shape}")
+    return np.uint64(array.data.ptr)
+
+
+def _run_entries(kernel: str, parts: Sequence[np.ndarray], xp: Any, *numbers: float) -> None:
+    table = np.concatenate(parts)
+    if not len(table):
+        return
+    longest = int(table["size"].max())
+    if longest > MAX_SIZE:
+        raise ValueError(f"a parameter of {longest:,} numbers is more than a kernel can count")
+    grid = max(1, min(-(-longest // (4 * THREADS)), MAX_BLOCKS // 16)), min(len(table), MAX_GRID_Y)
+    launch(kernel, grid, upload(xp, table), len(table), *numbers)
+
+
+# The same for a single array, as the other kernel modules offer it.
+
+
+def rmsprop(p: Any, v: Any, g: Any, *, lr: float, alpha: float, eps: float, rows: np.ndarray | None = None) -> None:
+    """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    rmsprop_all([Update(p, (v,), g, np.ones(len(p), np.int64), rows)], lr=lr, alpha=alpha, eps=eps)
+
+
+def adam(p: Any, m: Any, v: Any, g: Any, *, lr: float, beta1: float, beta2: float, eps: float, step: Any,
+         rows: np.ndarray | None = None) -> None:
+    """In place: Adam with bias correction, eps outside the root; step: one number or one per row."""
+    adam_all([Update(p, (m, v), g, np.broadcast_to(step, len(p)), rows)], lr=lr, beta1=beta1, beta2=beta2, eps=eps)
+
+
+def lerp(ema: Any, p: Any, decay: float) -> None:
+    """In place: ema = decay ema + (1 - decay) p."""
+    lerp_all([(ema, p)], decay)

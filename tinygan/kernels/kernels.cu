@@ -1,0 +1,634 @@
+// The GPU kernels of tinygan, in plain CUDA C without a single #include, so that NVRTC (which CuPy uses), nvcc and
+// g++ all take this same text: on a machine without a GPU the tests compile it for seven GPUs and run it on the
+// processor (hostcuda.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the wrappers that check
+// arguments and choose grids are in the cuda_*.py files.
+//
+// Three habits hold throughout:
+//   - Gather, never scatter: a thread owns an output and collects what belongs into it. Nobody waits for anybody,
+//     there are no atomics, and the same input gives the same bits.
+//   - Grid-stride loops: a kernel is right for every grid, also one smaller than the work.
+//   - Maps lie in memory as (channel, sample, row, column). A whole batch is then one matrix with a row per channel:
+//     a convolution is one matrix product, and a sum per channel is a sum along a row.
+// `order` names samples: slot s of a batch sorted by filter set holds sample order[s] (null: slot s is sample s).
+// A kernel that lets its threads wait for each other has "sync" in its body; hostcuda.py goes by that.
+
+#define THREADS 256  // threads of a block in the kernels that add up within a block; cuda_launch.py says the same
+
+#define EACH(i, total)                                                   \
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (total);     \
+         i += gridDim.x * blockDim.x)
+
+// Sum of v over the THREADS threads of a block, always in the same order; every thread gets it.
+__device__ __forceinline__ float block_sum_sync(float v, float* shared)
+{
+    __syncthreads();  // whoever still reads the last sum
+    shared[threadIdx.x] = v;
+    __syncthreads();
+    for (int half = THREADS / 2; half > 0; half >>= 1) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    return shared[0];
+}
+
+// ---- convolution: patches to columns and back -------------------------------------------------------------------
+
+// big (B, N, H, W) -> col (B * kh * kw, count * h * w): under each pixel of the small map, the patch of the big one.
+// A thread owns the patch of one channel, slot and small pixel; neighbours write neighbouring columns.
+__device__ __forceinline__ void im2col_body(
+    const float* __restrict__ big, const int* __restrict__ order, int first, float* __restrict__ col,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    int columns = count * h * w;
+    EACH(i, B * columns) {
+        int x = i % w, rest = i / w;
+        int y = rest % h;
+        rest /= h;
+        int s = rest % count, b = rest / count;
+        int n = order ? order[first + s] : first + s;
+        const float* map = big + (long long)(b * N + n) * H * W;
+        float* out = col + (long long)b * kh * kw * columns + (s * h + y) * w + x;
+        #pragma unroll
+        for (int ki = 0; ki < kh; ++ki) {
+            int Y = y * sh - ph + ki;
+            #pragma unroll
+            for (int kj = 0; kj < kw; ++kj) {
+                int X = x * sw - pw + kj;
+                bool inside = Y >= 0 && Y < H && X >= 0 && X < W;
+                *out = inside ? map[Y * W + X] : 0.0f;
+                out += columns;
+            }
+        }
+    }
+}
+
+// The transpose: col (B * kh * kw, count * h * w) -> big (B, N, H, W). A thread owns a pixel of the big map and adds
+// up the taps of all patches that cover it, for k = 4 and stride 2 at most two times two.
+__device__ __forceinline__ void col2im_body(
+    const float* __restrict__ col, const int* __restrict__ order, int first, float* __restrict__ big,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    int columns = count * h * w;
+    EACH(i, B * count * H * W) {
+        int X = i % W, rest = i / W;
+        int Y = rest % H;
+        rest /= H;
+        int s = rest % count, b = rest / count;
+        const float* patches = col + (long long)b * kh * kw * columns + s * h * w;
+        float sum = 0.0f;
+        #pragma unroll
+        for (int ki = (Y + ph) % sh; ki < kh; ki += sh) {
+            int above = Y + ph - ki, y = above / sh;
+            if (above < 0 || y >= h) continue;
+            #pragma unroll
+            for (int kj = (X + pw) % sw; kj < kw; kj += sw) {
+                int left = X + pw - kj, x = left / sw;
+                if (left < 0 || x >= w) continue;
+                sum += patches[(long long)(ki * kw + kj) * columns + y * w + x];
+            }
+        }
+        int n = order ? order[first + s] : first + s;
+        big[((long long)(b * N + n) * H + Y) * W + X] = sum;
+    }
+}
+
+// One kernel for any kernel size, stride and padding, and two whose geometry the compiler knows, so that it can
+// unroll the taps and divide by shifting. They take the same arguments.
+extern "C" __global__ void im2col_any(
+    const float* __restrict__ big, const int* __restrict__ order, int first, float* __restrict__ col,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    im2col_body(big, order, first, col, B, N, count, H, W, h, w, kh, kw, sh, sw, ph, pw);
+}
+
+extern "C" __global__ void im2col_k4s2p1(
+    const float* __restrict__ big, const int* __restrict__ order, int first, float* __restrict__ col,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    im2col_body(big, order, first, col, B, N, count, H, W, h, w, 4, 4, 2, 2, 1, 1);
+}
+
+extern "C" __global__ void im2col_k3s1p1(
+    const float* __restrict__ big, const int* __restrict__ order, int first, float* __restrict__ col,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    im2col_body(big, order, first, col, B, N, count, H, W, h, w, 3, 3, 1, 1, 1, 1);
+}
+
+extern "C" __global__ void col2im_any(
+    const float* __restrict__ col, const int* __restrict__ order, int first, float* __restrict__ big,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    col2im_body(col, order, first, big, B, N, count, H, W, h, w, kh, kw, sh, sw, ph, pw);
+}
+
+extern "C" __global__ void col2im_k4s2p1(
+    const float* __restrict__ col, const int* __restrict__ order, int first, float* __restrict__ big,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    col2im_body(col, order, first, big, B, N, count, H, W, h, w, 4, 4, 2, 2, 1, 1);
+}
+
+extern "C" __global__ void col2im_k3s1p1(
+    const float* __restrict__ col, const int* __restrict__ order, int first, float* __restrict__ big,
+    int B, int N, int count, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    col2im_body(col, order, first, big, B, N, count, H, W, h, w, 3, 3, 1, 1, 1, 1);
+}
+
+// Samples of a map (C, N, pixels) into slots sorted by filter set (back = 0), or from the slots to their places.
+extern "C" __global__ void sort_samples(
+    const float* __restrict__ x, const int* __restrict__ order, float* __restrict__ out,
+    int C, int N, int pixels, int back)
+{
+    EACH(i, C * N * pixels) {
+        int pixel = i % pixels, rest = i / pixels;
+        int s = rest % N, c = rest / N;
+        int there = (c * N + order[s]) * pixels + pixel;
+        if (back) out[there] = x[i];
+        else out[i] = x[there];
+    }
+}
+
+// ---- sums, activation -------------------------------------------------------------------------------------------
+
+// x (rows, columns) -> out (rows): a block for each row.
+extern "C" __global__ void row_sums(const float* __restrict__ x, float* __restrict__ out, int rows, int columns)
+{
+    __shared__ float shared[THREADS];
+    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+        float sum = 0.0f;
+        for (int i = threadIdx.x; i < columns; i += THREADS) sum += x[(long long)row * columns + i];
+        sum = block_sum_sync(sum, shared);
+        if (threadIdx.x == 0) out[row] = sum;
+    }
+}
+
+// y = u where u > t, else a (u - t) + t, with u = x + bias: bias and translated PReLU in one pass over (C, pixels).
+// blockIdx.y is the channel, so nobody divides. bias and shift may be null.
+extern "C" __global__ void bias_tprelu(
+    const float* __restrict__ x, const float* __restrict__ bias, const float* __restrict__ slope,
+    const float* __restrict__ shift, float* __restrict__ out, int C, int pixels)
+{
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        const float* row = x + (long long)c * pixels;
+        float* result = out + (long long)c * pixels;
+        EACH(i, pixels) {
+            float u = row[i] + b;
+            result[i] = u > t ? u : a * (u - t) + t;
+        }
+    }
+}
+
+// Its whole backward pass over one reading of g and x. dx = g above the kink, a g at it and below (null: not wanted).
+// sums (3, C, gridDim.x) gets, per channel and block, the cotangents of slope: the sum of g (u - t) below; of shift:
+// 1 - a times the sum of g below; of bias: the sum of dx. Null: not wanted. row_sums adds up the blocks.
+extern "C" __global__ void bias_tprelu_back(
+    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ bias,
+    const float* __restrict__ slope, const float* __restrict__ shift, float* __restrict__ dx,
+    float* __restrict__ sums, int C, int pixels)
+{
+    __shared__ float shared[THREADS];
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        long long start = (long long)c * pixels;
+        float for_slope = 0.0f, for_shift = 0.0f, for_bias = 0.0f;
+        EACH(i, pixels) {
+            float u = x[start + i] + b, cotangent = g[start + i];
+            bool below = u <= t;
+            float passed = below ? a * cotangent : cotangent;
+            if (below) {
+                for_slope += cotangent * (u - t);
+                for_shift += cotangent;
+            }
+            for_bias += passed;
+            if (dx) dx[start + i] = passed;
+        }
+        if (!sums) continue;
+        float* out = sums + (long long)c * gridDim.x + blockIdx.x;
+        long long next = (long long)C * gridDim.x;
+        for_slope = block_sum_sync(for_slope, shared);
+        for_shift = block_sum_sync(for_shift, shared);
+        for_bias = block_sum_sync(for_bias, shared);
+        if (threadIdx.x == 0) {
+            out[0] = for_slope;
+            out[next] = (1.0f - a) * for_shift;
+            out[2 * next] = for_bias;
+        }
+    }
+}
+
+// ---- weight normalisation: all layers of a net in one launch --------------------------------------------------------
+
+// One layer's bank. Element (set, r, channel, i) lies at ((set * outer + r) * channels + channel) * inner + i; a
+// filter is everything of one set and channel. `used` is where the layer's mask of used sets starts (-1: all are).
+struct Bank {
+    const float* w;
+    const float* g;   // cotangent of the normalised filters (backward only)
+    float* out;       // the normalised filters; backward: the cotangent of w
+    float* norms;     // (sets, channels): written forward, read backward
+    int sets, channels, outer, inner, first_block, used;
+    float scale, eps;
+};
+
+// Which bank, set and channels a block has to do with. A block takes as many neighbouring channels as fill a warp, so
+// that short filters are read in whole lines of memory.
+struct Place {
+    const Bank* bank;
+    int set, channel, width, lanes, tile;
+    bool is_used;
+};
+
+__device__ __forceinline__ int bank_tile(const Bank& bank)
+{
+    bool fits = bank.inner == 1 || bank.inner == 2 || bank.inner == 4 || bank.inner == 8 || bank.inner == 16;
+    return fits && bank.outer > 1 ? 32 / bank.inner : 1;
+}
+
+__device__ __forceinline__ Place find_place(
+    const Bank* banks, int count, const unsigned char* used, int block)
+{
+    int layer = 0;
+    while (layer + 1 < count && block >= banks[layer + 1].first_block) ++layer;
+    Place p;
+    p.bank = banks + layer;
+    p.tile = bank_tile(*p.bank);
+    p.lanes = p.bank->outer > 1 && p.bank->inner < THREADS ? 32 : THREADS;
+    int groups = (p.bank->channels + p.tile - 1) / p.tile;
+    block -= p.bank->first_block;
+    p.set = block / groups;
+    p.channel = block % groups * p.tile;
+    p.width = min(p.tile, p.bank->channels - p.channel) * p.bank->inner;
+    p.is_used = p.bank->used < 0 || used[p.bank->used + p.set];
+    return p;
+}
+
+// Run `body` for each number `at` of the place that is this thread's. With a tile of several channels, all of a
+// thread's numbers are of one channel.
+#define EACH_OF_PLACE(p, at, body)                                                                            \
+    for (int r = threadIdx.x / p.lanes; r < p.bank->outer; r += THREADS / p.lanes)                              \
+        for (int j = threadIdx.x % p.lanes; j < p.width; j += p.lanes) {                                         \
+            long long at = ((long long)(p.set * p.bank->outer + r) * p.bank->channels + p.channel)               \
+                           * p.bank->inner + j;                                                                  \
+            body                                                                                                 \
+        }
+
+// Add up a number per thread to one per channel of the place: totals[0 .. tile - 1], the same for all threads.
+__device__ __forceinline__ void place_sums_sync(const Place& p, float v, float* shared, float* totals)
+{
+    shared[threadIdx.x] = v;
+    __syncthreads();
+    for (int half = THREADS / 2; half >= 32; half >>= 1) {
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    if (threadIdx.x < p.tile) {
+        int share = 32 / p.tile;
+        float total = 0.0f;
+        for (int i = 0; i < share; ++i) total += shared[threadIdx.x * share + i];
+        totals[threadIdx.x] = total;
+    }
+    __syncthreads();
+}
+
+// v = w / n, n = sqrt(scale * sum w^2 + eps) for each filter; unused sets: v = 0, n = 1.
+extern "C" __global__ void normalize(const Bank* __restrict__ banks, const unsigned char* __restrict__ used,
+                                     int count, int blocks)
+{
+    __shared__ float shared[THREADS], totals[32];
+    for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
+        Place p = find_place(banks, count, used, block);
+        float sum = 0.0f;
+        if (p.is_used) EACH_OF_PLACE(p, at, sum += p.bank->w[at] * p.bank->w[at];)
+        place_sums_sync(p, sum, shared, totals);
+        int mine = p.tile > 1 ? threadIdx.x % p.lanes / p.bank->inner : 0;  // this thread's channel within the tile
+        float n = p.is_used ? sqrtf(p.bank->scale * totals[mine] + p.bank->eps) : 1.0f;
+        if (p.is_used) EACH_OF_PLACE(p, at, p.bank->out[at] = p.bank->w[at] / n;)
+        else EACH_OF_PLACE(p, at, p.bank->out[at] = 0.0f;)
+        int c = p.channel + threadIdx.x;
+        if (threadIdx.x < p.tile && c < p.bank->channels)
+            p.bank->norms[p.set * p.bank->channels + c] =
+                p.is_used ? sqrtf(p.bank->scale * totals[threadIdx.x] + p.bank->eps) : 1.0f;
+        __syncthreads();  // before the next place overwrites the sums
+    }
+}
+
+// dw = (g - scale (w . g) w / n^2) / n for each filter; unused sets: 0.
+extern "C" __global__ void normalize_back(const Bank* __restrict__ banks, const unsigned char* __restrict__ used,
+                                          int count, int blocks)
+{
+    __shared__ float shared[THREADS], totals[32];
+    for (int block = blockIdx.x; block < blocks; block += gridDim.x) {
+        Place p = find_place(banks, count, used, block);
+        float sum = 0.0f;
+        if (p.is_used) EACH_OF_PLACE(p, at, sum += p.bank->w[at] * p.bank->g[at];)
+        place_sums_sync(p, sum, shared, totals);
+        int mine = p.tile > 1 ? threadIdx.x % p.lanes / p.bank->inner : 0;
+        if (p.is_used) {
+            int c = min(p.channel + mine, p.bank->channels - 1);
+            float n = p.bank->norms[p.set * p.bank->channels + c];
+            float along = p.bank->scale * totals[mine] / (n * n);
+            EACH_OF_PLACE(p, at, p.bank->out[at] = (p.bank->g[at] - along * p.bank->w[at]) / n;)
+        } else EACH_OF_PLACE(p, at, p.bank->out[at] = 0.0f;)
+        __syncthreads();
+    }
+}
+
+// ---- optimisers: all parameters of a net in one launch --------------------------------------------------------------
+
+// A piece of memory to be updated: a parameter, or one filter set of a bank. Sets that no sample used have no entry,
+// so nothing of them is even read. What depends on an entry's own count of steps is worked out on the host.
+struct Entry {
+    float* p;
+    float* m;
+    float* v;
+    const float* g;
+    long long size;
+    float rate, bias;  // Adam: lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t)
+    float low, high;   // where p is kept
+};
+
+// v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)
+extern "C" __global__ void rmsprop(const Entry* __restrict__ entries, int count, float lr, float alpha, float eps)
+{
+    for (int e = blockIdx.y; e < count; e += gridDim.y) {
+        const Entry it = entries[e];
+        EACH(i, it.size) {
+            float g = it.g[i], v = alpha * it.v[i] + (1.0f - alpha) * g * g;
+            it.v[i] = v;
+            it.p[i] = fminf(fmaxf(it.p[i] - lr * g / (sqrtf(v) + eps), it.low), it.high);
+        }
+    }
+}
+
+// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p -= rate m / (sqrt(v) bias + eps)
+extern "C" __global__ void adam(const Entry* __restrict__ entries, int count, float beta1, float beta2, float eps)
+{
+    for (int e = blockIdx.y; e < count; e += gridDim.y) {
+        const Entry it = entries[e];
+        EACH(i, it.size) {
+            float g = it.g[i];
+            float m = beta1 * it.m[i] + (1.0f - beta1) * g, v = beta2 * it.v[i] + (1.0f - beta2) * g * g;
+            it.m[i] = m;
+            it.v[i] = v;
+            it.p[i] = fminf(fmaxf(it.p[i] - it.rate * m / (sqrtf(v) * it.bias + eps), it.low), it.high);
+        }
+    }
+}
+
+// p += share (g - p): the moving average p of weights g
+extern "C" __global__ void lerp(const Entry* __restrict__ entries, int count, float share)
+{
+    for (int e = blockIdx.y; e < count; e += gridDim.y) {
+        const Entry it = entries[e];
+        EACH(i, it.size) it.p[i] += share * (it.g[i] - it.p[i]);
+    }
+}
+
+// ---- sigmoid, the GAN's loss on logits -----------------------------------------------------------------------------------
+
+// loss = mean of softplus(-sign x) = mean of -log sigmoid(sign x), in one block.
+extern "C" __global__ void logistic_loss(const float* __restrict__ x, float* __restrict__ loss, int n, float sign)
+{
+    __shared__ float shared[THREADS];
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        float z = -sign * x[i];
+        sum += fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)));
+    }
+    sum = block_sum_sync(sum, shared);
+    if (threadIdx.x == 0) *loss = sum / n;
+}
+
+// dx = -g sign sigmoid(-sign x) / n, for the cotangent g of the loss.
+extern "C" __global__ void logistic_back(const float* __restrict__ g, const float* __restrict__ x,
+                                         float* __restrict__ dx, int n, float sign)
+{
+    EACH(i, n) {
+        float z = -sign * x[i], small = expf(-fabsf(z));
+        dx[i] = -sign * *g / n * (z >= 0.0f ? 1.0f : small) / (1.0f + small);
+    }
+}
+
+// y = 1 / (1 + e^-x), without overflow.
+extern "C" __global__ void sigmoid(const float* __restrict__ x, float* __restrict__ y, int n)
+{
+    EACH(i, n) {
+        float small = expf(-fabsf(x[i]));
+        y[i] = (x[i] >= 0.0f ? 1.0f : small) / (1.0f + small);
+    }
+}
+
+// ---- pooling and resizing, over maps (maps, H, W) ---------------------------------------------------------------
+
+// y (maps, h, w): the largest of each window; which: its number in the window. The first wins; a NaN wins.
+extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restrict__ y, int* __restrict__ which,
+                                    int maps, int H, int W, int h, int w, int size, int stride)
+{
+    EACH(i, maps * h * w) {
+        const float* corner = x + ((long long)(i / (h * w)) * H + i / w % h * stride) * W + i % w * stride;
+        float best = *corner;
+        int where = 0;
+        for (int k = 1; k < size * size; ++k) {
+            float v = corner[k / size * W + k % size];
+            if (v > best || v != v) {
+                best = v;
+                where = k;
+            }
+        }
+        y[i] = best;
+        which[i] = where;
+    }
+}
+
+// y (maps, h, w): from each window the number that `which` names.
+extern "C" __global__ void pool_take(const float* __restrict__ x, const int* __restrict__ which, float* __restrict__ y,
+                                     int maps, int H, int W, int h, int w, int size, int stride)
+{
+    EACH(i, maps * h * w) {
+        int k = which[i];
+        y[i] = x[((long long)(i / (h * w)) * H + i / w % h * stride + k / size) * W + i % w * stride + k % size];
+    }
+}
+
+// The transpose: a pixel collects g from all windows that took it.
+extern "C" __global__ void pool_put(const float* __restrict__ g, const int* __restrict__ which, float* __restrict__ out,
+                                    int maps, int H, int W, int h, int w, int size, int stride)
+{
+    EACH(i, maps * H * W) {
+        int X = i % W, Y = i / W % H;
+        long long map = (long long)(i / (H * W)) * h * w;
+        float sum = 0.0f;
+        for (int y = max(0, (Y - size + stride) / stride); y < h && y * stride <= Y; ++y)
+            for (int x = max(0, (X - size + stride) / stride); x < w && x * stride <= X; ++x)
+                if (which[map + y * w + x] == (Y - y * stride) * size + X - x * stride)
+                    sum += g[map + y * w + x];
+        out[i] = sum;
+    }
+}
+
+// y (maps, h, w): the mean of each size x size block of x (maps, h * size, w * size).
+extern "C" __global__ void mean_pool(const float* __restrict__ x, float* __restrict__ y, int maps, int h, int w,
+                                     int size)
+{
+    EACH(i, maps * h * w) {
+        const float* corner = x + ((long long)(i / w) * size * w + i % w) * size;
+        float sum = 0.0f;
+        for (int k = 0; k < size * size; ++k) sum += corner[k / size * w * size + k % size];
+        y[i] = sum / (size * size);
+    }
+}
+
+// The transpose: every pixel of a block gets its share of g.
+extern "C" __global__ void mean_unpool(const float* __restrict__ g, float* __restrict__ out, int maps, int h, int w,
+                                       int size)
+{
+    EACH(i, maps * h * w * size * size) {
+        int X = i % (w * size), row = i / (w * size);
+        out[i] = g[(row / size) * w + X / size] / (size * size);
+    }
+}
+
+// y = R x C^T for each map, where R and C have few numbers in a row, next to each other: row Y of R is `row_reach`
+// weights from column row_start[Y] on. Interpolation is such a product, and so is its transpose.
+extern "C" __global__ void resize(
+    const float* __restrict__ x, float* __restrict__ y, const int* __restrict__ row_start,
+    const float* __restrict__ row_weights, const int* __restrict__ col_start, const float* __restrict__ col_weights,
+    int maps, int H, int W, int h, int w, int row_reach, int col_reach)
+{
+    EACH(i, maps * h * w) {
+        int X = i % w, Y = i / w % h;
+        const float* corner = x + ((long long)(i / (h * w)) * H + row_start[Y]) * W + col_start[X];
+        float sum = 0.0f;
+        for (int a = 0; a < row_reach; ++a) {
+            float part = 0.0f;
+            for (int b = 0; b < col_reach; ++b) part += col_weights[X * col_reach + b] * corner[a * W + b];
+            sum += row_weights[Y * row_reach + a] * part;
+        }
+        y[i] = sum;
+    }
+}
+// ---- random numbers from a counter -----------------------------------------------------
+//
+// Philox4x32-10 and what is made of it: bit for bit the numbers of counter.py, which explains the formulas. No state:
+// number i of a sequence is a function of (seed, stream, i), so each thread makes its own and none waits.
+//
+// Every float operation is written __fadd_rn, __fsub_rn, __fmul_rn, __fdiv_rn or __fsqrt_rn: rounded to nearest, one
+// at a time. Of a plain a * b + c the compiler would make one instruction that rounds once where NumPy rounds twice.
+// No value here comes near the denormals, so flushing them to zero changes nothing.
+
+struct FourWords {
+    unsigned int word[4];
+};
+
+// The four words of one block: counter (block, 0, stream) and key (seed), both in 32-bit words, the lower first.
+__device__ FourWords philox4x32_10(unsigned int block, unsigned int seed_lo, unsigned int seed_hi,
+                                   unsigned int stream_lo, unsigned int stream_hi) {
+    unsigned int w0 = block, w1 = 0, w2 = stream_lo, w3 = stream_hi;  // word 1: a block of n < 2^31 has no upper half
+    unsigned int key0 = seed_lo, key1 = seed_hi;
+    for (int round = 0; round < 10; ++round) {
+        unsigned int first_hi = __umulhi(0xD2511F53u, w0), first_lo = 0xD2511F53u * w0;  // halves of a 64-bit product
+        unsigned int second_hi = __umulhi(0xCD9E8D57u, w2), second_lo = 0xCD9E8D57u * w2;
+        w0 = second_hi ^ w1 ^ key0;
+        w1 = second_lo;
+        w2 = first_hi ^ w3 ^ key1;
+        w3 = first_lo;
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    FourWords four = {{w0, w1, w2, w3}};
+    return four;
+}
+
+// One step of Horner's rule, value * x + coefficient, rounded twice.
+__device__ float horner(float value, float x, float coefficient) {
+    return __fadd_rn(__fmul_rn(value, x), coefficient);
+}
+
+// (b + 1/2) / 2^23, b the upper 23 bits of the word: exact, in (0, 1).
+__device__ float uniform_of(unsigned int word) {
+    return __fmul_rn(__uint2float_rn(word >> 8 | 1u), 5.9604644775390625e-8f);  // times 2^-24
+}
+
+// -log(k / 2^33) = (33 - e) log 2 - log f, where k = 2^e f and f is in [sqrt(1/2), sqrt(2)); k is not 0.
+__device__ float minus_log(unsigned int k) {
+    unsigned int pattern = __float_as_uint(__uint2float_rn(k));
+    unsigned int e = (pattern - 0x3F3504F3u) >> 23;  // less the bits of sqrt(1/2): the exponent steps at sqrt(2) 2^e
+    float f = __uint_as_float(pattern - (e << 23));
+    float s = __fdiv_rn(__fsub_rn(f, 1.0f), __fadd_rn(f, 1.0f));  // log f = 2 atanh(s), a series in s^2
+    float square = __fmul_rn(s, s);
+    float series = horner(0.28571428571f, square, 0.4f);
+    series = horner(series, square, 0.66666666667f);
+    series = horner(series, square, 2.0f);
+    return __fsub_rn(__fmul_rn(__uint2float_rn(33u - e), 0.69314718056f), __fmul_rn(s, series));
+}
+
+// Standard normal: the upper bit of the word is the sign, the other 31 the probability p = k / 2^33 of the tail
+// beyond |z|. Rational approximations: PPND7 of Wichura's algorithm AS 241, 1988.
+__device__ float normal_of(unsigned int word) {
+    unsigned int k = word << 1 | 1u;
+    float q = __fmul_rn(__uint2float_rn(0u - k), 1.16415321826934814453125e-10f);  // 1/2 - p; the factor is 2^-33
+    float top, bottom;
+    if (q <= 0.425f) {
+        float r = __fsub_rn(0.180625f, __fmul_rn(q, q));
+        top = horner(horner(horner(59.109374720f, r, 159.29113202f), r, 50.434271938f), r, 3.3871327179f);
+        top = __fmul_rn(q, top);
+        bottom = horner(horner(horner(67.187563600f, r, 78.757757664f), r, 17.895169469f), r, 1.0f);
+    } else {
+        float r = __fsub_rn(__fsqrt_rn(minus_log(k)), 1.6f);
+        top = horner(horner(horner(0.17023821103f, r, 1.3067284816f), r, 2.7568153900f), r, 1.4234372777f);
+        bottom = horner(horner(0.12021132975f, r, 0.73700164250f), r, 1.0f);
+    }
+    float z = __fdiv_rn(top, bottom);
+    return word >> 31 ? -z : z;
+}
+
+// What a kernel makes of a word; `high` is for the integers alone.
+struct AsBits {
+    __device__ static unsigned int of(unsigned int word, unsigned int) { return word; }
+};
+struct AsUniform {
+    __device__ static float of(unsigned int word, unsigned int) { return uniform_of(word); }
+};
+struct AsNormal {
+    __device__ static float of(unsigned int word, unsigned int) { return normal_of(word); }
+};
+struct AsInteger {  // the upper half of word * high: in [0, high)
+    __device__ static int of(unsigned int word, unsigned int high) { return (int)__umulhi(word, high); }
+};
+
+// out (n,), n < 2^31. A turn of the loop makes one block of four words, so it writes numbers 4 * block to
+// 4 * block + 3, or fewer at the end. 1-D grid of any size. Unsigned, because (n + 3) may be 2^31 or more.
+template <class Kind, class Number>
+__device__ void counter_fill(Number* out, unsigned int n, unsigned int high, unsigned int seed_lo,
+                             unsigned int seed_hi, unsigned int stream_lo, unsigned int stream_hi) {
+    unsigned int blocks = (n + 3) / 4;
+    for (unsigned int b = blockIdx.x * blockDim.x + threadIdx.x; b < blocks; b += gridDim.x * blockDim.x) {
+        FourWords four = philox4x32_10(b, seed_lo, seed_hi, stream_lo, stream_hi);
+        for (unsigned int j = 0; j < 4; ++j) {
+            if (4 * b + j < n) out[4 * b + j] = Kind::of(four.word[j], high);
+        }
+    }
+}
+
+// The four kernels. Seed and stream come as (lower, upper) words: counter.py's halves().
+extern "C" __global__ void counter_bits(unsigned int* out, int n, unsigned int seed_lo, unsigned int seed_hi,
+                                        unsigned int stream_lo, unsigned int stream_hi) {
+    counter_fill<AsBits>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
+}
+
+extern "C" __global__ void counter_uniform(float* out, int n, unsigned int seed_lo, unsigned int seed_hi,
+                                           unsigned int stream_lo, unsigned int stream_hi) {
+    counter_fill<AsUniform>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
+}
+
+extern "C" __global__ void counter_normal(float* out, int n, unsigned int seed_lo, unsigned int seed_hi,
+                                          unsigned int stream_lo, unsigned int stream_hi) {
+    counter_fill<AsNormal>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
+}
+
+extern "C" __global__ void counter_integers(int* out, int n, unsigned int high, unsigned int seed_lo,
+                                            unsigned int seed_hi, unsigned int stream_lo, unsigned int stream_hi) {
+    counter_fill<AsInteger>(out, n, high, seed_lo, seed_hi, stream_lo, stream_hi);
+}

@@ -166,26 +166,25 @@ def activations() -> Iterator[Case]:
         yield Case("row_sums", f"{rows}x{columns}", [x, Output(x.sum(axis=1, dtype=float).astype(F32)), rows, columns])
     for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
         x, g = _normal(5, 1, channels, pixels), _normal(6, 1, channels, pixels)
-        bias, slope, shift = _normal(7, channels), np.random.default_rng(8).random(channels).astype(F32), _normal(9, channels)
+        bias, shift = _normal(7, channels), _normal(9, channels)
+        slope = np.random.default_rng(8).random(channels).astype(F32)
         x[..., ::5] = shift[:, None]  # some lie exactly at the kink
         for b in (None, bias):
             for t in (None, shift):
-                label = f"{channels}x{pixels}" + (" bias" if b is not None else "") + (" shift" if t is not None else "")
+                label = f"{channels}x{pixels}{' bias' * (b is not None)}{' shift' * (t is not None)}"
                 u = x if b is None else x + b[:, None]
                 y = reference.tprelu(u, slope, t)
                 dx, *sums = reference.tprelu_back(g.astype(float), x.astype(float), slope, t, b) if b is None else \
                     reference.tprelu_back(g.astype(float), u.astype(float), slope, t)
                 grids = [(1, 1), (2, channels), (1, channels + 2)]
                 yield Case("bias_tprelu", label, [x[0], b, slope, t, Output(y[0]), channels, pixels], grids)
-                yield Case("bias_tprelu_back", label + ", dx alone", [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)),
-                                                                      None, channels, pixels], grids)
-                total = np.array(sums, F32)[:, :, None]
-                yield Case("bias_tprelu_back", label, [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)),
-                                                       Output(total), channels, pixels], [(1, 1), (1, channels)])
+                given, dx = [g[0], x[0], b, slope, t], Output(dx[0].astype(F32))
+                yield Case("bias_tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels], grids)
+                total = Output(np.array(sums, F32)[:, :, None])
+                yield Case("bias_tprelu_back", label, [*given, dx, total, channels, pixels], [(1, 1), (1, channels)])
                 if pixels > THREADS:
-                    parts = _partial_sums(g[0], u[0], slope, t, 2)
-                    yield Case("bias_tprelu_back", label + ", two blocks",
-                               [g[0], x[0], b, slope, t, Output(dx[0].astype(F32)), Output(parts), channels, pixels],
+                    parts = Output(_partial_sums(g[0], u[0], slope, t, 2))
+                    yield Case("bias_tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels],
                                [(2, channels), (2, 1)])
 
 
@@ -215,7 +214,7 @@ def banks() -> Iterator[Case]:
             channels, outer, inner = (a, 1, b * kh * kw) if out_axis == 1 else (b, a, kh * kw)
             w, g = _normal(10 + i, *shape), _normal(40 + i, *shape)
             rows = None if used is None else np.array(used)
-            scale, eps = 1 / 4 if out_axis == 2 else 1.0, 0.1  # a small eps would cancel the gradient of a single number
+            scale, eps = 1 / 4 if out_axis == 2 else 1.0, 0.1  # a small eps would leave a single number no gradient
             v, n = reference.normalize(w.astype(float), out_axis, scale, eps, rows)
             dw = reference.normalize_dx(g.astype(float), w.astype(float), n, out_axis, scale, rows)
             at = -1 if used is None else sum(map(len, masks))
@@ -240,8 +239,8 @@ def optimisers() -> Iterator[Case]:
         wide = [a.astype(float)[None] for a in (p, m, v, g)]
         p1, m1, v1, g1 = (a.copy() for a in wide)
         reference.rmsprop(p1, v1, g1, lr=0.05, alpha=0.9, eps=1e-6)
-        lines["rmsprop"].append((Output(p1[0].clip(low, high).astype(F32), p), None, Output(v1[0].astype(F32), v), g, size,
-                                 0.0, 0.0, low, high))
+        lines["rmsprop"].append((Output(p1[0].clip(low, high).astype(F32), p), None, Output(v1[0].astype(F32), v), g,
+                                 size, 0.0, 0.0, low, high))
         p1, m1, v1, g1 = (a.copy() for a in wide)
         reference.adam(p1, m1, v1, g1, lr=0.05, beta1=0.5, beta2=0.99, eps=1e-8, step=step)
         rate, bias = 0.05 / (1 - 0.5**step), (1 - 0.99**step) ** -0.5
@@ -303,7 +302,7 @@ def resizes() -> Iterator[Case]:
 
 
 def counters() -> Iterator[Case]:
-    for n, seed, stream in ((1, 0, 0), (2, 1, 2), (3, 5, 2**40), (1023, 2**63 + 7, 3), (4 * THREADS + 5, 12345, 2**64 - 1)):
+    for n, seed, stream in ((1, 0, 0), (2, 1, 2), (3, 5, 2**40), (1023, 2**63 + 7, 3), (4 * THREADS + 5, 9, 2**64 - 1)):
         words = *counter.halves(seed), *counter.halves(stream)
         for name in ("bits", "uniform", "normal"):
             values = getattr(counter, name)(seed, stream, n)

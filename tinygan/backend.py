@@ -55,7 +55,7 @@ class Device(NamedTuple):
 
     def put(self, array: np.ndarray) -> Any:
         """The array on this device (the array itself when it is there already)."""
-        return array if self.xp is np else self.xp.asarray(array)
+        return array if self.xp is np else self.xp.asarray(array, order="C")
 
 
 def pick_device(name: str = "auto", tf32: bool = False) -> Device:

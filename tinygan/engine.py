@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import to_numpy, xp_of
+from tinygan.backend import is_cupy, to_numpy, xp_of
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 
@@ -356,12 +356,19 @@ def _own_copy(g: Tensor, others: list) -> Tensor:
     """`g` for a leaf to keep: copied if it is read-only or may share memory with anything in `others`."""
     if g.xp is np:
         own = g.data.flags.writeable and not any(np.may_share_memory(g.data, other) for other in others)
-    else:  # CuPy: dense, so no broadcast view, and of another allocation
-        own = g.data.flags.c_contiguous and not any(other.data.mem.ptr == g.data.data.mem.ptr
-                                                    for other in others if xp_of(other) is g.xp)
+    else:  # CuPy's arrays are always writable; a broadcast view is not dense
+        own = g.data.flags.c_contiguous and not any(_overlap(g.data, other) for other in others if is_cupy(other))
     if own:
         return g if not g._edges else _tagged(g.data, g.rows)
     return _tagged(g.data.copy(order="K"), g.rows)
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """Whether two CuPy arrays may share memory: parts of one allocation that do not keep apart. (CuPy's own test costs
+    ten times as much, and every pair of parameters is asked.)"""
+    if a.data.mem.ptr != b.data.mem.ptr:
+        return False
+    return not b.flags.c_contiguous or (a.data.ptr < b.data.ptr + b.nbytes and b.data.ptr < a.data.ptr + a.nbytes)
 
 
 def _tagged(array: Any, rows: np.ndarray | None) -> Tensor:

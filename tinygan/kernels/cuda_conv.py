@@ -168,7 +168,7 @@ def _order(xp: Any, device: int, routes: bytes) -> tuple[Any, list[tuple[int, in
     routes = np.frombuffer(routes, np.int32)
     order = np.argsort(routes, kind="stable").astype(np.int32)
     sets, starts = np.unique(routes[order], return_index=True)
-    ends = [*starts[1:], len(routes)]
+    ends = [*starts[1:], len(routes)][:len(sets)]  # no samples, no sets
     runs = [(int(k), int(a), int(b)) for k, a, b in zip(sets, starts, ends, strict=True)]
     in_order = bool((order == np.arange(len(order))).all())
     return None if in_order else xp.asarray(order), runs

@@ -80,7 +80,8 @@ def cast(name: str, args: tuple) -> tuple:
     for i, (arg, (dtype, pointer)) in enumerate(zip(args, parameters, strict=True)):
         if not pointer:
             if dtype is np.int32 and not -2**31 <= arg <= MAX_SIZE:
-                raise ValueError(f"{name}: argument {i} is {arg}, beyond the kernels' int32; take fewer samples at once")
+                raise ValueError(f"{name}: argument {i} is {arg}, beyond the kernels' int32: take fewer samples at "
+                                 "once")
             out.append(dtype(arg))
         elif arg is None:
             out.append(None)

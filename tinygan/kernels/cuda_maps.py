@@ -87,7 +87,7 @@ def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int
     return min(-(-pixels // (THREADS * per_thread)), MAX_BLOCKS), min(channels, MAX_GRID_Y)
 
 
-# ---- sigmoid, loss --------------------------------------------------------------------------------------------------------
+# ---- sigmoid, loss ------------------------------------------------------------------------------------------------
 
 
 def sigmoid(x: Any) -> Any:
@@ -114,7 +114,7 @@ def logistic_back(g: Any, x: Any, sign: float) -> Any:
 
 
 def _dense(x: Any) -> Any:
-    return xp_of(x).ascontiguousarray(x)
+    return x if x.flags.c_contiguous else xp_of(x).ascontiguousarray(x)
 
 
 # ---- pooling and resizing ----------------------------------------------------------------------------------------

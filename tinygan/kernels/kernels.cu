@@ -18,10 +18,9 @@
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (total);     \
          i += gridDim.x * blockDim.x)
 
-// Sum of v over the THREADS threads of a block, always in the same order; every thread gets it.
+// Sum of v over the THREADS threads of a block, always in the same order. Thread 0 gets it, and no other.
 __device__ __forceinline__ float block_sum_sync(float v, float* shared)
 {
-    __syncthreads();  // whoever still reads the last sum
     shared[threadIdx.x] = v;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half >>= 1) {

@@ -172,7 +172,7 @@ def lerp(ema, p, decay):
     ema += (1 - decay) * (p - ema)
 
 
-# ---- sigmoid, the loss, pooling, resizing: numpy_.py takes these, too -----------------------------------------------------
+# ---- sigmoid, the loss, pooling, resizing: numpy_.py takes these, too ---------------------------------------------
 
 
 def sigmoid(x):

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures, runfiles
-from tinygan.backend import Device, pick_device
+from tinygan.backend import Device, first_line, pick_device
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
+from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
@@ -30,7 +31,7 @@ from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA, Adam, RMSprop
 from tinygan.run import Progress, Run, sample_due
-from tinygan.sampling import as_digits, generate, section, with_prefix
+from tinygan.sampling import as_digits, counter_normal, generate, section, with_prefix
 from tinygan.signals import StopSignal
 
 # What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
@@ -59,7 +60,8 @@ def start(flags: dict, run: Run | None) -> int:
     """Put everything together and train; run: the one to go on with, None for a new one."""
     print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
     pool.reuse_heap()
-    device = pick_device(flags["device"])
+    device = pick_device(flags["device"], tf32=flags["tf32"])
+    set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)
     config = GANConfig(size=flags["size"], base_channels=flags["base_channels"], latent_dim=flags["latent_dim"],
                        bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]), tied=flags["model"] == "tied",
@@ -81,7 +83,10 @@ def start(flags: dict, run: Run | None) -> int:
         print(f"going on at step {training.step} of {run.folder}")
     print(f"{flags['model']}: generator {training.G.parameter_count():,} weights, {config.route_count:,} "
           f"route{'s' if config.route_count > 1 else ''}; discriminator {training.D.parameter_count():,} weights")
-    return train(training, run, flags)
+    try:
+        return train(training, run, flags)
+    except MemoryError as error:  # CuPy's is one, too
+        raise TinyganError(f"step {training.step + 1}: {out_of_memory(training, run, first_line(error))}") from None
 
 
 def train(t: Training, run: Run, flags: dict) -> int:
@@ -102,7 +107,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
             read_now = log_now or t.device.kind == "cpu"
 
             # The discriminator learns to tell real from fake; no gradient needs to reach the generator.
-            z, routes = t.draw()
+            z, routes = t.draw(0)
             with no_grad(), normalised(t.G, routes):
                 fake = t.G(z, routes)
             t.D.zero_grad()
@@ -116,7 +121,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
             t.d_optimizer.step()
 
             # The generator learns to make fresh images (new noise, new routes) that the discriminator calls real.
-            z, routes = t.draw()
+            z, routes = t.draw(1)
             t.G.zero_grad()
             with frozen(t.D), normalised(t.D), normalised(t.G, routes):
                 g_loss = generator_loss(fake=t.D(t.G(z, routes)), kind=flags["loss"], form=flags["bce"])
@@ -209,11 +214,14 @@ class Training:
         images = data.to_canvas(self.digits.images[next(self.batches)], self.config.side)
         return Tensor(self.device.put(images), name="real images")
 
-    def draw(self) -> tuple[Tensor, np.ndarray]:
-        """Fresh noise and fresh routes for one batch."""
+    def draw(self, turn: int) -> tuple[Tensor, np.ndarray]:
+        """Fresh noise and fresh routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
         n = self.flags["batch_size"]
-        z = Tensor(self.device.put(self.G.draw_noise(self.noise_rng, n)), name="noise")
-        return z, self.G.draw_routes(self.route_rng, n, self.flags["routes"])
+        if self.flags["noise"] == "counter":
+            z = counter_normal(self.device, self.flags["seed"], 2 * self.step + turn, (n, self.config.latent_dim))
+        else:
+            z = self.device.put(self.G.draw_noise(self.noise_rng, n))
+        return Tensor(z, name="noise"), self.G.draw_routes(self.route_rng, n, self.flags["routes"])
 
     def set_learning_rate(self) -> None:
         """Linear decay over --lr-decay steps. It does not depend on --steps, so that a run stopped early and
@@ -286,6 +294,47 @@ class Training:
             raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of train_mnist.py") from None
 
 
+def out_of_memory(t: Training, run: Run, problem: str) -> str:
+    """What to do when a step did not fit into memory, in one line: a batch size that was tried and fits."""
+    asked, kept = t.flags["batch_size"], "nothing was saved yet"
+    if run.checkpoint_path.exists():
+        kept = f"the checkpoint in {run.folder} is from before"
+    n, fits = asked, False
+    while n and not fits:
+        for net in (t.G, t.D):
+            net.zero_grad()
+        if t.device.kind == "gpu":
+            t.device.xp.get_default_memory_pool().free_all_blocks()
+        fits = rehearse(t, n)
+        n = n if fits else n // 2
+    if not n:
+        advice = "not even one image fits: try smaller nets (--base-channels, --bank)"
+    elif n == asked:
+        advice = "it fits now, so something else took the memory for a while: close it and try again"
+    else:
+        advice = f"try --batch-size {n}, which fits"
+    return f"out of memory at --batch-size {asked} ({problem.rstrip('.')}); {advice}; {kept}"
+
+
+def rehearse(t: Training, n: int) -> bool:
+    """Whether the forward and backward passes of a step of n images fit into memory. Changes nothing that lasts."""
+    try:
+        rng = np.random.default_rng(0)
+        z, routes = Tensor(t.device.put(t.G.draw_noise(rng, n))), t.G.draw_routes(rng, n)
+        with no_grad():
+            fake = t.G(z, routes)
+        logits = t.D(concatenate([fake, fake]))
+        discriminator_loss(real=logits[:n], fake=logits[n:]).backward()
+        with frozen(t.D):
+            generator_loss(fake=t.D(t.G(z, routes))).backward()
+        return True
+    except MemoryError:
+        return False
+    finally:
+        for net in (t.G, t.D):
+            net.zero_grad()
+
+
 def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> Adam | RMSprop:
     lazy = flags["bank_updates"] == "lazy"
     if flags["optimizer"] == "adam":
@@ -294,8 +343,8 @@ def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> 
 
 
 def gradient_norm(net: Generator | Discriminator) -> float:
-    """Length of the vector of all gradients of a net."""
-    return sum(float((p.grad.data ** 2).sum()) for p in net.parameters() if p.grad is not None) ** 0.5
+    """Length of the vector of all gradients of a net; a GPU is waited for once."""
+    return float(sum((p.grad.data ** 2).sum() for p in net.parameters() if p.grad is not None)) ** 0.5
 
 
 def measure(t: Training, n: int) -> dict[str, float]:
@@ -411,6 +460,8 @@ def build_parser() -> cli.Parser:
                      "filter sets that no sample used: nothing, or a step with gradient zero")
     opt.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
     opt.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
+    opt.add_argument("--noise", choices=("host", "counter"), default="host", help="a generator with a state, or a "
+                     "counter-based one, whose numbers a GPU makes itself, the same bits as a CPU's")
     net = p.add_argument_group("details of the nets (the paper leaves them open)")
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
     net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
@@ -424,6 +475,7 @@ def build_parser() -> cli.Parser:
     net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
     place = p.add_argument_group("where and how often")
     place.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
+    place.add_argument("--tf32", action="store_true", help="let a GPU multiply matrices in TF32: faster, less exact")
     place.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
     place.add_argument("-o", "--out", type=Path, help="run folder [default: the next free runs/mnist-MODEL-N]")
     place.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with a run (its folder); without "

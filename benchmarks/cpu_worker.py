@@ -137,7 +137,7 @@ def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count
     from tinygan.engine import profile as profiling
     from tinygan.kernels import numpy_
 
-    spent = {"optimiser": [0, 0.0], "weight normalisation": [0, 0.0]}  # calls, milliseconds
+    spent = {"optimiser": [0, 0.0], "weight norm": [0, 0.0]}  # calls, milliseconds
 
     def timed(name: str, work: Any) -> Any:
         def call(*args: Any) -> Any:
@@ -152,7 +152,7 @@ def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count
     for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
         optimizer.step = timed("optimiser", optimizer.step)
     for name, kernel in kernels.items():
-        setattr(numpy_, name, timed("weight normalisation", kernel))
+        setattr(numpy_, name, timed("weight norm", kernel))
     try:
         with profiling(show=False) as report:
             total = sum(timed_steps(trainer, batches, count))

@@ -27,6 +27,12 @@ def gpp() -> str:
 
 
 @pytest.fixture
+def xp(request):
+    """The module in CuPy's place: the stand-in, or in test_gpu.py, which replaces this fixture, CuPy itself."""
+    return request.getfixturevalue("standin").module
+
+
+@pytest.fixture
 def standin(gpp):
     """The strict stand-in for CuPy, in its place for one test."""
     from standin import strict_cupy

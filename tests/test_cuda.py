@@ -44,8 +44,8 @@ class OnDevice:
 
 
 @pytest.fixture
-def device(standin):
-    return OnDevice(standin.module)
+def device(xp):
+    return OnDevice(xp)
 
 
 def near(got, wanted, tolerance=TOLERANCE):
@@ -236,8 +236,8 @@ def test_resizing(device, size, antialias):
     near(device.resize(y, rows.T, columns.T), reference.resize(y.astype(float), rows.T, columns.T))
 
 
-def test_products_on_views(standin):
-    xp, rng = standin.module, np.random.default_rng(19)
+def test_products_on_views(xp):
+    rng = np.random.default_rng(19)
     a, b = rng.standard_normal((5, 7), dtype=np.float32), rng.standard_normal((7, 9), dtype=np.float32)
     for left in (False, True):
         for right in (False, True):
@@ -261,10 +261,10 @@ SETTINGS = {"GAN": {"bank": 1}, "SGAN": {"bank": 4}, "tied": {"bank": 4, "tied":
 
 @pytest.mark.parametrize("optimizer", [Adam, RMSprop])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_training_step_gives_what_numpys_gives(standin, name, optimizer, capsys):
+def test_a_training_step_gives_what_numpys_gives(xp, name, optimizer, capsys):
     config = GANConfig(base_channels=4, latent_dim=8, init_factor=1.0, **SETTINGS[name])
     results = []
-    for put in (lambda a: a, standin.module.asarray):
+    for put in (lambda a: a, xp.asarray):
         players = grown(config, put, optimizer)
         losses, gradients = play(players, 2, put)
         results.append(([t.item() for t in losses], {k: g.numpy() for k, g in gradients[0].items()}))
@@ -301,19 +301,18 @@ def test_a_hidden_wait_would_be_counted(standin):
     assert loss.item() == 6.0 and standin.count["syncs"] == 1
 
 
-def test_same_seed_same_bits(standin):
+def test_same_seed_same_bits(xp):
     config = GANConfig(base_channels=4, latent_dim=8, bank=4)
     runs = []
     for _ in range(2):
-        players = grown(config, standin.module.asarray)
-        play(players, 2, standin.module.asarray)
+        players = grown(config, xp.asarray)
+        play(players, 2, xp.asarray)
         runs.append(players[0].state_dict())
     assert all(runs[0][name].tobytes() == runs[1][name].tobytes() for name in runs[0])
 
 
-def test_gradients_of_leaves_are_nobody_elses(standin):
+def test_gradients_of_leaves_are_nobody_elses(xp):
     """Slope and shift get views of one array: each may be changed without the other."""
-    xp = standin.module
     x, slope, shift = (Tensor(xp.asarray(a), requires_grad=True) for a in
                        np.random.default_rng(20).standard_normal((3, 2, 4)).astype(np.float32))
     y = tprelu(x, slope[0], shift[0])
@@ -324,11 +323,11 @@ def test_gradients_of_leaves_are_nobody_elses(standin):
     np.testing.assert_array_equal(shift.grad.numpy(), before)
 
 
-def test_second_derivatives_work_on_the_device(standin):
+def test_second_derivatives_work_on_the_device(xp):
     """A gradient penalty: the fused backward kernel stands aside for rules that can be differentiated again."""
     rng, results = np.random.default_rng(21), []
     arrays = [rng.standard_normal(s).astype(np.float32) for s in ((3, 2, 6, 6), (2, 2, 4, 4, 4), (4,), (4,), (4,))]
-    for put in (np.array, standin.module.asarray):
+    for put in (np.array, xp.asarray):
         x, w, a, t, b = (Tensor(put(v), requires_grad=True) for v in arrays)
         from tinygan.conv import conv_transpose2d
         y = tprelu(conv_transpose2d(x, w, stride=2, padding=1, routes=[1, 0, 1]), a, t, b)
@@ -341,8 +340,7 @@ def test_second_derivatives_work_on_the_device(standin):
 # ---- what the host refuses -----------------------------------------------------------------------------------------
 
 
-def test_wrong_launches_are_refused_before_they_start(standin):
-    xp = standin.module
+def test_wrong_launches_are_refused_before_they_start(xp):
     x, y = xp.zeros(8, np.float32), xp.zeros(8, np.float32)
     good = (x, y, 8)
     cuda_launch.launch("sigmoid", 1, *good)
@@ -359,8 +357,7 @@ def test_wrong_launches_are_refused_before_they_start(standin):
     assert cuda_launch.blocks_for(2**31 - 2**21) == cuda_launch.MAX_BLOCKS
 
 
-def test_wrong_products_are_refused(standin):
-    xp = standin.module
+def test_wrong_products_are_refused(xp):
     a, b, c = xp.zeros((2, 3), np.float32), xp.zeros((3, 4), np.float32), xp.zeros((2, 4), np.float32)
     with pytest.raises(ValueError, match="does not give"):
         cuda_launch.gemm(c, a, b, a_transposed=True)
@@ -385,13 +382,13 @@ def test_tf32_is_off_until_it_is_asked_for(standin):
         cuda_launch.set_tf32(False)
 
 
-def test_float64_takes_the_portable_kernels(standin):
-    assert for_array(standin.module.zeros(1, np.float64)) is portable
-    assert for_array(standin.module.zeros(1, np.float32)) is cuda_
+def test_float64_takes_the_portable_kernels(xp):
+    assert for_array(xp.zeros(1, np.float64)) is portable
+    assert for_array(xp.zeros(1, np.float32)) is cuda_
 
 
 @pytest.mark.parametrize("name, more", [("bits", ()), ("uniform", ()), ("normal", ()), ("integers", (10,))])
-def test_random_numbers_are_those_of_the_host(standin, name, more):
+def test_random_numbers_are_those_of_the_host(xp, name, more):
     from tinygan.kernels import counter
 
     for n in (0, 1, 1030):

@@ -7,6 +7,7 @@ other, and how fast anything is.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import os
 import shutil
@@ -152,6 +153,7 @@ def fails_apart(check: Callable[[], bool]) -> bool:
     hangs."""
     child = os.fork()
     if child == 0:
+        faulthandler.disable()
         signal.alarm(60)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the C library says of a broken heap
         try:

@@ -354,7 +354,8 @@ OPTIONS = {  # flag -> other values than its default
     "--slope": ["0.25"], "--clamp": ["forward", "none"], "--init-scale": ["0.5"],
     "--bank-affine": ["--norm affine", "--norm none"],
     "--bank-act": ["", "--act prelu"], "--init-factor": ["0.01"], "--d-input": ["01"], "--output": ["tanh"],
-    "--device": ["auto"], "--threads": ["2"], "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
+    "--device": ["auto"], "--tf32": [""], "--noise": ["counter"], "--threads": ["2"],
+    "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""],
 }

@@ -224,7 +224,7 @@ def _number(value: float, like: Tensor) -> Any:
     as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
     if like.xp is np:
         return np.asarray(value, dtype=like.dtype)
-    key = (like.xp, like.data.device.id, like.dtype, float(value))
+    key = (like.xp, like.data.data.device_id, like.dtype, float(value))
     if key not in _numbers:
         if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
             _numbers.clear()

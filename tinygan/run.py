@@ -42,7 +42,7 @@ from tinygan.runfiles import columns, read_config, read_log, samples
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
-    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "threads", "dry_run"}
+    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
     | {"log_every", "sample_every", "save_every", "eval_every"}
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +12,38 @@ from tinygan import checkpoint
 from tinygan.backend import Device
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
+from tinygan.kernels import counter, cuda_
 from tinygan.models.adapted_gan import GANConfig, Generator
 
 
 def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: Device, *,
              batch: int = 250) -> np.ndarray:
-    """Images (N, C, side, side) in [0, 1] on the host, for noise (N, latent) and routes (N, layers), in batches."""
-    pictures = []
+    """Images (N, C, side, side) in [0, 1] on the host, for noise (N, latent) and routes (N, layers), in batches.
+
+    Where a batch does not fit into memory, smaller ones are tried: a picture must not end a training that fits.
+    """
+    pictures, start = [], 0
     with no_grad():
-        for start in range(0, len(z), batch):
+        while start < len(z):
             part = slice(start, start + batch)
-            pictures.append(generator(Tensor(device.put(z[part])), routes[part]).numpy())
+            try:
+                pictures.append(generator(Tensor(device.put(z[part])), routes[part]).numpy())
+                start += batch
+            except MemoryError:
+                if batch == 1:
+                    raise
+                batch = -(-batch // 4)
     return np.ascontiguousarray(np.concatenate(pictures))
+
+
+def counter_normal(device: Device, seed: int, stream: int, shape: tuple[int, ...]) -> Any:
+    """Standard normal noise of `shape`, float32, on the device, as a function of seed and stream alone.
+
+    The same bits on every device (kernels/counter.py). A GPU makes it itself, so that nothing is sent there.
+    """
+    n = int(np.prod(shape))
+    numbers = cuda_.counter_normal(seed, stream, n) if device.kind == "gpu" else counter.normal(seed, stream, n)
+    return numbers.reshape(shape)
 
 
 def as_digits(images: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ class _Layer:
         if routes is None:
             self.order, self.runs = None, [(0, 0, self.samples)] if self.samples else []
         else:
-            self.order, self.runs = _order(self.xp, _device_id(big), np.asarray(routes, np.int32).tobytes())
+            self.order, self.runs = _order(self.xp, big.data.device_id, np.asarray(routes, np.int32).tobytes())
 
     def new_small(self) -> Any:
         """An empty matrix for the small map, (A, N * h * w)."""
@@ -153,10 +153,6 @@ class _Layer:
     def _numbers(self) -> tuple:
         return (self.channels, self.samples, self.count, *self.size, *self.small_shape[1:], *self.kernel, *self.stride,
                 *self.padding)
-
-
-def _device_id(array: Any) -> int:
-    return array.device.id
 
 
 @functools.lru_cache(_KEPT_ORDERS)

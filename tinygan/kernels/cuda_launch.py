@@ -56,7 +56,7 @@ def _kernel(name: str) -> Any:
 
 def forget() -> None:
     """Load the kernels anew at the next launch (tests put another module in CuPy's place)."""
-    for cached in (_module, _kernel, _coefficient_pointers):
+    for cached in (_module, _kernel, _cublas):
         cached.cache_clear()
 
 
@@ -151,10 +151,10 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
                             f"{matrix.strides}")
     if 0 in (m, n):
         return
-    cublas, handle = _cublas()
+    cublas, device = _cublas()
     zero, one = _coefficient_pointers()
     mode = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if _math["tf32"] else cublas.CUBLAS_COMPUTE_32F
-    cublas.gemmEx(handle, int(b_transposed), int(a_transposed), n, m, k, one, b.data.ptr, _REAL_32, _row_step(b),
+    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, one, b.data.ptr, _REAL_32, _row_step(b),
                   a.data.ptr, _REAL_32, _row_step(a), one if add else zero, c.data.ptr, _REAL_32, _row_step(c),
                   mode, _DEFAULT_ALGORITHM)
 
@@ -168,6 +168,7 @@ def _row_step(matrix: Any) -> int:
     return matrix.strides[0] // 4 if matrix.shape[0] > 1 else max(1, matrix.shape[1])
 
 
-def _cublas() -> tuple[Any, int]:
-    device = importlib.import_module("cupy.cuda.device")
-    return importlib.import_module("cupy_backends.cuda.libs.cublas"), device.get_cublas_handle()
+@functools.cache
+def _cublas() -> tuple[Any, Any]:
+    """CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
+    return importlib.import_module("cupy_backends.cuda.libs.cublas"), importlib.import_module("cupy.cuda.device")

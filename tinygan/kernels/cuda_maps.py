@@ -181,7 +181,7 @@ def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
     """
     source, xp = channel_rows(x), xp_of(x)
     (row_start, row_weights), (col_start, col_weights) = (
-        _band(xp, x.device.id, m.astype(np.float32).tobytes(), m.shape) for m in (rows, columns))
+        _band(xp, x.data.device_id, m.astype(np.float32).tobytes(), m.shape) for m in (rows, columns))
     out = xp.empty((*source.shape[:2], len(rows), len(columns)), np.float32)
     if out.size:
         launch("resize", blocks_for(out.size), source, out, row_start, row_weights, col_start, col_weights,

@@ -1,0 +1,361 @@
+"""What the GPU benchmark runs, and tinygan's side of it: the problems, the clocks, the count of launches, the floors.
+
+Problems are drawn with NumPy, so that both sides get the same numbers. A side has
+
+    run()         one iteration, reading nothing back: work is handed to the GPU and Python goes on
+    results()     what it computes, as NumPy arrays: see `difference`
+    period        how many different inputs it runs through
+    clock         marks moments in the stream that its work is in
+
+Everything takes the array module (`xp`) and a clock, so all but the GPU itself can be tested without one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cpu_counts
+import numpy as np
+from cpu_worker import LR, TinyganTrainer, make_batches
+
+from tinygan.backend import to_numpy
+from tinygan.conv import conv_transpose2d
+from tinygan.engine import Tensor, grad
+from tinygan.kernels import cuda_launch
+from tinygan.models.adapted_gan import GANConfig
+from tinygan.optim import RMSprop
+
+MATHS = ("fp32", "tf32")
+# Sixteen batches have 96 lists of routes, more than the kernels remember (64): as in training, every one is sorted and
+# sent to the GPU anew.
+BATCHES = 16
+SMALL_GRADIENT = 1e-2  # of its net's whole gradient: below it, a difference is measured against this share
+
+# ---- problems ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """A stochastic transposed convolution, forward and backward, with one draw of routes."""
+
+    bank: int
+    batch: int
+    inputs: int = 256
+    outputs: int = 128
+    side: int = 8
+    kernel: int = 4
+    stride: int = 2
+    padding: int = 1
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"layer K {self.bank} batch {self.batch}"
+
+    @property
+    def big_side(self) -> int:
+        """Side of the output."""
+        return self.stride * (self.side - 1) + self.kernel - 2 * self.padding
+
+    @property
+    def counts(self) -> cpu_counts.Layer:
+        """The layer as cpu_counts.py describes one."""
+        return cpu_counts.Layer("G", self.inputs, self.outputs, self.kernel, self.side, self.big_side, self.bank,
+                                False, False)
+
+    def routes(self) -> np.ndarray:
+        """A filter set for each sample."""
+        return np.random.default_rng(0).integers(0, self.bank, self.batch)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """x (N, A, h, w), weight (K, A, B, k, k), dy (N, B, H, W) and routes (N,)."""
+        rng = np.random.default_rng(1)
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape, dtype=np.float32)
+
+        scale = np.float32((self.inputs * self.kernel ** 2) ** -0.5)
+        return {"routes": self.routes(), "x": normal(self.batch, self.inputs, *[self.side] * 2),
+                "weight": normal(self.bank, self.inputs, self.outputs, *[self.kernel] * 2) * scale,
+                "dy": normal(self.batch, self.outputs, *[self.big_side] * 2)}
+
+    @property
+    def flop(self) -> float:
+        """Operations of its three products."""
+        return 3 * self.batch * self.counts.flop
+
+    @property
+    def bytes_moved(self) -> float:
+        """Each operand of the three maps once, and the matrix of columns written and read in each."""
+        used = len(np.unique(self.routes()))
+        maps = self.batch * (self.counts.small + self.counts.big)
+        return cpu_counts.FLOAT_BYTES * 3 * (maps + used * self.counts.weights + 2 * self.batch * columns(self.counts))
+
+
+@dataclass(frozen=True)
+class StepProblem:
+    """One training step of the GAN (bank 1) or the SGAN: D and G with their optimisers, 32 x 32 images."""
+
+    base: int
+    bank: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{'SGAN' if self.bank > 1 else 'GAN'} step base {self.base} K {self.bank} batch {self.batch}"
+
+    @property
+    def config(self) -> GANConfig:
+        """The nets' settings."""
+        return GANConfig(base_channels=self.base, bank=(self.bank,))
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """Images, noise and routes of the steps."""
+        return make_batches(self.batch, self.bank, BATCHES)
+
+    @property
+    def flop(self) -> float:
+        """Operations of the products of a step."""
+        return cpu_counts.step_flop(self.config, self.batch)
+
+    @property
+    def bytes_moved(self) -> float:
+        """What cpu_counts.py counts, and the matrix of columns written and read in every pass of every layer."""
+        through = sum(sum(layer.passes()) * columns(layer) for layer in cpu_counts.layers(self.config))
+        return cpu_counts.step_bytes(self.config, self.batch) + cpu_counts.FLOAT_BYTES * 2 * through * self.batch
+
+
+def columns(layer: cpu_counts.Layer) -> int:
+    """Numbers of one sample in the matrix of columns; a 1 x 1 kernel needs none."""
+    return layer.big_channels * layer.kernel ** 2 * layer.small_side ** 2 if layer.kernel > 1 else 0
+
+
+# ---- tinygan's side ----------------------------------------------------------------------------------------------
+
+
+class TinyganLayer:
+    """The layer problem on arrays of `xp`."""
+
+    period = 1
+
+    def __init__(self, problem: LayerProblem, xp: Any, clock: Any) -> None:
+        arrays = problem.arrays()
+        self.problem, self.clock = problem, clock
+        self.routes = arrays["routes"] if problem.bank > 1 else None
+        self.x, self.dy = (Tensor(as_maps(xp, arrays[name]), requires_grad=name == "x") for name in ("x", "dy"))
+        self.weight = Tensor(xp.asarray(arrays["weight"]), requires_grad=True)
+
+    def compute(self) -> tuple[Any, list[Any]]:
+        """(output, [gradient of the input, gradient of the weight])."""
+        y = conv_transpose2d(self.x, self.weight, stride=self.problem.stride, padding=self.problem.padding,
+                             routes=self.routes)
+        return y, grad(y, [self.x, self.weight], seed=self.dy)
+
+    def run(self) -> None:
+        """Forward and backward once."""
+        self.compute()
+
+    def results(self) -> dict[str, np.ndarray]:
+        """The output and both gradients."""
+        y, (dx, dw) = self.compute()
+        return {"losses/output": y.numpy(), "gradients/layer.input": dx.numpy(), "gradients/layer.weight": dw.numpy()}
+
+
+def as_maps(xp: Any, array: np.ndarray) -> Any:
+    """(N, C, H, W) on the device in the memory order of a net's maps there: channel, sample, row, column."""
+    return xp.asarray(np.ascontiguousarray(array.swapaxes(0, 1))).swapaxes(0, 1)
+
+
+class TinyganStep(TinyganTrainer):
+    """The training step on arrays of `xp`."""
+
+    period = BATCHES
+
+    def __init__(self, problem: StepProblem, xp: Any, clock: Any) -> None:
+        super().__init__(problem.base, problem.bank)
+        self.shake()
+        for net in self.nets.values():
+            net.to(xp.asarray)
+        # Made again: on a GPU an optimiser gathers the weights that it is given in one buffer.
+        self.g_optimizer, self.d_optimizer = (
+            RMSprop(self.nets[net].named_parameters(), lr=LR, alpha=0.9, eps=1e-6) for net in ("G", "D"))
+        self.clock, self.at = clock, 0
+        self.batches = [{name: a if a.dtype.kind == "i" else xp.asarray(a) for name, a in batch.items()}
+                        for batch in problem.batches()]
+
+    def run(self) -> None:
+        """One step with the next batch."""
+        self.train(self.batches[self.at % BATCHES])
+        self.at += 1
+
+    def results(self) -> dict[str, np.ndarray]:
+        """Losses and gradients from the weights as they are, then how far one step moves each parameter."""
+        before = host(self.weights())
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            optimizer.step = lambda: None  # so that the second loss does not depend on the first update
+        losses = self.train(self.batches[0])
+        for optimizer in (self.g_optimizer, self.d_optimizer):
+            del optimizer.step
+        found = {"losses/both": np.array([loss.item() for loss in losses])}
+        for net in ("G", "D"):
+            found |= {f"gradients/{name}": a for name, a in host(self.gradients(net)).items()}
+        self.train(self.batches[0])
+        return found | moves(before, host(self.weights()))
+
+
+def host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The same arrays, copied to the host."""
+    return {name: to_numpy(array).copy() for name, array in arrays.items()}
+
+
+def moves(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The length of the way each parameter went. Its direction is left out: where a gradient is next to zero, rounding
+    decides its sign, and RMSprop then takes a step of full size one way or the other."""
+    return {f"moves/{name}": np.array([np.linalg.norm(after[name] - before[name])]) for name in before}
+
+
+def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, tuple[float, str]]:
+    """For "losses", "gradients" and "moves": (the largest relative difference, where it is); infinite if not a number.
+
+    An array that one side lacks counts as zeros: tinygan gives a filter set that no sample used no gradient. A
+    gradient's difference is measured against its length, but at least SMALL_GRADIENT of the length of all gradients
+    of its net together: what is left after most of a sum cancels has few digits that are right on any side.
+    """
+    whole: dict[str, float] = {}
+    for key, array in theirs.items():
+        whole[net_of(key)] = float(np.hypot(whole.get(net_of(key), 0.0), np.linalg.norm(array)))
+    worst: dict[str, tuple[float, str]] = {}
+    for key in sorted(ours.keys() | theirs.keys()):
+        kind, _, name = key.partition("/")
+        a, b = (np.asarray(side.get(key, 0.0), np.float64) for side in (ours, theirs))
+        if a.ndim and b.ndim and a.shape != b.shape:
+            worst[kind] = float("inf"), f"{name}: shapes {a.shape} and {b.shape}"
+            continue
+        least = SMALL_GRADIENT * whole.get(net_of(key), 0.0) if kind == "gradients" else 0.0
+        gap, size = float(np.linalg.norm(a - b)), max(float(np.linalg.norm(b)), least)
+        relative = gap / size if size and np.isfinite(gap) else 0.0 if gap == 0 else float("inf")
+        if relative >= worst.get(kind, (0.0, ""))[0]:
+            worst[kind] = relative, name
+    return worst
+
+
+def net_of(key: str) -> str:
+    """"gradients/G.deconvs.0.weight.3" -> "gradients/G"."""
+    return key.partition(".")[0]
+
+
+# ---- clocks ------------------------------------------------------------------------------------------------------
+
+
+class HostClock:
+    """For work that is done when the call returns."""
+
+    def mark(self) -> float:
+        """Now."""
+        return time.perf_counter()
+
+    def wait(self) -> None:
+        """Nothing is left to be done."""
+
+    def between(self, start: float, end: float) -> float:
+        """Milliseconds from one mark to another."""
+        return (end - start) * 1e3
+
+
+class CupyClock:
+    """Events in CuPy's current stream."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cuda = cupy.cuda
+
+    def mark(self) -> Any:
+        """An event behind all work handed over so far."""
+        event = self.cuda.Event()
+        event.record()
+        return event
+
+    def wait(self) -> None:
+        """Until all work is done."""
+        self.cuda.Device().synchronize()
+
+    def between(self, start: Any, end: Any) -> float:
+        """Milliseconds from one event to another; both must have come."""
+        return self.cuda.get_elapsed_time(start, end)
+
+
+def timed_round(run: Callable[[], None], steps: int, clock: Any) -> tuple[list[float], float]:
+    """(milliseconds of each of `steps` runs by the clock's marks, milliseconds per run by the wall)."""
+    clock.wait()
+    marks = []
+    started = time.perf_counter()
+    for _ in range(steps):
+        begin = clock.mark()
+        run()
+        marks.append((begin, clock.mark()))
+    clock.wait()  # never inside the loop: the host may run ahead of the GPU, as it does in training
+    wall = (time.perf_counter() - started) * 1e3 / steps
+    return [clock.between(begin, end) for begin, end in marks], wall
+
+
+# ---- counts and floors -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def counted() -> Iterator[dict[str, int]]:
+    """Counts the kernels that tinygan launches and the matrix products it asks for, inside the `with`.
+
+    What CuPy launches by itself (copies, sums, a table sent to the GPU) is not seen here.
+    """
+    from tinygan.kernels import cuda_  # noqa: F401  all of its modules must be there to be wrapped
+
+    seen = {"launches": 0, "products": 0}
+
+    def counting(kind: str, function: Callable) -> Callable:
+        def call(*args: Any, **options: Any) -> Any:
+            seen[kind] += 1
+            return function(*args, **options)
+        return call
+
+    wrapped = [("launches", "launch", cuda_launch.launch), ("products", "gemm", cuda_launch.gemm)]
+    replaced = []
+    for module in [m for title, m in sys.modules.items() if title.partition(".")[0] == "tinygan"]:
+        for kind, name, function in wrapped:
+            if vars(module).get(name) is function:
+                setattr(module, name, counting(kind, function))
+                replaced.append((module, name, function))
+    try:
+        yield seen
+    finally:
+        for module, name, function in replaced:
+            setattr(module, name, function)
+
+
+def product_speed(xp: Any, clock: Any, size: int, repeat: int = 10) -> float:
+    """GFLOP/s of a size x size x size product in the math mode that is set; the best of several."""
+    rng = np.random.default_rng(0)
+    # Numbers that all differ: a GPU that multiplies zeros draws less power and runs faster than it does at work.
+    a, b = (xp.asarray(rng.standard_normal((size, 1), dtype=np.float32))
+            * xp.asarray(rng.standard_normal((1, size), dtype=np.float32)) for _ in range(2))
+    out = xp.empty((size, size), np.float32)
+    cuda_launch.gemm(out, a, b)  # the first call loads and chooses
+    times, _ = timed_round(lambda: cuda_launch.gemm(out, a, b), repeat, clock)
+    return 2 * size ** 3 / min(times) / 1e6
+
+
+def copy_speed(xp: Any, clock: Any, megabytes: int, repeat: int = 20) -> float:
+    """GB/s, read and written, of copying an array of so many MB; the best of several."""
+    source, target = xp.ones(megabytes * 250_000, np.float32), xp.zeros(megabytes * 250_000, np.float32)
+    xp.copyto(target, source)
+    times, _ = timed_round(lambda: xp.copyto(target, source), repeat, clock)
+    return 2 * source.nbytes / min(times) / 1e6
+
+
+def floors(problem: LayerProblem | StepProblem, speed: Mapping[str, float]) -> tuple[float, float]:
+    """Milliseconds that (the products, the moving of bytes) take at least, at `gflops` and `gbytes`."""
+    return problem.flop / speed["gflops"] / 1e6, problem.bytes_moved / speed["gbytes"] / 1e6

@@ -1,0 +1,180 @@
+"""train_mnist.py and sample.py on the GPU's path: over the stand-in here, in test_gpu.py on a real GPU."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from game import grown, play
+from script_tools import TINY, load_script, write_mnist
+
+from tinygan import cli
+from tinygan.backend import Device, pick_device
+from tinygan.errors import TinyganError
+from tinygan.kernels import cuda_launch
+from tinygan.models.adapted_gan import GANConfig
+from tinygan.optim import RMSprop
+from tinygan.sampling import generate
+
+pytestmark = pytest.mark.kernels
+script = load_script("train_mnist")
+SAME = [*"--optimizer rmsprop --lr 1e-3 --lr-decay 0 --ema 0.9 --init-factor 1 --init-scale 1".split(),
+        *"--noise counter --seed 3".split()]  # what the two devices' presets would choose differently
+
+
+@pytest.fixture
+def train(xp, tmp_path, monkeypatch):
+    """train("--flag", ...) runs the script on the GPU (the stand-in, or a real one) and returns its exit code."""
+    digits = write_mnist(tmp_path / "mnist")
+    monkeypatch.setattr(script, "find_classifier", lambda say=print: None)
+    monkeypatch.setattr(script.Run, "finish", lambda run: [])
+    monkeypatch.chdir(tmp_path)
+    tiny = [word if word != "cpu" else "gpu" for word in TINY]
+
+    def run(*words):
+        first = [] if "--resume" in words else [*tiny, "--data-dir", str(digits), "--eval-every", "0"]
+        return cli.run_main(script.entry, [*first, *map(str, words)])
+
+    yield run
+    cuda_launch.set_tf32(False)
+
+
+def numbers(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("model", ["sgan", "gan", "tied"])
+def test_twenty_steps_on_either_device_are_the_same_training(train, tmp_path, model, capsys):
+    words = ["--model", model, "--steps", 20, "--log-every", 1, *SAME] + (["--bank", 1] if model == "gan" else [])
+    for device in ("gpu", "cpu"):
+        assert train(*words, "--device", device, "--out", tmp_path / device) == 0
+    rows = [numbers(tmp_path / device) for device in ("gpu", "cpu")]
+    assert len(rows[0]) == len(rows[1]) == 20
+    worst = max(abs(a[name] - b[name]) / (abs(b[name]) + 0.01)
+                for a, b in zip(*rows, strict=True) for name in ("d_loss", "g_loss", "d_real", "d_fake"))
+    assert worst < 1e-3
+    with capsys.disabled():
+        print(f"\n{model}: 20 steps on both devices, losses apart by at most {worst:.1e}")
+
+
+def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
+    assert train("--steps", 1, "--out", "plain") == 0
+    assert train("--steps", 1, "--tf32", "--out", "fast") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("device:")]
+    assert re.fullmatch(r"device: gpu 0, .+, CuPy [\d.]+, float32, TF32 off", lines[0])
+    assert lines[1] == lines[0].replace("off", "on") and cuda_launch.get_tf32()
+
+
+def test_tf32_means_nothing_to_a_processor(train, capsys):
+    assert train("--steps", 1, "--tf32", "--device", "cpu") == 0
+    assert "--tf32 is for GPUs: ignored" in capsys.readouterr().out and not cuda_launch.get_tf32()
+
+
+@pytest.mark.parametrize("options", [[], ["--optimizer", "adam", "--noise", "counter"], ["--model", "tied"]])
+def test_a_resumed_run_has_the_bytes_of_one_that_was_never_stopped(train, tmp_path, options):
+    def saved(folder):
+        return (tmp_path / folder / "checkpoint.npz").read_bytes()
+
+    assert train(*options, "--steps", 6, "--out", "whole") == 0
+    assert train(*options, "--steps", 4, "--out", "part") == 0
+    assert saved("part") != saved("whole")
+    assert train("--resume", tmp_path / "part", "--steps", 6) == 0
+    assert saved("part") == saved("whole")
+
+
+def test_a_gpus_checkpoint_goes_on_and_draws_on_a_processor(train, tmp_path, capsys):
+    sample = load_script("sample")
+    assert train("--steps", 2, "--out", "run") == 0
+    for device in ("cpu", "gpu"):
+        out = tmp_path / f"{device}.png"
+        assert cli.run_main(sample.main, ["--checkpoint", "run", "--grid", "2x2", "--device", device, "--seed", "1",
+                                          "--out", str(out)]) == 0
+    from tinygan.pictures import read_png
+
+    assert np.abs(read_png(tmp_path / "cpu.png").astype(int) - read_png(tmp_path / "gpu.png")).max() <= 1
+    assert train("--resume", tmp_path / "run", "--steps", 3, "--device", "cpu") == 0
+
+
+def test_nothing_is_read_from_the_device_between_log_rows(train, standin, monkeypatch):
+    """Steps 1 to 3 of four, with a log row at step 4: not one wait, and every launch of a step is the same."""
+    waits = []
+    set_rate = script.Training.set_learning_rate
+
+    def note(training):
+        waits.append((standin.count["syncs"], standin.count["launches"]))
+        set_rate(training)
+
+    monkeypatch.setattr(script.Training, "set_learning_rate", note)
+    assert train("--steps", 5, "--log-every", 4, "--sample-every", 4, "--save-every", 100, "--bank", 1,
+                 "--model", "gan", "--out", "run") == 0
+    syncs = [after[0] - before[0] for before, after in zip(waits, waits[1:], strict=False)]
+    launches = [after[1] - before[1] for before, after in zip(waits, waits[1:], strict=False)]
+    assert syncs[:3] == [0, 0, 0] and syncs[3] > 0
+    assert launches[1] == launches[2]
+
+
+def test_running_out_of_memory_names_a_batch_that_fits(train, standin, monkeypatch, capsys):
+    words = ["--steps", 2, "--base-channels", 4, "--save-every", 1]
+    assert train(*words, "--batch-size", 8, "--out", "free") == 0
+    needed = standin.module.get_default_memory_pool().total_bytes()
+    monkeypatch.setattr(standin, "memory_limit", 2 * needed)
+    assert train(*words, "--batch-size", 200, "--out", "full") == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error")]
+    assert "step 1: out of memory at --batch-size 200" in line and "nothing was saved yet" in line
+    fits = int(re.search(r"try --batch-size (\d+), which fits", line)[1])
+    assert 1 < fits < 200
+    assert train(*words, "--batch-size", fits, "--out", "smaller") == 0
+
+
+def test_a_net_that_never_fits_is_said_to_be_too_large(train, standin, monkeypatch, capsys):
+    training = []
+    draw = script.Training.draw
+
+    def tighten(self, turn):
+        if self.step == 1:
+            training.append(standin.live_bytes())
+            monkeypatch.setattr(standin, "memory_limit", standin.live_bytes())
+        return draw(self, turn)
+
+    monkeypatch.setattr(script.Training, "draw", tighten)
+    assert train("--steps", 3, "--save-every", 1, "--out", "run") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert training and "not even one image fits: try smaller nets" in line and "from before" in line
+
+
+def test_pictures_are_drawn_in_smaller_batches_where_memory_is_short(standin, monkeypatch):
+    config = GANConfig(base_channels=4, latent_dim=8, bank=2)
+    g = grown(config, standin.module.asarray)[0]
+    device = Device("gpu", standin.module, "")
+    rng = np.random.default_rng(0)
+    z, routes = g.draw_noise(rng, 40), g.draw_routes(rng, 40)
+    whole = generate(g, z, routes, device)
+    monkeypatch.setattr(standin, "memory_limit", standin.live_bytes() + 40 * 4 * 1024)
+    np.testing.assert_allclose(generate(g, z, routes, device), whole, atol=1e-6)
+    monkeypatch.setattr(standin, "memory_limit", standin.live_bytes())
+    with pytest.raises(MemoryError):
+        generate(g, z, routes, device)
+
+
+def test_asking_for_a_gpu_that_is_not_there_fails_in_one_line(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(TinyganError, match="no GPU to use: CuPy is not installed"):
+        pick_device("gpu")
+    assert "no GPU: CuPy is not installed" in pick_device("auto").line
+
+
+def test_optimisers_keep_what_they_update_in_one_buffer(xp):
+    config = GANConfig(base_channels=4, latent_dim=8, bank=3)
+    g, d, optimizer, _, _ = grown(config, xp.asarray, RMSprop)
+    for arrays in ([p.data for p in g.parameters()], [s["square"] for s in optimizer.state.values()]):
+        assert len({a.data.mem.ptr for a in arrays}) == 1
+        starts = [a.data.ptr - a.data.mem.ptr for a in arrays]
+        assert starts == sorted(starts) and all(start % 256 == 0 for start in starts)
+    before = g.state_dict()
+    play((g, d, optimizer, *grown(config, xp.asarray)[3:]), 1, xp.asarray)
+    assert all((before[name] != array).any() for name, array in g.state_dict().items())

@@ -1,0 +1,115 @@
+"""What needs a GPU: the tests of the GPU's path once more, on CuPy itself instead of the stand-in, and what only a
+device can show. Each is skipped, with find_gpu's reason, where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from game import grown, play
+from kernel_cases import cases, run, wrong
+from script_tools import start_script, write_mnist
+from test_cuda import (  # noqa: F401 - collected here once more, with this file's `xp`
+    device,
+    test_a_training_step_gives_what_numpys_gives,
+    test_an_unused_set_has_exactly_no_gradient,
+    test_any_memory_order_is_taken,
+    test_float64_takes_the_portable_kernels,
+    test_gradients_of_leaves_are_nobody_elses,
+    test_no_samples,
+    test_optimisers_and_average,
+    test_pooling,
+    test_products_on_views,
+    test_random_numbers_are_those_of_the_host,
+    test_resizing,
+    test_same_seed_same_bits,
+    test_second_derivatives_work_on_the_device,
+    test_sigmoid_and_logistic_loss,
+    test_tprelu_and_its_derivatives,
+    test_triangle_cut_into_the_smallest_chunks,
+    test_triangle_equals_loops_on_random_problems,
+    test_triangle_on_the_layers_nets_are_made_of,
+    test_weight_normalisation,
+    test_wrong_launches_are_refused_before_they_start,
+    test_wrong_products_are_refused,
+)
+from test_cuda_training import (  # noqa: F401
+    test_a_gpus_checkpoint_goes_on_and_draws_on_a_processor,
+    test_a_resumed_run_has_the_bytes_of_one_that_was_never_stopped,
+    test_optimisers_keep_what_they_update_in_one_buffer,
+    test_the_device_is_named_with_its_precision,
+    test_twenty_steps_on_either_device_are_the_same_training,
+    train,
+)
+
+from tinygan.backend import find_gpu
+from tinygan.kernels import cuda_launch
+from tinygan.models.adapted_gan import GANConfig
+from tinygan.optim import Adam
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    cupy, why = find_gpu()
+    if cupy is None:
+        pytest.skip(f"no GPU: {why}")
+    cuda_launch.forget()
+    return cupy
+
+
+@pytest.fixture
+def xp(gpu):
+    return gpu
+
+
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_kernel_gives_what_its_definition_says(gpu, case):
+    def launch(kernel, grid, block, args):
+        cuda_launch._kernel(kernel)(grid, block, cuda_launch.cast(kernel, tuple(args)))
+
+    for grid in case.grids:
+        results = run(case, launch, grid, lambda a: gpu.asarray(a, order="C"), lambda a: a.get(), lambda a: a.data.ptr)
+        assert not wrong(results), f"grid {grid}: {wrong(results)}"
+
+
+def test_a_net_of_the_papers_size_gives_what_numpys_gives(gpu, capsys):
+    config, results = GANConfig(base_channels=64, latent_dim=128, bank=16), []
+    for put in (lambda a: a, gpu.asarray):
+        losses, gradients = play(grown(config, put), 1, put, batch=32)
+        results.append(([t.item() for t in losses], {k: g.numpy() for k, g in gradients[0].items()}))
+    worst = max(np.linalg.norm(results[1][1][k] - g) / np.linalg.norm(g) for k, g in results[0][1].items())
+    assert np.allclose(results[0][0], results[1][0], rtol=1e-4) and worst < 1e-3
+    with capsys.disabled():
+        print(f"\nbase 64, K 16: gradients on the GPU apart from NumPy's by at most {worst:.1e}")
+
+
+def test_twenty_steps_give_the_same_bits_twice(gpu):
+    config, runs = GANConfig(base_channels=16, latent_dim=64, bank=4), []
+    for _ in range(2):
+        players = grown(config, gpu.asarray, Adam)
+        play(players, 20, gpu.asarray, batch=16)
+        runs.append(players[0].state_dict())
+    assert all(runs[0][name].tobytes() == runs[1][name].tobytes() for name in runs[0])
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(gpu, tmp_path):
+    digits = write_mnist(tmp_path / "mnist", 64)
+    words = ["--device", "gpu", "--data-dir", str(digits), "--base-channels", "4", "--bank", "4", "--batch-size", "8",
+             "--log-every", "1", "--save-every", "5", "--eval-every", "0"]
+    process = start_script("train_mnist", *words, "--steps", "100000", "--out", str(tmp_path / "killed"))
+    for line in process.stderr:
+        if line.startswith("step 12/"):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for first in (["--resume", str(tmp_path / "killed")], [*words, "--out", str(tmp_path / "whole")]):
+        done = start_script("train_mnist", *first, "--steps", "200")
+        _, errors = done.communicate(timeout=300)
+        assert done.returncode == 0, errors
+    saved = [(tmp_path / folder / "checkpoint.npz").read_bytes() for folder in ("killed", "whole")]
+    assert saved[0] == saved[1]

@@ -214,7 +214,7 @@ class Training:
         images = data.to_canvas(self.digits.images[next(self.batches)], self.config.side)
         return Tensor(self.device.put(images), name="real images")
 
-    def draw(self, turn: int) -> tuple[Tensor, np.ndarray]:
+    def draw(self, turn: int = 0) -> tuple[Tensor, np.ndarray]:
         """Fresh noise and fresh routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
         n = self.flags["batch_size"]
         if self.flags["noise"] == "counter":

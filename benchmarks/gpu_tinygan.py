@@ -34,7 +34,7 @@ MATHS = ("fp32", "tf32")
 # Sixteen batches have 96 lists of routes, more than the kernels remember (64): as in training, every one is sorted and
 # sent to the GPU anew.
 BATCHES = 16
-SMALL_GRADIENT = 1e-2  # of its net's whole gradient: below it, a difference is measured against this share
+SMALL_GRADIENT = 1e-3  # of its net's whole gradient: below it, a difference is measured against this share
 
 # ---- problems ----------------------------------------------------------------------------------------------------
 

@@ -395,8 +395,8 @@ def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, word
     drawn = []
     draw = script.Training.draw
 
-    def spy(training):
-        drawn.append(draw(training))
+    def spy(training, turn):
+        drawn.append(draw(training, turn))
         return drawn[-1]
 
     monkeypatch.setattr(script.Training, "draw", spy)
@@ -405,6 +405,20 @@ def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, word
     for z, chosen in drawn:
         assert z.shape == (8, 4) and chosen.shape == (8, 4) and len(np.unique(chosen, axis=0)) in (routes, routes - 1)
         assert shared == all(len(set(row[:3])) == 1 for row in chosen)
+
+
+def test_noise_from_a_counter_is_new_at_every_turn_and_the_same_in_every_run(train, monkeypatch, plain_finish):
+    drawn, draw = [], script.Training.draw
+
+    def spy(training, turn):
+        drawn.append(draw(training, turn))
+        return drawn[-1]
+
+    monkeypatch.setattr(script.Training, "draw", spy)
+    for _ in range(2):
+        assert train("--noise", "counter", "--steps", 3) == 0
+    noise = [z.numpy().tobytes() for z, _ in drawn]
+    assert len(set(noise)) == 6 and noise[:6] == noise[6:]
 
 
 def test_a_bank_of_one_is_the_plain_gan(train, tmp_path, plain_finish):

@@ -154,9 +154,9 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
     cublas, device = _cublas()
     zero, one = _coefficient_pointers()
     mode = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if _math["tf32"] else cublas.CUBLAS_COMPUTE_32F
-    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, one, b.data.ptr, _REAL_32, _row_step(b),
-                  a.data.ptr, _REAL_32, _row_step(a), one if add else zero, c.data.ptr, _REAL_32, _row_step(c),
-                  mode, _DEFAULT_ALGORITHM)
+    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, one,
+                  b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
+                  one if add else zero, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
 
 
 _REAL_32 = 0  # CUDA_R_32F

@@ -1,0 +1,428 @@
+"""Time tinygan on a GPU against PyTorch on the same one: the stochastic layer, and whole training steps.
+
+    python benchmarks/gpu.py                       all rows, fp32 and tf32: compiling takes most of the time
+    python benchmarks/gpu.py --quick --no-compile  small ones, to see that it works
+
+PyTorch may run eagerly or compiled (torch.compile, mode reduce-overhead, which replays CUDA graphs), with banks by a
+loop over the filter sets in use or by a grouped convolution (gpu_torch.py has all forms). Its fastest counts. What
+makes the comparison fair:
+
+  - all get the same weights, images, noise and routes and the same math mode: float32, or products in TF32
+  - before anything is timed, losses and gradients must agree in float32, and so must the distance that one step moves
+    each parameter; a row where they do not says "differs" and the exit code is 1
+  - all run in this one process on one GPU and take turns, round by round
+  - a time is the median over the rounds of each round's median, by events in the stream around each iteration.
+    Where the GPU waits for the host, the waiting is in it; the time by the wall stands beside it
+
+Beside the times stand the floor (the larger of: operations over the speed of a large product in that math mode, bytes
+over the speed of a large copy, both measured here; bytes are each operand once, and the matrix of columns written and
+read), and how many kernels tinygan launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
+from gpu_tinygan import (
+    MATHS,
+    CupyClock,
+    LayerProblem,
+    StepProblem,
+    TinyganLayer,
+    TinyganStep,
+    copy_speed,
+    counted,
+    difference,
+    floors,
+    host,
+    product_speed,
+    timed_round,
+)
+
+from tinygan import cli
+from tinygan.backend import NO_MEMORY, first_line, pick_device, version
+from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels import cuda_launch
+
+WARM_UP = 5  # iterations before the first round, or as many as there are different inputs
+# The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only tells nonsense
+# from rounding; that the same forms agree in float32 has been checked before.
+LIMITS = {"fp32": 1e-3, "tf32": 1e-1}
+MOVES_LIMIT = 1e-2  # of the distances that an optimiser moves the parameters
+
+
+@dataclass
+class Place:
+    """Where to run: tinygan's array module, its clock, PyTorch's device, and how PyTorch compiles."""
+
+    xp: Any
+    clock: Any
+    device: str
+    compiling: Callable | None  # None: no compiled forms
+    speed: dict[str, dict[str, float]] = field(default_factory=dict)  # by math mode: gflops, gbytes
+
+
+@dataclass
+class Row:
+    """One problem in one math mode, and what was measured of it. Forms: "tinygan", "eager ...", "compiled ..."."""
+
+    problem: LayerProblem | StepProblem
+    math: str
+    status: str = ""  # "differs" or "out of memory", or nothing
+    ms: dict[str, float] = field(default_factory=dict)
+    wall: dict[str, float] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)  # losses and gradients of a form against tinygan's
+    launches: float = 0.0
+    products: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def best(self, kind: str = "") -> str | None:
+        """PyTorch's fastest form ("eager" or "compiled" ones, or of all); None if none was timed."""
+        return min((form for form in self.ms if form != "tinygan" and form.startswith(kind)), key=self.ms.get,
+                   default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """tinygan's time over PyTorch's best."""
+        return self.ms["tinygan"] / self.ms[self.best()] if "tinygan" in self.ms and self.best() else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = read_args(argv)
+    if importlib.util.find_spec("torch") is None:
+        raise TinyganError('PyTorch is not installed, and this benchmark compares with it: pip install ".[bench]"')
+    device = pick_device("gpu")
+    import gpu_torch
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TinyganError(f"PyTorch {torch.__version__} finds no GPU that it can use, though CuPy does: install a "
+                           "PyTorch for CUDA (pytorch.org shows the command)")
+    place = Place(device.xp, CupyClock(device.xp), "cuda", gpu_torch.compile_reduced if args.compile else None)
+    return run(place, args, conditions(device.xp, torch, args))
+
+
+def run(place: Place, args: argparse.Namespace, lines: list[str]) -> int:
+    """Measure all rows in a place, print them, write them; the exit code."""
+    started = time.monotonic()
+    measure_speed(place, args)
+    rows: list[Row] = []
+    try:
+        for problem in problems(args):
+            rows += measure(problem, place, args)
+    finally:
+        set_math("fp32")
+    print(report(rows, place.speed, lines))
+    if args.json:
+        content = {"conditions": lines, "speed": place.speed, "rows": [json_row(row, place.speed) for row in rows]}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    say(f"took {time.monotonic() - started:.0f} s")
+    return int(any(row.status == "differs" for row in rows))
+
+
+def problems(args: argparse.Namespace) -> list[LayerProblem | StepProblem]:
+    """The rows of the table, in one math mode."""
+    layers = [LayerProblem(bank, batch, args.inputs, args.outputs, args.side, args.kernel, args.stride, args.padding)
+              for bank in args.bank for batch in args.batch]
+    steps = [StepProblem(args.base, bank, args.step_batch) for bank in args.step_bank]
+    return [*(layers if args.only != "step" else []), *(steps if args.only != "layer" else [])]
+
+
+# ---- measuring ---------------------------------------------------------------------------------------------------
+
+
+def measure(problem: LayerProblem | StepProblem, place: Place, args: argparse.Namespace) -> list[Row]:
+    """A row for each math mode. Float32 comes first, asked for or not: there the forms must agree."""
+    rows, failed = [], ""
+    for math in MATHS:
+        if math == "tf32" and math not in args.math:
+            continue
+        row = Row(problem, math, failed)
+        try:
+            if not failed:
+                measure_row(row, place, args, timed=math in args.math)
+        except Exception as error:
+            if not no_room(error):
+                raise
+            row.status, row.ms = "out of memory", {}
+        free(place)  # out here, where the error holds no array any more
+        failed = row.status if row.status == "differs" else ""
+        if math in args.math or failed and "tf32" not in args.math:
+            rows.append(row)
+    return rows
+
+
+def measure_row(row: Row, place: Place, args: argparse.Namespace, timed: bool = True) -> None:
+    """Check that all forms compute the same, then time them in turns; the results go into `row`."""
+    set_math(row.math)
+    sides = agreeing_sides(row, place)
+    if row.status or not timed:
+        return
+    repeat = max(WARM_UP, sides["tinygan"].period)
+    with counted() as seen:
+        timed_round(sides["tinygan"].run, repeat, place.clock)
+    row.launches, row.products = seen["launches"] / repeat, seen["products"] / repeat
+    times: dict[str, list[tuple[float, float]]] = {form: [] for form in sides}
+    for turn in range(-1, args.rounds):  # the first one is a warm-up: memory, code and shapes not met before
+        say(f"{row.problem.name}, {row.math}: " + (f"round {turn + 1} of {args.rounds}" if turn >= 0 else "warm-up"))
+        for form in list(sides):
+            side = sides[form]
+            with left_out(row, form, sides):
+                if turn < 0:
+                    timed_round(side.run, max(WARM_UP, side.period), side.clock)
+                else:
+                    each, wall = timed_round(side.run, args.steps, side.clock)
+                    times[form].append((median(each), wall))
+    row.ms = {form: median(ms for ms, _ in times[form]) for form in sides}
+    row.wall = {form: median(wall for _, wall in times[form]) for form in sides}
+
+
+def agreeing_sides(row: Row, place: Place) -> dict[str, Any]:
+    """All forms, each checked against tinygan; row.status is set if one differs."""
+    say(f"{row.problem.name}, {row.math}: tinygan: does it run?")
+    sides: dict[str, Any] = {"tinygan": make_ours(row.problem, place)}
+    # A copy, as the check moves them.
+    weights = host(sides["tinygan"].weights()) if isinstance(row.problem, StepProblem) else None
+    expected = sides["tinygan"].results()
+    for form in torch_forms(row.problem, place):
+        say(f"{row.problem.name}, {row.math}: {form}: does it compute the same?")
+        with left_out(row, form, sides):
+            side = make_theirs(row.problem, form, place, weights)
+            judge(row, form, difference(expected, side.results()))
+            sides[form] = side
+    return sides
+
+
+def judge(row: Row, form: str, found: Mapping[str, tuple[float, str]]) -> None:
+    """Note the difference of a form, and whether it is too large."""
+    values = [found[kind] for kind in ("losses", "gradients") if kind in found]
+    row.differences[form] = max(value for value, _ in values)
+    wrong = [(value, where) for value, where in values if not value <= LIMITS[row.math]]
+    if row.math == "fp32" and "moves" in found and not found["moves"][0] <= MOVES_LIMIT:
+        wrong.append((found["moves"][0], f"the step of {found['moves'][1]}"))
+    if wrong:
+        row.status = "differs"
+        row.notes += [f"{form} differs: {where} by {value:.1e}" for value, where in wrong]
+
+
+class left_out:
+    """`with left_out(row, form, sides):` drops a form of PyTorch's that has no room or does not compile, with a note.
+
+    Anything else that goes wrong is a mistake here and comes out.
+    """
+
+    def __init__(self, row: Row, form: str, sides: dict[str, Any]) -> None:
+        self.row, self.form, self.sides = row, form, sides
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception) or self.form == "tinygan":
+            return False
+        if no_room(error):
+            why = "out of memory"
+        elif self.form.startswith("compiled"):
+            why = " ".join(first_line(error).split())[:200]
+        else:
+            return False
+        self.sides.pop(self.form, None)
+        self.row.notes.append(f"{self.form} left out: {why}")
+        say(f"{self.row.problem.name}, {self.row.math}: {self.row.notes[-1]}")
+        return True
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether an exception, of CuPy's or PyTorch's, means that the GPU's memory is full."""
+    text = f"{type(error).__name__}: {error}"
+    return bool(NO_MEMORY.search(text)) or "out of memory" in text.lower()
+
+
+def make_ours(problem: LayerProblem | StepProblem, place: Place) -> TinyganLayer | TinyganStep:
+    """tinygan's side of a problem."""
+    kind = TinyganLayer if isinstance(problem, LayerProblem) else TinyganStep
+    return kind(problem, place.xp, place.clock)
+
+
+# PyTorch is imported in these alone, so that a machine without it can read this file and say so in a line.
+
+
+def torch_forms(problem: LayerProblem | StepProblem, place: Place) -> list[str]:
+    """Names of the forms that PyTorch has for a problem."""
+    import gpu_torch
+
+    return gpu_torch.forms(problem, compiled=place.compiling is not None)
+
+
+def make_theirs(problem: LayerProblem | StepProblem, form: str, place: Place, weights: Mapping | None) -> Any:
+    """PyTorch's side of a problem in one form."""
+    import gpu_torch
+
+    return gpu_torch.make(problem, form, place.device, weights, place.compiling)
+
+
+def set_math(math: str) -> None:
+    """The same math mode on both sides."""
+    import gpu_torch
+
+    cuda_launch.set_tf32(math == "tf32")
+    gpu_torch.set_math(math)
+
+
+def free(place: Place) -> None:
+    """Give the memory of the last row back, so that the next one has it whichever side it belonged to."""
+    import gpu_torch
+
+    gc.collect()
+    gpu_torch.forget()
+    place.xp.get_default_memory_pool().free_all_blocks()
+
+
+def measure_speed(place: Place, args: argparse.Namespace) -> None:
+    """What this GPU can do, into `place.speed`: a large copy, and a large product in each math mode."""
+    say("the GPU: a large copy, a large matrix product")
+    gbytes = copy_speed(place.xp, place.clock, args.copy_mb)
+    for math in args.math:
+        cuda_launch.set_tf32(math == "tf32")
+        place.speed[math] = {"gflops": product_speed(place.xp, place.clock, args.product), "gbytes": gbytes}
+    place.xp.get_default_memory_pool().free_all_blocks()
+
+
+# ---- reporting ---------------------------------------------------------------------------------------------------
+
+
+def json_row(row: Row, speed: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A row's numbers by name; None where there is none."""
+    compute, moving = floors(row.problem, speed[row.math]) if row.math in speed else (None, None)
+    floor, ours = max(compute, moving) if compute is not None else None, row.ms.get("tinygan")
+    eager, compiled, best = row.best("eager"), row.best("compiled"), row.best()
+    return {"name": row.problem.name, "math": row.math, "bank": row.problem.bank, "batch": row.problem.batch,
+            "status": row.status, "tinygan_ms": ours, "eager_ms": row.ms.get(eager), "compiled_ms": row.ms.get(compiled),
+            "ratio": row.ratio, "torch_form": best, "tinygan_wall_ms": row.wall.get("tinygan"),
+            "torch_wall_ms": row.wall.get(best), "launches": row.launches, "products": row.products,
+            "floor_ms": floor, "compute_floor_ms": compute, "moving_floor_ms": moving,
+            "floor_percent": 100 * floor / ours if ours and floor else None,
+            "difference": max(row.differences.values(), default=None),
+            "forms": {form: {"ms": row.ms[form], "wall_ms": row.wall[form], "difference": row.differences.get(form)}
+                      for form in row.ms},
+            "notes": row.notes}
+
+
+COLUMNS = (  # title, width, key of json_row, format
+    ("tinygan ms", 10, "tinygan_ms", ".3f"), ("eager ms", 9, "eager_ms", ".3f"),
+    ("compiled ms", 11, "compiled_ms", ".3f"), ("ratio", 6, "ratio", ".2f"),
+    ("wall: ours", 10, "tinygan_wall_ms", ".3f"), ("best", 8, "torch_wall_ms", ".3f"),
+    ("own launches", 12, "launches", ".0f"), ("products", 8, "products", ".0f"), ("floor ms", 8, "floor_ms", ".3f"),
+    ("% of floor", 10, "floor_percent", ".0f"), ("difference", 10, "difference", ".0e"))
+
+
+def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: list[str]) -> str:
+    """The table, with all forms and notes under each row."""
+    names = max([len(row.problem.name) for row in rows], default=0)
+    out = [*lines, *(f"{math}: a large product at {s['gflops'] / 1e3:.1f} TFLOP/s, a large copy at {s['gbytes']:.0f} GB/s"
+                     for math, s in speed.items()),
+           "ratio: tinygan over PyTorch's fastest form, by events; wall: the same two by the host's clock",
+           "own launches, products: tinygan's kernels and cuBLAS calls per iteration; what CuPy launches itself (copies, "
+           "sums, uploads) is not counted",
+           "% of floor: the floor over tinygan's time; difference: the largest of any form from tinygan, relative", "",
+           f"{'':{names}} math " + " ".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS)]
+    for row in rows:
+        values = json_row(row, speed)
+        cells = " ".join(f"{format(values[key], kind) if values[key] is not None else '-':>{width}}"
+                         for _, width, key, kind in COLUMNS)
+        out.append(f"{row.problem.name:{names}} {row.math} " + (row.status if row.status else cells))
+        forms = [f"{form} {row.ms[form]:.3f} ms" for form in row.ms if form != "tinygan"]
+        out += ["    " + line for line in ([", ".join(forms)] if forms else []) + row.notes]
+    return "\n".join(out)
+
+
+def conditions(cupy: Any, torch: Any, args: argparse.Namespace) -> list[str]:
+    """What the numbers depend on, in words."""
+    runtime = cupy.cuda.runtime
+    name = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+    return [f"{name}, driver {driver_version()} (CUDA {version(runtime.driverGetVersion())})",
+            f"CuPy {cupy.__version__} (CUDA {version(runtime.runtimeGetVersion())}), PyTorch {torch.__version__} "
+            f"(CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()})",
+            f"math {' and '.join(args.math)} on both sides, median of {args.rounds} rounds of {args.steps} iterations",
+            f"layer: {args.inputs} -> {args.outputs} channels, {args.side}x{args.side}, kernel {args.kernel}, stride "
+            f"{args.stride}, padding {args.padding}, forward and both gradients; step: D and G with RMSprop, 32x32x1 "
+            f"images, batch {args.step_batch}"]
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's own number, which neither library tells."""
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+        return done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- flags -------------------------------------------------------------------------------------------------------
+
+
+def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    p = cli.Parser(description=__doc__.split("\n\n")[0])
+    p.add_argument("--math", type=maths, default=MATHS, help="fp32, tf32 or both, with a comma")
+    p.add_argument("--only", choices=("layer", "step"), help="leave the other rows out")
+    p.add_argument("--rounds", type=cli.positive_int, default=5, help="turns that each form takes")
+    p.add_argument("--steps", type=cli.positive_int, default=20, help="iterations per round")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="leave PyTorch's compiled forms out")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the conditions and the rows there as well")
+    p.add_argument("--quick", action="store_true", help="small sizes, 2 rounds of 3 iterations, where not given")
+    layer = p.add_argument_group("the stochastic transposed convolution")
+    layer.add_argument("--bank", type=cli.bank_list, default=(1, 4, 16, 64), help="filter sets, a row for each")
+    layer.add_argument("--batch", type=cli.bank_list, default=(64, 256), help="samples, a row for each")
+    layer.add_argument("--inputs", type=cli.positive_int, default=256, help="channels of the small map")
+    layer.add_argument("--outputs", type=cli.positive_int, default=128, help="channels of the big map")
+    layer.add_argument("--side", type=cli.positive_int, default=8, help="pixels of the small map's side")
+    layer.add_argument("--kernel", type=cli.positive_int, default=4, help="pixels of a filter's side")
+    layer.add_argument("--stride", type=cli.positive_int, default=2)
+    layer.add_argument("--padding", type=cli.non_negative_int, default=1)
+    step = p.add_argument_group("the training step")
+    step.add_argument("--base", type=cli.positive_int, default=64, help="channels next to the image")
+    step.add_argument("--step-bank", type=cli.bank_list, default=(16, 1), help="filter sets, a row for each")
+    step.add_argument("--step-batch", type=cli.positive_int, default=64, help="samples")
+    floor = p.add_argument_group("what the floors are measured with")
+    floor.add_argument("--product", type=cli.positive_int, default=8192, help="side of the matrices")
+    floor.add_argument("--copy-mb", type=cli.positive_int, default=256, help="MB of the array that is copied")
+    args = p.parse_args(argv)
+    if args.quick:
+        small = {"rounds": 2, "steps": 3, "bank": (1, 4), "batch": (16,), "inputs": 32, "outputs": 16, "base": 16,
+                 "step_bank": (4, 1), "step_batch": 16, "product": 2048, "copy_mb": 64}
+        for name in small.keys() - cli.typed(p, argv):
+            setattr(args, name, small[name])
+    if args.stride * (args.side - 1) + args.kernel - 2 * args.padding < 1:
+        raise UsageError(f"--padding {args.padding} leaves no pixel: use less than "
+                         f"{(args.stride * (args.side - 1) + args.kernel + 1) // 2}")
+    return args
+
+
+def maths(text: str) -> tuple[str, ...]:
+    """"fp32,tf32" -> ("fp32", "tf32"), always in that order."""
+    words = text.split(",")
+    if not set(words) <= set(MATHS):
+        raise argparse.ArgumentTypeError(f"must be fp32, tf32 or fp32,tf32, not {text!r}")
+    return tuple(math for math in MATHS if math in words)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

@@ -1,12 +1,13 @@
 """The layers against plain loops written from their formulas, and what weight normalisation and banks promise."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 
 from tinygan import ops
-from tinygan.engine import Tensor, grad
+from tinygan.engine import GraphError, Tensor, frozen, grad
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import check_grads
 from tinygan.layers import (
@@ -18,7 +19,9 @@ from tinygan.layers import (
     StochasticConvTranspose2d,
     TPReLU,
     bank_order,
+    normalised,
 )
+from tinygan.module import Module
 from tinygan.optim import RMSprop
 
 ROUTES = [2, 0, 2]  # of a bank of four: sets 1 and 3 are unused
@@ -489,3 +492,93 @@ def test_a_strict_tprelu_stack_with_an_affine_end_is_an_ordinary_one(rng):
     hidden = ops.relu(Tensor(x @ w.T - t)).data  # an ordinary layer with bias -t ...
     expected = hidden @ v.T + v @ t  # ... under one whose bias takes the translation in
     assert np.allclose(last(act(strict(Tensor(x)))).data, expected, rtol=0, atol=1e-13)
+
+
+# ---- filters shared within `normalised` --------------------------------------------------------------------------
+
+
+class TwoLayers(Module):
+    """A stochastic layer and a convolution, with an activation that has no filters between them."""
+
+    def __init__(self, norm="strict"):
+        rng = np.random.default_rng(0)
+        self.first = StochasticConvTranspose2d(3, 4, 4, bank=3, stride=2, padding=1, norm=norm, rng=rng, dtype=float)
+        self.act = TPReLU(4, dtype=float)
+        self.second = Conv2d(4, 2, 3, padding=1, norm=norm, rng=rng, dtype=float)
+
+    def forward(self, x, routes):
+        return self.second(self.act(self.first(x, routes)))
+
+
+def gradients_of(net, routes, calls, *, shared, rows=True):
+    x = Tensor(np.random.default_rng(1).standard_normal((4, 3, 5, 5)))
+    net.zero_grad()
+    with normalised(net, np.array(routes)[:, None] if rows else None) if shared else contextlib.nullcontext():
+        loss = sum(((net(x * float(k + 1), routes) ** 2).mean() for k in range(calls)), Tensor(0.0))
+        loss.backward()
+    return loss.item(), {name: p.grad for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize("norm", ["strict", "affine", "none"])
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("rows", [True, False])
+def test_sharing_normalised_filters_changes_no_gradient(norm, calls, rows):
+    routes = [2, 0, 2, 2]
+    wanted, given = (gradients_of(TwoLayers(norm), routes, calls, shared=shared, rows=rows) for shared in (False, True))
+    assert wanted[0] == pytest.approx(given[0], rel=1e-14)
+    for name, g in wanted[1].items():
+        np.testing.assert_allclose(given[1][name].data, g.data, rtol=1e-10, atol=1e-14)
+    assert given[1]["first.weight"].rows.tolist() == [True, False, True]
+    assert not given[1]["first.weight"].data[1].any()
+
+
+def test_filters_are_normalised_once_however_often_the_net_is_called(monkeypatch):
+    from tinygan import layers
+
+    calls, real = [], layers._each
+    monkeypatch.setattr(layers, "_each", lambda kernels, name, jobs: calls.append((name, len(jobs)))
+                        or real(kernels, name, jobs))
+    gradients_of(TwoLayers(), [0, 1, 2, 0], 3, shared=True)
+    assert calls == [("normalize", 2), ("normalize_dx", 2)]
+
+
+def test_gradients_add_up_over_several_contexts():
+    net, x = TwoLayers(), Tensor(np.random.default_rng(1).standard_normal((2, 3, 5, 5)))
+    for routes in ([0, 0], [2, 1]):
+        with normalised(net, np.array(routes)[:, None]):
+            net(x, routes).sum().backward()
+    both = net.first.weight.grad
+    assert both.rows.tolist() == [True, True, True] and all(both.data[k].any() for k in range(3))
+
+
+def test_a_frozen_net_takes_part_and_gets_no_gradient():
+    net, x = TwoLayers(), Tensor(np.random.default_rng(1).standard_normal((2, 3, 5, 5)), requires_grad=True)
+    with frozen(net), normalised(net, np.array([[0], [1]])):
+        net(x, [0, 1]).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in net.parameters())
+
+
+def test_a_second_way_to_the_weights_is_refused_inside():
+    net, x = TwoLayers(), Tensor(np.ones((1, 3, 2, 2)))
+    with normalised(net, np.array([[0]])):
+        loss = net(x, [0]).sum()
+        with pytest.raises(GraphError, match="is not recorded inside `normalised`"):
+            grad(loss, [net.first.weight])
+    assert grad(net(x, [0]).sum(), [net.first.weight])[0].data.any()
+
+
+def test_an_error_inside_leaves_the_layers_as_they_were():
+    net = TwoLayers()
+    with pytest.raises(KeyError), normalised(net, np.array([[0]])):
+        raise KeyError
+    assert net.first.shared is None and not net.first.weight.outside and net.first.weight.grad is None
+
+
+def test_the_activation_adds_the_bias_of_the_layer_before():
+    net, rng = TwoLayers("none"), np.random.default_rng(2)
+    net.first.bias.data[...] = rng.standard_normal((1, 4))
+    x = Tensor(rng.standard_normal((4, 3, 5, 5)))
+    plain = net.act(net.first(x, [0, 1, 2, 0]))
+    fused = net.act(net.first(x, [0, 1, 2, 0], add_bias=False), bias=net.first.loose_bias)
+    np.testing.assert_allclose(plain.data, fused.data, rtol=1e-14)
+    assert TwoLayers("strict").first.loose_bias is None

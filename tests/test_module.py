@@ -221,3 +221,12 @@ def test_names_of_the_whole_generator(rng):
     assert [p.bank for _, p in net.named_parameters()] == [True] + [False] * 6 + [True, True] + [False] * 3
     RMSprop(net.named_parameters())  # names are unique keys
     assert len(net.state_dict()) == 12
+
+
+def test_modules_come_in_the_order_of_assignment_each_once():
+    inner, outer = Module(), Module()
+    shared = Module()
+    inner.last = shared
+    outer.first, outer.several, outer.again = inner, [Module(), {"x": shared}], inner
+    found = list(outer.modules())
+    assert found == [outer, inner, shared, outer.several[0]]

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         raise TinyganError(f"PyTorch {torch.__version__} finds no GPU that it can use, though CuPy does: install a "
                            "PyTorch for CUDA (pytorch.org shows the command)")
-    place = Place(device.xp, CupyClock(device.xp), "cuda", gpu_torch.compile_reduced if args.compile else None)
+    place = Place(device.xp, CupyClock(device.xp), "cuda", None if args.no_compile else gpu_torch.compile_reduced)
     return run(place, args, conditions(device.xp, torch, args))
 
 
@@ -146,29 +146,28 @@ def problems(args: argparse.Namespace) -> list[LayerProblem | StepProblem]:
 
 def measure(problem: LayerProblem | StepProblem, place: Place, args: argparse.Namespace) -> list[Row]:
     """A row for each math mode. Float32 comes first, asked for or not: there the forms must agree."""
-    rows, failed = [], ""
-    for math in MATHS:
-        if math == "tf32" and math not in args.math:
+    rows = [Row(problem, math) for math in MATHS if math == "fp32" or math in args.math]
+    forms = torch_forms(problem, place)
+    for row in rows:
+        first = rows[0]
+        if first.status:
+            row.status, row.notes = first.status, first.notes
             continue
-        row = Row(problem, math, failed)
         try:
-            if not failed:
-                measure_row(row, place, args, timed=math in args.math)
+            measure_row(row, place, args, forms, timed=row.math in args.math)
         except Exception as error:
             if not no_room(error):
                 raise
             row.status, row.ms = "out of memory", {}
         free(place)  # out here, where the error holds no array any more
-        failed = row.status if row.status == "differs" else ""
-        if math in args.math or failed and "tf32" not in args.math:
-            rows.append(row)
-    return rows
+        forms = list(row.differences)  # in TF32 no form that has not been checked in float32
+    return [row for row in rows if row.math in args.math]
 
 
-def measure_row(row: Row, place: Place, args: argparse.Namespace, timed: bool = True) -> None:
+def measure_row(row: Row, place: Place, args: argparse.Namespace, forms: list[str], timed: bool = True) -> None:
     """Check that all forms compute the same, then time them in turns; the results go into `row`."""
     set_math(row.math)
-    sides = agreeing_sides(row, place)
+    sides = agreeing_sides(row, place, forms)
     if row.status or not timed:
         return
     repeat = max(WARM_UP, sides["tinygan"].period)
@@ -190,14 +189,14 @@ def measure_row(row: Row, place: Place, args: argparse.Namespace, timed: bool = 
     row.wall = {form: median(wall for _, wall in times[form]) for form in sides}
 
 
-def agreeing_sides(row: Row, place: Place) -> dict[str, Any]:
-    """All forms, each checked against tinygan; row.status is set if one differs."""
+def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
+    """tinygan and all forms, each checked against tinygan; row.status is set if one differs."""
     say(f"{row.problem.name}, {row.math}: tinygan: does it run?")
     sides: dict[str, Any] = {"tinygan": make_ours(row.problem, place)}
     # A copy, as the check moves them.
     weights = host(sides["tinygan"].weights()) if isinstance(row.problem, StepProblem) else None
     expected = sides["tinygan"].results()
-    for form in torch_forms(row.problem, place):
+    for form in forms:
         say(f"{row.problem.name}, {row.math}: {form}: does it compute the same?")
         with left_out(row, form, sides):
             side = make_theirs(row.problem, form, place, weights)
@@ -310,10 +309,10 @@ def json_row(row: Row, speed: Mapping[str, Mapping[str, float]]) -> dict[str, An
     floor, ours = max(compute, moving) if compute is not None else None, row.ms.get("tinygan")
     eager, compiled, best = row.best("eager"), row.best("compiled"), row.best()
     return {"name": row.problem.name, "math": row.math, "bank": row.problem.bank, "batch": row.problem.batch,
-            "status": row.status, "tinygan_ms": ours, "eager_ms": row.ms.get(eager), "compiled_ms": row.ms.get(compiled),
-            "ratio": row.ratio, "torch_form": best, "tinygan_wall_ms": row.wall.get("tinygan"),
-            "torch_wall_ms": row.wall.get(best), "launches": row.launches, "products": row.products,
-            "floor_ms": floor, "compute_floor_ms": compute, "moving_floor_ms": moving,
+            "status": row.status, "tinygan_ms": ours, "eager_ms": row.ms.get(eager),
+            "compiled_ms": row.ms.get(compiled), "ratio": row.ratio, "torch_form": best,
+            "tinygan_wall_ms": row.wall.get("tinygan"), "torch_wall_ms": row.wall.get(best),
+            "launches": row.launches, "products": row.products, "floor_ms": floor, "compute_floor_ms": compute, "moving_floor_ms": moving,
             "floor_percent": 100 * floor / ours if ours and floor else None,
             "difference": max(row.differences.values(), default=None),
             "forms": {form: {"ms": row.ms[form], "wall_ms": row.wall[form], "difference": row.differences.get(form)}
@@ -332,11 +331,11 @@ COLUMNS = (  # title, width, key of json_row, format
 def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: list[str]) -> str:
     """The table, with all forms and notes under each row."""
     names = max([len(row.problem.name) for row in rows], default=0)
-    out = [*lines, *(f"{math}: a large product at {s['gflops'] / 1e3:.1f} TFLOP/s, a large copy at {s['gbytes']:.0f} GB/s"
-                     for math, s in speed.items()),
+    out = [*lines, *(f"{math}: a large product at {s['gflops'] / 1e3:.1f} TFLOP/s, a large copy at "
+                     f"{s['gbytes']:.0f} GB/s" for math, s in speed.items()),
            "ratio: tinygan over PyTorch's fastest form, by events; wall: the same two by the host's clock",
-           "own launches, products: tinygan's kernels and cuBLAS calls per iteration; what CuPy launches itself (copies, "
-           "sums, uploads) is not counted",
+           "own launches, products: tinygan's kernels and cuBLAS calls per iteration; what CuPy launches itself "
+           "(copies, sums, uploads) is not counted",
            "% of floor: the floor over tinygan's time; difference: the largest of any form from tinygan, relative", "",
            f"{'':{names}} math " + " ".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS)]
     for row in rows:
@@ -381,25 +380,28 @@ def say(text: str) -> None:
 
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p = cli.Parser(description=__doc__.split("\n\n")[0])
-    p.add_argument("--math", type=maths, default=MATHS, help="fp32, tf32 or both, with a comma")
+    p.add_argument("--math", type=maths, default=MATHS, help="fp32, tf32 or both [default: fp32,tf32]")
     p.add_argument("--only", choices=("layer", "step"), help="leave the other rows out")
     p.add_argument("--rounds", type=cli.positive_int, default=5, help="turns that each form takes")
     p.add_argument("--steps", type=cli.positive_int, default=20, help="iterations per round")
-    p.add_argument("--no-compile", dest="compile", action="store_false", help="leave PyTorch's compiled forms out")
+    p.add_argument("--no-compile", action="store_true", help="leave PyTorch's compiled forms out")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the conditions and the rows there as well")
     p.add_argument("--quick", action="store_true", help="small sizes, 2 rounds of 3 iterations, where not given")
     layer = p.add_argument_group("the stochastic transposed convolution")
-    layer.add_argument("--bank", type=cli.bank_list, default=(1, 4, 16, 64), help="filter sets, a row for each")
-    layer.add_argument("--batch", type=cli.bank_list, default=(64, 256), help="samples, a row for each")
+    layer.add_argument("--bank", type=cli.bank_list, default=(1, 4, 16, 64), help="filter sets, a row for each "
+                       "[default: 1,4,16,64]")
+    layer.add_argument("--batch", type=cli.bank_list, default=(64, 256), help="samples, a row for each "
+                       "[default: 64,256]")
     layer.add_argument("--inputs", type=cli.positive_int, default=256, help="channels of the small map")
     layer.add_argument("--outputs", type=cli.positive_int, default=128, help="channels of the big map")
     layer.add_argument("--side", type=cli.positive_int, default=8, help="pixels of the small map's side")
     layer.add_argument("--kernel", type=cli.positive_int, default=4, help="pixels of a filter's side")
-    layer.add_argument("--stride", type=cli.positive_int, default=2)
-    layer.add_argument("--padding", type=cli.non_negative_int, default=1)
+    layer.add_argument("--stride", type=cli.positive_int, default=2, help="big pixels from one filter to the next")
+    layer.add_argument("--padding", type=cli.non_negative_int, default=1, help="big pixels cut off on every side")
     step = p.add_argument_group("the training step")
     step.add_argument("--base", type=cli.positive_int, default=64, help="channels next to the image")
-    step.add_argument("--step-bank", type=cli.bank_list, default=(16, 1), help="filter sets, a row for each")
+    step.add_argument("--step-bank", type=cli.bank_list, default=(16, 1), help="filter sets, a row for each "
+                      "[default: 16,1]")
     step.add_argument("--step-batch", type=cli.positive_int, default=64, help="samples")
     floor = p.add_argument_group("what the floors are measured with")
     floor.add_argument("--product", type=cli.positive_int, default=8192, help="side of the matrices")

@@ -189,7 +189,8 @@ class TorchLayer:
     def results(self) -> dict[str, np.ndarray]:
         """The output and both gradients."""
         y, (dx, dw) = self.compute()
-        return {"losses/output": numbers(y), "gradients/layer.input": numbers(dx), "gradients/layer.weight": numbers(dw)}
+        return {"losses/output": numbers(y), "gradients/layer.input": numbers(dx),
+                "gradients/layer.weight": numbers(dw)}
 
 
 def begin(compiled: bool) -> None:
@@ -302,8 +303,7 @@ class TorchStep:
         found = {}
         for name, tensor in tensors:
             array = numbers(tensor)
-            parts = {f"{name}.{k}": part for k, part in enumerate(array)} if array.ndim == 5 else {name: array}
-            found |= parts
+            found |= {f"{name}.{k}": part for k, part in enumerate(array)} if array.ndim == 5 else {name: array}
         return found
 
     def d_loss(self, real: Tensor, z: Tensor, routes: list[Any]) -> Tensor:
@@ -319,15 +319,15 @@ class TorchStep:
 
     def train(self, batch: Mapping[str, Any], update: bool = True) -> tuple[Tensor, Tensor]:
         """One step of the discriminator, one of the generator."""
+        for optimizer in (self.d_optimizer, self.g_optimizer):  # before `begin`: CUDA graphs own old gradients' memory
+            optimizer.zero_grad(set_to_none=True)
         begin(self.compiled)
         d_loss = self.d_loss(batch["real"], batch["z1"], plan(batch["routes1"], self.routing, self.device))
-        self.d_optimizer.zero_grad(set_to_none=True)
         d_loss.backward()
         if update:
             self.d_update()
         self.D.requires_grad_(False)
         g_loss = self.g_loss(batch["z2"], plan(batch["routes2"], self.routing, self.device))
-        self.g_optimizer.zero_grad(set_to_none=True)
         g_loss.backward()
         if update:
             self.g_update()

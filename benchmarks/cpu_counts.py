@@ -67,6 +67,12 @@ class Layer:
             return 2, 0 if self.first else 1, 1
         return 3, 1 if self.first else 3, 2
 
+    def calls(self) -> tuple[int, int, int]:
+        """The same in calls, each of which meets the weight once: D sees real and fake images in one."""
+        if self.net == "G":
+            return self.passes()
+        return 2, 1 if self.first else 2, 1
+
 
 def layers(config: GANConfig) -> list[Layer]:
     """All layers of both nets, in the order of the data."""
@@ -95,10 +101,11 @@ def step_bytes(config: GANConfig, batch: int) -> float:
         forward, to_input, to_weight = layer.passes()
         weight = used_sets(layer.bank, batch) * layer.weights
         maps = (layer.small + layer.big) * batch
-        # Products: two arrays in, one out. Every pass of N samples is a call of its own and meets the weight again.
-        numbers += (forward + to_input + to_weight) * (maps + weight)
+        calls = layer.calls()
+        # Products: two arrays in, one out.
+        numbers += (forward + to_input + to_weight) * maps + sum(calls) * weight
         # Weight normalisation: read w, write v, once per call forward; its gradient: read both, write one.
-        numbers += forward * 2 * weight + to_weight * 3 * weight
+        numbers += calls[0] * 2 * weight + calls[2] * 3 * weight
         numbers += 5 * weight  # RMSprop: read the gradient; read and write the weight and the average of squares
         if not layer.last:  # TPReLU: read and write; its gradient: read two, write one
             out = layer.big if layer.net == "G" else layer.small

@@ -28,7 +28,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -118,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(place: Place, args: argparse.Namespace, lines: list[str]) -> int:
     """Measure all rows in a place, print them, write them; the exit code."""
     started = time.monotonic()
-    measure_speed(place, args)
     rows: list[Row] = []
     try:
+        measure_speed(place, args)
         for problem in problems(args):
             rows += measure(problem, place, args)
     finally:
@@ -217,31 +218,21 @@ def judge(row: Row, form: str, found: Mapping[str, tuple[float, str]]) -> None:
         row.notes += [f"{form} differs: {where} by {value:.1e}" for value, where in wrong]
 
 
-class left_out:
-    """`with left_out(row, form, sides):` drops a form of PyTorch's that has no room or does not compile, with a note.
-
-    Anything else that goes wrong is a mistake here and comes out.
-    """
-
-    def __init__(self, row: Row, form: str, sides: dict[str, Any]) -> None:
-        self.row, self.form, self.sides = row, form, sides
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, Exception) or self.form == "tinygan":
-            return False
-        if no_room(error):
+@contextmanager
+def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
+    """Drops a form of PyTorch's that has no room or does not compile, with a note; any other exception comes out."""
+    try:
+        yield
+    except Exception as error:
+        if form != "tinygan" and no_room(error):
             why = "out of memory"
-        elif self.form.startswith("compiled"):
+        elif form.startswith("compiled"):
             why = " ".join(first_line(error).split())[:200]
         else:
-            return False
-        self.sides.pop(self.form, None)
-        self.row.notes.append(f"{self.form} left out: {why}")
-        say(f"{self.row.problem.name}, {self.row.math}: {self.row.notes[-1]}")
-        return True
+            raise
+        sides.pop(form, None)
+        row.notes.append(f"{form} left out: {why}")
+        say(f"{row.problem.name}, {row.math}: {row.notes[-1]}")
 
 
 def no_room(error: BaseException) -> bool:
@@ -312,7 +303,8 @@ def json_row(row: Row, speed: Mapping[str, Mapping[str, float]]) -> dict[str, An
             "status": row.status, "tinygan_ms": ours, "eager_ms": row.ms.get(eager),
             "compiled_ms": row.ms.get(compiled), "ratio": row.ratio, "torch_form": best,
             "tinygan_wall_ms": row.wall.get("tinygan"), "torch_wall_ms": row.wall.get(best),
-            "launches": row.launches, "products": row.products, "floor_ms": floor, "compute_floor_ms": compute, "moving_floor_ms": moving,
+            "launches": row.launches, "products": row.products, "floor_ms": floor,
+            "compute_floor_ms": compute, "moving_floor_ms": moving,
             "floor_percent": 100 * floor / ours if ours and floor else None,
             "difference": max(row.differences.values(), default=None),
             "forms": {form: {"ms": row.ms[form], "wall_ms": row.wall[form], "difference": row.differences.get(form)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def start(flags: dict, run: Run | None) -> int:
     try:
         return train(training, run, flags)
     except MemoryError as error:  # CuPy's is one, too
+        traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
         raise TinyganError(f"step {training.step + 1}: {out_of_memory(training, run, first_line(error))}") from None
 
 
@@ -118,6 +120,9 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 if read_now:
                     t.check_finite(d_loss, real, run)  # before an update spreads a NaN to all weights
                 d_loss.backward()
+            # Let go of the graph: with it in hand the next one would be built beside it.
+            d_loss, real_logits, fake_logits = (x.detach() for x in (d_loss, real_logits, fake_logits))
+            del logits, fake
             t.d_optimizer.step()
 
             # The generator learns to make fresh images (new noise, new routes) that the discriminator calls real.
@@ -128,6 +133,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 if read_now:
                     t.check_finite(g_loss, real, run)
                 g_loss.backward()
+            g_loss = g_loss.detach()
             t.g_optimizer.step()
             if t.average is not None:
                 t.average.update(t.G)
@@ -321,11 +327,13 @@ def rehearse(t: Training, n: int) -> bool:
     try:
         rng = np.random.default_rng(0)
         z, routes = Tensor(t.device.put(t.G.draw_noise(rng, n))), t.G.draw_routes(rng, n)
-        with no_grad():
+        with no_grad(), normalised(t.G, routes):
             fake = t.G(z, routes)
-        logits = t.D(concatenate([fake, fake]))
-        discriminator_loss(real=logits[:n], fake=logits[n:]).backward()
-        with frozen(t.D):
+        with normalised(t.D):
+            logits = t.D(concatenate([fake, fake]))
+            discriminator_loss(real=logits[:n], fake=logits[n:]).backward()
+        del logits
+        with frozen(t.D), normalised(t.D), normalised(t.G, routes):
             generator_loss(fake=t.D(t.G(z, routes))).backward()
         return True
     except MemoryError:

@@ -163,7 +163,11 @@ def samples() -> Iterator[Case]:
 def activations() -> Iterator[Case]:
     for rows, columns in ((5, 1000), (3, 1), (1, 257), (2, 256), (7, 31)):
         x = _normal(4, rows, columns)
-        yield Case("row_sums", f"{rows}x{columns}", [x, Output(x.sum(axis=1, dtype=float).astype(F32)), rows, columns])
+        total = Output(x.sum(axis=1, dtype=float).astype(F32)[:, None])
+        yield Case("row_sums", f"{rows}x{columns}", [x, total, rows, columns], [(1, 1), (1, rows), (1, rows + 2)])
+        owner = np.arange(columns) // THREADS % 2
+        parts = Output(np.stack([x[:, owner == i].sum(axis=1, dtype=float) for i in (0, 1)], axis=1).astype(F32))
+        yield Case("row_sums", f"{rows}x{columns} in two parts", [x, parts, rows, columns], [(2, 1), (2, rows)])
     for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
         x, g = _normal(5, 1, channels, pixels), _normal(6, 1, channels, pixels)
         bias, shift = _normal(7, channels), _normal(9, channels)
@@ -235,6 +239,8 @@ def optimisers() -> Iterator[Case]:
     lines: dict[str, list[tuple]] = {"rmsprop": [], "adam": [], "lerp": []}
     for i, (size, (low, high)) in enumerate(zip(sizes, bounds, strict=True)):
         p, m, g = _normal(60 + i, size), _normal(70 + i, size), _normal(80 + i, size)
+        if size > 33:
+            g[7] = np.nan  # must show, also where p is kept within bounds
         v, step = np.random.default_rng(90 + i).random(size).astype(F32), 1 + 3 * i
         wide = [a.astype(float)[None] for a in (p, m, v, g)]
         p1, m1, v1, g1 = (a.copy() for a in wide)
@@ -271,7 +277,7 @@ def pools() -> Iterator[Case]:
         x = np.random.default_rng(110).integers(0, 4, (1, 3, h, w)).astype(F32)  # many ties
         label = f"{size} every {stride}"
         if h > 4:
-            x[0, 1, 2, 1] = np.nan
+            x[0, 1, 2, 1] = x[0, 2, 2, 1] = x[0, 2, 3, 1] = np.nan  # the last two share a window
         best, which = reference.max_pool(x, size, stride)
         numbers = (3, h, w, *best.shape[2:], size, stride)
         yield Case("max_pool", label, [x, Output(best, exact=True), Output(which), *numbers])

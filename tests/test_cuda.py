@@ -13,6 +13,7 @@ from tinygan.conv import interpolation_matrix
 from tinygan.engine import Tensor, grad
 from tinygan.functional import tprelu
 from tinygan.kernels import cuda_, cuda_conv, cuda_launch, for_array, portable, reference
+from tinygan.layers import Linear
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import Adam, RMSprop
 
@@ -321,6 +322,63 @@ def test_gradients_of_leaves_are_nobody_elses(xp):
     slope.grad.data[...] = 5.0
     x.grad.data[...] = 7.0
     np.testing.assert_array_equal(shift.grad.numpy(), before)
+
+
+def test_backward_twice_through_one_graph_adds_the_same_again(xp):
+    x, slope, shift, bias = (Tensor(xp.asarray(a), requires_grad=True) for a in
+                             np.random.default_rng(22).standard_normal((4, 4)).astype(np.float32))
+    seed = Tensor(xp.asarray(np.random.default_rng(23).standard_normal((2, 4), dtype=np.float32)))
+    pair = x.reshape(1, 4) * Tensor(xp.asarray(np.array([[1.0], [2.0]], np.float32)))
+    for y in (tprelu(pair, slope, shift), tprelu(pair, slope, shift, bias)):
+        for p in (x, slope, shift, bias):
+            p.grad = None
+        y.backward(seed)
+        once = [(p, p.grad.numpy().copy()) for p in (x, slope, shift, bias) if p.grad is not None]
+        y.backward(seed)
+        assert len(once) >= 3
+        for p, first in once:
+            np.testing.assert_array_equal(p.grad.numpy(), 2 * first)
+
+
+def test_an_optimiser_takes_gradients_of_any_memory_order(xp):
+    """A linear layer's comes as a broadcast or permuted view."""
+    rows = np.arange(3, dtype=np.float32)
+    x, states = np.random.default_rng(1).standard_normal((4, 5), dtype=np.float32), []
+    for put in (xp.asarray, np.asarray):
+        net = Linear(5, 3, rng=np.random.default_rng(0)).to(put)
+        optimizer = RMSprop(net.named_parameters(), lr=0.1)
+        for _ in range(2):
+            net.zero_grad()
+            (net(Tensor(put(x))).sum(axis=0) * Tensor(put(rows))).sum().backward()
+            optimizer.step()
+        states.append(net.state_dict())
+    for name, array in states[1].items():
+        np.testing.assert_allclose(states[0][name], array, rtol=1e-5, atol=1e-6)
+
+
+def test_no_two_threads_add_to_one_place(xp, monkeypatch):
+    """Sets with their own scale, bias and slopes: samples of one route meet, and must be added in a fixed order."""
+    class Add:
+        def __call__(self, *args, **options):
+            return real(*args, **options)
+
+        def at(self, *args):
+            raise AssertionError("cupy.add.at adds in any order")
+
+    real = xp.add
+    monkeypatch.setattr(xp, "add", Add(), raising=False)
+    config, runs = GANConfig(base_channels=4, latent_dim=8, **SETTINGS["SGAN own affine"]), []
+    for _ in range(2):
+        players = grown(config, xp.asarray)
+        play(players, 2, xp.asarray)
+        runs.append(players[0].state_dict())
+    assert all(runs[0][name].tobytes() == runs[1][name].tobytes() for name in runs[0])
+
+
+def test_the_sign_of_zero_is_kept(xp):
+    one = Tensor(xp.ones(1, np.float32))
+    with np.errstate(divide="ignore"):
+        assert (one / 0.0).item() == np.inf and (one / -0.0).item() == -np.inf
 
 
 def test_second_derivatives_work_on_the_device(xp):

@@ -224,7 +224,7 @@ def test_all_kernels_run_clean_under_address_and_undefined_behaviour_sanitizers(
 
 @pytest.mark.parametrize("bug, only, words", [
     (("out += columns;", "out += columns + 1;"), "im2col_any", "heap-buffer-overflow"),
-    (("i += THREADS) sum += x[", "i += THREADS) sum += x[THREADS * 8 +"), "row_sums", "heap-buffer-overflow"),
+    (("columns) sum += x[(long", "columns) sum += x[THREADS * 8 + (long"), "row_sums", "heap-buffer-overflow"),
     (("int columns = count * h * w;\n", "volatile int huge = 0x7fffffff;\nint columns = huge + count * h * w;\n"),
      "im2col_any", "signed integer overflow"),
 ])

@@ -117,7 +117,7 @@ def test_nothing_is_read_from_the_device_between_log_rows(train, standin, monkey
 
 
 def test_running_out_of_memory_names_a_batch_that_fits(train, standin, monkeypatch, capsys):
-    words = ["--steps", 2, "--base-channels", 4, "--save-every", 1]
+    words = ["--steps", 4, "--base-channels", 4, "--save-every", 1]
     assert train(*words, "--batch-size", 8, "--out", "free") == 0
     needed = standin.module.get_default_memory_pool().total_bytes()
     monkeypatch.setattr(standin, "memory_limit", 2 * needed)
@@ -127,6 +127,21 @@ def test_running_out_of_memory_names_a_batch_that_fits(train, standin, monkeypat
     fits = int(re.search(r"try --batch-size (\d+), which fits", line)[1])
     assert 1 < fits < 200
     assert train(*words, "--batch-size", fits, "--out", "smaller") == 0
+    assert train(*words, "--batch-size", 2 * fits, "--out", "larger") == 1  # so no larger half of 200 would have done
+
+
+def test_a_steps_graph_is_gone_before_the_next_is_built(train, standin, monkeypatch):
+    """Else every step but the first needs nearly twice the memory."""
+    held, set_rate = [], script.Training.set_learning_rate
+
+    def note(training):
+        held.append(standin.live_bytes())
+        set_rate(training)
+
+    monkeypatch.setattr(script.Training, "set_learning_rate", note)
+    assert train("--steps", 5, "--batch-size", 64, "--log-every", 1, "--out", "run") == 0
+    # Between steps live the nets, what the optimisers keep, gradients, and the images and losses of one step.
+    assert max(held[2:]) - held[0] < 64 * 32 * 32 * 4 * 4
 
 
 def test_a_net_that_never_fits_is_said_to_be_too_large(train, standin, monkeypatch, capsys):

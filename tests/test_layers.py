@@ -582,3 +582,37 @@ def test_the_activation_adds_the_bias_of_the_layer_before():
     fused = net.act(net.first(x, [0, 1, 2, 0], add_bias=False), bias=net.first.loose_bias)
     np.testing.assert_allclose(plain.data, fused.data, rtol=1e-14)
     assert TwoLayers("strict").first.loose_bias is None
+
+
+def test_routes_that_were_not_announced_are_refused():
+    net, x = TwoLayers(), Tensor(np.ones((2, 3, 2, 2)))
+    with normalised(net, np.array([[0], [1]])):
+        net(x, [1, 0])
+        with pytest.raises(GraphError, match=r"routes to sets \[2\], which the routes given to `normalised` left out"):
+            net(x, [0, 2])
+    with normalised(net):  # all sets
+        net(x, [0, 2])
+
+
+def test_a_net_may_be_frozen_within_the_context_as_well():
+    net, x = TwoLayers(), Tensor(np.ones((1, 3, 2, 2)), requires_grad=True)
+    with normalised(net, np.array([[0]])):
+        with frozen(net):
+            net(x, [0]).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in net.parameters())
+
+
+def test_contexts_may_be_nested():
+    net, x = TwoLayers(), Tensor(np.random.default_rng(1).standard_normal((1, 3, 4, 4)))
+    wanted = gradients = None
+    for inner in (False, True):
+        net.zero_grad()
+        with normalised(net, np.array([[0]])):
+            loss = net(x, [0]).sum()
+            if inner:
+                with normalised(net, np.array([[2]])):
+                    net(x, [2])
+            loss.backward()
+        wanted, gradients = gradients, {name: p.grad.data for name, p in net.named_parameters()}
+    for name, g in gradients.items():
+        np.testing.assert_array_equal(g, wanted[name])

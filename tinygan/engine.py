@@ -15,6 +15,7 @@ graph the moment its last tensor is dropped.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -224,7 +225,7 @@ def _number(value: float, like: Tensor) -> Any:
     as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
     if like.xp is np:
         return np.asarray(value, dtype=like.dtype)
-    key = (like.xp, like.data.data.device_id, like.dtype, float(value))
+    key = (like.xp, like.data.data.device_id, like.dtype, float(value), math.copysign(1.0, value))  # 0.0 == -0.0
     if key not in _numbers:
         if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
             _numbers.clear()
@@ -360,7 +361,7 @@ def _own_copy(g: Tensor, others: list) -> Tensor:
         own = g.data.flags.c_contiguous and not any(_overlap(g.data, other) for other in others if is_cupy(other))
     if own:
         return g if not g._edges else _tagged(g.data, g.rows)
-    return _tagged(g.data.copy(order="K"), g.rows)
+    return _tagged(g.data.copy(order="K" if g.xp is np else "C"), g.rows)  # a GPU's optimisers take nothing but C
 
 
 def _overlap(a: Any, b: Any) -> bool:

@@ -1,11 +1,12 @@
 """Operations of the paper's nets that deserve a pass of their own: weight normalisation, (T)PReLU, the GAN's loss.
 
-Both could be composed from ops.py (tests do so and compare). Written as primitives they read and write their arrays
+All could be composed from ops.py (tests do so and compare). Written as primitives they read and write their arrays
 once, which is what they cost: none does much arithmetic.
 """
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from tinygan.conv import used_sets
 from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive
 from tinygan.kernels import for_array
-from tinygan.ops import multiply, negative, power, put, reshape, sigmoid
+from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid
 from tinygan.ops import sum as sum_over
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
@@ -111,7 +112,11 @@ def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
 @primitive
 def _gather_sets(values: Tensor, *, routes: np.ndarray):
     def vjp(g: Tensor, y: Tensor) -> Tensor:
-        out = put(g, index=(routes,), shape=values.shape)
+        if g.xp is np:
+            out = put(g, index=(routes,), shape=values.shape)
+        else:  # samples of one route meet at one place, and CuPy adds them in whatever order they come
+            chosen = Tensor(g.xp.asarray(routes == np.arange(len(values))[:, None], dtype=g.dtype))
+            out = reshape(matmul(chosen, reshape(g, shape=(len(routes), -1))), shape=values.shape)
         out.rows = used_sets(routes, len(values))
         return out
 
@@ -176,25 +181,27 @@ def _bias_tprelu(x: Tensor, bias: Tensor, slope: Tensor, *shift: Tensor):
 
 def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple, bias: Tensor | None = None) -> list:
     """Cotangents of x, slope, shift (if there is one) and bias, by one kernel."""
-    dx, dslope, dshift, dbias = for_array(x.data).tprelu_back(g.data, x.data, slope.data, _array(shift),
-                                                              None if bias is None else bias.data)
+    learned = any(p is not None and p.requires_grad for p in (slope, *shift, bias))
+    dx, dslope, dshift, dbias = for_array(x.data).tprelu_back(
+        g.data, x.data, slope.data, _array(shift), None if bias is None else bias.data, sums=learned)
     return [dx, dslope, *([dshift] if shift else []), dbias]
 
 
 def _in_one_pass(rules: tuple, together: Any) -> tuple:
     """Rules for the inputs of one op that a fused kernel can answer all at once, `together(g)` -> one array each.
 
-    The first input to be asked for a gradient runs it, the others find theirs. Where the backward pass is itself
-    recorded, for a second derivative, the rules made of primitives do it.
+    The first input to be asked for a gradient runs it, the others find theirs: nobody is given the same array twice,
+    and g is not kept alive. Where the backward pass is itself recorded, for a second derivative, the rules made of
+    primitives do it.
     """
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = {"g": lambda: None}
 
     def rule(i: int):
         def vjp(g: Tensor, y: Tensor) -> Tensor:
             if is_recording():
                 return rules[i](g, y)
-            if kept.get("g") is not g:
-                kept.update(g=g, parts=together(g))
+            if kept["g"]() is not g or kept["parts"][i] is None:
+                kept.update(g=weakref.ref(g), parts=together(g))
             part, kept["parts"][i] = kept["parts"][i], None
             return Tensor(part)
         return vjp

@@ -18,7 +18,7 @@ import numpy as np
 
 from tinygan import ops
 from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, used_sets
-from tinygan.engine import Tensor
+from tinygan.engine import GraphError, Tensor
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, tprelu, weight_norm
 from tinygan.kernels import for_array
@@ -48,7 +48,7 @@ class _Filters(Module):
         self.weight = Parameter(bank_order(rng.uniform(-bound, bound, shape).astype(dtype)), bank=self.bank > 1)
         sets = self.bank if bank_affine else 1
         self.gain = self.bias = None
-        self.shared: Tensor | None = None  # the normalised filters, while `normalised` provides them
+        self.shared: tuple[Tensor, np.ndarray | None] | None = None  # what `normalised` provides: filters, which sets
         if norm == "affine":
             self.gain = Parameter(np.ones((sets, channels), dtype), bank=sets > 1)
         if norm == "affine" or (norm == "none" and bias):
@@ -59,7 +59,11 @@ class _Filters(Module):
         if self.norm == "none":
             return self.weight
         if self.shared is not None:
-            return self.shared
+            v, rows = self.shared
+            if rows is not None and (missing := used_sets(routes, self.bank) & ~rows).any():
+                raise GraphError(f"the net is called with routes to sets {np.flatnonzero(missing).tolist()}, which the "
+                                 "routes given to `normalised` left out: give both the same")
+            return v if self.weight.requires_grad else v.detach()
         return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
                            rows=used_sets(routes, self.bank))
 
@@ -189,9 +193,10 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
     called, let `backward` find its gradient, and carry that on to w afterwards, when the context ends. This way a net
     that is called twice normalises once, and on a GPU a whole net takes one launch there and one back.
 
-    routes: those of the one call that is made inside, (N, stochastic layers); sets they do not use are left out. None:
-    all sets are normalised. Only `backward` carries gradients on to the weights here, and only to first order; for
-    anything else leave the context out. Gradients are added to those the weights have.
+    routes: those of every call that is made inside, (N, stochastic layers); sets they do not use are left out, and a
+    call that needs one raises GraphError. None: all sets are normalised. Only `backward` carries gradients on to the
+    weights here, and only to first order; for anything else leave the context out. Gradients are added to those the
+    weights have. A context within a context of the same net takes its place for a while.
     """
     layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
     stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
@@ -203,21 +208,23 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
     kernels = for_array(layers[0].weight.data)
     values = _each(kernels, "normalize", [(m.weight.data, m.out_axis, m.norm_scale, m.eps, r)
                                           for m, r in zip(layers, rows, strict=True)])
-    for layer, (v, _) in zip(layers, values, strict=True):
-        layer.shared = Tensor(v, requires_grad=layer.weight.requires_grad, name="normalised filters")
-        layer.weight.outside = True
+    before = [(m.shared, m.weight.outside) for m in layers]
+    filters = [Tensor(v, requires_grad=m.weight.requires_grad, name="normalised filters")
+               for m, (v, _) in zip(layers, values, strict=True)]
+    for layer, v, r in zip(layers, filters, rows, strict=True):
+        layer.shared, layer.weight.outside = (v, r), True
     try:
         yield
-        found = [(m, n, r, m.shared.grad) for m, (_, n), r in zip(layers, values, rows, strict=True)
-                 if m.shared.grad is not None]
+        found = [(m, n, r, v.grad) for m, v, (_, n), r in zip(layers, filters, values, rows, strict=True)
+                 if v.grad is not None]
         if found:
             gradients = _each(kernels, "normalize_dx", [(g.data, m.weight.data, n, m.out_axis, m.norm_scale, r)
                                                         for m, n, r, g in found])
             for (m, _, r, g), array in zip(found, gradients, strict=True):
                 m.weight.add_gradient(array, g.rows if r is None else r)
     finally:
-        for layer in layers:
-            layer.shared, layer.weight.outside = None, False
+        for layer, (shared, outside) in zip(layers, before, strict=True):
+            layer.shared, layer.weight.outside = shared, outside
 
 
 def _each(kernels: ModuleType, name: str, jobs: list[tuple]) -> list:

@@ -108,17 +108,17 @@ def pack(arrays: Sequence[Any]) -> list[Any]:
 
 def rmsprop_all(updates: Sequence[Update], *, lr: float, alpha: float, eps: float) -> None:
     """In place for every update: reference.rmsprop, then p kept within its bounds."""
-    _run_entries("rmsprop", [_entries(u, u.slots[0], None, lambda step: (0.0, 0.0)) for u in updates],
-                 xp_of(updates[0].p), lr, alpha, eps)
+    _run_entries("rmsprop", [_entries(u, u.slots[0], None)[0] for u in updates], xp_of(updates[0].p), lr, alpha, eps)
 
 
 def adam_all(updates: Sequence[Update], *, lr: float, beta1: float, beta2: float, eps: float) -> None:
     """In place for every update: reference.adam, then p kept within its bounds."""
-    def corrections(step: int) -> tuple[float, float]:
-        return lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
-
-    _run_entries("adam", [_entries(u, u.slots[1], u.slots[0], corrections) for u in updates], xp_of(updates[0].p),
-                 beta1, beta2, eps)
+    parts = []
+    for u in updates:
+        part, steps = _entries(u, u.slots[1], u.slots[0])
+        part["rate"], part["bias"] = lr / (1 - beta1**steps), (1 - beta2**steps) ** -0.5
+        parts.append(part)
+    _run_entries("adam", parts, xp_of(updates[0].p), beta1, beta2, eps)
 
 
 def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
@@ -131,8 +131,8 @@ def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
     _run_entries("lerp", parts, xp_of(pairs[0][0]), 1 - decay)
 
 
-def _entries(update: Update, v: Any, m: Any, corrections: Any) -> np.ndarray:
-    """One entry for a parameter, or one for each filter set that takes part."""
+def _entries(update: Update, v: Any, m: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One entry for a parameter, or one for each filter set that takes part; and how often each was updated."""
     p, steps, rows = update.p, update.steps, update.rows
     by_set = len(steps) > 1 or rows is not None
     sets = np.zeros(1, np.int64) if not by_set else np.arange(len(p)) if rows is None else np.flatnonzero(rows)
@@ -143,9 +143,7 @@ def _entries(update: Update, v: Any, m: Any, corrections: Any) -> np.ndarray:
             part[name] = _address(array) + (sets * (4 * size)).astype(np.uint64)
     part["size"] = size
     part["low"], part["high"] = update.bounds or (-np.inf, np.inf)
-    for line, k in zip(part, sets, strict=True):
-        line["rate"], line["bias"] = corrections(int(steps[k]))
-    return part
+    return part, steps[sets].astype(np.float64)
 
 
 def _address(array: Any) -> np.uint64:

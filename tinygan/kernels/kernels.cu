@@ -1,11 +1,11 @@
 // The GPU kernels of tinygan, in plain CUDA C without a single #include, so that NVRTC (which CuPy uses), nvcc and
 // g++ all take this same text: on a machine without a GPU the tests compile it for seven GPUs and run it on the
-// processor (hostcuda.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the wrappers that check
-// arguments and choose grids are in the cuda_*.py files.
+// processor (hostcuda.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
+// wrappers that check arguments and choose grids are in the cuda_*.py files.
 //
 // Three habits hold throughout:
-//   - Gather, never scatter: a thread owns an output and collects what belongs into it. Nobody waits for anybody,
-//     there are no atomics, and the same input gives the same bits.
+//   - Gather, never add from many sides: a thread owns an output and collects what belongs into it. Nobody waits for
+//     anybody, there are no atomics, and the same input gives the same bits.
 //   - Grid-stride loops: a kernel is right for every grid, also one smaller than the work.
 //   - Maps lie in memory as (channel, sample, row, column). A whole batch is then one matrix with a row per channel:
 //     a convolution is one matrix product, and a sum per channel is a sum along a row.
@@ -27,7 +27,7 @@ __device__ __forceinline__ float block_sum_sync(float v, float* shared)
         if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
-    return shared[0];
+    return threadIdx.x == 0 ? shared[0] : 0.0f;
 }
 
 // ---- convolution: patches to columns and back -------------------------------------------------------------------
@@ -151,15 +151,15 @@ extern "C" __global__ void sort_samples(
 
 // ---- sums, activation -------------------------------------------------------------------------------------------
 
-// x (rows, columns) -> out (rows): a block for each row.
+// x (rows, columns) -> out (rows, gridDim.x): a row's sum, in as many parts as there are blocks along it.
 extern "C" __global__ void row_sums(const float* __restrict__ x, float* __restrict__ out, int rows, int columns)
 {
     __shared__ float shared[THREADS];
-    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+    for (int row = blockIdx.y; row < rows; row += gridDim.y) {
         float sum = 0.0f;
-        for (int i = threadIdx.x; i < columns; i += THREADS) sum += x[(long long)row * columns + i];
+        EACH(i, columns) sum += x[(long long)row * columns + i];
         sum = block_sum_sync(sum, shared);
-        if (threadIdx.x == 0) out[row] = sum;
+        if (threadIdx.x == 0) out[(long long)row * gridDim.x + blockIdx.x] = sum;
     }
 }
 
@@ -309,7 +309,6 @@ extern "C" __global__ void normalize(const Bank* __restrict__ banks, const unsig
         if (threadIdx.x < p.tile && c < p.bank->channels)
             p.bank->norms[p.set * p.bank->channels + c] =
                 p.is_used ? sqrtf(p.bank->scale * totals[threadIdx.x] + p.bank->eps) : 1.0f;
-        __syncthreads();  // before the next place overwrites the sums
     }
 }
 
@@ -330,7 +329,6 @@ extern "C" __global__ void normalize_back(const Bank* __restrict__ banks, const 
             float along = p.bank->scale * totals[mine] / (n * n);
             EACH_OF_PLACE(p, at, p.bank->out[at] = (p.bank->g[at] - along * p.bank->w[at]) / n;)
         } else EACH_OF_PLACE(p, at, p.bank->out[at] = 0.0f;)
-        __syncthreads();
     }
 }
 
@@ -348,6 +346,12 @@ struct Entry {
     float low, high;   // where p is kept
 };
 
+// p moved back between low and high. A NaN stays one (fminf and fmaxf would hide it).
+__device__ __forceinline__ float within(float p, float low, float high)
+{
+    return p < low ? low : p > high ? high : p;
+}
+
 // v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)
 extern "C" __global__ void rmsprop(const Entry* __restrict__ entries, int count, float lr, float alpha, float eps)
 {
@@ -356,7 +360,7 @@ extern "C" __global__ void rmsprop(const Entry* __restrict__ entries, int count,
         EACH(i, it.size) {
             float g = it.g[i], v = alpha * it.v[i] + (1.0f - alpha) * g * g;
             it.v[i] = v;
-            it.p[i] = fminf(fmaxf(it.p[i] - lr * g / (sqrtf(v) + eps), it.low), it.high);
+            it.p[i] = within(it.p[i] - lr * g / (sqrtf(v) + eps), it.low, it.high);
         }
     }
 }
@@ -371,7 +375,7 @@ extern "C" __global__ void adam(const Entry* __restrict__ entries, int count, fl
             float m = beta1 * it.m[i] + (1.0f - beta1) * g, v = beta2 * it.v[i] + (1.0f - beta2) * g * g;
             it.m[i] = m;
             it.v[i] = v;
-            it.p[i] = fminf(fmaxf(it.p[i] - it.rate * m / (sqrtf(v) * it.bias + eps), it.low), it.high);
+            it.p[i] = within(it.p[i] - it.rate * m / (sqrtf(v) * it.bias + eps), it.low, it.high);
         }
     }
 }
@@ -385,7 +389,7 @@ extern "C" __global__ void lerp(const Entry* __restrict__ entries, int count, fl
     }
 }
 
-// ---- sigmoid, the GAN's loss on logits -----------------------------------------------------------------------------------
+// ---- sigmoid, the GAN's loss on logits --------------------------------------------------------------------------
 
 // loss = mean of softplus(-sign x) = mean of -log sigmoid(sign x), in one block.
 extern "C" __global__ void logistic_loss(const float* __restrict__ x, float* __restrict__ loss, int n, float sign)
@@ -421,7 +425,7 @@ extern "C" __global__ void sigmoid(const float* __restrict__ x, float* __restric
 
 // ---- pooling and resizing, over maps (maps, H, W) ---------------------------------------------------------------
 
-// y (maps, h, w): the largest of each window; which: its number in the window. The first wins; a NaN wins.
+// y (maps, h, w): the largest of each window; which: its number in the window. Of equals the first, of NaNs too.
 extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restrict__ y, int* __restrict__ which,
                                     int maps, int H, int W, int h, int w, int size, int stride)
 {
@@ -431,7 +435,7 @@ extern "C" __global__ void max_pool(const float* __restrict__ x, float* __restri
         int where = 0;
         for (int k = 1; k < size * size; ++k) {
             float v = corner[k / size * W + k % size];
-            if (v > best || v != v) {
+            if (v > best || (v != v && best == best)) {
                 best = v;
                 where = k;
             }

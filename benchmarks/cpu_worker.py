@@ -135,36 +135,12 @@ def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) 
 def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count: int) -> dict[str, Any]:
     """Milliseconds per step: all operations, what works on weights outside of them, and what is left (Python)."""
     from tinygan.engine import profile as profiling
-    from tinygan.kernels import numpy_
 
-    spent = {"optimiser": [0, 0.0], "weight norm": [0, 0.0]}  # calls, milliseconds
-
-    def timed(name: str, work: Any) -> Any:
-        def call(*args: Any) -> Any:
-            started = time.perf_counter()
-            result = work(*args)
-            spent[name][0] += 1
-            spent[name][1] += (time.perf_counter() - started) * 1e3
-            return result
-        return call
-
-    kernels = {name: getattr(numpy_, name) for name in ("normalize", "normalize_dx")}  # `normalised` calls them
-    for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
-        optimizer.step = timed("optimiser", optimizer.step)
-    for name, kernel in kernels.items():
-        setattr(numpy_, name, timed("weight norm", kernel))
-    try:
-        with profiling(show=False) as report:
-            total = sum(timed_steps(trainer, batches, count))
-    finally:
-        for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
-            del optimizer.step
-        for name, kernel in kernels.items():
-            setattr(numpy_, name, kernel)
+    with profiling(show=False) as report:
+        total = sum(timed_steps(trainer, batches, count))
     rows = [(name, calls / count, ms / count) for name, calls, ms in report.rows()]
-    rows += [(f"{name} (no op)", calls / count, ms / count) for name, (calls, ms) in spent.items()]
     rest = total / count - sum(ms for _, _, ms in rows)
-    return {"rows": sorted(rows, key=lambda row: -row[2]), "rest_ms": rest, "total_ms": total / count}
+    return {"rows": rows, "rest_ms": rest, "total_ms": total / count}
 
 
 def peak_mb() -> float:

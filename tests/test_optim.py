@@ -8,7 +8,7 @@ import pytest
 from tinygan import engine
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.errors import TinyganError
-from tinygan.layers import StochasticConvTranspose2d
+from tinygan.layers import StochasticConvTranspose2d, normalised
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.module import Module, Parameter
@@ -417,3 +417,13 @@ def test_wrong_settings(make, message):
     with pytest.raises(TinyganError, match=message) as caught:
         make([("p", Parameter(np.ones(2)))])
     assert "\n" not in str(caught.value)
+
+
+def test_profile_sees_what_is_no_operation():
+    g, d = players()
+    g_steps = Adam(g.named_parameters())
+    with engine.profile(show=False) as report:
+        game(g, d, g_steps, Adam(d.named_parameters()), np.random.default_rng(0))
+        with normalised(g):
+            pass
+    assert report.calls["Adam"] == 2 and report.calls["normalize"] == 1

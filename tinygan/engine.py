@@ -473,9 +473,22 @@ class Profile:
         return "\n".join(lines)
 
 
+def watched(name: str, like: Any, work: Callable[[], Any]) -> Any:
+    """work(), which is done on arrays such as `like` outside of any op, so that `profile` sees it under `name`."""
+    if _Mode.profile is None:
+        return work()
+    started = time.perf_counter()
+    result = work()
+    _Mode.profile.add(name, time.perf_counter() - started, like)
+    return result
+
+
 @contextmanager
 def profile(show: bool = True) -> Iterator[Profile]:
-    """`with profile():` times every op, forward and backward, and prints ms per op at the end (show=False: not)."""
+    """`with profile():` times every op, forward and backward, and prints ms per op at the end (show=False: not).
+
+    What works on arrays outside of ops (filters normalised together, optimisers) stands in the table, too.
+    """
     report = Profile()
     with _set_mode(profile=report):
         yield report

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.conv import used_sets
-from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive
+from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid
 from tinygan.ops import sum as sum_over
@@ -201,7 +201,7 @@ def _in_one_pass(rules: tuple, together: Any) -> tuple:
             if is_recording():
                 return rules[i](g, y)
             if kept["g"]() is not g or kept["parts"][i] is None:
-                kept.update(g=weakref.ref(g), parts=together(g))
+                kept.update(g=weakref.ref(g), parts=watched(y._op + "_back", g.data, lambda: together(g)))
             part, kept["parts"][i] = kept["parts"][i], None
             return Tensor(part)
         return vjp

@@ -18,7 +18,7 @@ import numpy as np
 
 from tinygan import ops
 from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, used_sets
-from tinygan.engine import GraphError, Tensor
+from tinygan.engine import GraphError, Tensor, watched
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, tprelu, weight_norm
 from tinygan.kernels import for_array
@@ -229,8 +229,12 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
 
 def _each(kernels: ModuleType, name: str, jobs: list[tuple]) -> list:
     """Kernel `name` on every job: in one launch if the kernels offer that."""
-    together = getattr(kernels, name + "_all", None)
-    return together(jobs) if together else [getattr(kernels, name)(*job) for job in jobs]
+    def work() -> list:
+        if hasattr(kernels, name + "_all"):
+            return getattr(kernels, name + "_all")(jobs)
+        return [getattr(kernels, name)(*job) for job in jobs]
+
+    return watched(name, jobs[0][0], work)
 
 
 def bank_order(weight: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.backend import to_numpy, xp_of
+from tinygan.engine import watched
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.update import Update
@@ -60,7 +61,7 @@ class Optimizer:
             updates.append(Update(p.data, tuple(self.state[name].values()), p.grad.data, count, rows, p.bounds))
             p.version += 1
         if updates:
-            self._apply(for_array(updates[0].p), updates)
+            watched(type(self).__name__, updates[0].p, lambda: self._apply(for_array(updates[0].p), updates))
 
     def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
         raise NotImplementedError

@@ -54,7 +54,6 @@ def gpu_torch():
 # ---- both sides --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize("problem", [*LAYERS, *STEPS], ids=lambda problem: problem.name)
 def test_every_form_computes_what_tinygan_computes(place, gpu_torch, problem):
     row = gpu.Row(problem, "fp32")
@@ -78,7 +77,6 @@ def test_forms(gpu_torch):
     assert not any(form.startswith("compiled") for form in gpu_torch.forms(LAYERS[1], compiled=False))
 
 
-@pytest.mark.kernels
 def test_a_wrong_gradient_is_seen(place, gpu_torch, monkeypatch):
     """An epsilon of another size inside the root of the generator's weight normalisation."""
     monkeypatch.setattr(gpu_torch, "EPS", 1e-2)
@@ -87,7 +85,6 @@ def test_a_wrong_gradient_is_seen(place, gpu_torch, monkeypatch):
     assert row.status == "differs" and row.notes[0].startswith("eager plain differs: ")
 
 
-@pytest.mark.kernels
 def test_an_optimiser_that_stands_still_is_seen(place, gpu_torch, monkeypatch):
     def make(*args):
         side = gpu_torch.TorchStep(*args)
@@ -107,7 +104,6 @@ def words(*more):
                           *more])
 
 
-@pytest.mark.kernels
 def test_a_whole_run(place, gpu_torch, tmp_path, capsys):
     path = tmp_path / "rows.json"
     assert gpu.run(place, words("--json", str(path)), ["conditions"]) == 0
@@ -124,7 +120,6 @@ def test_a_whole_run(place, gpu_torch, tmp_path, capsys):
     assert not cuda_launch.get_tf32()
 
 
-@pytest.mark.kernels
 def test_tf32_is_set_on_both_sides(place, gpu_torch):
     import torch
 
@@ -134,7 +129,6 @@ def test_tf32_is_set_on_both_sides(place, gpu_torch):
     assert not (cuda_launch.get_tf32() or torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
 
 
-@pytest.mark.kernels
 def test_a_form_that_does_not_compile_is_left_out(place, gpu_torch, capsys):
     def broken(function):
         def call(*args):
@@ -423,7 +417,6 @@ def test_without_a_gpu_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: no GPU to use: there is none\n"
 
 
-@pytest.mark.kernels
 def test_torch_without_cuda_one_line(standin, gpu_torch, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.run_main(gpu.main, ["--quick"]) == 1

@@ -185,7 +185,7 @@ def test_not_installed(computer, driver, advice):
 def test_not_installed_and_no_driver(computer):
     computer(NOT_THERE, packages=[])
     why = reason()
-    assert why.startswith("CuPy is not installed, and there is no NVIDIA driver on this machine: a GPU needs it first")
+    assert why.startswith("CuPy is not installed, and there is no NVIDIA driver on this machine (a container")
     assert "pip" not in why
 
 

@@ -22,7 +22,7 @@ from tinygan.errors import TinyganError, UsageError
 
 DRIVERS = {12: 525, 13: 580}  # major version of CUDA, as in our extras cuda12 and cuda13: the oldest driver for it
 CUDA_13_CAPABILITY = 75       # CUDA 13 compiles nothing for GPUs before compute capability 7.5
-NO_DRIVER = "there is no NVIDIA driver on this machine: a GPU needs it first (in a container: start with --gpus all)"
+NO_DRIVER = "there is no NVIDIA driver on this machine (a container must be started with --gpus all)"
 
 PACKAGE = re.compile(r"cupy(-cuda\d+x?|-rocm-.*)?")  # each holds a whole CuPy; cupy-wheel and plugins do not
 NO_LIBRARY = re.compile(r"DynamicLibNotFound|Failure finding|cannot open (shared object|source) file"

@@ -69,6 +69,23 @@ def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
     assert lines[1] == lines[0].replace("off", "on") and cuda_launch.get_tf32()
 
 
+@pytest.mark.parametrize("words", [
+    "--model gan --bank 1", "--model tied --routes batch", "--bank 2,1,3,1", "--routes group:3", "--size 64",
+    "--size 28",
+    "--optimizer adam --bank-updates dense", "--loss saturating", "--bce clamped", "--norm affine", "--norm none",
+    "--act prelu", "--act prelu --norm none", "--clamp forward", "--clamp none", "--bank-affine --norm affine",
+    "--bank-affine --norm none", "--bank-act", "--d-input 01", "--output tanh", "--ema 0.9", "--lr-warmup 3",
+    "--detect-anomaly"])
+def test_every_net_and_loss_runs_on_either_device_alike(train, tmp_path, words):
+    """Three steps with each option that decides what is computed."""
+    for device in ("gpu", "cpu"):
+        assert train(*SAME, *words.split(), "--steps", 3, "--log-every", 1, "--device", device,
+                     "--out", tmp_path / device) == 0
+    for on_gpu, on_cpu in zip(numbers(tmp_path / "gpu"), numbers(tmp_path / "cpu"), strict=True):
+        assert on_gpu["d_loss"] == pytest.approx(on_cpu["d_loss"], rel=1e-3)
+        assert on_gpu["g_loss"] == pytest.approx(on_cpu["g_loss"], rel=1e-3)
+
+
 def test_tf32_means_nothing_to_a_processor(train, capsys):
     assert train("--steps", 1, "--tf32", "--device", "cpu") == 0
     assert "--tf32 is for GPUs: ignored" in capsys.readouterr().out and not cuda_launch.get_tf32()

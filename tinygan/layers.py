@@ -215,13 +215,12 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
         layer.shared, layer.weight.outside = (v, r), True
     try:
         yield
-        found = [(m, n, r, v.grad) for m, v, (_, n), r in zip(layers, filters, values, rows, strict=True)
-                 if v.grad is not None]
+        found = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
         if found:
-            gradients = _each(kernels, "normalize_dx", [(g.data, m.weight.data, n, m.out_axis, m.norm_scale, r)
-                                                        for m, n, r, g in found])
-            for (m, _, r, g), array in zip(found, gradients, strict=True):
-                m.weight.add_gradient(array, g.rows if r is None else r)
+            gradients = _each(kernels, "normalize_dx", [(g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows)
+                                                        for m, n, g in found])
+            for (m, _, g), array in zip(found, gradients, strict=True):
+                m.weight.add_gradient(array, g.rows)
     finally:
         for layer, (shared, outside) in zip(layers, before, strict=True):
             layer.shared, layer.weight.outside = shared, outside

@@ -40,20 +40,22 @@ def compile_for(architecture: int, source: str) -> tuple[bytes, str]:
     try:
         words = [w.encode() for w in (*OPTIONS, f"-arch=sm_{architecture}")]
         failed = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*words))
-        log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode(errors="replace")
+        log = _bytes(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        log = log.rstrip(b"\0").decode(errors="replace")
         if failed:
             raise ValueError(log)
-        return _text(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
+        return _bytes(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def _text(size: ctypes._FuncPtr, get: ctypes._FuncPtr, program: ctypes.c_void_p) -> bytes:
+def _bytes(size: ctypes._FuncPtr, get: ctypes._FuncPtr, program: ctypes.c_void_p) -> bytes:
+    """What NVRTC has to say of a program, by the function that tells its length and the one that copies it."""
     n = ctypes.c_size_t()
     size(program, ctypes.byref(n))
     buffer = ctypes.create_string_buffer(n.value)
     get(program, buffer)
-    return buffer.raw[:n.value].rstrip(b"\0") if size.__name__.endswith("LogSize") else buffer.raw
+    return buffer.raw
 
 
 def spilled(log: str) -> list[str]:

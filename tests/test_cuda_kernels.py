@@ -23,7 +23,7 @@ import nvrtc
 import pytest
 from conftest import missing
 from kernel_bugs import BUGS
-from kernel_cases import Case, cases, run, wrong
+from kernel_cases import THREADS, Case, cases, run, wrong
 
 from tinygan.kernels import cuda_launch
 
@@ -65,6 +65,10 @@ def test_every_kernel_has_a_case(capsys, gpp):
     assert names == set(module().names) == {case.kernel for case in CASES}
     with capsys.disabled():
         print(f"\nkernels {len(names)}: run on the processor {len(names)}, as defined {len(names)}; {len(CASES)} cases")
+
+
+def test_the_host_launches_blocks_of_the_size_that_kernels_count_on():
+    assert f"#define THREADS {cuda_launch.THREADS} " in source() and cuda_launch.THREADS == THREADS
 
 
 def test_the_signatures_are_those_the_compiler_sees(gpp):

@@ -28,8 +28,10 @@ class Optimizer:
 
     named: (name, parameter) pairs, such as `net.named_parameters()`. lr: the learning rate; may be changed between
     steps. lazy: leave filter sets without samples alone (see the top of this file).
+    A subclass names its kernel, its running averages (slots), and the numbers that the kernel takes.
     """
 
+    kernel = ""
     slots: tuple[str, ...] = ()
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float, lazy: bool = True) -> None:
@@ -40,11 +42,10 @@ class Optimizer:
             raise TinyganError(f"the learning rate must be positive, not {lr}")
         self.lr, self.lazy = float(lr), lazy
         arrays = [p.data for _, p in self.named]
-        kernels = for_array(arrays[0])
-        if hasattr(kernels, "pack"):  # a GPU's: one flat buffer for the parameters, one for each of their averages
-            for (_, p), view in zip(self.named, kernels.pack(arrays), strict=True):
-                p.data = view
-        pack = getattr(kernels, "pack", list)
+        # A GPU's kernels pack: one flat buffer for the parameters, one for each of their averages.
+        pack = getattr(for_array(arrays[0]), "pack", list)
+        for (_, p), array in zip(self.named, pack(arrays), strict=True):
+            p.data = array
         zeros = {slot: pack([p.xp.zeros_like(p.data) for _, p in self.named]) for slot in self.slots}
         self.state = {name: {slot: zeros[slot][i] for slot in self.slots} for i, (name, _) in enumerate(self.named)}
         self.steps = {name: np.zeros(len(p) if p.bank else 1, np.int64) for name, p in self.named}
@@ -64,7 +65,22 @@ class Optimizer:
             watched(type(self).__name__, updates[0].p, lambda: self._apply(for_array(updates[0].p), updates))
 
     def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
+        """All updates in one launch if the kernels offer that, else one by one."""
+        if hasattr(kernels, self.kernel + "_all"):
+            getattr(kernels, self.kernel + "_all")(updates, **self._numbers())
+            return
+        for u in updates:
+            getattr(kernels, self.kernel)(u.p, *u.slots, u.g, rows=u.rows, **self._numbers(), **self._count(u))
+            if u.bounds is not None:
+                xp_of(u.p).clip(u.p, *u.bounds, out=u.p)
+
+    def _numbers(self) -> dict[str, float]:
+        """What the kernel takes besides arrays."""
         raise NotImplementedError
+
+    def _count(self, update: Update) -> dict[str, Any]:
+        """What the kernel for one parameter takes of its count of steps: nothing, unless a subclass says so."""
+        return {}
 
     def _entries(self) -> dict[str, Any]:
         """Everything that is saved, by name: `name/slot` and `name/steps`, the arrays themselves."""
@@ -92,6 +108,7 @@ class RMSprop(Optimizer):
     The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code; no momentum, not centred.
     """
 
+    kernel = "rmsprop"
     slots = ("square",)
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 1e-4, alpha: float = 0.9,
@@ -101,14 +118,8 @@ class RMSprop(Optimizer):
             raise TinyganError(f"RMSprop's alpha must lie in [0, 1), not {alpha}")
         self.alpha, self.eps = float(alpha), float(eps)
 
-    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
-        numbers = {"lr": self.lr, "alpha": self.alpha, "eps": self.eps}
-        if hasattr(kernels, "rmsprop_all"):
-            kernels.rmsprop_all(updates, **numbers)
-            return
-        for u in updates:
-            kernels.rmsprop(u.p, *u.slots, u.g, rows=u.rows, **numbers)
-            _keep_within_bounds(u)
+    def _numbers(self) -> dict[str, float]:
+        return {"lr": self.lr, "alpha": self.alpha, "eps": self.eps}
 
 
 class Adam(Optimizer):
@@ -117,6 +128,7 @@ class Adam(Optimizer):
     betas (0.5, 0.99) are our choice for GANs: a short memory of the gradient's direction, because the game turns.
     """
 
+    kernel = "adam"
     slots = ("mean", "square")
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 2e-4,
@@ -126,20 +138,11 @@ class Adam(Optimizer):
             raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {tuple(betas)}")
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
-    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
-        numbers = {"lr": self.lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
-        if hasattr(kernels, "adam_all"):
-            kernels.adam_all(updates, **numbers)
-            return
-        for u in updates:
-            step = u.steps if len(u.steps) > 1 else int(u.steps[0])
-            kernels.adam(u.p, *u.slots, u.g, rows=u.rows, step=step, **numbers)
-            _keep_within_bounds(u)
+    def _numbers(self) -> dict[str, float]:
+        return {"lr": self.lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
 
-
-def _keep_within_bounds(update: Update) -> None:
-    if update.bounds is not None:
-        xp_of(update.p).clip(update.p, *update.bounds, out=update.p)
+    def _count(self, update: Update) -> dict[str, Any]:
+        return {"step": update.steps if len(update.steps) > 1 else int(update.steps[0])}
 
 
 class EMA:

@@ -55,7 +55,7 @@ def conv_transpose(small: Any, weight: Any, stride: tuple, padding: tuple, route
     for columns, parts in layer.chunks(None):
         for k, inside, outside in parts:
             gemm(columns[:, inside], filters[k], rows[:, outside], a_transposed=True)
-        layer.col2im(columns, parts)
+        layer.col2im(columns)
     return _logical(big)
 
 
@@ -139,7 +139,7 @@ class _Layer:
         total = self.channels * self.count * self.pixels
         launch("im2col_" + self._name, blocks_for(total), self.big, self.order, self.first, columns, *self._numbers())
 
-    def col2im(self, columns: Any, parts: Any) -> None:
+    def col2im(self, columns: Any) -> None:
         """Gather the current chunk's samples of the big map from the columns."""
         if not self.columns_are_pixels:
             total = self.channels * self.count * self.size[0] * self.size[1]

@@ -9,7 +9,6 @@ Nothing here waits for the GPU. Python runs ahead of it, handing over launches, 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 import re
@@ -123,15 +122,10 @@ def get_tf32() -> bool:
     return _math["tf32"]
 
 
-@functools.cache
-def _coefficients() -> np.ndarray:
-    return np.array([0.0, 1.0], np.float32)  # must outlive every call: cuBLAS gets their addresses
-
-
-@functools.cache
-def _coefficient_pointers() -> tuple[int, int]:
-    start = _coefficients().ctypes.data
-    return start, start + ctypes.sizeof(ctypes.c_float)
+_COEFFICIENTS = np.array([0.0, 1.0], np.float32)  # cuBLAS gets their addresses, so they must stay where they are
+_ZERO, _ONE = _COEFFICIENTS.ctypes.data, _COEFFICIENTS[1:].ctypes.data
+_REAL_32 = 0  # CUDA_R_32F
+_DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
 
 
 def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False, add: bool = False) -> None:
@@ -152,15 +146,10 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
     if 0 in (m, n):
         return
     cublas, device = _cublas()
-    zero, one = _coefficient_pointers()
     mode = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if _math["tf32"] else cublas.CUBLAS_COMPUTE_32F
-    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, one,
+    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, _ONE,
                   b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
-                  one if add else zero, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
-
-
-_REAL_32 = 0  # CUDA_R_32F
-_DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
+                  _ONE if add else _ZERO, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
 
 
 def _row_step(matrix: Any) -> int:

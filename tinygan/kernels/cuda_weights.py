@@ -82,7 +82,7 @@ def _run_banks(kernel: str, jobs: Sequence[tuple]) -> None:
     xp = xp_of(jobs[0][0])
     used = xp.asarray(np.concatenate(masks)) if masks else None
     if blocks:
-        launch(kernel, min(blocks, 2**31 - 1), upload(xp, table), used, len(jobs), blocks)
+        launch(kernel, blocks, upload(xp, table), used, len(jobs), blocks)
 
 
 def tile(outer: int, inner: int) -> int:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.conv import used_sets
+from tinygan.conv import conv2d, used_sets
 from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
 from tinygan.kernels import for_array
-from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid
+from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops import sum as sum_over
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
@@ -251,3 +251,16 @@ def _below(x: Tensor, shift: tuple[Tensor, ...]) -> Any:
 def _per_channel(a: Tensor, x: Tensor) -> Tensor:
     """(C,) shaped to broadcast over x (N, C, ...)."""
     return reshape(a, shape=(1, -1) + (1,) * (x.ndim - 2))
+
+
+# ---- convolution with ReLU, the layer of VGG16 ---------------------------------------------------------------------
+
+
+def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> Tensor:
+    """max(0, conv2d(x, weight) + bias), stride 1: one layer of VGG16 (Simonyan & Zisserman 2014).
+
+    x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
+    exactly 0 the slope is 0.
+    """
+    y = conv2d(x, weight, padding=padding) + _per_channel(bias, x)
+    return where(y.data > 0, y, 0.0)

@@ -10,7 +10,6 @@ The training loop is `train` below; what it calls is explained in the modules it
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import traceback
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures, runfiles
+from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures
 from tinygan.backend import Device, first_line, pick_device
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
@@ -30,10 +29,22 @@ from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generato
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
 from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
-from tinygan.optim import EMA, Adam, RMSprop
+from tinygan.optim import EMA
 from tinygan.run import Progress, Run, sample_due
 from tinygan.sampling import as_digits, counter_normal, generate, section, with_prefix
 from tinygan.signals import StopSignal
+from tinygan.training import (
+    add_optimiser_flags,
+    add_place_flags,
+    check_numbers,
+    gradient_norm,
+    make_optimizer,
+    out_of_memory,
+    rate_factor,
+    refuse_other_entries,
+    resumed,
+    stop_if_not_finite,
+)
 
 # What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
 # (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).
@@ -44,7 +55,6 @@ PRESETS = {
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
 }
 RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # the generator's learning rate; the discriminator's share of it
-LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 GRID = 8  # samples per side of the pictures
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
@@ -88,7 +98,9 @@ def start(flags: dict, run: Run | None) -> int:
         return train(training, run, flags)
     except MemoryError as error:  # CuPy's is one, too
         traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
-        raise TinyganError(f"step {training.step + 1}: {out_of_memory(training, run, first_line(error))}") from None
+        advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device,
+                               lambda n: rehearse(training, n), "try smaller nets (--base-channels, --bank)")
+        raise TinyganError(f"step {training.step + 1}: {advice}") from None
 
 
 def train(t: Training, run: Run, flags: dict) -> int:
@@ -230,24 +242,12 @@ class Training:
         return Tensor(z, name="noise"), self.G.draw_routes(self.route_rng, n, self.flags["routes"])
 
     def set_learning_rate(self) -> None:
-        """Linear decay over --lr-decay steps. It does not depend on --steps, so that a run stopped early and
-        resumed is the run that was never stopped."""
-        end = self.flags["lr_decay"]
-        factor = max(LR_FLOOR, 1.0 - self.step / end) if end else 1.0
-        warm = self.flags["lr_warmup"]
-        if self.step < warm:
-            factor *= 0.1 + 0.9 * self.step / warm
+        factor = rate_factor(self.flags, self.step)
         self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
 
     def check_finite(self, loss: Tensor, real: Tensor, run: Run) -> None:
-        """Stop at the first NaN or infinity, and say where it is: the cause stands before what it spoils."""
-        if np.isfinite(loss.item()):
-            return
-        tensors = [("the batch of real images", real), *self.weights(), ("the loss", loss)]
-        name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
-        kept = f"the checkpoint in {run.folder} is from before" if run.checkpoint_path.exists() else "nothing was saved"
-        raise TinyganError(f"step {self.step + 1}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
-                           "--detect-anomaly to see which operation made it")
+        """Stop at the first NaN or infinity."""
+        stop_if_not_finite(loss, [("the batch of real images", real), *self.weights()], self.step, run)
 
     def weights(self) -> list[tuple[str, Tensor]]:
         """Every learned tensor with its full name, such as generator.deconvs.0.weight."""
@@ -277,14 +277,7 @@ class Training:
                 raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
             if not isinstance(header["step"], int) or header["step"] < 0:
                 raise ValueError("step")
-            own, _ = self.state()
-            for name in sorted(own.keys() | arrays.keys()):
-                if name not in own or name not in arrays:
-                    raise TinyganError(f"the checkpoint {'lacks' if name in own else 'has an unknown'} entry {name!r}: "
-                                       "it was not made with this run's flags")
-                if own[name].shape != arrays[name].shape and name != "order":
-                    raise TinyganError(f"the checkpoint's {name!r} has shape {arrays[name].shape}, not "
-                                       f"{own[name].shape}: it was not made with this run's flags")
+            refuse_other_entries(self.state()[0], arrays)
             self.G.load_state_dict(section(arrays, "generator"))
             self.D.load_state_dict(section(arrays, "discriminator"))
             self.g_optimizer.load_state_dict(section(arrays, "g_optimizer"))
@@ -298,28 +291,6 @@ class Training:
             self.fixed_z, self.fixed_routes, self.step = arrays["fixed_z"], arrays["fixed_routes"], header["step"]
         except (KeyError, TypeError, ValueError) as error:
             raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of train_mnist.py") from None
-
-
-def out_of_memory(t: Training, run: Run, problem: str) -> str:
-    """What to do when a step did not fit into memory, in one line: a batch size that was tried and fits."""
-    asked, kept = t.flags["batch_size"], "nothing was saved yet"
-    if run.checkpoint_path.exists():
-        kept = f"the checkpoint in {run.folder} is from before"
-    n, fits = asked, False
-    while n and not fits:
-        for net in (t.G, t.D):
-            net.zero_grad()
-        if t.device.kind == "gpu":
-            t.device.xp.get_default_memory_pool().free_all_blocks()
-        fits = rehearse(t, n)
-        n = n if fits else n // 2
-    if not n:
-        advice = "not even one image fits: try smaller nets (--base-channels, --bank)"
-    elif n == asked:
-        advice = "it fits now, so something else took the memory for a while: close it and try again"
-    else:
-        advice = f"try --batch-size {n}, which fits"
-    return f"out of memory at --batch-size {asked} ({problem.rstrip('.')}); {advice}; {kept}"
 
 
 def rehearse(t: Training, n: int) -> bool:
@@ -341,18 +312,6 @@ def rehearse(t: Training, n: int) -> bool:
     finally:
         for net in (t.G, t.D):
             net.zero_grad()
-
-
-def make_optimizer(net: Generator | Discriminator, flags: dict, rate: float) -> Adam | RMSprop:
-    lazy = flags["bank_updates"] == "lazy"
-    if flags["optimizer"] == "adam":
-        return Adam(net.named_parameters(), lr=rate, betas=(flags["beta1"], flags["beta2"]), lazy=lazy)
-    return RMSprop(net.named_parameters(), lr=rate, lazy=lazy)
-
-
-def gradient_norm(net: Generator | Discriminator) -> float:
-    """Length of the vector of all gradients of a net; a GPU is waited for once."""
-    return float(sum((p.grad.data ** 2).sum() for p in net.parameters() if p.grad is not None)) ** 0.5
 
 
 def measure(t: Training, n: int) -> dict[str, float]:
@@ -391,12 +350,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if flags["model"] == "gan" and "bank" in typed and set(flags["bank"]) != {1}:
         raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
     if flags["resume"] is not None:
-        folder = flags["resume"] or runfiles.newest("runs", f"mnist-{flags['model']}")
-        run = Run.resume(folder, flags, typed=typed)
-        if "steps" in typed:
-            run.flags["epochs"] = None  # the total said last holds
-        # config.json is a text that anybody may edit: what it says must pass for flags.
-        flags = vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)})))
+        flags, run = resumed(parser, flags, typed, f"mnist-{flags['model']}")
     kind = "cpu" if flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu" else "gpu"
     for name, value in PRESETS[kind].items():
         if flags[name] is None:
@@ -406,26 +360,10 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     flags["d_lr"] = flags["d_lr"] or flags["lr"] * share
     if flags["model"] == "gan":
         flags["bank"] = (1,)
-    if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
-        raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
-    for name, most in LARGEST.items():
-        if flags[name] > most:
-            raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
-    for name in ("beta1", "beta2", "ema"):
-        if flags[name] == 1:
-            raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
+    check_numbers(flags, typed, LARGEST)
     if flags["dry_run"] and run is None:
         flags |= {"steps": 2, "epochs": None, "log_every": 1, "eval_every": 0}
     return flags, run
-
-
-def as_words(flags: dict) -> list[str]:
-    """The command line that gives these settings."""
-    words = []
-    for name, value in flags.items():
-        if value is not None and value is not False:
-            words.append("--" + name.replace("_", "-") + ("" if value is True else f"={cli.as_typed(value)}"))
-    return words
 
 
 def build_parser() -> cli.Parser:
@@ -452,20 +390,8 @@ def build_parser() -> cli.Parser:
     main_flags.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same "
                             "thread count: same bits")
     opt = p.add_argument_group("optimiser and loss")
-    opt.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
-    opt.add_argument("--lr", type=cli.positive_float,
-                     help="learning rate [default: 0.002 with adam, 0.0001 with rmsprop]")
-    opt.add_argument("--d-lr", type=cli.positive_float, help="the discriminator's [default: half of --lr with adam, "
-                     "--lr with rmsprop]")
-    opt.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
-                     f"{LR_FLOOR:g} of itself; 0: constant {preset('lr_decay')}")
-    opt.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
-                     "from a tenth")
-    opt.add_argument("--beta1", type=cli.probability, default=0.5, help="Adam's")
-    opt.add_argument("--beta2", type=cli.probability, default=0.99, help="Adam's")
-    opt.add_argument("--ema", type=cli.probability, help=f"moving average of the generator; 0: none {preset('ema')}")
-    opt.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does with "
-                     "filter sets that no sample used: nothing, or a step with gradient zero")
+    add_optimiser_flags(opt, preset, "0.002 with adam, 0.0001 with rmsprop",
+                        "half of --lr with adam, --lr with rmsprop")
     opt.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
     opt.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
     opt.add_argument("--noise", choices=("host", "counter"), default="host", help="a generator with a state, or a "
@@ -482,22 +408,9 @@ def build_parser() -> cli.Parser:
     net.add_argument("--d-input", choices=("pm1", "01"), default="pm1", help="range of the discriminator's input")
     net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
     place = p.add_argument_group("where and how often")
-    place.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
-    place.add_argument("--tf32", action="store_true", help="let a GPU multiply matrices in TF32: faster, less exact")
-    place.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
-    place.add_argument("-o", "--out", type=Path, help="run folder [default: the next free runs/mnist-MODEL-N]")
-    place.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with a run (its folder); without "
-                       "a path, with the newest one of this model")
-    place.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     place.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
-    place.add_argument("--log-every", type=cli.positive_int, default=50, help="steps between log rows")
-    place.add_argument("--sample-every", type=cli.positive_int, help="steps between pictures [default: 0, 50, 100, "
-                       "250, 500, then every 1,000]")
-    place.add_argument("--save-every", type=cli.positive_int, default=500, help="steps between checkpoints")
-    place.add_argument("--eval-every", type=cli.non_negative_int, default=500, help="steps between measurements with "
-                       "the digit classifier; 0: never")
-    place.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
-    place.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")
+    add_place_flags(place, name="mnist-MODEL", pictures="0, 50, 100, 250, 500, then every 1,000",
+                    measured_with="the digit classifier", log_every=50, save_every=500, eval_every=500)
     return p
 
 

@@ -258,3 +258,28 @@ def pad2d(x: Tensor, padding: Pair) -> Tensor:
     (p, q), (n, c, height, width) = pair(padding), x.shape
     index = (slice(None), slice(None), slice(p, p + height), slice(q, q + width))
     return put(x, index=index, shape=(n, c, height + 2 * p, width + 2 * q))
+
+
+@primitive
+def blur(x: Tensor):
+    """[1 2 1] / 4 along rows and columns of (N, C, H, W), the border pixels repeated: a grid of period 2 vanishes.
+
+    The matrix of each axis is symmetric (3/4 1/4 in its first row, 1/4 1/2 1/4 in the others), so blur is its own
+    transpose.
+    """
+    out = x.data
+    for axis in (2, 3):
+        out = _blurred(out, (slice(None),) * axis)
+    return out, (lambda g, y: blur(g),)
+
+
+def _blurred(a: Any, before: tuple) -> Any:
+    """One axis, the one after those that `before` indexes."""
+    first, last, head, tail = (before + (part,) for part in (slice(0, 1), slice(-1, None), slice(None, -1),
+                                                             slice(1, None)))
+    out, quarter = a * 0.5, a * 0.25
+    out[head] += quarter[tail]
+    out[tail] += quarter[head]
+    out[first] += quarter[first]
+    out[last] += quarter[last]
+    return out

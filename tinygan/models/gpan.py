@@ -1,0 +1,271 @@
+"""The GPAN: a generator that paints on a given shape, and a discriminator of patches (Chaplygin & Chacksfield 2018).
+
+    generator       a picture x of what to paint on (a silhouette) -> convolutions down to 2 x 2
+                    -> there the wanted categories and noise are added
+                    -> stochastic transposed convolutions to 4, 8, 16, 32, 64: each sample takes one of K filter sets
+                    -> ordinary ones up to the image, tanh
+    discriminator   x and an image -> strided convolutions -> a grid of logits, one for every patch ("PatchGAN" of
+                    Isola et al. 2017, pix2pix)
+
+The paper's sizes are 1024 pixels, 512 for the discriminator, five stochastic layers of four sets: 1,024 routes. Its
+text leaves much open; what is a choice of ours says so, and is a setting. All layers have weight normalisation and
+PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 128 pixels one stochastic layer less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tinygan import ops
+from tinygan.conv import blur, mean_pool2d
+from tinygan.engine import Tensor
+from tinygan.errors import UsageError
+from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
+from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
+from tinygan.module import Module
+
+SIZES = (64, 128, 256, 512, 1024)
+BOTTLENECK = 2  # side of the map where encoder and decoder meet
+LARGEST_STOCHASTIC = 64  # side of the largest map that comes out of a bank
+ENCODER_SIDE = 512  # of what the encoder and the discriminator see, at most (paper)
+WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
+SKIPS = ("none", "upper", "all")
+# Strided layers of the discriminator by the side of its input. Three are pix2pix's, whose patches are 70 pixels wide; a
+# smaller picture gets smaller patches (34 and 16 pixels), or one patch would be most of it. Our choice.
+STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
+
+
+@dataclass(frozen=True)
+class GPANConfig:
+    """Everything that decides the nets' shapes and how they compute.
+
+    size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code that
+        says which of them are wanted. noise_dim: numbers drawn for each image beside its route (0: the route is all).
+    bank: filter sets of each stochastic layer; one number means that many in all. The paper's is 4.
+    base_channels: of the encoder's first layer, doubling with every halving up to 8 times as many; the decoder mirrors
+        it. patch_channels: the same for the discriminator (64 in pix2pix).
+    skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
+        image shows passes the routes while its outline does not have to; "none", "all".
+    smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur. Their 4 x 4 kernels leave a
+        grid of single pixels, which a classifier takes for texture and an eye for dirt. Our choice.
+    norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
+    """
+
+    size: int = 128
+    channels: int = 3
+    condition_channels: int = 3
+    categories: int = 1
+    noise_dim: int = 16
+    bank: tuple[int, ...] = (4,)
+    base_channels: int = 32
+    patch_channels: int = 32
+    skips: str = "upper"
+    smooth: int = 2
+    norm: str = "strict"
+    act: str = "tprelu"
+    slope: float = 0.2
+    clamp: str = "project"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),
+                                     ("condition_channels", self.condition_channels, (1, 3)),
+                                     ("skips", self.skips, SKIPS), ("norm", self.norm, NORMS),
+                                     ("act", self.act, ACTIVATIONS),
+                                     ("clamp", self.clamp, CLAMPS)):
+            if value not in allowed:
+                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
+        for name, number, least in (("base_channels", self.base_channels, 1), ("categories", self.categories, 1),
+                                    ("patch_channels", self.patch_channels, 1), ("noise_dim", self.noise_dim, 0),
+                                    ("smooth", self.smooth, 0)):
+            if not isinstance(number, int) or number < least:
+                raise UsageError(f"{name} is {number!r}: use a whole number of {least} or more")
+        if not 0 <= self.slope <= 1:
+            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
+        if len(bank) == 1:
+            bank *= len(self.stochastic_sides)
+        if len(bank) != len(self.stochastic_sides) or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
+            raise UsageError(f"bank {','.join(map(str, bank))}: give one number from 1 to {MAX_BANK:,}, or "
+                             f"{len(self.stochastic_sides)} of them, one for each stochastic layer at {self.size} "
+                             "pixels")
+        object.__setattr__(self, "bank", bank)
+
+    @property
+    def encoder_side(self) -> int:
+        """Side of x as the encoder and the discriminator see it."""
+        return min(self.size, ENCODER_SIDE)
+
+    @property
+    def encoder_sides(self) -> list[int]:
+        """Sides of the encoder's maps, from the first to the bottleneck: 256, 128, ..., 2 for the paper's size."""
+        return _halvings(self.encoder_side)
+
+    @property
+    def stochastic_sides(self) -> list[int]:
+        """Sides of the maps that come out of the banks: 4, 8, ... 64 at most, and below the image's."""
+        return [side for side in reversed(_halvings(self.size)) if BOTTLENECK < side <= LARGEST_STOCHASTIC]
+
+    @property
+    def ordinary_sides(self) -> list[int]:
+        """Sides of the maps after them, the image's last."""
+        return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
+
+    @property
+    def route_count(self) -> int:
+        """How many different generators the routes can make."""
+        return int(np.prod(self.bank))
+
+    def encoder_width(self, side: int) -> int:
+        """Channels of the encoder's map of this side."""
+        return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))
+
+    def decoder_width(self, side: int) -> int:
+        """Channels of the decoder's map of this side."""
+        return self.channels if side == self.size else self.base_channels * min(WIDEST, self.size // (2 * side))
+
+    def skip_width(self, side: int) -> int:
+        """Channels that the layer which reads the decoder's map of this side sees beside it."""
+        stochastic = side < self.stochastic_sides[-1]
+        if self.skips == "none" or (self.skips == "upper" and stochastic):
+            return 0
+        if side == self.encoder_side:  # 512 of 1024: the encoder's input itself
+            return self.condition_channels
+        return self.encoder_width(side) if side in self.encoder_sides else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
+        return {**asdict(self), "bank": list(self.bank)}
+
+
+def _halvings(side: int) -> list[int]:
+    """side / 2, side / 4, ... down to the bottleneck."""
+    sides = []
+    while side > BOTTLENECK:
+        side //= 2
+        sides.append(side)
+    return sides
+
+
+class GPANGenerator(Module):
+    """x (N, condition_channels, size, size), code (N, categories), noise (N, noise_dim), routes -> (images, maps).
+
+    Images (N, channels, size, size) lie in [-1, 1]; maps are the outputs of the stochastic layers, which L_split
+    compares.
+    """
+
+    def __init__(self, config: GPANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c = self.config = config
+        common = {"stride": 2, "padding": 1, "rng": rng, "dtype": dtype}
+
+        def activation(width: int) -> TPReLU:
+            return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
+
+        widths = [c.condition_channels, *(c.encoder_width(side) for side in c.encoder_sides)]
+        self.convs = [Conv2d(a, b, 4, norm=c.norm, **common) for a, b in zip(widths, widths[1:], strict=False)]
+        self.encoder_activations = [activation(width) for width in widths[1:]]
+
+        self.deconvs, self.activations = [], []
+        width, before = widths[-1] + c.categories + c.noise_dim, BOTTLENECK
+        for side, bank in zip(c.stochastic_sides, c.bank, strict=True):
+            # The bottleneck's own map is the encoder's: there is nothing to skip to.
+            width += c.skip_width(before) if before > BOTTLENECK else 0
+            self.deconvs.append(StochasticConvTranspose2d(width, c.decoder_width(side), 4, bank=bank, norm=c.norm,
+                                                          **common))
+            self.activations.append(activation(c.decoder_width(side)))
+            width, before = c.decoder_width(side), side
+        for side in c.ordinary_sides:
+            last = side == c.size
+            norm = "affine" if last and c.norm == "strict" else c.norm
+            self.deconvs.append(ConvTranspose2d(width + c.skip_width(before), c.decoder_width(side), 4, norm=norm,
+                                                **common))
+            if not last:
+                self.activations.append(activation(c.decoder_width(side)))
+            width, before = c.decoder_width(side), side
+
+    def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray | None = None
+                ) -> tuple[Tensor, list[Tensor]]:
+        """routes: host integers (N, stochastic layers); may be left out when every bank is 1. Raises UsageError for
+        inputs of another shape, GraphError for an index outside its bank."""
+        c, n = self.config, len(x)
+        expected = (n, len(c.bank))
+        if routes is None and max(c.bank) > 1 or routes is not None and np.shape(routes) != expected:
+            raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each "
+                             f"stochastic layer, not {None if routes is None else np.shape(routes)}")
+        for name, given, shape in (("x", x, (n, c.condition_channels, c.size, c.size)),
+                                   ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim))):
+            if given.shape != shape:
+                raise UsageError(f"{name} must be of shape {shape} for this generator, not {given.shape}")
+        x = shrink(x, c.encoder_side)
+        seen = {c.encoder_side: x}
+        for conv, act in zip(self.convs, self.encoder_activations, strict=True):
+            x = act(conv(x, add_bias=False), bias=conv.loose_bias)
+            seen[x.shape[2]] = x
+        wide = (n, c.categories + c.noise_dim, BOTTLENECK, BOTTLENECK)
+        extra = ops.broadcast_to(ops.concatenate([code, noise], axis=1).reshape(n, -1, 1, 1), shape=wide)
+        x = ops.concatenate([x, extra], axis=1)
+        maps = []
+        for i, deconv in enumerate(self.deconvs):
+            stochastic, side = i < len(c.bank), x.shape[2]
+            if side > BOTTLENECK and c.skip_width(side):
+                x = ops.concatenate([x, seen[side]], axis=1)
+            column = {"routes": None if routes is None else np.asarray(routes)[:, i]} if stochastic else {}
+            last = deconv is self.deconvs[-1]
+            x, bias = deconv(x, **column, add_bias=last), deconv.loose_bias
+            if len(self.deconvs) - i <= c.smooth:
+                x = blur(x)
+            if not last:
+                x = self.activations[i](x, bias=bias)
+            if stochastic:
+                maps.append(x)
+        return ops.tanh(x), maps
+
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, noise_dim) standard normal, float32, drawn on the host."""
+        return rng.standard_normal((n, self.config.noise_dim), dtype=np.float32)
+
+    def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
+        """(n, stochastic layers) filter-set indices; see adapted_gan.draw_routes."""
+        return draw_routes(rng, n, self.config.bank, mode)
+
+
+class PatchDiscriminator(Module):
+    """x and images, both (N, ., size, size) -> logits (N, 1, h, w): is this patch of the image a real one?
+
+    C64-C128-C256-C512-C1 of pix2pix, 62 x 62 logits at 512 pixels; what is larger is averaged down to 512 (spec of the
+    paper), what is smaller has fewer strided layers (STRIDED). Kernels 4 x 4, the last two layers with stride 1.
+    """
+
+    def __init__(self, config: GPANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c = self.config = config
+        strided = STRIDED[c.encoder_side]
+        widths = [c.condition_channels + c.channels,
+                  *(c.patch_channels * min(WIDEST, 2 ** i) for i in range(strided + 1))]
+        self.convs = [Conv2d(a, b, 4, stride=2 if i < strided else 1, padding=1, norm=c.norm, rng=rng, dtype=dtype)
+                      for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
+        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
+                            for w in widths[1:]]
+        self.last = Conv2d(widths[-1], 1, 4, padding=1, norm="affine" if c.norm == "strict" else c.norm, rng=rng,
+                           dtype=dtype)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the logits."""
+        strided = STRIDED[self.config.encoder_side]
+        side = (self.config.encoder_side >> strided) - 2  # each layer of stride 1 and kernel 4, padded by 1, takes one
+        return side, side
+
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        h = shrink(ops.concatenate([x, images], axis=1), self.config.encoder_side)
+        for conv, act in zip(self.convs, self.activations, strict=True):
+            h = act(conv(h, add_bias=False), bias=conv.loose_bias)
+        return self.last(h)
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Images of a multiple of `side` pixels, averaged down to it."""
+    factor = images.shape[2] // side
+    return mean_pool2d(images, factor) if factor > 1 else images
+

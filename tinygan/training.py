@@ -1,0 +1,174 @@
+"""What the training scripts have in common besides the run's folder: flags, optimisers, checks, and what to do when
+memory runs out. The training loops themselves stand in the scripts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygan import cli, runfiles
+from tinygan.backend import Device
+from tinygan.engine import Tensor
+from tinygan.errors import TinyganError, UsageError
+from tinygan.module import Module
+from tinygan.optim import Adam, RMSprop
+from tinygan.run import Run
+
+LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
+
+# ---- optimisers --------------------------------------------------------------------------------------------------
+
+
+def make_optimizer(net: Module, flags: Mapping[str, Any], rate: float) -> Adam | RMSprop:
+    """The optimiser that the flags ask for, over all parameters of `net`."""
+    lazy = flags["bank_updates"] == "lazy"
+    if flags["optimizer"] == "adam":
+        return Adam(net.named_parameters(), lr=rate, betas=(flags["beta1"], flags["beta2"]), lazy=lazy)
+    return RMSprop(net.named_parameters(), lr=rate, lazy=lazy)
+
+
+def rate_factor(flags: Mapping[str, Any], step: int) -> float:
+    """What the learning rates are multiplied with in the step after `step` steps: linear decay over --lr-decay steps,
+    after a rise over --lr-warmup. It does not depend on --steps, so that a run stopped early and resumed is the run
+    that was never stopped."""
+    end, warm = flags["lr_decay"], flags["lr_warmup"]
+    factor = max(LR_FLOOR, 1.0 - step / end) if end else 1.0
+    return factor * (0.1 + 0.9 * step / warm) if step < warm else factor
+
+
+def gradient_norm(net: Module) -> float:
+    """Length of the vector of all gradients of a net; a GPU is waited for once."""
+    return float(sum((p.grad.data ** 2).sum() for p in net.parameters() if p.grad is not None)) ** 0.5
+
+
+# ---- checks ------------------------------------------------------------------------------------------------------
+
+
+def stop_if_not_finite(loss: Tensor, suspects: Iterable[tuple[str, Tensor]], step: int, run: Run) -> None:
+    """Stop at the first NaN or infinity, and say where it is: the cause stands before what it spoils.
+
+    suspects: (name, tensor), causes first. Raises TinyganError.
+    """
+    if np.isfinite(loss.item()):
+        return
+    tensors = [*suspects, ("the loss", loss)]
+    name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
+    kept = f"the checkpoint in {run.folder} is from before" if run.checkpoint_path.exists() else "nothing was saved"
+    raise TinyganError(f"step {step + 1}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
+                       "--detect-anomaly to see which operation made it")
+
+
+def refuse_other_entries(own: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> None:
+    """TinyganError unless a checkpoint's arrays have the names and shapes of this run's."""
+    for name in sorted(own.keys() | arrays.keys()):
+        if name not in own or name not in arrays:
+            raise TinyganError(f"the checkpoint {'lacks' if name in own else 'has an unknown'} entry {name!r}: "
+                               "it was not made with this run's flags")
+        if own[name].shape != arrays[name].shape and name != "order":
+            raise TinyganError(f"the checkpoint's {name!r} has shape {arrays[name].shape}, not "
+                               f"{own[name].shape}: it was not made with this run's flags")
+
+
+def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterable[Module], device: Device,
+                  fits: Callable[[int], bool], otherwise: str) -> str:
+    """What to do when a step did not fit into memory, in one line: a batch size that was tried and fits.
+
+    fits(n) says whether a step of n images does; otherwise: the advice where not even one image fits.
+    """
+    asked, kept = flags["batch_size"], "nothing was saved yet"
+    if run.checkpoint_path.exists():
+        kept = f"the checkpoint in {run.folder} is from before"
+    n, found = asked, False
+    while n and not found:
+        for net in nets:
+            net.zero_grad()
+        if device.kind == "gpu":
+            device.xp.get_default_memory_pool().free_all_blocks()
+        found = fits(n)
+        n = n if found else n // 2
+    if not n:
+        advice = f"not even one image fits: {otherwise}"
+    elif n == asked:
+        advice = "it fits now, so something else took the memory for a while: close it and try again"
+    else:
+        advice = f"try --batch-size {n}, which fits"
+    return f"out of memory at --batch-size {asked} ({problem.rstrip('.')}); {advice}; {kept}"
+
+
+# ---- flags -------------------------------------------------------------------------------------------------------
+
+
+def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str) -> tuple[dict, Run]:
+    """The flags in force and the run to go on with, where --resume was given; name: of the newest run it may mean."""
+    folder = flags["resume"] or runfiles.newest("runs", name)
+    run = Run.resume(folder, flags, typed=typed)
+    if "steps" in typed:
+        run.flags["epochs"] = None  # the total said last holds
+    # config.json is a text that anybody may edit: what it says must pass for flags.
+    return vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)}))), run
+
+
+def as_words(flags: Mapping[str, Any]) -> list[str]:
+    """The command line that gives these settings."""
+    words = []
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):  # a flag that may be repeated
+            words += [f"{flag}={item}" for item in value]
+        elif value is not None and value is not False:
+            words.append(flag + ("" if value is True else f"={cli.as_typed(value)}"))
+    return words
+
+
+def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[str, int]) -> None:
+    """UsageError for values that argparse cannot judge one by one."""
+    if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
+        raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
+    for name, most in largest.items():
+        if flags[name] > most:
+            raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
+    for name in ("beta1", "beta2", "ema"):
+        if flags[name] == 1:
+            raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
+
+
+def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str], rates: str, d_rates: str) -> None:
+    """--optimizer to --bank-updates; preset(name) tells a default that depends on the machine."""
+    group.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
+    group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}]")
+    group.add_argument("--d-lr", type=cli.positive_float, help=f"the discriminator's [default: {d_rates}]")
+    group.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
+                       f"{LR_FLOOR:g} of itself; 0: constant {preset('lr_decay')}")
+    group.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
+                       "from a tenth")
+    group.add_argument("--beta1", type=cli.probability, default=0.5, help="Adam's")
+    group.add_argument("--beta2", type=cli.probability, default=0.99, help="Adam's")
+    group.add_argument("--ema", type=cli.probability,
+                       help=f"moving average of the generator; 0: none {preset('ema')}")
+    group.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does with "
+                       "filter sets that no sample used: nothing, or a step with gradient zero")
+
+
+def add_place_flags(group: argparse._ArgumentGroup, *, name: str, pictures: str, measured_with: str,
+                    log_every: int, save_every: int, eval_every: int) -> None:
+    """--device to --detect-anomaly: where a run works and lies, and how often it reports."""
+    group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
+    group.add_argument("--tf32", action="store_true", help="let a GPU multiply matrices in TF32: faster, less exact")
+    group.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
+    group.add_argument("-o", "--out", type=Path, help=f"run folder [default: the next free runs/{name}-N]")
+    group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with a run (its folder); without "
+                       "a path, with the newest one of this kind")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
+    group.add_argument("--sample-every", type=cli.positive_int, help=f"steps between pictures [default: {pictures}]")
+    group.add_argument("--save-every", type=cli.positive_int, default=save_every, help="steps between checkpoints")
+    group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between measurements "
+                       f"with {measured_with}; 0: never")
+    group.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
+    group.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")

@@ -21,6 +21,8 @@ from tinygan.errors import TinyganError
 from tinygan.files import whole_file
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+CHUNK_BYTES = 4 << 20  # of what is written; a checksum covers a chunk, which HDF5 reads whole before it hands it over
+MAX_DEPTH, MAX_NAMES = 6, 10_000  # of a search through groups, which hard links can make endless
 _DAMAGED = "it is cut off, damaged or was made by another program; use another copy"
 # What h5py raises for damaged bytes (found by changing bytes at random), and what the system says.
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError)
@@ -63,16 +65,32 @@ class Reader:
     def __init__(self, file: Any, h5py: Any) -> None:
         self._file, self._h5py = file, h5py
 
-    def attribute(self, name: str) -> Any:
-        """A text or a number from the head of the file; Refused if it is absent or an array."""
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """A text or a number from the head of the file. Refused if it is an array, or absent without a `default`."""
         if name not in self._file.attrs:
+            if default is not None:
+                return default
             raise Refused(f"it lacks the attribute {name!r}; {_DAMAGED}")
         if self._file.attrs.get_id(name).shape != ():
             raise Refused(f"its attribute {name!r} is not one value; {_DAMAGED}")
         value = self._file.attrs[name]
+        if isinstance(value, bytes):  # a text of fixed length
+            value = value.decode("utf-8")
         if not isinstance(value, str | np.integer | np.floating):
             raise Refused(f"its attribute {name!r} is neither text nor a number; {_DAMAGED}")
         return value if isinstance(value, str) else value.item()
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """An attribute of `count` finite numbers; Refused if it is anything else."""
+        if name not in self._file.attrs:
+            raise Refused(f"it lacks the attribute {name!r}; {_DAMAGED}")
+        kind = self._file.attrs.get_id(name)
+        if kind.shape != (count,) or kind.dtype.kind not in "fiu":
+            raise Refused(f"its attribute {name!r} is not {count} numbers; {_DAMAGED}")
+        values = tuple(float(v) for v in self._file.attrs[name])
+        if not all(map(math.isfinite, values)):
+            raise Refused(f"its attribute {name!r} holds NaN or infinity; {_DAMAGED}")
+        return values
 
     def attributes(self) -> dict[str, Any]:
         """All attributes of the head of the file."""
@@ -87,32 +105,70 @@ class Reader:
             self._check_link(found, name)
         return sorted(found)
 
-    def array(self, name: str, shape: tuple[int, ...], kinds: tuple[str, ...]) -> np.ndarray:
+    def arrays(self, group: str = "", *, depth: int = MAX_DEPTH) -> list[str]:
+        """The full names of all arrays in a group and the groups below it, as deep as `depth`; nothing is read.
+        Refused if one is a link to elsewhere, or if the groups go deeper or hold too many names."""
+        found: list[str] = []
+        self._list_arrays(group, depth, found)
+        return found
+
+    def _list_arrays(self, group: str, depth: int, found: list[str]) -> None:
+        if depth < 1 or len(found) > MAX_NAMES:
+            raise Refused(f"the groups in {group!r} go too deep or hold too much; {_DAMAGED}")
+        for member in self.names(group):
+            name = f"{group}/{member}" if group else member
+            if isinstance(self._open(name), self._h5py.Group):
+                self._list_arrays(name, depth - 1, found)
+            else:
+                found.append(name)
+
+    def array(self, name: str, shape: tuple[int, ...], kinds: tuple[str, ...], *, finite: bool = True) -> np.ndarray:
         """The array `name`, in native byte order. kinds: dtypes it may be stored in, such as ("float16",
-        "float32"). Refused where it is not an ordinary, complete array of that shape and finite numbers."""
+        "float32"). Refused where it is not an ordinary, complete array of that shape and (finite) of finite
+        numbers."""
+        data = self._dataset(name)
+        if data.shape != shape:
+            raise Refused(f"{name!r} declares {_shown(data.shape)}, not {_shown(shape)}; {_DAMAGED}")
+        self._check_stored(name, data, kinds)
+        values = data[()]
+        if finite and values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise Refused(f"{name!r} holds NaN or infinity; {_DAMAGED}")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def shape(self, name: str, kinds: tuple[str, ...], *, max_size: int) -> tuple[int, ...]:
+        """The declared shape of the array `name`, after all checks of `array` that need no reading.
+        Refused also where it has no numbers or more than max_size."""
+        data = self._dataset(name)
+        if not data.shape or not 0 < math.prod(data.shape) <= max_size:
+            raise Refused(f"{name!r} declares {_shown(data.shape)}, where 1 to {max_size:,} numbers can be; {_DAMAGED}")
+        self._check_stored(name, data, kinds)
+        return data.shape
+
+    def _dataset(self, name: str) -> Any:
         data = self._open(name)
         if not isinstance(data, self._h5py.Dataset):
             raise Refused(f"{name!r} is not an array; {_DAMAGED}")
-        creation = data.id.get_create_plist()
-        if data.is_virtual or creation.get_external_count():
+        if data.is_virtual or data.id.get_create_plist().get_external_count():
             raise Refused(f"{name!r} is stored in another file, which is never read")
-        if data.shape != shape:
-            declared = "x".join(f"{n:,}" for n in data.shape or ()) or "no numbers"
-            raise Refused(f"{name!r} declares {declared}, not {'x'.join(map(str, shape))}; {_DAMAGED}")
+        return data
+
+    def _check_stored(self, name: str, data: Any, kinds: tuple[str, ...]) -> None:
+        """The type is one of `kinds`, no filter but a checksum, and every number is in the file."""
         if data.dtype.kind not in "fiu" or data.dtype.newbyteorder("=").name not in kinds:
             raise Refused(f"{name!r} holds {data.dtype}, not {' or '.join(kinds)}; {_DAMAGED}")
+        creation = data.id.get_create_plist()
         filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
         if filters - {self._h5py.h5z.FILTER_FLETCHER32}:
-            raise Refused(f"{name!r} is compressed, which these files never are; {_DAMAGED}")
-        size = math.prod(shape) * data.dtype.itemsize
-        if data.chunks and math.prod(data.chunks) > math.prod(shape):
-            raise Refused(f"{name!r} declares chunks larger than itself; {_DAMAGED}")
+            raise Refused(f"{name!r} is compressed, which is not read; write it again without compression")
+        numbers = math.prod(data.shape)
+        if data.chunks:
+            if math.prod(data.chunks) > numbers:
+                raise Refused(f"{name!r} declares chunks larger than itself; {_DAMAGED}")
+            # Chunks at the edge are stored whole, so that a missing one could hide behind the others' surplus.
+            numbers = math.prod(-(-n // c) * c for n, c in zip(data.shape, data.chunks, strict=True))
+        size = numbers * data.dtype.itemsize
         if data.id.get_storage_size() < size:
             raise Refused(f"{name!r} declares {size:,} bytes but {data.id.get_storage_size():,} are stored; {_DAMAGED}")
-        values = data[()]
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise Refused(f"{name!r} holds NaN or infinity; {_DAMAGED}")
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def _open(self, name: str) -> Any:
         place = self._file
@@ -131,10 +187,16 @@ class Reader:
             raise Refused(f"{name!r} is a link to somewhere else, which is never followed")
 
 
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "x".join(f"{n:,}" for n in shape or ()) or "no numbers"
+
+
 def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     """Write arrays (names with "/" make groups) and attributes, whole or not at all, in a form `Reader` takes.
 
-    Structure and arrays carry checksums, so that one changed bit is noticed; there is no clock in the file.
+    Structure and arrays carry checksums, so that one changed bit is noticed; there is no clock in the file. Arrays
+    are stored in chunks of whole rows, about 4 MiB each: HDF5 takes none of 4 GiB, and reads a chunk whole to check it.
+    Raises TinyganError where nothing can be written.
     """
     h5py = import_h5py()
     try:
@@ -142,9 +204,16 @@ def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], attrib
             for name, value in attributes.items():
                 file.attrs[name] = value
             for name, array in arrays.items():
-                file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
+                file.create_dataset(name, data=array, chunks=_rows(array), fletcher32=True)
     except OSError as error:
         raise TinyganError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
+
+
+def _rows(array: np.ndarray) -> tuple[int, ...]:
+    """The shape of a chunk: whole rows (along axis 0), about CHUNK_BYTES of them. All chunks are of nearly one size,
+    because the last is stored whole even if half of it is beyond the array's edge."""
+    chunks = max(-(-array.nbytes // CHUNK_BYTES), 1)
+    return (-(-len(array) // chunks), *array.shape[1:])
 
 
 def import_h5py() -> Any:

@@ -1,0 +1,330 @@
+"""VGG16, the classifier of photographs (Simonyan & Zisserman 2014, configuration D), and its weight file.
+
+    images (N, 3, H, W), RGB in [-1, 1]
+      -> 13 convolutions 3x3 with ReLU in five blocks, each block followed by a 2x2 max pool -> pool5 (N, 512, h, w)
+      -> fc6, fc7 with ReLU, fc8 -> scores (N, classes), before the softmax
+
+It judges what a generator draws, so all is differentiable down to the image, and the weights are constants: nobody
+computes a gradient for them (`unfreeze()` makes them learnable). What the net was trained to see, the scale of its
+input and its mean colours, differs from file to file and is done here; whoever calls it knows [-1, 1] alone.
+
+The weights come from a file that weights/convert_vgg16.py makes of Keras' or torchvision's. It carries its own answer
+key, questions and the answers that the net must give, so a net that loads is a net that works.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan import ops
+from tinygan.conv import _resize, max_pool2d
+from tinygan.engine import Tensor, describe, no_grad
+from tinygan.errors import TinyganError, UsageError
+from tinygan.functional import conv_relu
+from tinygan.hdf5 import Reader, Refused, open_hdf5, write_hdf5
+from tinygan.module import Module, Parameter
+
+FORMAT, VERSION = "tinygan VGG16", 1
+LAYOUT = "convolutions (out, in, 3, 3); fc (out, in), fc6 over the flattened (channel, row, column) map"
+BLOCKS = (2, 2, 3, 3, 3)  # convolutions in each block, configuration D
+CONVOLUTIONS = tuple(f"conv{block}_{i}" for block, count in enumerate(BLOCKS, 1) for i in range(1, count + 1))
+HEAD = ("fc6", "fc7", "fc8")
+LAYERS = CONVOLUTIONS + HEAD
+# The maps that `VGG16.maps` can give, in the order in which they arise.
+MAPS = tuple(name for block in range(1, 6)
+             for name in (*(c for c in CONVOLUTIONS if c[4] == str(block)), f"pool{block}"))
+STEP = 2 ** len(BLOCKS)  # pixels of the image under one of pool5
+KINDS = ("float16", "float32")  # how weights may be stored
+MAX_WIDTH, MAX_SIDE = 1 << 16, 64  # of a layer, of the map that fc6 takes: far beyond any net in use (our choice)
+MAX_SIZE = 1 << 29  # numbers in one array; fc6 of the ImageNet net has 103 million
+MAX_BYTES = 1 << 31  # of a weight file; the ImageNet net has 553 MB
+MAX_NAMES = 1 << 20  # bytes of class names
+TOLERANCE = 1e-3  # of the answers in the answer key, relative to the greatest of them
+
+
+class Layer(Module):
+    """A weight and a bias; a convolution or a fully-connected layer, as the weight's shape says."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.weight, self.bias = Parameter(weight), Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """max(0, conv(x) + b) for a convolution, x W^T + b for a fully-connected layer."""
+        if self.weight.ndim == 4:
+            return conv_relu(x, self.weight, self.bias)
+        return ops.matmul(x, ops.transpose(self.weight)) + self.bias
+
+
+class VGG16(Module):
+    """Images (N, 3, H, W), RGB in [-1, 1], H and W multiples of 32 -> scores (N, classes).
+
+    weights: layer -> (weight, bias), for all of LAYERS, see `check_shapes`. All widths are read from them: those of the
+    convolutions (64 to 512 in the published net), of fc6 and fc7, the number of classes and the side of the map that
+    fc6 takes (7). input_range, mean, std: the net sees ((g + 1) / 2 * input_range - mean) / std of an image g, mean and
+    std in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
+    Raises TinyganError if the weights do not fit together.
+    """
+
+    channels = 3
+
+    def __init__(self, weights: Mapping[str, tuple[np.ndarray, np.ndarray]], *, input_range: float = 255.0,
+                 mean: Sequence[float] = (123.68, 116.779, 103.939), std: Sequence[float] = (1.0, 1.0, 1.0),
+                 class_names: Sequence[str] = (), about: Mapping[str, str] | None = None,
+                 dtype: type = np.float32) -> None:
+        try:
+            self.head_side = check_shapes({name: (w.shape, b.shape) for name, (w, b) in weights.items()})
+        except Refused as error:
+            raise TinyganError(f"these weights are not those of a VGG16: {error}") from None
+        self.layers = {name: Layer(*(part.astype(dtype, copy=False) for part in weights[name])) for name in LAYERS}
+        self.freeze()
+        self.classes = len(weights["fc8"][1])
+        if class_names and len(class_names) != self.classes:
+            raise TinyganError(f"{len(class_names):,} class names for {self.classes:,} classes; give one for each")
+        self.has_names = bool(class_names)
+        self.class_names = tuple(class_names) or tuple(map(str, range(self.classes)))
+        self.input_range, self.mean, self.std = float(input_range), tuple(map(float, mean)), tuple(map(float, std))
+        self.about = dict(about or {})
+        half, m, s = self.input_range / 2, np.array(self.mean), np.array(self.std)
+        self.gain, self.offset = (v.reshape(1, 3, 1, 1).astype(dtype) for v in (half / s, (half - m) / s))
+
+    @property
+    def side(self) -> int:
+        """The side of an image in pixels at which the head sees the map it was trained on: 224 in the published net."""
+        return STEP * self.head_side
+
+    def to(self, put: Callable[[np.ndarray], Any]) -> VGG16:
+        """Move all parameters, and the constants of the preprocessing, with `put`."""
+        super().to(put)
+        self.gain, self.offset = put(self.gain), put(self.offset)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same as `scores`."""
+        return self.scores(images)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Pre-softmax scores (N, classes); differentiable. Raises TinyganError for images of another shape."""
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map after the last pool, (N, 512, H / 32, W / 32); differentiable. Raises as `scores` does."""
+        return self.maps(images, "pool5")
+
+    def maps(self, images: Tensor, layer: str) -> Tensor:
+        """The map after `layer` and its ReLU, one of MAPS such as "conv5_3" or "pool4"; differentiable.
+
+        Raises TinyganError for images of another shape, UsageError for a layer that has no map.
+        """
+        last = self._place(layer)
+        if images.ndim != 4 or images.shape[1] != self.channels or not all(
+                n and n % STEP == 0 for n in images.shape[2:]):
+            raise TinyganError(f"VGG16 takes images (N, 3, H, W) with H and W multiples of {STEP}, not "
+                               f"{describe(images)}; resize them to {self.side} x {self.side}")
+        return self._run(images * Tensor(self.gain) + Tensor(self.offset), MAPS[:last + 1])
+
+    def rest(self, map: Tensor, layer: str) -> Tensor:  # noqa: A002
+        """Scores (N, classes) from the map after `layer`: rest(maps(images, layer), layer) == scores(images).
+
+        Raises UsageError for a layer that has no map, TinyganError for a map that does not fit.
+        """
+        return self.head(self._run(map, MAPS[self._place(layer) + 1:]))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Scores (N, classes) from the map after the last pool; differentiable.
+
+        fc6 takes a map of one side, 7 in the published net. A map of another side, of a larger or smaller image, is
+        first brought to it by means over windows that cover it evenly: our choice, as torchvision does. Raises
+        TinyganError for a map of other channels.
+        """
+        channels = len(self.layers[CONVOLUTIONS[-1]].bias)
+        if features.ndim != 4 or features.shape[1] != channels or not all(features.shape[2:]):
+            raise TinyganError(f"the head of this VGG16 takes maps (N, {channels}, h, w), not {describe(features)}")
+        side = self.head_side
+        if features.shape[2:] != (side, side):
+            rows, columns = (averaging_matrix(n, side) for n in features.shape[2:])
+            features = _resize(features, rows=rows, columns=columns)
+        x = features.reshape(len(features), channels * side * side)
+        for name in HEAD[:-1]:
+            x = ops.relu(self.layers[name](x))
+        return self.layers[HEAD[-1]](x)
+
+    def _run(self, x: Tensor, names: Sequence[str]) -> Tensor:
+        for name in names:
+            x = max_pool2d(x, 2) if name.startswith("pool") else self.layers[name](x)
+        return x
+
+    def _place(self, layer: str) -> int:
+        if layer not in MAPS:
+            raise UsageError(f"VGG16 has no map {layer!r}: it has {', '.join(MAPS)}")
+        return MAPS.index(layer)
+
+
+def averaging_matrix(n: int, m: int) -> np.ndarray:
+    """(m, n): row i is the mean of samples floor(i n / m) to ceil((i + 1) n / m) - 1. The windows cover all n, as
+    evenly as they can, and overlap where m does not divide n; every row sums to 1."""
+    start = np.arange(m) * n // m
+    end = -(-(np.arange(m) + 1) * n // m)
+    inside = (np.arange(n) >= start[:, None]) & (np.arange(n) < end[:, None])
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
+    """The side of the map that fc6 takes, for layer -> (shape of the weight, shape of the bias).
+
+    conv weights (out, in, 3, 3), the first from 3 channels; fc6 (out, channels * side * side), fc7 and fc8 (out, in);
+    biases (out,). Raises Refused, which says what does not fit the layer before it.
+    """
+    missing = [name for name in LAYERS if name not in shapes]
+    if missing:
+        raise Refused(f"{missing[0]} is missing")
+    width, side = 3, 0
+    for name in LAYERS:
+        weight, bias = shapes[name]
+        if name == "fc6":  # the one layer whose input is a map: channels times a square
+            side = math.isqrt(math.prod(weight[1:]) // width)
+            width *= side * side
+        outputs = math.prod(weight[:1])
+        expected = (outputs, width, *((3, 3) if name in CONVOLUTIONS else ()))
+        if weight != expected or bias != (outputs,) or not 0 < outputs <= MAX_WIDTH or side > MAX_SIDE:
+            raise Refused(f"{name} has a weight {'x'.join(map(str, weight))} and a bias {'x'.join(map(str, bias))}, "
+                          f"which does not fit the {width} inputs from the layer before it")
+        width = outputs
+    return side
+
+
+# ---- the weight file -----------------------------------------------------------------------------------------------
+
+
+def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32") -> None:
+    """Write the net with its answer key, whole or not at all; `net` is rounded to what is written.
+
+    storage: "float32" or "float16" (half the size). Raises UsageError for another, TinyganError where a weight is not
+    finite (float16 reaches to 65504) or the file cannot be written.
+    """
+    if storage not in KINDS:
+        raise UsageError(f"weights are stored as {' or '.join(KINDS)}, not {storage}")
+    arrays: dict[str, np.ndarray] = {}
+    for name, layer in net.layers.items():
+        for part, p in (("weight", layer.weight), ("bias", layer.bias)):
+            with np.errstate(over="ignore"):  # what overflows is found below
+                stored = p.numpy().astype(storage, copy=False)
+            if not np.isfinite(stored).all():
+                raise TinyganError(f"{name}/{part} holds a number that {storage} cannot; nothing was written")
+            if stored.dtype != p.dtype:
+                p.data[...] = p.xp.asarray(stored, dtype=p.dtype)
+                p.version += 1
+            arrays[f"{name}/{part}"] = stored
+    if net.has_names:
+        arrays["class_names"] = np.frombuffer("\n".join(net.class_names).encode("utf-8"), np.uint8)
+    image, pattern = questions(net)
+    pool5, scores = answers(net, image, pattern)
+    arrays |= {"answer_key/image": image, "answer_key/pool5": pool5, "answer_key/map": pattern,
+               "answer_key/scores": scores}
+    texts = {key: str(net.about.get(key, "not stated")) for key in ("source", "sha256", "licence")}
+    write_hdf5(path, arrays, {
+        "format": FORMAT, "version": VERSION, "layout": LAYOUT, "channel_order": "RGB", "input_range": net.input_range,
+        "mean": np.array(net.mean), "std": np.array(net.std), "classes": net.classes, "head_side": net.head_side,
+        "storage": storage, "named": int(net.has_names),
+        **{key: np.bytes_(text.encode("utf-8")) for key, text in texts.items()}})
+
+
+def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
+    """The net in a file that `save_vgg16` wrote, after it gave the right answers to the file's own questions.
+
+    Its weights are constants of `dtype` on the host, whatever they are stored as. Raises TinyganError, one line that
+    names the file, for anything but a whole and sound file of this format.
+    """
+    with open_hdf5(path, max_bytes=MAX_BYTES) as file:
+        check_format(file)
+        shapes = {name: tuple(file.shape(f"{name}/{part}", KINDS, max_size=MAX_SIZE) for part in ("weight", "bias"))
+                  for name in LAYERS}
+        side = check_shapes(shapes)
+        if file.attribute("head_side") != side:
+            raise Refused("its attribute 'head_side' does not fit fc6")
+        channels, classes = shapes["conv5_3"][1][0], shapes["fc8"][1][0]
+        if file.attribute("classes") != classes:
+            raise Refused(f"it says it has {str(file.attribute('classes'))[:60]} classes and has {classes}")
+        names = read_names(file, classes) if file.attribute("named") else ()
+        weights = {name: tuple(file.array(f"{name}/{part}", shape, KINDS).astype(dtype, copy=False)
+                               for part, shape in zip(("weight", "bias"), shapes[name], strict=True))
+                   for name in LAYERS}
+        net = VGG16(weights, input_range=_input_range(file), mean=file.numbers("mean", 3), std=_std(file),
+                    class_names=names, dtype=dtype,
+                    about={key: str(file.attribute(key)) for key in ("source", "sha256", "licence", "storage")})
+        key = [file.array(f"answer_key/{name}", shape, (kind,)) for name, shape, kind in (
+            ("image", (STEP, STEP, 3), "uint8"), ("map", (channels, side, side), "uint8"),
+            ("pool5", (channels,), "float32"), ("scores", (classes,), "float32"))]
+        for name, answer, expected in zip(("pool5", "scores"), answers(net, *key[:2]), key[2:], strict=True):
+            error = np.abs(answer - expected).max()
+            if not error <= TOLERANCE * (1e-3 + np.abs(expected).max()):
+                raise Refused(f"its answer key does not fit: {name} is off by {error:.3g}; the weights are damaged")
+    return net
+
+
+def check_format(file: Reader) -> None:
+    """Refused, unless the file says that it is one of these."""
+    if file.attribute("format") != FORMAT:
+        raise Refused(f"it is not a file of the {FORMAT}; make one with weights/convert_vgg16.py")
+    if file.attribute("version") != VERSION:
+        raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")
+    for name, value in (("channel_order", "RGB"), ("layout", LAYOUT)):
+        if file.attribute(name) != value:
+            raise Refused(f"its {name} is {str(file.attribute(name))[:60]!r}, not {value!r}")
+    known = sorted([*LAYERS, "answer_key", *(["class_names"] if file.attribute("named") else [])])
+    if file.names() != known:
+        raise Refused("its parts are not those of this net; make it again with weights/convert_vgg16.py")
+
+
+def read_names(file: Reader, classes: int) -> tuple[str, ...]:
+    """The class names in the file; Refused unless there is a printable one for each class."""
+    raw = file.array("class_names", file.shape("class_names", ("uint8",), max_size=MAX_NAMES), ("uint8",))
+    names = raw.tobytes().decode("utf-8", errors="replace").split("\n")
+    if len(names) != classes or not all(name.isprintable() and name.strip() for name in names):
+        raise Refused(f"its class names are not {classes:,} lines of text; convert it again")
+    return tuple(names)
+
+
+def _input_range(file: Reader) -> float:
+    value = file.attribute("input_range")
+    if value not in (1, 255):
+        raise Refused(f"its input_range is {str(value)[:60]}, not 1 or 255")
+    return float(value)
+
+
+def _std(file: Reader) -> tuple[float, ...]:
+    values = file.numbers("std", 3)
+    if min(values) <= 0:
+        raise Refused(f"its std is {values}; it must be above 0")
+    return values
+
+
+# ---- the answer key ------------------------------------------------------------------------------------------------
+
+
+def questions(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
+    """(an image uint8 (32, 32, 3) RGB, a map uint8 (channels, side, side) for the head), both made by a formula.
+
+    The image gives pool5 one point, in a moment. From there the head could not tell one place of its map from another,
+    so it is asked about a map of its own, in which neighbouring channels and places differ and none is zero.
+    """
+    y, x, c = np.ogrid[:STEP, :STEP, :3]
+    image = (37 * y + 91 * x + 53 * c + x * y) % 256
+    channels, side = len(net.layers[CONVOLUTIONS[-1]].bias), net.head_side
+    c, y, x = np.ogrid[:channels, :side, :side]
+    pattern = 1 + (7 * c + 13 * y + 5 * x + c * y + 3 * c * x) % 23
+    return image.astype(np.uint8), pattern.astype(np.uint8)
+
+
+def answers(net: VGG16, image: np.ndarray, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(pool5 (channels,) of the image, scores (classes,) of the map), float32. Runs where the weights are."""
+    bias = net.layers["fc8"].bias
+    with no_grad():
+        seen = bias.xp.asarray(image.transpose(2, 0, 1)[None].astype(bias.dtype)) / 127.5 - 1.0
+        pool5 = net.features(Tensor(seen.astype(bias.dtype)))
+        scores = net.head(Tensor(bias.xp.asarray(pattern[None].astype(bias.dtype))))
+    return pool5.numpy().reshape(-1).astype(np.float32), scores.numpy().reshape(-1).astype(np.float32)

@@ -1,0 +1,99 @@
+"""Show what in a picture a VGG16 takes for a class (Grad-CAM).
+
+    python gradcam.py flamingo.jpg --classifier weights/vgg16.h5
+    python gradcam.py zoo.jpg --class zebra,flamingo --layer conv5_3 --out zoo-importance.png
+
+Prints the five likeliest classes and writes three pictures side by side: the image as the classifier gets it, the
+importance of its places, and the one over the other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tinygan import __version__, cli, pictures
+from tinygan.backend import pick_device, to_numpy
+from tinygan.classes import find_classes
+from tinygan.data.images import read_image, resize_image
+from tinygan.engine import Tensor, no_grad
+from tinygan.errors import TinyganError, UsageError
+from tinygan.gradcam import grad_cam, heat, overlay, resized
+from tinygan.kernels import pool
+from tinygan.models.vgg16 import MAPS, load_vgg16
+
+CLASSIFIER = Path(__file__).resolve().parent / "weights" / "vgg16.h5"
+TOP = 5
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.layer not in MAPS:
+        raise UsageError(f"--layer {args.layer}: use one of {', '.join(MAPS)}")
+    out = check_out(args.out or args.image.with_name(f"{args.image.stem}-gradcam.png"), args.image)
+    picture, _ = read_image(args.image)
+    if not args.classifier.is_file():
+        raise TinyganError(f"--classifier {args.classifier}: there is no such file; make one with "
+                           "weights/convert_vgg16.py")
+    pool.set_threads(args.threads)
+    device = pick_device(args.device)
+    net = load_vgg16(args.classifier)
+    names = net.class_names
+    ids = find_classes(args.classes.split(","), names) if args.classes is not None else []
+    net.to(device.put)
+
+    image = resize_image(picture, net.side)
+    with no_grad():
+        features = net.maps(Tensor(device.put(image[None])), args.layer)
+        p = softmax(net.rest(features, args.layer).numpy()[0])
+    for c in np.argsort(-p)[:TOP]:
+        print(f"{p[c]:7.2%}  {names[c]} ({c})")
+    ids = ids or [int(p.argmax())]
+    (cam,) = to_numpy(grad_cam(features, lambda a: net.rest(a, args.layer), ids))
+
+    panels = [pictures.to_uint8(image, low=-1.0).transpose(1, 2, 0), heat(resized(cam, image.shape[1:])),
+              overlay(image, cam)]
+    pictures.save_png(out, pictures.grid(np.stack(panels).transpose(0, 3, 1, 2), 1, len(panels)))
+    wanted = ", ".join(f"{names[c]} ({p[c]:.2%})" for c in ids)
+    if not cam.any():
+        print(f"nothing at {args.layer} speaks for {wanted}: the map is zero everywhere")
+    print(f"importance for {wanted} at {args.layer}, {cam.shape[0]}x{cam.shape[1]} places, in {out}")
+    return 0
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Probabilities of one image's scores, in float64."""
+    e = np.exp(scores.astype(np.float64) - scores.max())
+    return e / e.sum()
+
+
+def check_out(out: Path, image: Path) -> Path:
+    """The file to write, before any work is done for it."""
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: name a .png file")
+    if not out.parent.is_dir():
+        raise TinyganError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.exists() and image.exists() and out.samefile(image):
+        raise UsageError(f"--out {out} is the picture itself: name another file")
+    return out
+
+
+def build_parser() -> cli.Parser:
+    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
+    p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP or GIF")
+    p.add_argument("--classifier", type=Path, default=CLASSIFIER, metavar="FILE",
+                   help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
+    p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")
+    p.add_argument("--layer", default="pool5", help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones know more, early "
+                   "ones have more places")
+    p.add_argument("--device", type=cli.device, default="auto")
+    p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
+    p.add_argument("-o", "--out", type=Path, help="the picture to write [default: IMAGE-gradcam.png beside the image]")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

@@ -1,0 +1,141 @@
+"""One picture file of any origin as an array, and pictures brought to one size.
+
+A file from a stranger's folder may be cut off, a web page under a picture's name, or small on the disk and gigantic in
+memory. So only formats in everyday use are opened, sizes are looked at before anything is unpacked, and every
+failure is one line that names the file.
+"""
+
+import contextlib
+import os
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygan.data.idx import shown
+from tinygan.errors import TinyganError, UsageError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 1 << 26  # our choice: 67 million, more than most cameras have; takes 1.3 GB to read
+FITS = ("stretch", "pad")
+FILTERS = ("lanczos", "box")
+# What Pillow raises for damaged bytes, and what the system says.
+_DAMAGE = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
+           NotImplementedError, struct.error)
+
+
+def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """(rgb, alpha) of a PNG, JPEG, WebP, BMP or GIF file (its first frame), told by its content, not its name.
+
+    rgb: float32 (3, H, W) in [-1, 1], laid on white: a transparent pixel is white, whatever colour is stored under it.
+    alpha: float32 (H, W) in [0, 1], 1 opaque; None where the file has no transparency. Grey becomes three equal
+    channels, 16 bits are scaled like 8, and the picture is turned as its EXIF orientation says.
+    Raises TinyganError, one line, for a file that is absent, not a picture, damaged, or larger than 67 million pixels.
+    """
+    pillow = _pillow()
+    from PIL import ImageOps
+
+    name = shown(path)
+    _check_file(path, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes: the limit below is lower; of damaged EXIF: passed over
+            with pillow.open(path, formats=FORMATS) as image:
+                _check_size(image.size, name)
+                image.load()
+                with contextlib.suppress(*_DAMAGE):  # an unreadable orientation is none
+                    image = ImageOps.exif_transpose(image)
+                colours, alpha = _channels(image)
+    except pillow.UnidentifiedImageError:
+        raise TinyganError(f"{name}: not a picture ({_looks_like(path)}); read are {', '.join(FORMATS)}") from None
+    except pillow.DecompressionBombError:
+        raise TinyganError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except _DAMAGE as error:
+        raise TinyganError(f"{name}: damaged or cut off ({' '.join(str(error).split()) or type(error).__name__}); "
+                           "use another copy") from None
+    if alpha is not None:
+        colours *= alpha
+        colours += 1.0 - alpha  # white
+    return colours, alpha
+
+
+def resize_image(image: np.ndarray, side: int, *, fit: str = "stretch", filter: str = "lanczos") -> np.ndarray:  # noqa: A002
+    """A picture (C, H, W), float32 in [-1, 1], as (C, side, side), antialiased.
+
+    fit: "stretch" changes its proportions where it is not square; "pad" keeps them and puts white at both sides.
+    filter: "lanczos" is sharp (what overshoots is clipped); "box" is the plain mean when shrinking, and never makes a
+    value that lies outside those of the picture. Raises UsageError for another shape, side or option.
+    """
+    if image.ndim != 3 or not image.size:
+        raise UsageError(f"a picture is (C, H, W), not of shape {image.shape}")
+    if side < 1:
+        raise UsageError(f"a picture's side must be at least 1, not {side}")
+    if fit not in FITS or filter not in FILTERS:
+        raise UsageError(f"unknown fit {fit!r} or filter {filter!r}: use {' or '.join(FITS)}, {' or '.join(FILTERS)}")
+    height, width = image.shape[1:]
+    rows = columns = side
+    if fit == "pad":
+        rows, columns = (max(1, round(side * n / max(height, width))) for n in (height, width))
+    pillow = _pillow()
+    method = {"lanczos": pillow.Resampling.LANCZOS, "box": pillow.Resampling.BOX}[filter]
+    out = np.ones((len(image), side, side), np.float32)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    for channel, into in zip(image, out, strict=True):
+        plane = pillow.fromarray(np.ascontiguousarray(channel, np.float32)).resize((columns, rows), method)
+        into[top : top + rows, left : left + columns] = plane
+    return out.clip(-1.0, 1.0)
+
+
+def _channels(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32: colours (3, H, W) in [-1, 1], alpha (H, W) in [0, 1] or None."""
+    if image.mode.startswith("I"):  # grey of 16 bits; Pillow's own conversion would cut off at 255
+        grey, key = np.asarray(image).astype(np.float32), image.info.get("transparency")
+        alpha = None if key is None else (grey != key).astype(np.float32)
+        return np.repeat((grey / 32767.5 - 1.0)[None], 3, axis=0), alpha
+    see_through = image.has_transparency_data
+    pixels = np.asarray(image.convert("RGBA" if see_through else "RGB"))
+    colours = np.empty((3, *pixels.shape[:2]), np.float32)
+    for i, plane in enumerate(colours):  # a quotient, not a product with 1 / 127.5: it gives exactly 1 for white
+        np.subtract(np.divide(pixels[:, :, i], 127.5, out=plane, dtype=np.float32), 1.0, out=plane)
+    return colours, np.divide(pixels[:, :, 3], 255.0, dtype=np.float32) if see_through else None
+
+
+def _check_file(path: str | os.PathLike, name: str) -> None:
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise TinyganError(f"{name}: a folder, not a picture")
+        if not path.exists():
+            raise TinyganError(f"{name}: there is no such file")
+        if not path.is_file():  # opening a pipe would wait for its other end
+            raise TinyganError(f"{name}: not a file")
+        if not path.stat().st_size:
+            raise TinyganError(f"{name}: an empty file")
+    except (OSError, ValueError) as error:  # no permission; a NUL in the name
+        raise TinyganError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise TinyganError(f"{name}: {width:,} x {height:,} pixels, where at most {MAX_PIXELS:,} in all are read; "
+                           "make it smaller")
+
+
+def _looks_like(path: str | os.PathLike) -> str:
+    """A few words on what a file is that is no picture."""
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        return "it is a drawing in SVG" if b"<svg" in start else "it is a web page"
+    return "its first bytes are those of no known format"
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise TinyganError("reading pictures needs Pillow: pip install pillow") from error
+    return Image

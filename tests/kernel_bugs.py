@@ -48,6 +48,9 @@ BUGS = [
         "int y = max(0, (Y - size + stride) / stride)", "int y = max(0, (Y - size + stride) / stride + 1)"),
     Bug("resizing mixes the weights of rows and columns", "resize",
         "row_weights[Y * row_reach + a]", "row_weights[Y * col_reach + a]"),
+    Bug("a view shows another image", "warp", "(long long)(c * N + sources[m]) * H * W", "(long long)(c * N) * H * W"),
+    Bug("rows and columns of a view change places", "warp_back", "line[1], (float)j", "line[1], (float)i"),
+    Bug("an image gathers from its first view alone", "warp_back", "k < first[n + 1]; ++k", "k < first[n] + 1; ++k"),
     Bug("random words in another order", "counter_bits",
         "out[4 * b + j] = Kind::of(four.word[j], high);", "out[4 * b + j] = Kind::of(four.word[3 - j], high);"),
     # bound
@@ -62,6 +65,14 @@ BUGS = [
     Bug("the last tile writes a channel too many", "normalize",
         "threadIdx.x < p.tile && c < p.bank->channels)", "threadIdx.x < p.tile && c <= p.bank->channels)"),
     Bug("a bank's width is not cut at its end", "normalize", "min(p.tile, p.bank->channels - p.channel)", "p.tile"),
+    Bug("a view takes the nearest row alone", "warp", "Y < min(H, top + 2)", "Y < min(H, top + 1)"),
+    Bug("a view reads a column too many", "warp", "X < min(W, left + 2)", "X < left + 2"),
+    Bug("gathering misses the rows at the rim", "warp_back", "ceilf(middle - about[3])", "ceilf(middle)"),
+    Bug("gathering misses the last row", "warp_back", "floorf(middle + about[3]), (float)(h - 1)",
+        "floorf(middle + about[3]), (float)(h - 2)"),
+    Bug("gathering from a mirrored view finds nothing", "warp_back", "floorf(fminf(one, other))", "floorf(one)"),
+    Bug("a line that goes straight down is left out", "warp_back", "if (fabsf(start) >= reach) *last", "*last"),
+    Bug("the last channels are not gathered", "warp_back", "c += TOGETHER)", "c += 2 * TOGETHER)"),
     Bug("the last numbers of a draw are missing", "counter_normal",
         "unsigned int blocks = (n + 3) / 4;", "unsigned int blocks = n / 4;"),
     # sign and constants
@@ -87,6 +98,8 @@ BUGS = [
     Bug("the first of equals does not win", "max_pool", "if (v > best ||", "if (v >= best ||"),
     Bug("a NaN is lost", "max_pool", "(v != v && best == best)", "false"),
     Bug("a mean of the wrong count", "mean_pool", "y[i] = sum / (size * size);", "y[i] = sum / size;"),
+    Bug("the weights of a view the wrong way round", "warp",
+        "1.0f - fabsf(position - (float)pixel)", "fabsf(position - (float)pixel)"),
     Bug("a random number's sign bit", "counter_normal", "return word >> 31 ? -z : z;", "return word >> 31 ? z : -z;"),
     # barriers, memory never written
     Bug("a sum is added up before all have written", "row_sums",

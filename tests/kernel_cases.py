@@ -16,6 +16,7 @@ import numpy as np
 from tinygan.conv import interpolation_matrix
 from tinygan.kernels import counter, reference
 from tinygan.kernels.cuda_maps import band
+from tinygan.kernels.cuda_warp import inverse, views_of_images
 from tinygan.kernels.cuda_weights import BANK, ENTRY, tile
 
 THREADS = 256  # the block that kernels which add up within a block are written for
@@ -116,7 +117,7 @@ def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> 
 
 def cases() -> list[Case]:
     """The whole table, the same at every call."""
-    return [case for part in (patches, samples, activations, banks, optimisers, losses, pools, resizes, counters)
+    return [case for part in (patches, samples, activations, banks, optimisers, losses, pools, resizes, views, counters)
             for case in part()]
 
 
@@ -305,6 +306,37 @@ def resizes() -> Iterator[Case]:
             yield Case("resize", f"{h}x{w} to {size}{' antialiased' * antialias}{' transposed' * transposed}",
                        [x, Output(y), row_start, row_weights, col_start, col_weights, 2, *x.shape[2:], *y.shape[2:],
                         row_weights.shape[1], col_weights.shape[1]])
+
+
+AFFINE = {  # (matrices, sources), (images, channels), image size, view size
+    "turned": (([[0.8, -0.5, 1.0], [0.5, 0.8, -0.7]], [[-0.6, 0.9, 3.1], [0.9, 0.6, -2.0]]), (0, 1), (2, 3), (7, 6),
+               (5, 8)),
+    "nearer": (([[0.21, 0.03, 1.2], [-0.02, -0.19, 3.9]],), (0,), (1, 3), (5, 6), (13, 12)),
+    "farther": (([[2.7, 0.4, -3.0], [0.3, -3.1, 9.0]],), (0,), (1, 2), (9, 11), (6, 5)),
+    "several views, one image unseen": (([[1.0, 0.0, 0.5], [0.0, 1.0, -0.25]], [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]],
+                                         [[0.5, 0.0, 0.25], [0.0, -0.5, 3.0]]), (2, 0, 2), (3, 1), (6, 5), (4, 7)),
+    "more channels than are summed at once": (([[0.5, 0.1, 0.0], [-0.1, 0.6, 1.0]],), (0,), (1, 7), (6, 4), (5, 9)),
+    "the same place": (([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],), (0,), (1, 2), (5, 4), (5, 4)),
+    "outside": (([[1.0, 0.1, 1e6], [0.2, 1.0, -1e6]],), (0,), (1, 2), (5, 4), (3, 4)),
+    "one point": (([[0.0, 0.0, 1.3], [0.0, 0.0, 2.6]],), (0,), (1, 2), (5, 4), (3, 4)),
+    "one line": (([[0.5, 0.25, 0.3], [1.0, 0.5, 0.1]],), (0,), (1, 2), (5, 4), (3, 4)),
+    "nearly one line": (([[0.5, 0.25, 0.3], [1.0, 0.5000001, 0.1]],), (0,), (1, 1), (5, 4), (6, 4)),
+    "nearly one point": (([[1e-12, 0.0, 1.3], [0.0, -1e-12, 2.6]],), (0,), (1, 1), (5, 4), (3, 4)),
+    "one pixel": (([[0.3, 0.2, 0.25], [0.1, 0.4, -0.5]],), (0,), (1, 1), (1, 1), (1, 1)),
+}
+
+
+def views() -> Iterator[Case]:
+    for label, (matrices, sources, maps, limits, size) in AFFINE.items():
+        matrices, sources = np.array(matrices, F32), np.array(sources, np.int32)
+        x, g = _normal(130, *maps, *limits), _normal(131, len(matrices), maps[1], *size)
+        y = reference.warp(x, matrices, sources, size).swapaxes(0, 1).copy()
+        back = reference.warp_back(g, matrices, sources, x.shape).swapaxes(0, 1).copy()
+        x, g = (a.swapaxes(0, 1).copy() for a in (x, g))
+        numbers = (*x.shape[:2], len(matrices), *limits, *size)
+        yield Case("warp", label, [x, Output(y), matrices, sources, *numbers])
+        yield Case("warp_back", label, [g, Output(back), matrices, inverse(matrices, size, limits),
+                                        *views_of_images(sources, maps[0]), *numbers])
 
 
 def counters() -> Iterator[Case]:

@@ -166,6 +166,16 @@ for label, n, bank, a, b, kernel, big, small, same in (
     case("conv_weight", label, ((n, b, *big), (n, a, *small)), reference.conv_weight, exact=False, kernel=kernel,
          bank=bank, **same)
 
+for label, n, a, b, kernel, size, padding in (
+        ("many channels", 1, 3, 5, (3, 3), (5, 3), 1), ("few channels", 2, 3, 2, (3, 3), (3, 2), 1),
+        ("another kernel", 1, 2, 2, (2, 3), (3, 4), 0), ("size 1", 1, 1, 1, (3, 3), (1, 1), 1),
+        ("empty", 0, 2, 5, (3, 3), (3, 3), 1)):
+    h, w = (m + 2 * padding - k + 1 for m, k in zip(size, kernel, strict=True))
+    case("conv_relu", label, ((n, b, *size), (a, b, *kernel), (a,)), reference.conv_relu, exact=False, padding=padding)
+    case("conv_relu_dx", label, ((n, a, h, w), (a, b, *kernel)),
+         lambda g, weight, y, padding: reference.conv_relu_dx(g, y, weight, padding), exact=False,
+         y=np.random.default_rng(5).standard_normal((n, a, h, w)).clip(0), padding=padding)
+
 # ---- pooling, weight normalisation, PReLU ------------------------------------------------------------------------
 
 
@@ -185,6 +195,27 @@ for label, shape, size, antialias in (("larger", (2, 2, 3, 2), (5, 5), False), (
                                       ("size 1", (1, 1, 1, 1), (1, 1), False), ("empty", (0, 1, 3, 3), (2, 2), True)):
     matrices = [interpolation_matrix(a, b, antialias) for a, b in zip(shape[2:], size, strict=True)]
     case("resize", label, (shape,), reference.resize, exact=False, rows=matrices[0], columns=matrices[1])
+
+TURNED = np.array([[[0.8, -0.45, 1.1], [0.5, 0.85, -0.7]], [[-0.6, 0.9, 1.3], [0.9, 0.35, -0.4]],
+                   [[0.3, 0.1, 0.2], [-0.1, 0.4, 0.9]]])
+for label, shape, size, pick in (
+        ("plain", (2, 2, 4, 3), (3, 4), [0, 1, 0]), ("unseen", (3, 1, 2, 3), (2, 2), [2, 2, 2]),
+        ("size 1", (1, 1, 1, 1), (1, 1), [0, 0, 0]), ("empty", (2, 2, 3, 3), (2, 2), [])):
+    same = {"matrices": TURNED[:len(pick)], "sources": np.array(pick, np.int64)}
+    case("warp", label, (shape,), reference.warp, size=size, **same)
+    case("warp_back", label, ((len(pick), shape[1], *size),), reference.warp_back, exact=False, shape=shape, **same)
+
+
+def plain_blur(a: np.ndarray) -> np.ndarray:
+    padded = np.pad(a, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    h, w = a.shape[2:]
+    return sum((0.25, 0.5, 0.25)[i] * (0.25, 0.5, 0.25)[j] * padded[:, :, i:i + h, j:j + w]
+               for i in range(3) for j in range(3))
+
+
+for label, shape in (("plain", (2, 2, 4, 3)), ("size 1", (1, 1, 1, 1)), ("one row", (1, 2, 1, 3)),
+                     ("empty", (0, 1, 2, 2))):
+    case("blur", label, (shape,), plain_blur)
 
 
 def norms_first(kernels):

@@ -535,6 +535,7 @@ def test_the_array_picks_the_kernels():
 
 
 def test_every_module_offers_every_kernel():
-    for name in set(numpy_.__all__) - {"empty_weight"}:  # weights are made on the host
+    # Weights are made on the host; a layer of VGG16 is one kernel on the processor, several on a GPU.
+    for name in set(numpy_.__all__) - {"empty_weight", "conv_relu", "conv_relu_dx"}:
         assert callable(getattr(portable, name)) and callable(getattr(cuda_, name)), name
     assert all(callable(getattr(cuda_, name)) for name in cuda_.__all__)

@@ -190,14 +190,15 @@ def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     if h < 1 or w < 1:
         raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
-    _, which = for_array(x.data).max_pool(x.data, size, stride)
-    return _pool_take(x, which=which, size=size, stride=stride)
+    value, which = for_array(x.data).max_pool(x.data, size, stride)
+    return _pool_take(x, which=which, size=size, stride=stride, value=value)
 
 
 @primitive
-def _pool_take(x: Tensor, *, which: Any, size: int, stride: int):
-    """From each window the entry that `which` (N, C, h, w) names; linear in x."""
-    value = for_array(x.data).pool_take(x.data, which, size, stride)
+def _pool_take(x: Tensor, *, which: Any, size: int, stride: int, value: Any = None):
+    """From each window the entry that `which` (N, C, h, w) names; linear in x. value: these entries, where known."""
+    if value is None:
+        value = for_array(x.data).pool_take(x.data, which, size, stride)
     return value, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
 
 
@@ -258,28 +259,3 @@ def pad2d(x: Tensor, padding: Pair) -> Tensor:
     (p, q), (n, c, height, width) = pair(padding), x.shape
     index = (slice(None), slice(None), slice(p, p + height), slice(q, q + width))
     return put(x, index=index, shape=(n, c, height + 2 * p, width + 2 * q))
-
-
-@primitive
-def blur(x: Tensor):
-    """[1 2 1] / 4 along rows and columns of (N, C, H, W), the border pixels repeated: a grid of period 2 vanishes.
-
-    The matrix of each axis is symmetric (3/4 1/4 in its first row, 1/4 1/2 1/4 in the others), so blur is its own
-    transpose.
-    """
-    out = x.data
-    for axis in (2, 3):
-        out = _blurred(out, (slice(None),) * axis)
-    return out, (lambda g, y: blur(g),)
-
-
-def _blurred(a: Any, before: tuple) -> Any:
-    """One axis, the one after those that `before` indexes."""
-    first, last, head, tail = (before + (part,) for part in (slice(0, 1), slice(-1, None), slice(None, -1),
-                                                             slice(1, None)))
-    out, quarter = a * 0.5, a * 0.25
-    out[head] += quarter[tail]
-    out[tail] += quarter[head]
-    out[first] += quarter[first]
-    out[last] += quarter[last]
-    return out

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.conv import conv2d, used_sets
+from tinygan.conv import conv2d, conv2d_weight, used_sets
 from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
@@ -260,7 +260,35 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
     """max(0, conv2d(x, weight) + bias), stride 1: one layer of VGG16 (Simonyan & Zisserman 2014).
 
     x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
-    exactly 0 the slope is 0.
+    exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. Raises GraphError where
+    shapes do not fit.
     """
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] or bias.shape != weight.shape[:1]:
+        raise GraphError(f"conv_relu: x must be (N, B, H, W), weight (A, B, k, k) and bias (A,), got {describe(x)}, "
+                         f"{describe(weight)} and {describe(bias)}")
+    if padding < 0 or any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):
+        raise GraphError(f"conv_relu: {describe(weight)} has a kernel larger than {describe(x)} padded by {padding}")
+    if hasattr(for_array(x.data), "conv_relu"):
+        return _conv_relu(x, weight, bias, padding=padding)
     y = conv2d(x, weight, padding=padding) + _per_channel(bias, x)
     return where(y.data > 0, y, 0.0)
+
+
+@primitive
+def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int):
+    value = for_array(x.data).conv_relu(x.data, weight.data, bias.data, padding)
+    return value, (lambda g, y: _conv_relu_dx(g, weight, y=y.data, padding=padding),
+                   lambda g, y: _filter_gradient(x, where(y.data > 0, g, 0.0), weight, padding),
+                   lambda g, y: sum_over(where(y.data > 0, g, 0.0), axis=(0, 2, 3)))
+
+
+@primitive
+def _conv_relu_dx(g: Tensor, weight: Tensor, *, y: Any, padding: int):
+    """The transposed convolution of g where y > 0, else of 0: bilinear in g and weight; which side is a constant."""
+    value = for_array(g.data).conv_relu_dx(g.data, y, weight.data, padding)
+    return value, (lambda gg, out: where(y > 0, conv2d(gg, weight, padding=padding), 0.0),
+                   lambda gg, out: _filter_gradient(gg, where(y > 0, g, 0.0), weight, padding))
+
+
+def _filter_gradient(big: Tensor, small: Tensor, weight: Tensor, padding: int) -> Tensor:
+    return reshape(conv2d_weight(big, small, kernel=weight.shape[2:], padding=padding), shape=weight.shape)

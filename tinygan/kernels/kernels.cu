@@ -512,6 +512,99 @@ extern "C" __global__ void resize(
         y[i] = sum;
     }
 }
+
+// ---- views: images seen from elsewhere --------------------------------------------------------------------------
+
+// Where pixel (i, j) of a view looks along one axis: (a i + b j) + c, rounded after each step, so that both kernels
+// (and NumPy) find the same place to the bit.
+__device__ __forceinline__ float looks_at(const float* __restrict__ line, int i, int j)
+{
+    return __fadd_rn(__fadd_rn(__fmul_rn(line[0], (float)i), __fmul_rn(line[1], (float)j)), line[2]);
+}
+
+// The weight of a pixel for a position: 1 on it, 0 from the next pixel on.
+__device__ __forceinline__ float tent(float position, int pixel)
+{
+    return fmaxf(0.0f, 1.0f - fabsf(position - (float)pixel));
+}
+
+// x (C, N, H, W) -> views (C, M, h, w): view m shows image sources[m] through the two lines of matrices (M, 2, 3).
+// A thread owns a pixel of a view in all its channels; what lies outside the image is 0.
+extern "C" __global__ void warp(const float* __restrict__ x, float* __restrict__ y, const float* __restrict__ matrices,
+                                const int* __restrict__ sources, int C, int N, int M, int H, int W, int h, int w)
+{
+    EACH(pixel, M * h * w) {
+        int j = pixel % w, i = pixel / w % h, m = pixel / (h * w);
+        float row = looks_at(matrices + 6 * m, i, j), column = looks_at(matrices + 6 * m + 3, i, j);
+        int top = (int)floorf(fminf(fmaxf(row, -2.0f), (float)H));  // far outside it does not matter how far
+        int left = (int)floorf(fminf(fmaxf(column, -2.0f), (float)W));
+        for (int c = 0; c < C; ++c) {
+            const float* map = x + (long long)(c * N + sources[m]) * H * W;
+            float sum = 0.0f;
+            for (int Y = max(0, top); Y < min(H, top + 2); ++Y)
+                for (int X = max(0, left); X < min(W, left + 2); ++X)
+                    sum += tent(row, Y) * tent(column, X) * map[Y * W + X];
+            y[(long long)c * M * h * w + pixel] = sum;
+        }
+    }
+}
+
+// Of [first, last], the pixels j of row i of a view that may look at less than a pixel from `place` along one axis.
+// slack: what rounding may make of a position, in pixels of the image.
+__device__ __forceinline__ void narrow(const float* __restrict__ line, int i, int place, float slack, int* first,
+                                       int* last)
+{
+    float start = line[0] * i + line[2] - place, reach = 1.0f + slack;
+    if (line[1] == 0.0f) {
+        if (fabsf(start) >= reach) *last = -1;
+        return;
+    }
+    float one = (-reach - start) / line[1], other = (reach - start) / line[1];
+    float low = fmaxf(floorf(fminf(one, other)), 0.0f), high = fmaxf(ceilf(fmaxf(one, other)), -1.0f);
+    *first = max(*first, (int)fminf(low, (float)*last + 1.0f));
+    *last = (int)fminf(high, (float)*last);
+}
+
+#define TOGETHER 4  // channels that a thread of warp_back sums up at once
+
+// The transpose: g (C, M, h, w) -> out (C, N, H, W). A thread owns a pixel of an image and gathers from those pixels
+// of its views that look at less than a pixel from it: order[first[n]] to order[first[n + 1] - 1] are the views of
+// image n. inverse (M, 5) holds p, q, s, reach, slack: only rows within reach of p Y + q X + s can matter, and of such
+// a row the columns that two inequalities leave. Which is exact does not matter as long as none is missed: tent() is.
+extern "C" __global__ void warp_back(
+    const float* __restrict__ g, float* __restrict__ out, const float* __restrict__ matrices,
+    const float* __restrict__ inverse, const int* __restrict__ order, const int* __restrict__ first,
+    int C, int N, int M, int H, int W, int h, int w)
+{
+    EACH(pixel, N * H * W) {
+        int X = pixel % W, Y = pixel / W % H, n = pixel / (H * W);
+        for (int c = 0; c < C; c += TOGETHER) {
+            float sum[TOGETHER] = {0.0f, 0.0f, 0.0f, 0.0f};
+            for (int k = first[n]; k < first[n + 1]; ++k) {
+                const float *lines = matrices + 6 * order[k], *about = inverse + 5 * order[k];
+                float middle = about[0] * Y + about[1] * X + about[2];
+                int top = (int)fmaxf(0.0f, fminf(ceilf(middle - about[3]), (float)h));
+                int bottom = (int)fmaxf(-1.0f, fminf(floorf(middle + about[3]), (float)(h - 1)));
+                for (int i = top; i <= bottom; ++i) {
+                    int left = 0, right = w - 1;
+                    narrow(lines, i, Y, about[4], &left, &right);
+                    narrow(lines + 3, i, X, about[4], &left, &right);
+                    for (int j = left; j <= right; ++j) {
+                        float weight = tent(looks_at(lines, i, j), Y) * tent(looks_at(lines + 3, i, j), X);
+                        const float* from = g + (((long long)c * M + order[k]) * h + i) * w + j;
+                        #pragma unroll
+                        for (int b = 0; b < TOGETHER; ++b)
+                            if (c + b < C) sum[b] += weight * from[(long long)b * M * h * w];
+                    }
+                }
+            }
+            #pragma unroll
+            for (int b = 0; b < TOGETHER; ++b)
+                if (c + b < C) out[(long long)(c + b) * N * H * W + pixel] = sum[b];
+        }
+    }
+}
+
 // ---- random numbers from a counter -----------------------------------------------------
 //
 // Philox4x32-10 and what is made of it: bit for bit the numbers of counter.py, which explains the formulas. No state:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinygan.backend import xp_of
 from tinygan.kernels.numpy_patches import overlap, small_size
+from tinygan.kernels.numpy_warp import positions
 
 
 def _groups(routes, n_samples):
@@ -57,6 +58,18 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
         pixels = small[samples].transpose(0, 2, 3, 1).reshape(-1, a)
         grad[k] = (pixels.T @ columns).reshape(a, *kernel, b)
     return grad.transpose(0, 1, 4, 2, 3)
+
+
+def conv_relu(x, weight, bias, padding):
+    """max(0, conv(x) + bias), stride 1; weight (A, B, kh, kw)."""
+    y = conv(x, weight[None], (1, 1), (padding, padding), None) + _per_channel(bias, x)
+    return xp_of(x).maximum(y, 0.0)
+
+
+def conv_relu_dx(g, y, weight, padding):
+    """Its cotangent to x: conv_transpose(g * (y > 0))."""
+    size = tuple(n + k - 1 - 2 * padding for n, k in zip(g.shape[2:], weight.shape[2:], strict=True))
+    return conv_transpose(g * (y > 0), weight[None], (1, 1), (padding, padding), None, size)
 
 
 def _columns(big, small_hw, kernel, stride, padding):
@@ -245,3 +258,43 @@ def resize(x, rows, columns):
     """rows @ x @ columns.T; rows (h, H), columns (w, W) host matrices."""
     rows, columns = (xp_of(x).asarray(m.astype(x.dtype)) for m in (rows, columns))
     return rows @ x @ columns.T
+
+
+# ---- views -------------------------------------------------------------------------------------------------------
+# A row of a view takes R x C^T from the image and keeps the diagonal, where R and C hold the weights of all rows and
+# columns of the image for each pixel. Far more products than the four that matter, but no index and nothing to add up
+# at one place from many sides: the transpose is as deterministic as a matrix product.
+
+
+def warp(x, matrices, sources, size):
+    """x (N, C, H, W) -> views (M, C, *size); matrices (M, 2, 3) and sources (M,) on the host."""
+    out = xp_of(x).empty((len(matrices), x.shape[1], *size), dtype=x.dtype)
+    seen = x[sources]
+    for i, (rows, columns) in enumerate(_view_weights(x, matrices, size, x.shape[2:])):
+        out[:, :, i] = ((rows @ seen) * columns).sum(axis=3)
+    return out
+
+
+def warp_back(g, matrices, sources, shape):
+    """The transpose: g (M, C, h, w) -> shape (N, C, H, W)."""
+    xp = xp_of(g)
+    seen = xp.zeros((len(g), *shape[1:]), dtype=g.dtype)
+    for i, (rows, columns) in enumerate(_view_weights(g, matrices, g.shape[2:], shape[2:])):
+        seen += rows.swapaxes(2, 3) @ (g[:, :, i, :, None] * columns)
+    out = xp.zeros(shape, dtype=g.dtype)
+    for view, image in enumerate(sources.tolist()):
+        out[image] += seen[view]
+    return out
+
+
+def _view_weights(like, matrices, size, limits):
+    """For every row of the views, the weights of the images' rows (M, 1, w, H) and columns (M, 1, w, W)."""
+    xp = xp_of(like)
+    places = [xp.arange(n).astype(like.dtype) for n in limits]
+    where = np.empty((2, len(matrices), *size), like.dtype)
+    for m, matrix in enumerate(np.asarray(matrices, like.dtype)):
+        where[:, m] = positions(matrix, np.arange(size[0]), size[1])
+    where = xp.asarray(where)
+    for i in range(size[0]):
+        yield [xp.maximum(1.0 - abs(at[:, None, i, :, None] - place), 0.0)
+               for at, place in zip(where, places, strict=True)]

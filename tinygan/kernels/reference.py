@@ -67,6 +67,17 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
     return grad
 
 
+def conv_relu(x, weight, bias, padding):
+    """max(0, conv(x) + bias) with stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,) -> (N, A, h, w)."""
+    return np.maximum(conv(x, weight[None], (1, 1), (padding, padding), None) + bias[:, None, None], 0)
+
+
+def conv_relu_dx(g, y, weight, padding):
+    """Its cotangent to x for the cotangent g of y = conv_relu(x); where y is 0 the slope is 0."""
+    size = tuple(n + k - 1 - 2 * padding for n, k in zip(g.shape[2:], weight.shape[2:], strict=True))
+    return conv_transpose(g * (y > 0), weight[None], (1, 1), (padding, padding), None, size)
+
+
 # ---- element-wise ----------------------------------------------------------------------
 
 
@@ -289,4 +300,38 @@ def resize(x, rows, columns):
     out = np.zeros((*x.shape[:2], len(rows), len(columns)), x.dtype)
     for i, j in np.ndindex(out.shape[2:]):
         out[:, :, i, j] = (x * rows[i][:, None] * columns[j]).sum(axis=(2, 3))
+    return out
+
+
+# ---- views: images seen from elsewhere -----------------------------------------------------------------------------
+# View m shows image sources[m] of x (N, C, H, W) through matrices[m] (2, 3): its pixel (i, j) looks at the position
+# (row, column) = matrix @ (i, j, 1), computed in the dtype of the maps as (a i + b j) + c. Pixel centres lie at whole
+# numbers, and a position is tied to the four pixels less than 1 away from it, along both axes.
+
+
+def _views(matrices, sources, size, limits, dtype):
+    """All (m, i, j, n, Y, X, weight) that belong together: view and pixel, image and pixel inside it."""
+    for m, matrix in enumerate(np.asarray(matrices, dtype)):
+        for i, j in np.ndindex(*size):
+            row, column = ((a * i + b * j) + c for a, b, c in matrix)
+            for y in (np.floor(row), np.floor(row) + 1):
+                for x in (np.floor(column), np.floor(column) + 1):
+                    if 0 <= y < limits[0] and 0 <= x < limits[1]:
+                        weight = (1 - abs(row - y)) * (1 - abs(column - x))
+                        yield m, i, j, int(sources[m]), int(y), int(x), weight
+
+
+def warp(x, matrices, sources, size):
+    """Bilinear sampling: the views (M, C, *size); what lies outside an image counts as 0."""
+    out = np.zeros((len(matrices), x.shape[1], *size), x.dtype)
+    for m, i, j, n, row, column, weight in _views(matrices, sources, size, x.shape[2:], x.dtype):
+        out[m, :, i, j] += weight * x[n, :, row, column]
+    return out
+
+
+def warp_back(g, matrices, sources, shape):
+    """The transpose of warp: views g (M, C, h, w) -> `shape` (N, C, H, W)."""
+    out = np.zeros(shape, g.dtype)
+    for m, i, j, n, row, column, weight in _views(matrices, sources, g.shape[2:], shape[2:], g.dtype):
+        out[n, :, row, column] += weight * g[m, :, i, j]
     return out

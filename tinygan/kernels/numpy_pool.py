@@ -1,0 +1,88 @@
+"""2x2 max pooling on NumPy in few passes: whole rows are compared, and which pixel won is a byte.
+
+Other windows are portable.py's. Maps are channels-last in memory, so a row of pixels is one long run; a few rows at a
+time go through all passes while they are in a core's cache, and the jobs go to the thread pool.
+"""
+
+import numpy as np
+
+from tinygan.kernels import pool, portable
+from tinygan.kernels.portable import pool_take
+
+__all__ = ["max_pool", "pool_put", "pool_take", "zero_unless"]
+
+
+def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """x (N, C, H, W) -> (largest of each window, its number in the window in row order), both (N, C, h, w).
+
+    The first of equals wins; a NaN is passed on.
+    """
+    if (size, stride) != (2, 2):
+        return portable.max_pool(x, size, stride)
+    maps = x.transpose(0, 2, 3, 1)
+    n_samples, height, width, channels = maps.shape
+    h, w = height // 2, width // 2
+    best = np.empty((n_samples, h, w, channels), x.dtype)
+    which = np.empty(best.shape, np.uint8)
+
+    def job(n: int, top: int, bottom: int) -> None:
+        upper, lower = (maps[n, first:2 * bottom:2, :2 * w] for first in (2 * top, 2 * top + 1))
+        higher = np.maximum(upper, lower, out=pool.scratch("higher", upper.shape, x.dtype))
+        largest, number = best[n, top:bottom], which[n, top:bottom]
+        np.maximum(higher[:, ::2], higher[:, 1::2], out=largest)
+        if np.isnan(largest).any():  # nothing equals a NaN
+            window = x[n:n + 1, :, 2 * top:2 * bottom]
+            number[...] = portable.max_pool(window, 2, 2)[1][0].transpose(1, 2, 0)
+            return
+        missed = pool.scratch("missed", (3, *largest.shape), np.bool_)
+        for i, window in enumerate((upper[:, ::2], upper[:, 1::2], lower[:, ::2])):
+            np.not_equal(window, largest, out=missed[i])
+        missed[1] &= missed[0]
+        missed[2] &= missed[1]  # the winner's number is how many in front of it are smaller
+        np.add(missed[0].view(np.uint8), missed[1].view(np.uint8), out=number)
+        number += missed[2].view(np.uint8)
+
+    _run(job, n_samples, h, 4 * w * channels)
+    return best.transpose(0, 3, 1, 2), which.transpose(0, 3, 1, 2)
+
+
+def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The transpose of pool_take: g (N, C, h, w) -> zeros of `shape` with each number where it was taken."""
+    if (size, stride) != (2, 2):
+        return portable.pool_put(g, which, size, stride, shape)
+    n_samples, channels, height, width = shape
+    h, w = which.shape[2:]
+    out = np.empty((n_samples, height, width, channels), g.dtype)
+    out[:, 2 * h:] = 0
+    out[:, :, 2 * w:] = 0
+    g, which = g.transpose(0, 2, 3, 1), which.transpose(0, 2, 3, 1)
+
+    def job(n: int, top: int, bottom: int) -> None:
+        taken = pool.scratch("taken", (bottom - top, w, channels), np.bool_)
+        for i in range(4):
+            np.equal(which[n, top:bottom], i, out=taken)
+            zero_unless(taken, g[n, top:bottom], out[n, 2 * top + i // 2:2 * bottom:2, i % 2:2 * w:2])
+
+    _run(job, n_samples, h, 4 * w * channels)
+    return out.transpose(0, 3, 1, 2)
+
+
+def zero_unless(keep: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+    """out = values where keep is True, else 0, of one shape; `keep` (bool) is used up.
+
+    With masks of bits: a choice by where() stumbles over random signs and takes ten times as long, and a product with
+    0 or 1 would turn infinities into NaN.
+    """
+    every = keep.view(np.int8)
+    np.negative(every, out=every)  # 1 becomes -1: all bits set
+    bits = out.view(f"i{out.itemsize}")
+    bits[...] = every
+    bits &= values.view(bits.dtype)
+
+
+def _run(job, n_samples: int, rows: int, row_size: int) -> None:
+    """job(sample, first row, end) for all rows, a block of numbers at a time."""
+    step = max(1, pool.BLOCK // max(1, row_size))
+    pool.run([lambda n=n, top=top: job(n, top, min(rows, top + step))
+              for n in range(n_samples) for top in range(0, rows, step)],
+             worth_it=n_samples * rows * row_size >= pool.MANY)

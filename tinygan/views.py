@@ -1,0 +1,257 @@
+"""Random views of images, for a classifier to look at: somewhat nearer or farther, turned, moved, mirrored, blurred.
+
+A generator that is trained against a fixed classifier soon finds a fine checkerboard which the classifier takes for
+the wanted class, and which nobody else does. If the classifier sees every image from a new place each time, no pattern
+of single pixels survives, and what does looks more like the class. The scheme is the expectation over transformations
+of Athalye et al. 2018 (arXiv:1707.07397), and the random crops, turns and noise of feature visualisation
+(Olah et al. 2017).
+
+The one new operation is `warp`: each pixel of the view looks at a place of the image that an affine map gives, and
+mixes its four neighbours there. It is linear in the image, and its VJP is its exact transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tinygan.conv import mean_pool2d, resize_bilinear
+from tinygan.engine import GraphError, Tensor, describe, primitive
+from tinygan.errors import UsageError
+from tinygan.kernels import for_array, pool
+from tinygan.ops import concatenate
+
+MOST_STEP = 2.0     # pixels of the image from one pixel of a view to the next: with two taps none lies between
+MOST_ENTRY = 1e6    # of a matrix: what is farther off is no place in an image, and float32 would overflow
+BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
+
+
+# ---- the affine map ----------------------------------------------------------------------------------------------
+
+
+def warp(x: Tensor, matrices: np.ndarray, size: tuple[int, int], sources: Sequence[int] | None = None) -> Tensor:
+    """Views of x: pixel (i, j) of view m is x at (row, column) = matrices[m] @ (i, j, 1), by bilinear interpolation.
+
+    x: (N, C, H, W). matrices: (M, 2, 3) on the host; pixel centres lie at whole numbers, outside the image is 0.
+    sources: M host integers, the image that each view shows; left out, view m shows image m.
+    Returns (M, C, *size). Linear in x, with its exact transpose as VJP. Any matrix will do, a singular one too.
+    Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
+    larger than 1e6.
+    """
+    matrices = np.asarray(matrices)
+    if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
+        raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
+                         f"matrices {matrices.shape} and size {tuple(size)}")
+    sources = np.arange(len(matrices)) if sources is None else np.asarray(sources, np.int64)
+    if sources.shape != (len(matrices),) or (sources.size and not 0 <= sources.min() <= sources.max() < len(x)):
+        raise GraphError(f"warp: each of the {len(matrices)} views needs one of the {len(x)} images as its source, "
+                         f"got {sources.tolist() if sources.size < 20 else sources.shape}")
+    if not (np.abs(matrices) <= MOST_ENTRY).all():  # a NaN fails this, too
+        raise GraphError(f"warp: the matrices must hold numbers of at most {MOST_ENTRY:g} (pixels)")
+    return _warp(x, matrices=matrices, sources=sources, size=tuple(map(int, size)))
+
+
+@primitive
+def _warp(x: Tensor, *, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int]):
+    value = for_array(x.data).warp(x.data, matrices, sources, size)
+    return value, (lambda g, y: _warp_back(g, matrices=matrices, sources=sources, shape=x.shape),)
+
+
+@primitive
+def _warp_back(g: Tensor, *, matrices: np.ndarray, sources: np.ndarray, shape: tuple[int, ...]):
+    """The transpose of _warp: each pixel of a view hands its number to the four places it was mixed from."""
+    value = for_array(g.data).warp_back(g.data, matrices, sources, shape)
+    return value, (lambda gg, y: _warp(gg, matrices=matrices, sources=sources, size=g.shape[2:]),)
+
+
+@primitive
+def blur(x: Tensor):
+    """Each pixel mixed with its neighbours, 1/4 1/2 1/4 along both axes; (N, C, H, W), the border pixel repeated.
+
+    The map is symmetric, also at the border, so it is its own transpose.
+    """
+    return _blur_along(_blur_along(x.data, 2), 3), (lambda g, y: blur(g),)
+
+
+def _blur_along(a: Any, axis: int) -> Any:
+    near, own = BLUR
+    ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))
+    first, last = ((slice(None),) * axis + (part,) for part in (slice(None, 1), slice(-1, None)))
+    out, share = a * own, a * near
+    out[ahead] += share[behind]
+    out[behind] += share[ahead]
+    out[first] += share[first]
+    out[last] += share[last]
+    return out
+
+
+# ---- settings and draws ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How far views may differ from the plain image; each is drawn evenly from these ranges. Values: our choice.
+
+    per_image: views of each image in a step. enabled: False gives one plain view of each image.
+    scale: side of the part that a view shows, as a share of the image's side; above 1 it shows some of the outside.
+    rotation: radians either way. shift: either way along each axis, in halves of the side. flip: mirror every second.
+    blur: probability of a 3 x 3 blur, in the image's pixels. contrast: factor on the distance to white.
+    noise: standard deviation of what is added to each pixel of a view.
+    Raises UsageError for ranges that make no sense.
+    """
+
+    per_image: int = 1
+    scale: tuple[float, float] = (0.45, 1.1)
+    rotation: float = 0.35
+    shift: float = 0.35
+    flip: bool = True
+    blur: float = 0.5
+    contrast: tuple[float, float] = (0.8, 1.1)
+    noise: float = 0.08
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "contrast"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 100:
+                raise UsageError(f"views: {name} must be two numbers in (0, 100], the smaller first, not {low}, {high}")
+        for name, most in (("rotation", np.pi), ("shift", 10), ("blur", 1), ("noise", 10)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"views: {name} must lie between 0 and {most:.4g}, not {getattr(self, name)}")
+        if self.per_image < 1:
+            raise UsageError(f"views: per_image must be 1 or more, not {self.per_image}")
+
+
+def held_out(settings: ViewSettings, **changes: Any) -> ViewSettings:
+    """Settings to measure with: views unlike those trained on, by default milder, without blur and without noise.
+
+    changes: any field of ViewSettings. With a generator of a fixed seed, draw_views gives the same views each time.
+    Raises UsageError for ranges that make no sense.
+    """
+    milder = {"scale": (0.7, 1.0), "rotation": 0.2, "shift": 0.15, "blur": 0.0, "contrast": (0.9, 1.1), "noise": 0.0,
+              "enabled": True}
+    return replace(settings, **milder | changes)
+
+
+@dataclass(frozen=True)
+class Views:
+    """The draw for one batch; row m of everything belongs to view m.
+
+    images: how many images there are, original: their (height, width); size: (height, width) to which they are shrunk
+        before anything else; side: of a view. matrices (views, 2, 3): from a view's pixels to those of the shrunk
+        image. sources (views,): the image shown. blurred (views,) bool; contrast (views,); noise: its strength;
+        seed: of the noise. matrices is None for plain views.
+    """
+
+    images: int
+    original: tuple[int, int]
+    size: tuple[int, int]
+    side: int
+    sources: np.ndarray
+    matrices: np.ndarray | None = None
+    blurred: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+    noise: float = 0.0
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height: int, width: int, side: int) -> Views:
+    """Draw the views of n images of height x width pixels, each view side x side; all random numbers are host ones.
+
+    View v of image i is row v * n + i. The same state of rng gives the same views.
+    """
+    if min(height, width, side) < 1 or n < 0:
+        raise UsageError(f"views: {n} images of {height} x {width} cannot be shown at {side} x {side}")
+    if not settings.enabled:
+        return Views(n, (height, width), (height, width), side, np.arange(n))
+    count = n * settings.per_image
+    scale = rng.uniform(*settings.scale, count)
+    turn = rng.uniform(-settings.rotation, settings.rotation, count)
+    shift = rng.uniform(-settings.shift, settings.shift, (count, 2))
+    mirror = np.where(settings.flip & (rng.random(count) < 0.5), -1.0, 1.0)
+    blurred = rng.random(count) < settings.blur
+    contrast = rng.uniform(*settings.contrast, count)
+    size = _working_size(height, width, settings.scale[1], side)
+    step = scale[:, None] * (np.array(size) / side)  # pixels of the image per pixel of the view, (rows, columns)
+    sine, cosine = np.sin(turn), np.cos(turn)
+    linear = np.stack([np.stack([cosine, sine * mirror], -1), np.stack([-sine, cosine * mirror], -1)], 1)
+    linear = linear * step[:, None, :]
+    middle = (np.array(size) - 1) / 2 + shift * np.array(size) / 2
+    start = middle - linear.sum(axis=2) * ((side - 1) / 2)
+    return Views(n, (height, width), size, side, np.tile(np.arange(n), settings.per_image),
+                 np.concatenate([linear, start[:, :, None]], axis=2), blurred, contrast, float(settings.noise),
+                 int(rng.integers(2**63)))
+
+
+def _working_size(height: int, width: int, scale: float, side: int) -> tuple[int, int]:
+    """The largest size, of the same form, at which the widest view steps over MOST_STEP pixels at most."""
+    share = min(1.0, MOST_STEP * side / (scale * max(height, width)))
+    return max(1, int(height * share)), max(1, int(width * share))
+
+
+# ---- looking -----------------------------------------------------------------------------------------------------
+
+
+def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
+    """What the views show: images (N, C, H, W) in [-1, 1] -> (len(views), C, side, side). Outside an image is white, 1.
+
+    An image much larger than a view is shrunk first, with anti-aliasing, so that no pixel is skipped. Then some are
+    blurred, then all are warped; contrast scales the distance to white, so a white background stays white, and noise
+    is added last. Differentiable in the images.
+    Raises GraphError for images other than those the views were drawn for.
+    """
+    if images.ndim != 4 or (len(images), images.shape[2:]) != (views.images, views.original):
+        raise GraphError(f"look: the views were drawn for {views.images} images of {views.original} pixels, "
+                         f"not for {describe(images)}")
+    if side not in (None, views.side):
+        raise GraphError(f"look: the views were drawn with side {views.side}, not {side}")
+    if views.matrices is None:
+        return whole(images, views.side)
+    x = _shrunk(images, views.size) - 1.0  # white is 0 from here on, as warp sees the outside
+    sources = views.sources
+    if views.blurred.any():
+        x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
+    y = warp(x, views.matrices, (views.side, views.side), sources)
+    constant = Tensor(_on_device(views.contrast.reshape(-1, 1, 1, 1), y))
+    if views.noise == 0.0:
+        return y * constant + 1.0
+    return y * constant + Tensor(_on_device(_noise(views, y.shape[1]), y))
+
+
+def whole(images: Tensor, side: int) -> Tensor:
+    """The plain view: each image (N, C, H, W) resized to (N, C, side, side), bilinear and anti-aliased."""
+    return images if images.shape[2:] == (side, side) else resize_bilinear(images, (side, side), antialias=True)
+
+
+def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images of `size`: by means of whole blocks as far as that goes, which costs little, then by interpolation."""
+    most = min(n // m for n, m in zip(images.shape[2:], size, strict=True))
+    blocks = max(k for k in range(1, most + 1) if not any(n % k for n in images.shape[2:]))
+    x = mean_pool2d(images, blocks) if blocks > 1 else images
+    return x if x.shape[2:] == tuple(size) else resize_bilinear(x, size, antialias=True)
+
+
+def _noise(views: Views, channels: int) -> np.ndarray:
+    """1 + noise, float32 (views, C, side, side): each view from a stream of its own, so that threads share the work."""
+    noise = np.empty((len(views), views.side, views.side, channels), np.float32)
+
+    def job(view: int) -> None:
+        rng = np.random.default_rng([views.seed, view])
+        rng.standard_normal(dtype=np.float32, out=noise[view])
+        noise[view] *= views.noise
+        noise[view] += 1.0
+
+    pool.run([lambda view=view: job(view) for view in range(len(views))])
+    return noise.transpose(0, 3, 1, 2)  # channels-last in memory, as warp's result is
+
+
+def _on_device(array: np.ndarray, like: Tensor) -> Any:
+    """A host array with the dtype and on the device of a tensor."""
+    array = array.astype(like.dtype, copy=False)
+    return array if like.xp is np else like.xp.asarray(array, order="C")

@@ -1,0 +1,431 @@
+"""Substrates: the objects on white that an art network paints, each with the mask of where the object is.
+
+An item is a pair (T, m): T is the picture of an object on a white background, m is 1 where the object is. Items
+come from image files, from a folder of them, or from a built-in set of drawn shapes that needs no file at all.
+Whatever the source, T is exactly white (+1) outside the mask.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tinygan.backend import xp_of
+from tinygan.data.idx import shown
+from tinygan.data.images import read_image, resize_image
+from tinygan.errors import TinyganError, UsageError
+
+NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it
+MIN_BACKGROUND = 0.05  # share of the image that must be white: a bright corner of a photo is no white background
+MIN_OBJECT = 0.001  # share of the image: less is dust on a white sheet
+FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+MASK_SUFFIX = ".mask.png"
+CONDITIONS = ("silhouette", "edges", "substrate")
+
+Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
+
+
+class Substrates:
+    """An endless source of items: `next(rng, n)` draws n of them. drawn_shapes, from_files, from_folder make one.
+
+    The object keeps no state: the Generator decides everything, so a saved Generator is a saved position.
+    """
+
+    def __init__(self, draw: Draw, size: int, channels: int, name: str) -> None:
+        self.size, self.channels, self.name = size, channels, name
+        self._draw = draw
+
+    def next(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """n items: T (n, channels, size, size) float32 in [-1, 1] and m (n, 1, size, size) float32 of 0 and 1.
+
+        T is +1 wherever m is 0. Raises UsageError for n < 1.
+        """
+        if n < 1:
+            raise UsageError(f"the number of substrates must be at least 1, not {n}")
+        return self._draw(rng, int(n))
+
+    def describe(self) -> str:
+        """One line for a log: where the substrates come from, and their size."""
+        return f"{self.name}, {self.channels} x {self.size} x {self.size}"
+
+
+def open_substrates(source: str | Path | Sequence[str | Path] | None, size: int, channels: int = 3,
+                    **options: float | bool) -> Substrates:
+    """The substrates that `source` names: None the drawn shapes, a folder, one image file, or several.
+
+    `options` go to from_files or from_folder. Raises what they raise.
+    """
+    if source is None:
+        return drawn_shapes(size, channels)
+    if isinstance(source, (str, Path)):
+        if Path(source).is_dir():
+            return from_folder(source, size, channels, **options)
+        source = [source]
+    return from_files(source, size, channels, **options)
+
+
+def condition(mask: np.ndarray, target: np.ndarray, kind: str = "silhouette") -> np.ndarray:
+    """What generator and discriminator see of an item: x, of target's shape (n, C, S, S), in [-1, 1].
+
+    silhouette: the mask, object +1 and background -1. edges: the object's outline +1 on -1, S / 64 pixels wide
+    (at least 1) and inside the mask; the border of the image counts as background. substrate: the target itself,
+    of which a conditional discriminator learns little, since its real pair then shows one image twice. mask is
+    (n, 1, S, S) of 0 and 1. NumPy or CuPy. The silhouette is our choice for what the paper leaves open. Raises
+    UsageError for another kind.
+    """
+    if kind not in CONDITIONS:
+        raise UsageError(f"unknown condition {kind!r}: give one of {', '.join(CONDITIONS)}")
+    if kind == "substrate":
+        return target
+    xp = xp_of(target)
+    drawn = mask if kind == "silhouette" else mask * (1 - _eroded(xp, mask, max(1, mask.shape[-1] // 64)))
+    return xp.broadcast_to(2 * drawn - 1, target.shape).astype(target.dtype)
+
+
+def _eroded(xp, mask: np.ndarray, steps: int) -> np.ndarray:
+    """The mask without its outermost `steps` pixels: a pixel stays when it and its four neighbours are object."""
+    for _ in range(steps):
+        wide = xp.pad(mask, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        mask = mask * wide[..., :-2, 1:-1] * wide[..., 2:, 1:-1] * wide[..., 1:-1, :-2] * wide[..., 1:-1, 2:]
+    return mask
+
+
+def _check_format(size: int, channels: int) -> None:
+    if size < 8:
+        raise UsageError(f"substrates are at least 8 pixels wide, not {size}")
+    if channels not in (1, 3):
+        raise UsageError(f"substrates have 1 or 3 channels, not {channels}")
+
+
+# ---- Items from image files ----
+
+
+def from_files(paths: Iterable[str | Path], size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
+               flip: bool = True) -> Substrates:
+    """Substrates from image files: the objects of `paths`, each padded with white to a square and resized.
+
+    Where the object is, is decided by the first of these that is there:
+
+    - NAME.mask.png beside the image NAME.png (or .jpg ...), of the same size: light where the object is;
+    - transparency: alpha > 0.5 is object, unless no pixel is transparent;
+    - white background: a pixel is background when all its channels lie above `threshold` (in [-1, 1]) and a path
+      of such pixels joins it to the border of the image. White inside an object so stays object; so does the
+      white that a handle encloses, for which a mask or transparency is the remedy.
+
+    flip: mirror each drawn item with probability 1/2, the only augmentation. All images are held in memory, as
+    (channels + 1) * size**2 bytes each. Raises TinyganError, one line, for a file that cannot be read, holds no
+    object or has no background; UsageError for a wrong size, number of channels or threshold.
+    """
+    _check_options(size, channels, threshold)
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise UsageError("no image files given for the substrates")
+    items = np.stack([_read_item(path, size, channels, threshold) for path in paths])
+    name = f"substrates from {shown(paths[0].name)}" if len(paths) == 1 else f"substrates from {len(paths)} files"
+    return Substrates(_from_memory(items, flip), size, channels, name)
+
+
+def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
+                flip: bool = True) -> Substrates:
+    """Substrates from all images in a folder and the folders in it. Names that start with a dot are passed over.
+
+    Files that do not serve (unreadable, no object, no background) are left out and counted in describe(), with
+    the first reason; when none serves, that is an error. Else as from_files.
+    """
+    _check_options(size, channels, threshold)
+    folder = Path(path)
+    if not folder.is_dir():
+        raise TinyganError(f"{shown(folder)} is no folder: give one with images on white or transparent background")
+    files = [file for file in sorted(folder.rglob("*"))
+             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    images = [file for file in files
+              if file.suffix.lower() in FORMATS and not file.name.lower().endswith(MASK_SUFFIX)]
+    if not images:
+        raise TinyganError(f"no images in {shown(folder)}: {_seen(files)}; expected {', '.join(FORMATS)}")
+    items, problems = [], []
+    for file in images:
+        try:
+            items.append(_read_item(file, size, channels, threshold))
+        except TinyganError as problem:
+            problems.append(str(problem))
+    if not items:
+        raise TinyganError(f"none of the {len(images)} images in {shown(folder)} serves as a substrate; "
+                           f"the first: {problems[0]}")
+    left_out = f" ({len(problems)} left out; the first: {problems[0]})" if problems else ""
+    name = f"substrates from {len(items)} images in {shown(folder)}{left_out}"
+    return Substrates(_from_memory(np.stack(items), flip), size, channels, name)
+
+
+def _check_options(size: int, channels: int, threshold: float) -> None:
+    _check_format(size, channels)
+    if not -1 <= threshold < 1:
+        raise UsageError(f"the near-white threshold lies in [-1, 1), black to white, not {threshold}")
+
+
+def _seen(files: list[Path]) -> str:
+    """The files of a folder without images, counted by extension."""
+    if not files:
+        return "it is empty"
+    counts = Counter(file.suffix.lower() or "without extension" for file in files)
+    return f"{len(files)} files there ({', '.join(f'{count} {suffix}' for suffix, count in counts.most_common(5))})"
+
+
+def _from_memory(items: np.ndarray, flip: bool) -> Draw:
+    """A drawer of the uint8 items (N, channels + 1, size, size), whose last channel is the mask."""
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        rounds = [rng.permutation(len(items)) for _ in range(-(-n // len(items)))]  # no item twice before all came
+        chosen = items[np.concatenate(rounds)[:n]]
+        if flip:
+            mirrored = rng.random(n) < 0.5
+            chosen[mirrored] = chosen[mirrored, ..., ::-1]
+        target = chosen[:, :-1].astype(np.float32)
+        target *= 2 / 255
+        target -= 1
+        return target, (chosen[:, -1:] > 0).astype(np.float32)
+
+    return draw
+
+
+def _read_item(path: Path, size: int, channels: int, threshold: float) -> np.ndarray:
+    """One image file as uint8 (channels + 1, size, size): the picture on white, then the mask (0 or 255)."""
+    rgb, alpha = read_image(path)
+    name = shown(path)
+    mask_file = path.with_name(path.stem + MASK_SUFFIX)
+    given = mask_file.is_file()
+    least_background = 0.0  # what a mask or transparency says is meant
+    if given:
+        drawn, _ = read_image(mask_file)
+        if drawn.shape != rgb.shape:
+            sizes = [f"{array.shape[2]} x {array.shape[1]}" for array in (drawn, rgb)]
+            raise TinyganError(f"{shown(mask_file)} is {sizes[0]} but its image {sizes[1]}: "
+                               "make the mask as large as the image")
+        mask = drawn.mean(axis=0) > 0
+    elif alpha is not None and float(alpha.min()) < 0.5:
+        mask = alpha > 0.5
+    else:
+        least_background = MIN_BACKGROUND
+        mask = ~border_region((rgb > threshold).all(axis=0))
+    share = float(mask.mean())
+    if share < MIN_OBJECT and given:
+        raise TinyganError(f"no object found in {name}: {shown(mask_file.name)} is black; "
+                           "make it white where the object is")
+    if share < MIN_OBJECT:
+        raise TinyganError(f"no object found in {name}: all of it is white or transparent; give an object on white, "
+                           "or raise the near-white threshold")
+    if share >= 1 - least_background:
+        raise TinyganError(f"no background found in {name}: give it a transparent or white background, "
+                           f"or a mask in {shown(mask_file.name)} (white where the object is)")
+    rgb = np.where(mask, rgb, np.float32(1))  # or the background's own colour would shine through at the outline
+    if channels == 1:
+        rgb = rgb.mean(axis=0, keepdims=True)
+    # Padding is white: so is the background of the mask in this picture of it, where the object is black.
+    small = resize_image(1 - 2 * mask[None].astype(np.float32), size, fit="pad")[0] < 0
+    if not small.any():
+        raise TinyganError(f"the object in {name} is too thin to show at {size} pixels: choose a larger size")
+    picture = np.where(small, resize_image(rgb, size, fit="pad"), np.float32(1))
+    item = np.empty((channels + 1, size, size), np.uint8)
+    item[:-1] = np.rint((picture + 1) * 127.5)
+    item[-1] = small * np.uint8(255)
+    return item
+
+
+def border_region(candidate: np.ndarray) -> np.ndarray:
+    """The pixels of a boolean image (H, W) that a path of True pixels (four neighbours) joins to its border.
+
+    A flood fill without a queue: each row's runs of True are the nodes, runs that touch in neighbouring rows are
+    joined, and all take the smallest number in their component (label propagation with pointer jumping, after
+    Shiloach and Vishkin 1982), in a few rounds of array operations however winding the paths are.
+    """
+    candidate = np.asarray(candidate, bool)
+    starts = candidate.copy()
+    starts[:, 1:] &= ~candidate[:, :-1]
+    run = np.cumsum(starts.ravel()).reshape(candidate.shape)  # numbered from 1; meaningful where candidate
+    touching = candidate[1:] & candidate[:-1]
+    above, below = run[:-1][touching], run[1:][touching]
+    label = np.arange(int(run[-1, -1]) + 1)
+    while True:
+        lowest = np.minimum(label[above], label[below])
+        merged = label.copy()
+        np.minimum.at(merged, label[above], lowest)
+        np.minimum.at(merged, label[below], lowest)
+        merged = merged[merged]
+        if (merged == label).all():
+            break
+        label = merged
+    edge = np.zeros_like(candidate)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    reached = np.zeros(len(label), bool)
+    reached[label[run[candidate & edge]]] = True
+    return candidate & reached[label[run]]
+
+
+# ---- Drawn shapes ----
+#
+# A shape is a function of coordinates (u right, v down) that is negative inside, zero on the outline and positive
+# outside, near the outline about the distance to it. It fits in the unit circle. The pictures are our own.
+
+
+def _ellipse(u: np.ndarray, v: np.ndarray, a: float, b: float) -> np.ndarray:
+    radius = np.sqrt((u / a) ** 2 + (v / b) ** 2)
+    slope = np.sqrt((u / a**2) ** 2 + (v / b**2) ** 2)
+    return (radius - 1) * radius / np.maximum(slope, 1e-6)
+
+
+def _box(u: np.ndarray, v: np.ndarray, a: float, b: float, corner: float) -> np.ndarray:
+    x, y = abs(u) - (a - corner), abs(v) - (b - corner)
+    return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - corner
+
+
+def _polygon(u: np.ndarray, v: np.ndarray, points: Sequence[tuple[float, float]], corner: float) -> np.ndarray:
+    """Signed distance to a polygon, its corners rounded outwards by `corner`."""
+    nearest = np.full(u.shape, np.inf, u.dtype)
+    inside = np.zeros(u.shape, bool)
+    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+        dx, dy = x1 - x0, y1 - y0
+        along = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
+        nearest = np.minimum(nearest, (u - x0 - along * dx) ** 2 + (v - y0 - along * dy) ** 2)
+        if dy:  # a ray to the right crosses this edge
+            inside ^= ((v < y0) != (v < y1)) & (u < x0 + (v - y0) * (dx / dy))
+    return np.where(inside, -1, 1).astype(u.dtype) * np.sqrt(nearest) - corner
+
+
+def _mirrored(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [*points, *[(-x, y) for x, y in reversed(points)]]
+
+
+def _turned(u: np.ndarray, v: np.ndarray, knots: Sequence[tuple[float, float]]) -> np.ndarray:
+    """A body of revolution seen from the side: half widths at heights, joined smoothly with flat ends at each."""
+    heights, widths = np.array(knots, u.dtype).T
+    at = np.clip(np.searchsorted(heights, v) - 1, 0, len(knots) - 2)
+    t = np.clip((v - heights[at]) / (heights[at + 1] - heights[at]), 0, 1)
+    width = widths[at] + (widths[at + 1] - widths[at]) * t * t * (3 - 2 * t)
+    middle = 0.5 * float(heights[0] + heights[-1])
+    return np.maximum(abs(u) - width, abs(v - middle) - 0.5 * float(heights[-1] - heights[0]))
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """The curve x^2 + (y - 0.7 sqrt|x|)^2 = 1, which lies between y = -1 and 1.36."""
+    x, y = u * 1.18, 0.18 - v * 1.18
+    return x * x + (y - 0.7 * np.sqrt(abs(x))) ** 2 - 1
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    spokes = [(0.95 if k % 2 == 0 else 0.45, math.pi * k / 5) for k in range(10)]
+    return _polygon(u, v + 0.05, [(r * math.sin(t), -r * math.cos(t)) for r, t in spokes], 0.04)
+
+
+def _shirt(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    right = [(0.2, -0.72), (0.4, -0.68), (0.9, -0.26), (0.74, 0.0), (0.47, -0.14), (0.47, 0.76)]
+    return np.maximum(_polygon(u, v, _mirrored(right), 0.04), -_ellipse(u, v + 0.8, 0.22, 0.2))
+
+
+def _dress(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    right = [(0.1, -0.9), (0.3, -0.9), (0.3, -0.5), (0.22, -0.15), (0.6, 0.72), (0.3, 0.8)]
+    return np.maximum(_polygon(u, v, _mirrored(right), 0.03), -_ellipse(u, v + 0.98, 0.17, 0.34))
+
+
+def _bag(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    body = _polygon(u, v, _mirrored([(0.5, -0.16), (0.66, 0.68)]), 0.08)
+    return np.minimum(body, np.maximum(abs(_ellipse(u, v + 0.2, 0.32, 0.62)) - 0.055, v))
+
+
+SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": lambda u, v: _ellipse(u, v, 0.92, 0.92),
+    "ellipse": lambda u, v: _ellipse(u, v, 0.6, 0.96),
+    "square": lambda u, v: _box(u, v, 0.76, 0.76, 0.2),
+    "heart": _heart,
+    "star": _star,
+    "shirt": _shirt,
+    "dress": _dress,
+    "vase": lambda u, v: _turned(u, v, [(-0.9, 0.34), (-0.58, 0.18), (0.18, 0.62), (0.84, 0.27), (0.92, 0.31)]),
+    "bottle": lambda u, v: np.maximum(
+        _turned(u, v, [(-0.96, 0.13), (-0.88, 0.14), (-0.4, 0.12), (0.0, 0.36), (1.0, 0.36)]),
+        _box(u, v, 0.5, 0.94, 0.06)),
+    "bag": _bag,
+}
+
+
+def drawn_shapes(size: int, channels: int = 3, kinds: Sequence[str] | None = None) -> Substrates:
+    """Substrates drawn anew for every item: a shape of SHAPES (or of `kinds`) in flat colour, stripes or a blend.
+
+    Each item draws its kind, place (up to 0.12 off the centre, where the image spans [-1, 1]), size (radius 0.6
+    to 0.85), tilt (up to 0.2 radians) and light or middle colours, of which none is near white: the darkest
+    channel of a pixel in the mask stays below NEAR_WHITE. The mask takes the pixels that are covered by half and
+    more; inside it the outline blends into white, so that it does not look like stairs. Raises UsageError for an
+    unknown kind, a size below 8 or a number of channels other than 1 and 3.
+    """
+    _check_format(size, channels)
+    names = list(SHAPES) if kinds is None else list(kinds)
+    unknown = [name for name in names if name not in SHAPES]
+    if unknown or not names:
+        problem = f"unknown shape {', '.join(map(repr, unknown))}" if unknown else "no shapes to draw"
+        raise UsageError(f"{problem}: choose from {', '.join(SHAPES)}")
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        target = np.empty((n, channels, size, size), np.float32)
+        mask = np.empty((n, 1, size, size), np.float32)
+        for item in range(n):
+            target[item], mask[item, 0] = _draw_item(rng, names, size, channels)
+        return target, mask
+
+    return Substrates(draw, size, channels, f"drawn shapes ({', '.join(names)})")
+
+
+def _draw_item(rng: np.random.Generator, names: Sequence[str], size: int,
+               channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """One drawn item: T (channels, size, size) and m (size, size)."""
+    shape = SHAPES[names[int(rng.integers(len(names)))]]
+    centre_u, centre_v = rng.uniform(-0.12, 0.12, 2).tolist()
+    radius, tilt = float(rng.uniform(0.6, 0.85)), float(rng.uniform(-0.2, 0.2))
+    line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    x, y = (line[None, :] - centre_u) / radius, (line[:, None] - centre_v) / radius
+    u = math.cos(tilt) * x + math.sin(tilt) * y
+    v = math.cos(tilt) * y - math.sin(tilt) * x
+    covered = _coverage(shape(u, v))
+    mask = (covered >= 0.5).astype(np.float32)
+    colour = _colouring(rng, u, v, channels)
+    # An object pixel at the outline: its colour, and white behind the part that is not covered.
+    target = np.where(mask > 0, 1 - covered * (1 - colour), np.float32(1))
+    return target, mask
+
+
+def _coverage(outline: np.ndarray) -> np.ndarray:
+    """The share of each pixel that lies inside, to first order: half, less the distance to the outline in pixels.
+
+    The distance is the function over the length of its gradient, so the function need not be a true distance.
+    """
+    down, right = np.gradient(outline)
+    return np.clip(0.5 - outline / np.maximum(np.hypot(down, right), 1e-6), 0, 1)
+
+
+def _colouring(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, channels: int) -> np.ndarray:
+    """The object's colours (channels, size, size) in [-1, 1]: half are plain, a quarter striped, a quarter blended."""
+    first, second = _colour(rng, channels), _colour(rng, channels)
+    kind, direction = float(rng.random()), float(rng.uniform(0, math.pi))
+    across = math.cos(direction) * u + math.sin(direction) * v
+    if kind < 0.25:  # stripes with soft edges
+        width, shift = float(rng.uniform(0.16, 0.4)), float(rng.uniform(0, 2 * math.pi))
+        share = np.clip(0.5 + 3 * np.sin(across * (math.pi / width) + shift), 0, 1)
+    elif kind < 0.5:
+        share = np.clip(0.5 + 0.5 * across, 0, 1)
+    else:
+        share = np.zeros_like(across)
+    return first[:, None, None] + share * (second - first)[:, None, None]
+
+
+def _colour(rng: np.random.Generator, channels: int) -> np.ndarray:
+    """A light or middle colour (channels,), float32 in [-1, 1], whose darkest channel is at most 0.6."""
+    value = float(rng.uniform(0.55, 0.8))
+    if channels == 1:
+        return np.array([2 * value - 1], np.float32)
+    if rng.random() < 0.85:  # else a grey
+        # From HSV to RGB: a channel loses the saturation's share of the value as far as its hue is away.
+        hue, saturation, value = float(rng.random()), float(rng.uniform(0.25, 0.7)), float(rng.uniform(0.65, 1.0))
+        turn = (np.array([5, 3, 1]) + 6 * hue) % 6
+        rgb = value * (1 - saturation * np.clip(np.minimum(turn, 4 - turn), 0, 1))
+    else:
+        rgb = np.full(3, value)
+    return (2 * rgb - 1).astype(np.float32)

@@ -64,11 +64,13 @@ def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
     A resumed run needs to know: what was typed must agree with the stored run, what was not is taken from it.
     """
-    unset = object()
-    blank = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    # A flag that may be repeated appends to a copy of the list that it finds; the others want no particular thing.
+    unset = {action.dest: [] if isinstance(action, argparse._AppendAction) else object()
+             for action in parser._actions}
+    blank = argparse.Namespace(**unset)
     # argparse sets no default for a name the namespace already has, so what changed was typed.
     seen = parser.parse_args(argv, blank)
-    return {name for name, value in vars(seen).items() if value is not unset}
+    return {name for name, value in vars(seen).items() if value is not unset.get(name)}
 
 
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -135,6 +137,22 @@ def positive_float(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return value
+
+
+def non_negative_float(text: str) -> float:
+    value = _float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, not {text!r}")
+    return value
+
+
+def number_range(text: str) -> tuple[float, float]:
+    """Such as "0.45,1.1": the smaller first."""
+    parts = [_float(part) for part in text.split(",")]
+    if len(parts) != 2 or not 0 < parts[0] <= parts[1] < math.inf:
+        raise argparse.ArgumentTypeError(f"must be two numbers above 0, the smaller first, such as "
+                                         f"0.45,1.1, not {text!r}")
+    return parts[0], parts[1]
 
 
 def probability(text: str) -> float:

@@ -86,6 +86,51 @@ class DigitNet(Module):
         return np.concatenate(probabilities), np.concatenate(features)
 
 
+INK_BELOW, INK_STEEPNESS = 0.2, 6.0  # our choice: white (1) is ink 0.001, black (-1) ink 0.99, -0.2 is half
+
+
+class DigitEye(Module):
+    """The digit classifier as the GPAN's: images (N, C, 28, 28) in [-1, 1], dark ink on white -> scores (N, 10).
+
+    It has what models.vgg16.VGG16 has: `features`, the map that Grad-CAM looks at (48 maps of 7 x 7, the last that
+    still have a place), `head` from there to the scores, `scores`, and the names of the classes. Its weights are
+    frozen.
+    """
+
+    side, class_names, map_after = 28, tuple("0123456789"), 3
+
+    def __init__(self, net: DigitNet) -> None:
+        self.net = net
+        self.freeze()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same as `scores`."""
+        return self.scores(images)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Logits (N, 10); differentiable."""
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 48, 7, 7). Colours are averaged; dark ink on light paper becomes light ink on MNIST's black ground. What is
+        lighter than about mid grey counts as paper, as for a scanner: so a digit may stand on a pale shape."""
+        if images.ndim != 4 or images.shape[2:] != (self.side, self.side):
+            raise TinyganError(f"the digit classifier takes images of {self.side} x {self.side} pixels, not "
+                               f"{images.shape}")
+        x = ops.sigmoid((images.mean(axis=1, keepdims=True) + INK_BELOW) * -INK_STEEPNESS)
+        return self._through(x, slice(None, self.map_after))
+
+    def head(self, features: Tensor) -> Tensor:
+        """From the 7 x 7 maps to the scores."""
+        x = self._through(features, slice(self.map_after, None))
+        return self.net.last(x.reshape(len(x), -1))
+
+    def _through(self, x: Tensor, layers: slice) -> Tensor:
+        for conv, activation in zip(self.net.convs[layers], self.net.activations[layers], strict=True):
+            x = activation(conv(x))
+        return x
+
+
 def find_classifier(say: Callable[[str], None] = print) -> DigitNet | None:
     """The trained classifier from weights/digits.h5, beside the package or in the current folder.
 

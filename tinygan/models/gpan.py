@@ -1,6 +1,6 @@
 """The GPAN: a generator that paints on a given shape, and a discriminator of patches (Chaplygin & Chacksfield 2018).
 
-    generator       a picture x of what to paint on (a silhouette) -> convolutions down to 2 x 2
+    generator       a picture x of what to paint on -> convolutions down to 2 x 2
                     -> there the wanted categories and noise are added
                     -> stochastic transposed convolutions to 4, 8, 16, 32, 64: each sample takes one of K filter sets
                     -> ordinary ones up to the image, tanh
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import blur, mean_pool2d
+from tinygan.conv import mean_pool2d
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
 from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
 from tinygan.module import Module
+from tinygan.views import blur
 
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet
@@ -33,6 +34,8 @@ LARGEST_STOCHASTIC = 64  # side of the largest map that comes out of a bank
 ENCODER_SIDE = 512  # of what the encoder and the discriminator see, at most (paper)
 WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
 SKIPS = ("none", "upper", "all")
+STARTS = ("substrate", "nothing")
+WHITEST = 0.98  # of a substrate that is painted over: tanh reaches 1 nowhere, and far out it has no slope
 # Strided layers of the discriminator by the side of its input. Three are pix2pix's, whose patches are 70 pixels wide; a
 # smaller picture gets smaller patches (34 and 16 pixels), or one patch would be most of it. Our choice.
 STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
@@ -49,6 +52,9 @@ class GPANConfig:
         it. patch_channels: the same for the discriminator (64 in pix2pix).
     skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
         image shows passes the routes while its outline does not have to; "none", "all".
+    start: "substrate": x is a picture that the generator changes; what it makes is added to x before the tanh, so
+        colour, outline and background are there from the first step. "nothing": it paints from nothing. Our choice:
+        painted from nothing, the substrate's colours were lost.
     smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur. Their 4 x 4 kernels leave a
         grid of single pixels, which a classifier takes for texture and an eye for dirt. Our choice.
     norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
@@ -63,6 +69,7 @@ class GPANConfig:
     base_channels: int = 32
     patch_channels: int = 32
     skips: str = "upper"
+    start: str = "substrate"
     smooth: int = 2
     norm: str = "strict"
     act: str = "tprelu"
@@ -72,8 +79,8 @@ class GPANConfig:
     def __post_init__(self) -> None:
         for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),
                                      ("condition_channels", self.condition_channels, (1, 3)),
-                                     ("skips", self.skips, SKIPS), ("norm", self.norm, NORMS),
-                                     ("act", self.act, ACTIVATIONS),
+                                     ("skips", self.skips, SKIPS), ("start", self.start, STARTS),
+                                     ("norm", self.norm, NORMS), ("act", self.act, ACTIVATIONS),
                                      ("clamp", self.clamp, CLAMPS)):
             if value not in allowed:
                 raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
@@ -84,6 +91,9 @@ class GPANConfig:
                 raise UsageError(f"{name} is {number!r}: use a whole number of {least} or more")
         if not 0 <= self.slope <= 1:
             raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        if self.start == "substrate" and self.channels != self.condition_channels:
+            raise UsageError(f"start substrate adds x to the image, but they have {self.condition_channels} and "
+                             f"{self.channels} channels: use start nothing")
         bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
         if len(bank) == 1:
             bank *= len(self.stochastic_sides)
@@ -198,14 +208,15 @@ class GPANGenerator(Module):
                                    ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim))):
             if given.shape != shape:
                 raise UsageError(f"{name} must be of shape {shape} for this generator, not {given.shape}")
+        start = x * WHITEST
         x = shrink(x, c.encoder_side)
         seen = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x, add_bias=False), bias=conv.loose_bias)
             seen[x.shape[2]] = x
         wide = (n, c.categories + c.noise_dim, BOTTLENECK, BOTTLENECK)
-        extra = ops.broadcast_to(ops.concatenate([code, noise], axis=1).reshape(n, -1, 1, 1), shape=wide)
-        x = ops.concatenate([x, extra], axis=1)
+        extra = ops.concatenate([code * self._gain(code), noise * self._gain(noise)], axis=1).reshape(n, -1, 1, 1)
+        x = ops.concatenate([x, ops.broadcast_to(extra, shape=wide)], axis=1)
         maps = []
         for i, deconv in enumerate(self.deconvs):
             stochastic, side = i < len(c.bank), x.shape[2]
@@ -220,7 +231,14 @@ class GPANGenerator(Module):
                 x = self.activations[i](x, bias=bias)
             if stochastic:
                 maps.append(x)
+        if c.start == "substrate":
+            x = x + ops.log((1.0 + start) / (1.0 - start)) * 0.5  # the inverse of tanh
         return ops.tanh(x), maps
+
+    def _gain(self, part: Tensor) -> float:
+        """A few channels among hundreds would not be heard: they get the length of the encoder's. Our choice; without
+        it a generator of three classes drew the same for all."""
+        return float((self.config.encoder_width(BOTTLENECK) / max(1, part.shape[1])) ** 0.5)
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """(n, noise_dim) standard normal, float32, drawn on the host."""
@@ -232,7 +250,7 @@ class GPANGenerator(Module):
 
 
 class PatchDiscriminator(Module):
-    """x and images, both (N, ., size, size) -> logits (N, 1, h, w): is this patch of the image a real one?
+    """x (a silhouette) and images, both (N, ., size, size) -> logits (N, 1, h, w): is this patch a real image's?
 
     C64-C128-C256-C512-C1 of pix2pix, 62 x 62 logits at 512 pixels; what is larger is averaged down to 512 (spec of the
     paper), what is smaller has fewer strided layers (STRIDED). Kernels 4 x 4, the last two layers with stride 1.

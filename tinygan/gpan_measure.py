@@ -1,0 +1,183 @@
+"""What is shown and measured of a GPAN: sheets of images, where the classifier looks, hit rates, what routes change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan import metrics_gpan, pictures
+from tinygan.backend import Device, to_numpy
+from tinygan.engine import Tensor, no_grad
+from tinygan.errors import TinyganError
+from tinygan.gpan_step import Batch
+from tinygan.gradcam import grad_cam, overlay
+from tinygan.models.digits import DigitEye, find_classifier
+from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
+from tinygan.models.vgg16 import VGG16, load_vgg16
+from tinygan.module import Module
+from tinygan.views import ViewSettings, draw_views, held_out, look, whole
+
+LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
+AT_ONCE = 8  # images that are judged at a time
+ROUTES, NOISES = 4, 4  # of which route variety compares all pairs
+HELD_OUT = held_out(ViewSettings())
+HELD_OUT_DIGITS = held_out(HELD_OUT, flip=False, scale=(0.9, 1.1))  # a mirrored 3 is none
+
+
+def load_classifier(path: str | os.PathLike | None) -> Module:
+    """The VGG16 in a file of weights/convert_vgg16.py, or without a path the digit classifier of the project.
+
+    Both have `side`, `class_names`, `features`, `head` and `scores` for images in [-1, 1], and frozen weights.
+    Raises TinyganError in one line where there is none.
+    """
+    if path is not None:
+        return load_vgg16(path)
+    notes: list[str] = []
+    net = find_classifier(say=notes.append)
+    if net is None:
+        raise TinyganError(f"a GPAN learns from a classifier, and there is none: {notes[-1].removeprefix('note: ')}; "
+                           "or name a VGG16 with --classifier")
+    return DigitEye(net)
+
+
+def paint(generator: GPANGenerator, batch: Batch) -> np.ndarray:
+    """Images (n, C, S, S) in [-1, 1] on the host. Where they do not fit into memory at once, fewer at a time."""
+    n, at_once, found, start = len(batch.seen), len(batch.seen), [], 0
+    with no_grad():
+        while start < n:
+            part = slice(start, start + at_once)
+            try:
+                images, _ = generator(batch.seen[part], batch.code[part], batch.noise[part], batch.routes[part])
+                found.append(images.numpy())
+                start += at_once
+            except MemoryError:
+                if at_once == 1:
+                    raise
+                at_once = -(-at_once // 4)
+    return np.ascontiguousarray(np.concatenate(found))
+
+
+def for_the_eye(images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] as pictures.grid takes them: in [0, 1], and at most LARGEST_SHOWN pixels wide."""
+    factor = -(-images.shape[2] // LARGEST_SHOWN)
+    if factor > 1:
+        n, c, height, width = images.shape
+        images = images.reshape(n, c, height // factor, factor, width // factor, factor).mean(axis=(3, 5))
+    return ((images + 1) * 0.5).clip(0, 1)
+
+
+def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.ndarray], device: Device) -> np.ndarray:
+    """A row for each batch: the first images, each beside its overlay of where the classifier sees what is wanted."""
+    rows = []
+    for batch, row in zip(batches, images, strict=True):
+        for image in row[:3]:
+            shown = Tensor(device.put(image[None]))
+            with no_grad():
+                features = classifier.features(whole(shown, classifier.side))
+            cam = to_numpy(grad_cam(features, classifier.head, batch.wanted))[0]
+            small = for_the_eye(image[None])[0]
+            rows += [np.repeat(small, 3 // len(small), axis=0),
+                     overlay(small * 2 - 1, cam).transpose(2, 0, 1) / np.float32(255)]
+    return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
+
+
+def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed: int | None = None
+              ) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, features as rows) of images, seen whole, or with a seed through views of HELD_OUT."""
+    scores, features = [], []
+    with no_grad():
+        for start in range(0, len(images), AT_ONCE):
+            part = Tensor(device.put(images[start:start + AT_ONCE]))
+            if views_seed is None:
+                seen = whole(part, classifier.side)
+            else:
+                settings = HELD_OUT if isinstance(classifier, VGG16) else HELD_OUT_DIGITS
+                rng = np.random.default_rng([views_seed, start])
+                seen = look(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
+            found = classifier.features(seen)
+            features.append(found.numpy().reshape(len(part), -1))
+            scores.append(classifier.head(found).numpy())
+    return np.concatenate(scores), np.concatenate(features)
+
+
+def hit_rates(scores: np.ndarray, wanted: Sequence[int], prefix: str = "") -> dict[str, float]:
+    """metrics_gpan.hit_rates with names for the log."""
+    return {prefix + name: value for name, value in metrics_gpan.hit_rates(scores, wanted).items()}
+
+
+def measure(t: Any, n: int = 32) -> dict[str, float]:
+    """top1, top5, probability: over n fresh images of all sets, seen whole; view_top1, view_probability: through views
+    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training."""
+    rng = np.random.default_rng([t.flags["seed"], 101])
+    found: dict[str, list[float]] = {}
+    each, speckle = max(2, n // len(t.sets)), []
+    for i, wanted in enumerate(t.sets):
+        images = t.paint(t.batch(wanted, t.best.draw_routes(rng, each), t.best.draw_noise(rng, each),
+                                 *t.substrates.next(rng, each)))
+        speckle.append(metrics_gpan.speckle(images))
+        scores, _ = scores_of(t.classifier, images, t.device)
+        numbers = hit_rates(scores, wanted)
+        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i)
+        numbers |= {f"view_{name}": value for name, value in hit_rates(scores, wanted).items() if name != "top5"}
+        for name, value in numbers.items():
+            found.setdefault(name, []).append(value)
+    numbers = {name: float(np.mean(values)) for name, values in found.items()}
+    numbers |= {"speckle": float(np.mean(speckle)), "samples": each * len(t.sets)}
+    if t.config.route_count > 1 and t.config.noise_dim:
+        numbers["variety"] = variety(t, rng)
+    return numbers
+
+
+def variety(t: Any, rng: np.random.Generator) -> float:
+    """How far routes move the classifier's features, over how far noises do, on one substrate."""
+    target, mask = t.substrates.next(rng, 1)
+    routes, noises = t.best.draw_routes(rng, ROUTES), t.best.draw_noise(rng, NOISES)
+    count = ROUTES * NOISES  # row r * NOISES + z: route r with noise z
+    images = t.paint(t.batch(t.sets[0], np.repeat(routes, NOISES, axis=0), np.tile(noises, (ROUTES, 1)),
+                             np.repeat(target, count, axis=0), np.repeat(mask, count, axis=0)))
+    features = scores_of(t.classifier, images, t.device)[1].reshape(ROUTES, NOISES, -1)
+    return float(metrics_gpan.route_variety(features.transpose(1, 0, 2), features))
+
+
+def in_words(numbers: Mapping[str, float]) -> str:
+    """One line on how well the images show what is wanted, from a log row."""
+    parts = []
+    if "top1" in numbers:
+        parts.append(f"the classifier finds what is wanted in {numbers['top1']:.0%} of the images (probability "
+                     f"{numbers['probability']:.2f}; through other views {numbers['view_top1']:.0%}, "
+                     f"{numbers['view_probability']:.2f})")
+    elif "train_top1" in numbers:
+        parts.append(f"the classifier finds what is wanted in {numbers['train_top1']:.0%} of the batch (probability "
+                     f"{numbers['train_probability']:.2f})")
+    if "background" in numbers:
+        parts.append(f"background {numbers['background']:.3f} from white")
+    if "substrate" in numbers:
+        parts.append(f"substrate {numbers['substrate']:.2f} away")
+    if "variety" in numbers:
+        parts.append(f"routes change {numbers['variety']:.2f} as much as noise")
+    return "; ".join(parts)
+
+
+def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, classifier: Module, batch: int,
+                   accumulate: int = 1) -> int:
+    """About how much memory a step takes, in bytes: every weight with its gradient and averages, and the maps that the
+    backward passes need. The generator's stay while the others come and go."""
+    c, n = generator.config, -(-batch // accumulate)
+    encoder = sum(c.encoder_width(side) * side ** 2 for side in c.encoder_sides)
+    decoder = sum((c.decoder_width(side) + c.skip_width(side) if side < c.size else 4 * c.channels) * side ** 2
+                  for side in [*c.stochastic_sides, *c.ordinary_sides])
+    patch, side, widths = 0, c.encoder_side, [len(conv.weight.data[0]) for conv in discriminator.convs]
+    for width in widths:
+        side = max(discriminator.grid[0], side // 2)
+        patch += width * side ** 2
+    judging = 0
+    if isinstance(classifier, VGG16):
+        for name, layer in classifier.layers.items():
+            if name.startswith("conv"):
+                judging += len(layer.bias) * (classifier.side >> (int(name[4]) - 1)) ** 2
+    weights = 6 * generator.parameter_count() + 5 * discriminator.parameter_count() + classifier.parameter_count()
+    painting = 3 * (encoder + decoder)
+    return 4 * (weights + n * (painting + max(2 * judging, 6 * patch, painting)))

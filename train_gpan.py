@@ -64,10 +64,10 @@ from tinygan.views import ViewSettings, draw_views
 PRESETS = {
     "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_200, "batch_size": 8, "base_channels": 16,
                "patch_channels": 16, "views": 2, "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1,
-               "view_flip": "no", "view_noise": 0.05, "lr_decay": 1_200, "ema": 0.99},
+               "view_flip": "no", "view_noise": 0.05, "view_coarse": (1.0, 1.0), "lr_decay": 1_200, "ema": 0.99},
     "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "base_channels": 32,
               "patch_channels": 32, "views": 1, "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35,
-              "view_flip": "yes", "view_noise": 0.08, "lr_decay": 0, "ema": 0.99},
+              "view_flip": "yes", "view_noise": 0.08, "view_coarse": (0.3, 1.0), "lr_decay": 0, "ema": 0.99},
 }
 # With a VGG16 on a GPU: the paper's sizes.
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
@@ -397,7 +397,7 @@ def view_settings(flags: dict) -> ViewSettings | None:
         return None
     return ViewSettings(per_image=flags["views"], scale=tuple(flags["view_scale"]), rotation=flags["view_rotation"],
                         shift=flags["view_shift"], flip=flags["view_flip"] == "yes", blur=flags["view_blur"],
-                        noise=flags["view_noise"])
+                        noise=flags["view_noise"], coarse=tuple(flags["view_coarse"]))
 
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
@@ -492,6 +492,8 @@ def build_parser() -> cli.Parser:
     view.add_argument("--view-shift", type=cli.non_negative_float, help=f"in half sides {preset('view_shift')}")
     view.add_argument("--view-flip", choices=("yes", "no"), help=f"mirror half of them {preset('view_flip')}")
     view.add_argument("--view-blur", type=cli.probability, default=0.5, help="share of them that is blurred")
+    view.add_argument("--view-coarse", type=cli.number_range, metavar="LOW,HIGH", help="share of the pixels that the "
+                      f"images of a step are shrunk to first {preset('view_coarse')}")
     view.add_argument("--view-noise", type=cli.non_negative_float, help=preset("view_noise"))
     opt = p.add_argument_group("optimiser")
     add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
@@ -499,7 +501,7 @@ def build_parser() -> cli.Parser:
     net = p.add_argument_group("details of the nets (the paper leaves them open)")
     net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
     net.add_argument("--patch-channels", type=cli.positive_int, help=f"the discriminator's {preset('patch_channels')}")
-    net.add_argument("--noise-dim", type=cli.non_negative_int, default=16, help="numbers drawn beside the route")
+    net.add_argument("--noise-dim", type=cli.non_negative_int, default=16, help="channels of noise beside the route")
     net.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="what the generator sees of what "
                      "it paints on")
     net.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="and the discriminator; if it saw "

@@ -136,7 +136,7 @@ def variety(t: Any, rng: np.random.Generator) -> float:
     target, mask = t.substrates.next(rng, 1)
     routes, noises = t.best.draw_routes(rng, ROUTES), t.best.draw_noise(rng, NOISES)
     count = ROUTES * NOISES  # row r * NOISES + z: route r with noise z
-    images = t.paint(t.batch(t.sets[0], np.repeat(routes, NOISES, axis=0), np.tile(noises, (ROUTES, 1)),
+    images = t.paint(t.batch(t.sets[0], np.repeat(routes, NOISES, axis=0), np.tile(noises, (ROUTES, 1, 1, 1)),
                              np.repeat(target, count, axis=0), np.repeat(mask, count, axis=0)))
     features = scores_of(t.classifier, images, t.device)[1].reshape(ROUTES, NOISES, -1)
     return float(metrics_gpan.route_variety(features.transpose(1, 0, 2), features))

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygan import gpan_losses as losses
-from tinygan.engine import Tensor, frozen, grad, no_grad
+from tinygan.engine import Tensor, frozen, grad
 from tinygan.gradcam import grad_cam
 from tinygan.models.gpan import PatchDiscriminator
 from tinygan.module import Module
-from tinygan.views import Views, look, whole
+from tinygan.views import Views, look, warp, whole
 
+CAM_SIDE = 28  # of an importance map that comes from a random view
 CAM_MODES = ("soft", "binary", "blend", "off")
 
 
@@ -28,7 +29,8 @@ class Batch(NamedTuple):
     """What n images are made of, and the wanted class ids that all of them share.
 
     target (n, C, S, S): the substrates; mask (n, 1, S, S): where their objects are. seen, x: what the generator and
-    the discriminator see of them. code (n, categories), noise (n, .), routes (n, stochastic layers) on the host.
+    the discriminator see of them. code (n, categories), noise (n, channels, 2, 2); routes (n, stochastic layers) are
+    on the host.
     """
 
     target: Tensor
@@ -93,14 +95,19 @@ def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | N
     glances = ([None] if see_whole or views is None else []) + (
         [] if views is None else [one_of_each(views, i) for i in range(len(views) // views.images)])
     scores, importance = None, None
+    maps_of_views: list[Any] = []
     for glance in glances:
         seen = whole(leaf, side) if glance is None else look(leaf, glance)
         features = classifier.features(seen)
         found = classifier.head(features)
         if scores is None:
             scores = found.numpy()
-            if glance is None and s.cam != "off":
-                importance = grad_cam(features, classifier.head, batch.wanted)
+        if s.cam != "off" and importance is None:  # the whole image comes first, and then suffices
+            cam = grad_cam(features, classifier.head, batch.wanted)
+            if glance is None or glance.matrices is None:
+                importance = cam
+            else:
+                maps_of_views.append(in_the_image(cam, glance))
         parts = {"wanted": losses.wanted_loss(found, batch.wanted, s.classes),
                  "unwanted": losses.unwanted_loss(found, batch.wanted, s.classes, s.unwanted)}
         for name, part in parts.items():
@@ -109,10 +116,8 @@ def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | N
             (pull,) = grad((parts["wanted"] + parts["unwanted"]) * (1.0 / len(glances)), [leaf])
             pulls["vgg"] = pull.data if "vgg" not in pulls else pulls["vgg"] + pull.data
         del seen, features, found, parts  # the graph of this view goes before the next is built
-    if importance is None and s.cam != "off":
-        with no_grad():
-            features = classifier.features(whole(images.detach(), side))
-        importance = grad_cam(features, classifier.head, batch.wanted)
+    if maps_of_views:
+        importance = sum(maps_of_views) * (1.0 / len(maps_of_views))
 
     # The discriminator: patches should look real where the classifier does not look.
     if s.weights["cgan"]:
@@ -147,6 +152,20 @@ def one_of_each(views: Views, i: int) -> Views:
         return views
     return replace(views, sources=views.sources[rows], matrices=views.matrices[rows], blurred=views.blurred[rows],
                    contrast=views.contrast[rows], seed=views.seed + i)
+
+
+def in_the_image(cam: Any, views: Views) -> Any:
+    """Importance as a view has it, (n, h, w), brought back to the image, (n, CAM_SIDE, CAM_SIDE); 0 where the view did
+    not look. The view's map from its pixels to the image's is turned round; all grids cover their squares evenly."""
+    h, w = cam.shape[1:]
+    linear, offset = views.matrices[:, :, :2], views.matrices[:, :, 2]
+    per_cell = np.array(views.size) / CAM_SIDE  # pixels of the image
+    back = np.linalg.inv(linear) * (np.array([h, w]) / views.side)[:, None]  # from the image's pixels to cells of cam
+    matrices = np.empty_like(views.matrices)
+    matrices[:, :, :2] = back * per_cell
+    first = 0.5 * per_cell - 0.5 - offset  # where cell (0, 0) of the result lies
+    matrices[:, :, 2] = np.einsum("nij,nj->ni", back, first) + (0.5 * np.array([h, w]) / views.side - 0.5)
+    return warp(Tensor(cam[:, None]), matrices, (CAM_SIDE, CAM_SIDE)).data[:, 0]
 
 
 def as_judged(images: Tensor, batch: Batch, importance: Any, discriminator: PatchDiscriminator, s: LossSettings

@@ -99,7 +99,8 @@ class ViewSettings:
     scale: side of the part that a view shows, as a share of the image's side; above 1 it shows some of the outside.
     rotation: radians either way. shift: either way along each axis, in halves of the side. flip: mirror every second.
     blur: probability of a 3 x 3 blur, in the image's pixels. contrast: factor on the distance to white.
-    noise: standard deviation of what is added to each pixel of a view.
+    noise: standard deviation of what is added to each pixel of a view. coarse: share of their pixels that all images of
+        one draw are first shrunk to, drawn evenly on a logarithmic scale; below 1, fine textures do not help.
     Raises UsageError for ranges that make no sense.
     """
 
@@ -111,13 +112,15 @@ class ViewSettings:
     blur: float = 0.5
     contrast: tuple[float, float] = (0.8, 1.1)
     noise: float = 0.08
+    coarse: tuple[float, float] = (1.0, 1.0)
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("scale", "contrast"):
+        for name, most in (("scale", 100), ("contrast", 100), ("coarse", 1)):
             low, high = getattr(self, name)
-            if not 0 < low <= high <= 100:
-                raise UsageError(f"views: {name} must be two numbers in (0, 100], the smaller first, not {low}, {high}")
+            if not 0 < low <= high <= most:
+                raise UsageError(f"views: {name} must be two numbers in (0, {most}], the smaller first, not "
+                                 f"{low}, {high}")
         for name, most in (("rotation", np.pi), ("shift", 10), ("blur", 1), ("noise", 10)):
             if not 0 <= getattr(self, name) <= most:
                 raise UsageError(f"views: {name} must lie between 0 and {most:.4g}, not {getattr(self, name)}")
@@ -132,7 +135,7 @@ def held_out(settings: ViewSettings, **changes: Any) -> ViewSettings:
     Raises UsageError for ranges that make no sense.
     """
     milder = {"scale": (0.7, 1.0), "rotation": 0.2, "shift": 0.15, "blur": 0.0, "contrast": (0.9, 1.1), "noise": 0.0,
-              "enabled": True}
+              "coarse": (1.0, 1.0), "enabled": True}
     return replace(settings, **milder | changes)
 
 
@@ -178,6 +181,9 @@ def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height:
     blurred = rng.random(count) < settings.blur
     contrast = rng.uniform(*settings.contrast, count)
     size = _working_size(height, width, settings.scale[1], side)
+    if settings.coarse != (1.0, 1.0):
+        share = np.exp(rng.uniform(*np.log(settings.coarse)))
+        size = tuple(max(1, int(round(n * share))) for n in size)
     step = scale[:, None] * (np.array(size) / side)  # pixels of the image per pixel of the view, (rows, columns)
     sine, cosine = np.sin(turn), np.cos(turn)
     linear = np.stack([np.stack([cosine, sine * mirror], -1), np.stack([-sine, cosine * mirror], -1)], 1)

@@ -243,7 +243,8 @@ def border_region(candidate: np.ndarray) -> np.ndarray:
     starts = candidate.copy()
     starts[:, 1:] &= ~candidate[:, :-1]
     run = np.cumsum(starts.ravel()).reshape(candidate.shape)  # numbered from 1; meaningful where candidate
-    touching = candidate[1:] & candidate[:-1]
+    # One pixel of each overlap is enough: its first, where one of the two runs starts.
+    touching = candidate[1:] & candidate[:-1] & (starts[1:] | starts[:-1])
     above, below = run[:-1][touching], run[1:][touching]
     label = np.arange(int(run[-1, -1]) + 1)
     while True:

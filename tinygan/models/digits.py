@@ -112,8 +112,8 @@ class DigitEye(Module):
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, 48, 7, 7). Colours are averaged; dark ink on light paper becomes light ink on MNIST's black ground. What is
-        lighter than about mid grey counts as paper, as for a scanner: so a digit may stand on a pale shape."""
+        """(N, 48, 7, 7). Colours are averaged; dark ink on light paper becomes light ink on MNIST's black ground. What
+        is lighter than about mid grey counts as paper, as for a scanner: so a digit may stand on a pale shape."""
         if images.ndim != 4 or images.shape[2:] != (self.side, self.side):
             raise TinyganError(f"the digit classifier takes images of {self.side} x {self.side} pixels, not "
                                f"{images.shape}")

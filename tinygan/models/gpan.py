@@ -46,7 +46,7 @@ class GPANConfig:
     """Everything that decides the nets' shapes and how they compute.
 
     size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code that
-        says which of them are wanted. noise_dim: numbers drawn for each image beside its route (0: the route is all).
+        says which of them are wanted. noise_dim: channels of noise beside the route (0: the route is all).
     bank: filter sets of each stochastic layer; one number means that many in all. The paper's is 4.
     base_channels: of the encoder's first layer, doubling with every halving up to 8 times as many; the decoder mirrors
         it. patch_channels: the same for the discriminator (64 in pix2pix).
@@ -160,7 +160,7 @@ def _halvings(side: int) -> list[int]:
 
 
 class GPANGenerator(Module):
-    """x (N, condition_channels, size, size), code (N, categories), noise (N, noise_dim), routes -> (images, maps).
+    """x (N, condition_channels, size, size), code (N, categories), noise (N, noise_dim, 2, 2), routes -> images, maps.
 
     Images (N, channels, size, size) lie in [-1, 1]; maps are the outputs of the stochastic layers, which L_split
     compares.
@@ -204,8 +204,9 @@ class GPANGenerator(Module):
         if routes is None and max(c.bank) > 1 or routes is not None and np.shape(routes) != expected:
             raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each "
                              f"stochastic layer, not {None if routes is None else np.shape(routes)}")
+        quarters = (BOTTLENECK, BOTTLENECK)
         for name, given, shape in (("x", x, (n, c.condition_channels, c.size, c.size)),
-                                   ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim))):
+                                   ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim, *quarters))):
             if given.shape != shape:
                 raise UsageError(f"{name} must be of shape {shape} for this generator, not {given.shape}")
         start = x * WHITEST
@@ -214,9 +215,8 @@ class GPANGenerator(Module):
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x, add_bias=False), bias=conv.loose_bias)
             seen[x.shape[2]] = x
-        wide = (n, c.categories + c.noise_dim, BOTTLENECK, BOTTLENECK)
-        extra = ops.concatenate([code * self._gain(code), noise * self._gain(noise)], axis=1).reshape(n, -1, 1, 1)
-        x = ops.concatenate([x, ops.broadcast_to(extra, shape=wide)], axis=1)
+        everywhere = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
+        x = ops.concatenate([x, everywhere * self._gain(code), noise * self._gain(noise)], axis=1)
         maps = []
         for i, deconv in enumerate(self.deconvs):
             stochastic, side = i < len(c.bank), x.shape[2]
@@ -241,8 +241,8 @@ class GPANGenerator(Module):
         return float((self.config.encoder_width(BOTTLENECK) / max(1, part.shape[1])) ** 0.5)
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """(n, noise_dim) standard normal, float32, drawn on the host."""
-        return rng.standard_normal((n, self.config.noise_dim), dtype=np.float32)
+        """(n, noise_dim, 2, 2) standard normal, float32, drawn on the host: one for each quarter of the image."""
+        return rng.standard_normal((n, self.config.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
         """(n, stochastic layers) filter-set indices; see adapted_gan.draw_routes."""

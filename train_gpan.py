@@ -58,20 +58,23 @@ from tinygan.training import (
     resumed,
     stop_if_not_finite,
 )
-from tinygan.views import ViewSettings, draw_views
+from tinygan.views import ViewSettings, draw_views, milder
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
-    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_200, "batch_size": 8, "base_channels": 16,
-               "patch_channels": 16, "views": 2, "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1,
-               "view_flip": "no", "view_noise": 0.05, "view_coarse": (1.0, 1.0), "lr_decay": 1_200, "ema": 0.99},
-    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "base_channels": 32,
-              "patch_channels": 32, "views": 1, "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35,
-              "view_flip": "yes", "view_noise": 0.08, "view_coarse": (0.3, 1.0), "lr_decay": 0, "ema": 0.99},
+    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_500, "batch_size": 8, "lr": 6e-4, "lr_decay": 0,
+               "ema": 0.99, "base_channels": 16, "patch_channels": 16, "views": 3, "whole": "no",
+               "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
+               "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0},
+    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 5e-4, "lr_decay": 0,
+              "ema": 0.99, "base_channels": 32, "patch_channels": 32, "views": 1, "whole": "no",
+              "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
+              "view_noise": 0.08, "view_coarse": (0.3, 1.0), "view_warmup": 200},
 }
 # With a VGG16 on a GPU: the paper's sizes.
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
-RATES = {"adam": (3e-4, 0.5), "rmsprop": (5e-5, 1.0)}  # the generator's learning rate; the discriminator's share of it
+RMSPROP_LR = 5e-5  # the presets' rates are Adam's; at 2e-3 RMSprop diverges
+D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # of the generator's learning rate
 ROWS, COLUMNS = 4, 6  # of the pictures: a row shares substrate, wanted classes and noise, a column its route
 LARGEST = {"batch_size": 4_096, "base_channels": 1_024, "patch_channels": 1_024, "noise_dim": 65_536, "views": 64}
 # The paper's weights; L_VGG is L_p + L_n.
@@ -293,7 +296,9 @@ class Training:
         side = self.config.size
         if self.views is None:
             return None
-        return draw_views(self.streams["views"], n, self.views, side, side, self.classifier.side)
+        warm = self.flags["view_warmup"]
+        settings = milder(self.views, min(1.0, self.step / warm)) if warm else self.views
+        return draw_views(self.streams["views"], n, settings, side, side, self.classifier.side)
 
     def fixed(self, same_substrate: bool = False) -> list[Batch]:
         """ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
@@ -410,6 +415,8 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
         flags, run = resumed(parser, flags, typed, "gpan")
     kind = "vgg16" if flags["classifier"] else "digits"
     preset = dict(PRESETS[kind])
+    if flags["optimizer"] == "rmsprop":
+        preset["lr"] = RMSPROP_LR
     if kind == "vgg16" and flags["device"] != "cpu" and pick_device(flags["device"]).kind == "gpu":
         preset |= GPU_PRESET
     for name, value in preset.items():
@@ -418,9 +425,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if flags["wanted"] is None:
         raise UsageError("say what to paint: --wanted flamingo, or --wanted zebra,flamingo for both at once (the "
                          "classifier's own names or numbers)")
-    rate, share = RATES[flags["optimizer"]]
-    flags["lr"] = flags["lr"] or rate
-    flags["d_lr"] = flags["d_lr"] or flags["lr"] * share
+    flags["d_lr"] = flags["d_lr"] or flags["lr"] * D_SHARE[flags["optimizer"]]
     check_numbers(flags, typed, LARGEST)
     if flags["dry_run"] and run is None:
         flags |= {"steps": 2, "log_every": 1, "eval_every": 0}
@@ -432,8 +437,10 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
                          "each must have 2 or more (or use --weight-split 0)")
     if not any(flags[f"weight_{name}"] for name in WEIGHTS):
         raise UsageError("every loss has weight 0: there is nothing to learn")
-    if not flags["views"] and flags["whole"] == "no":
-        raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")
+    if not flags["views"]:
+        if "whole" in typed and flags["whole"] == "no":
+            raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")
+        flags["whole"] = "yes"
     return flags, run
 
 
@@ -485,7 +492,7 @@ def build_parser() -> cli.Parser:
     view = p.add_argument_group("what the classifier sees")
     view.add_argument("--views", type=cli.non_negative_int, help="random views of each image; 0: none "
                       f"{preset('views')}")
-    view.add_argument("--whole", choices=("yes", "no"), default="yes", help="it sees the whole image as well")
+    view.add_argument("--whole", choices=("yes", "no"), help=f"it sees the whole image as well {preset('whole')}")
     view.add_argument("--view-scale", type=cli.number_range, metavar="LOW,HIGH", help="share of the side that a "
                       f"view shows {preset('view_scale')}")
     view.add_argument("--view-rotation", type=cli.non_negative_float, help=f"radians {preset('view_rotation')}")
@@ -495,9 +502,12 @@ def build_parser() -> cli.Parser:
     view.add_argument("--view-coarse", type=cli.number_range, metavar="LOW,HIGH", help="share of the pixels that the "
                       f"images of a step are shrunk to first {preset('view_coarse')}")
     view.add_argument("--view-noise", type=cli.non_negative_float, help=preset("view_noise"))
+    view.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views grow from the plain "
+                      f"image to all this {preset('view_warmup')}")
     opt = p.add_argument_group("optimiser")
     add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
-                        "0.0003 with adam, 0.00005 with rmsprop", "half of --lr with adam, --lr with rmsprop")
+                        "0.0006, or 0.0005 with a VGG16; with rmsprop 0.00005",
+                        "half of --lr with adam, --lr with rmsprop")
     net = p.add_argument_group("details of the nets (the paper leaves them open)")
     net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
     net.add_argument("--patch-channels", type=cli.positive_int, help=f"the discriminator's {preset('patch_channels')}")

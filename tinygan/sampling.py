@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
 from tinygan.kernels import counter, cuda_
 from tinygan.models.adapted_gan import GANConfig, Generator
+from tinygan.module import Module
 
 
 def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: Device, *,
@@ -59,22 +61,37 @@ def as_digits(images: np.ndarray) -> np.ndarray:
 
 
 def load_generator(path: str | os.PathLike, device: Device, *, average: bool = True) -> tuple[Generator, dict]:
-    """The generator of a run (its folder or checkpoint file) and the checkpoint's header.
+    """The generator of a run of train_mnist.py (its folder or checkpoint file) and the checkpoint's header.
 
     average: take the moving average of the weights where the run kept one: its images are better.
     Raises TinyganError in one line if there is no checkpoint of a GAN there.
     """
     arrays, meta = checkpoint.load(path)
+    return restore_generator(path, arrays, meta, device, average=average), meta
+
+
+def restore_generator(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any],
+                      device: Device, *, average: bool = True) -> Generator:
+    """The same from a checkpoint's arrays and header, which were read from `path`."""
     if meta.get("kind") != "gan" or not isinstance(meta.get("config"), dict):
         raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py")
     try:
         config = GANConfig(**meta["config"])
     except TypeError as error:
         raise TinyganError(f"{path}: the checkpoint's settings are not understood ({error})") from None
-    generator = Generator(config, rng=np.random.default_rng(0))
+    return load_best(Generator(config, rng=np.random.default_rng(0)), arrays, average).to(device.put)
+
+
+def load_best(generator: Module, arrays: Mapping[str, np.ndarray], average: bool = True) -> Module:
+    """Fill a generator with the weights of a checkpoint: their moving average, if it is wanted and was kept."""
     part = "average" if average and any(name.startswith("average/") for name in arrays) else "generator"
     generator.load_state_dict(section(arrays, part))
-    return generator.to(device.put), meta
+    return generator
+
+
+def run_folder(path: str | os.PathLike) -> Path:
+    """The folder of a run that is named by its folder or by its checkpoint."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
 def section(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

@@ -139,6 +139,21 @@ def held_out(settings: ViewSettings, **changes: Any) -> ViewSettings:
     return replace(settings, **milder | changes)
 
 
+def milder(settings: ViewSettings, share: float) -> ViewSettings:
+    """The same with every range cut down to `share`, from 0, the plain image, to 1: to begin with easy views.
+
+    Raises UsageError for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"views: share must lie between 0 and 1, not {share}")
+    if share == 1:
+        return settings
+    towards = {name: tuple(1.0 + share * (value - 1.0) for value in getattr(settings, name))
+               for name in ("scale", "contrast", "coarse")}
+    return replace(settings, **towards, **{name: share * getattr(settings, name)
+                                           for name in ("rotation", "shift", "blur", "noise")})
+
+
 @dataclass(frozen=True)
 class Views:
     """The draw for one batch; row m of everything belongs to view m.

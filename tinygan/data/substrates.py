@@ -59,11 +59,10 @@ def open_substrates(source: str | Path | Sequence[str | Path] | None, size: int,
     """
     if source is None:
         return drawn_shapes(size, channels)
-    if isinstance(source, (str, Path)):
-        if Path(source).is_dir():
-            return from_folder(source, size, channels, **options)
-        source = [source]
-    return from_files(source, size, channels, **options)
+    paths = [source] if isinstance(source, (str, Path)) else list(source)
+    if len(paths) == 1 and Path(paths[0]).is_dir():
+        return from_folder(paths[0], size, channels, **options)
+    return from_files(paths, size, channels, **options)
 
 
 def condition(mask: np.ndarray, target: np.ndarray, kind: str = "silhouette") -> np.ndarray:

@@ -95,6 +95,9 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
     if bias is not None:  # a seventh row of every column: the bias, which counts once in each output
         at = np.concatenate([at, np.ones((4, 1), dtype)], axis=1)
 
+    # BLAS multiplies by a matrix this small without repacking the other side, if that is not too long: hence the stacks
+    # of products below, and one such product costs less than two sums in NumPy.
+
     def multiply(blocks: Sequence[Block], inputs: np.ndarray, filters: np.ndarray, part: slice) -> None:
         tiles, some = inputs.shape[1], filters.shape[2]
         products = pool.scratch("products", (6, 6, tiles * some), dtype)
@@ -121,7 +124,7 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
         filters = _transformed(weight[:, part])
         return filters if y is None else filters[::-1]
 
-    def do(blocks: Sequence[Block], filters: np.ndarray | None) -> None:
+    def convolve(blocks: Sequence[Block], filters: np.ndarray | None) -> None:  # None: each part's are made for it
         inputs = pool.scratch("inputs", (36, sum(map(_tiles, blocks)), channels), dtype)  # this thread's, filled by all
         jobs, start = [], 0
         for block in blocks:
@@ -140,10 +143,10 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
     worth_it = 36 * sum(map(_tiles, blocks)) * channels * wanted >= LONG_PRODUCT
     if channels * wanted >= LARGE:
         for group in _grouped(blocks, GROUP_BYTES // (36 * channels * maps.itemsize)):
-            do(group, None)
+            convolve(group, None)
     else:
         filters = transformed(slice(0, wanted))
-        pool.run([lambda block=block: do([block], filters) for block in blocks], worth_it=worth_it)
+        pool.run([lambda block=block: convolve([block], filters) for block in blocks], worth_it=worth_it)
 
 
 def _blocks(maps: tuple[int, ...], tile_bytes: int) -> list[Block]:

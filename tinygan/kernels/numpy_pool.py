@@ -7,9 +7,6 @@ time go through all passes while they are in a core's cache, and the jobs go to 
 import numpy as np
 
 from tinygan.kernels import pool, portable
-from tinygan.kernels.portable import pool_take
-
-__all__ = ["max_pool", "pool_put", "pool_take", "zero_unless"]
 
 
 def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +23,7 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
     which = np.empty(best.shape, np.uint8)
 
     def job(n: int, top: int, bottom: int) -> None:
-        upper, lower = (maps[n, first:2 * bottom:2, :2 * w] for first in (2 * top, 2 * top + 1))
+        upper, lower = (maps[n, first:2 * bottom:2, :2 * w] for first in (2 * top, 2 * top + 1))  # whole rows
         higher = np.maximum(upper, lower, out=pool.scratch("higher", upper.shape, x.dtype))
         largest, number = best[n, top:bottom], which[n, top:bottom]
         np.maximum(higher[:, ::2], higher[:, 1::2], out=largest)
@@ -35,8 +32,8 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
             number[...] = portable.max_pool(window, 2, 2)[1][0].transpose(1, 2, 0)
             return
         missed = pool.scratch("missed", (3, *largest.shape), np.bool_)
-        for i, window in enumerate((upper[:, ::2], upper[:, 1::2], lower[:, ::2])):
-            np.not_equal(window, largest, out=missed[i])
+        for i in range(3):
+            np.not_equal(_corner(maps, n, top, bottom, i), largest, out=missed[i])
         missed[1] &= missed[0]
         missed[2] &= missed[1]  # the winner's number is how many in front of it are smaller
         np.add(missed[0].view(np.uint8), missed[1].view(np.uint8), out=number)
@@ -44,6 +41,26 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
 
     _run(job, n_samples, h, 4 * w * channels)
     return best.transpose(0, 3, 1, 2), which.transpose(0, 3, 1, 2)
+
+
+def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """From each window of x (N, C, H, W) the number that `which` (N, C, h, w) names."""
+    if (size, stride) != (2, 2):
+        return portable.pool_take(x, which, size, stride)
+    maps, which = x.transpose(0, 2, 3, 1), which.transpose(0, 2, 3, 1)
+    out = np.empty(which.shape, x.dtype)
+    n_samples, h, w, channels = which.shape
+
+    def job(n: int, top: int, bottom: int) -> None:
+        found, one = out[n, top:bottom], pool.scratch("one", (bottom - top, w, channels), x.dtype)
+        bits = found.view(f"i{x.itemsize}")
+        bits[...] = 0
+        for i in range(4):
+            zero_unless(_is(which[n, top:bottom], i), _corner(maps, n, top, bottom, i), one)
+            bits |= one.view(bits.dtype)
+
+    _run(job, n_samples, h, 4 * w * channels)
+    return out.transpose(0, 3, 1, 2)
 
 
 def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -58,10 +75,8 @@ def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tu
     g, which = g.transpose(0, 2, 3, 1), which.transpose(0, 2, 3, 1)
 
     def job(n: int, top: int, bottom: int) -> None:
-        taken = pool.scratch("taken", (bottom - top, w, channels), np.bool_)
         for i in range(4):
-            np.equal(which[n, top:bottom], i, out=taken)
-            zero_unless(taken, g[n, top:bottom], out[n, 2 * top + i // 2:2 * bottom:2, i % 2:2 * w:2])
+            zero_unless(_is(which[n, top:bottom], i), g[n, top:bottom], _corner(out, n, top, bottom, i))
 
     _run(job, n_samples, h, 4 * w * channels)
     return out.transpose(0, 3, 1, 2)
@@ -78,6 +93,15 @@ def zero_unless(keep: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
     bits = out.view(f"i{out.itemsize}")
     bits[...] = every
     bits &= values.view(bits.dtype)
+
+
+def _corner(maps: np.ndarray, n: int, top: int, bottom: int, i: int) -> np.ndarray:
+    """Pixel i of each window in rows top to bottom - 1 of windows of maps (N, H, W, C): (rows, w, C)."""
+    return maps[n, 2 * top + i // 2:2 * bottom:2, i % 2:maps.shape[2] // 2 * 2:2]
+
+
+def _is(which: np.ndarray, i: int) -> np.ndarray:
+    return np.equal(which, i, out=pool.scratch("is", which.shape, np.bool_))
 
 
 def _run(job, n_samples: int, rows: int, row_size: int) -> None:

@@ -39,7 +39,7 @@ from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
-from tinygan.models.gpan import SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
@@ -69,7 +69,7 @@ PRESETS = {
     "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 5e-4, "lr_decay": 0,
               "ema": 0.99, "base_channels": 32, "patch_channels": 32, "views": 1, "whole": "no",
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
-              "view_noise": 0.08, "view_coarse": (0.3, 1.0), "view_warmup": 200},
+              "view_noise": 0.08, "view_coarse": (0.5, 1.0), "view_warmup": 200},
 }
 # With a VGG16 on a GPU: the paper's sizes.
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
@@ -97,17 +97,20 @@ def start(flags: dict, run: Run | None) -> int:
     set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)
     classifier = gpan_measure.load_classifier(flags["classifier"]).to(device.put)
+    if getattr(classifier, "channels", flags["channels"]) != flags["channels"]:
+        raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
     names = classifier.class_names
     sets = [find_classes(words.split(","), names) for words in flags["wanted"]]
+    if full := [words for words, ids in zip(flags["wanted"], sets, strict=True) if len(ids) == len(names)]:
+        raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
     print("wanted: " + "; ".join(", ".join(names[i] for i in ids) for ids in sets))
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"])
     print(substrates.describe())
     categories = sorted({i for ids in sets for i in ids})
-    config = GPANConfig(size=flags["size"], channels=flags["channels"], condition_channels=flags["channels"],
-                        categories=len(categories), noise_dim=flags["noise_dim"], bank=tuple(flags["bank"]),
-                        base_channels=flags["base_channels"], patch_channels=flags["patch_channels"],
-                        skips=flags["skips"], start=flags["start"], smooth=flags["smooth"], norm=flags["norm"],
-                        act=flags["act"], slope=flags["slope"], clamp=flags["clamp"])
+    same = ("size", "channels", "noise_dim", "bank", "base_channels", "patch_channels", "skips", "start", "map_norm",
+            "smooth", "norm", "act", "slope", "clamp")
+    config = GPANConfig(condition_channels=flags["channels"], categories=len(categories),
+                        **{name: flags[name] for name in same})
     training = Training(config, flags, classifier, sets, substrates, device)
     if run is None:
         run = Run.create(flags, out=flags["out"], name="gpan", overwrite=flags["overwrite"])
@@ -122,8 +125,10 @@ def start(flags: dict, run: Run | None) -> int:
         return train(training, run, flags)
     except MemoryError as error:  # CuPy's is one, too
         traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
+        parts = flags["accumulate"]
         advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device, training.rehearse,
-                               "try a larger --accumulate, a smaller --size or --base-channels")
+                               "try a larger --accumulate, a smaller --size or --base-channels", multiple=parts,
+                               least=parts * (2 if flags["weight_split"] else 1))
         raise TinyganError(f"step {training.step + 1}: {advice}") from None
 
 
@@ -336,8 +341,10 @@ class Training:
             batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
                                *self.substrates.next(rng, n))
             images, maps = self.G(batch.seen, batch.code, batch.noise, batch.routes)
-            verdict = judge(images, maps, batch, None, True, discriminator=self.D, classifier=self.classifier,
-                            settings=self.losses)
+            side = self.config.size
+            views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
+            verdict = judge(images, maps, batch, views, self.flags["whole"] == "yes", discriminator=self.D,
+                            classifier=self.classifier, settings=self.losses)
             learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
             learn_generator(images, maps, verdict, self.losses)
             return True
@@ -394,6 +401,7 @@ def loss_settings(flags: dict) -> LossSettings:
                         substrate_everywhere=flags["substrate_where"] == "everywhere", generator=flags["loss"],
                         classes=flags["class_loss"], unwanted=flags["unwanted"], background=flags["background_over"],
                         split_sign=-1 if flags["split_sign"] == "minus" else 1, split_scale=flags["split_scale"],
+                        split_unit=flags["split_unit"] == "rms",
                         barrier=flags["barrier"])
 
 
@@ -437,6 +445,9 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
                          "each must have 2 or more (or use --weight-split 0)")
     if not any(flags[f"weight_{name}"] for name in WEIGHTS):
         raise UsageError("every loss has weight 0: there is nothing to learn")
+    if flags["start"] == "substrate" and flags["painter_sees"] != "substrate":
+        raise UsageError(f"--painter-sees {flags['painter_sees']}: a generator that starts at what it sees would start "
+                         "on black: add --start nothing")
     if not flags["views"]:
         if "whole" in typed and flags["whole"] == "no":
             raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")
@@ -486,6 +497,8 @@ def build_parser() -> cli.Parser:
     loss.add_argument("--split-sign", choices=("minus", "plus"), default="minus", help="plus is L_split as printed, "
                       "which makes all images the same")
     loss.add_argument("--split-scale", type=cli.positive_float, default=gpan_losses.SPLIT_SCALE)
+    loss.add_argument("--split-unit", choices=("rms", "one"), default="rms", help="L_split measures each map in units "
+                      "of its root mean square, or, as in the paper, as it is")
     loss.add_argument("--barrier", type=cli.probability, default=0.01, help="how near L_sub's barrier comes to its "
                       "pole; slopes reach 1 / this")
     loss.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's in L_cGAN")
@@ -519,6 +532,7 @@ def build_parser() -> cli.Parser:
     net.add_argument("--skips", choices=SKIPS, default="upper", help="layers that see the encoder's maps")
     net.add_argument("--start", choices=STARTS, default="substrate", help="what the generator changes: with nothing it "
                      "paints from nothing")
+    net.add_argument("--map-norm", choices=MAP_NORMS, default="pixel", help="of the maps that L_split compares")
     net.add_argument("--smooth", type=cli.non_negative_int, default=2, help="last layers that are followed by a blur")
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
     net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")

@@ -566,3 +566,16 @@ def test_the_same_numbers_on_a_gpu(rng, xp):
     for here, there in zip(losses(lambda x: x), losses(xp.asarray), strict=True):
         assert here[0] == pytest.approx(there[0], rel=1e-5)
         assert all(np.allclose(x, y, atol=1e-6) for x, y in zip(here[1:], there[1:], strict=True))
+
+
+def test_in_units_of_their_own_size_maps_gain_nothing_by_growing():
+    rng = np.random.default_rng(5)
+    maps = [rng.standard_normal((3, 2, side, side)) for side in (2, 4)]
+    check_grads(lambda *m: gl.split_loss(m, unit=True), maps)
+    small, large = (gl.split_loss([Tensor(m * factor) for m in maps], unit=True).item() for factor in (0.5, 40.0))
+    assert small == pytest.approx(large, rel=1e-5)
+    small, large = (gl.split_loss([Tensor(m * factor) for m in maps]).item() for factor in (0.5, 40.0))
+    assert large < 0.3 * small  # as printed they do
+    leaf = Tensor(maps[0], requires_grad=True)
+    gl.split_loss([leaf, Tensor(maps[1])], unit=True).backward()
+    assert abs((leaf.grad.data * maps[0]).sum()) < 1e-6  # no pull along the map itself

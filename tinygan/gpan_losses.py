@@ -29,7 +29,7 @@ from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
 from tinygan.functional import logistic_loss
 from tinygan.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
-from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, tanh, where
+from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, sqrt, tanh, where
 
 PAPER_WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 100.0, "background": 25.0, "substrate": 100.0}
 IMPORTANCE_MODES = ("soft", "binary")
@@ -255,7 +255,7 @@ def split_weights(sides: Sequence[int]) -> tuple[float, ...]:
 
 
 def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -1,
-               weights: Sequence[float] | None = None, eps: float = 1e-8) -> Tensor:
+               weights: Sequence[float] | None = None, eps: float = 1e-8, unit: bool = False) -> Tensor:
     """L_split = - sum_i w_i * mean over pairs k < j of log F(M_ik, M_ij): the images of one batch must differ inside.
 
         F(a, b) = mean over elements of tanh(((a - b) / scale)^4), in [0, 1]
@@ -265,6 +265,8 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
     gradient 0.
     sign: -1; the paper prints the loss without the minus (sign=1), which minimised makes all maps identical, against
     its stated purpose. scale: 25 in the paper, far above maps of unit variance: F is then about 3e-5.
+    unit: measure each map in units of its own root mean square, so that the loss does not fall when maps just grow, as
+    they do until nothing else is learned (our choice where it is used, RESULTS.md; not in the paper).
     Raises TinyganError for a batch of one image, which has no pairs.
     """
     if sign not in (-1, 1):
@@ -280,6 +282,8 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
     weights = split_weights([max(m.shape[2:]) for m in maps]) if weights is None else weights
     if len(weights) != len(maps):
         raise UsageError(f"the split loss got {len(weights)} weights for {len(maps)} feature maps")
+    if unit:
+        maps = [m / sqrt((m * m).mean() + eps) for m in maps]
     pairs = _pair_differences(len(maps[0]))
     terms = [log(_mean_difference(m, pairs, scale) + eps).mean() * (sign * float(w))
              for m, w in zip(maps, weights, strict=True)]

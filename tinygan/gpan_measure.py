@@ -79,8 +79,8 @@ def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.
                 features = classifier.features(whole(shown, classifier.side))
             cam = to_numpy(grad_cam(features, classifier.head, batch.wanted))[0]
             small = for_the_eye(image[None])[0]
-            rows += [np.repeat(small, 3 // len(small), axis=0),
-                     overlay(small * 2 - 1, cam).transpose(2, 0, 1) / np.float32(255)]
+            small = np.repeat(small, 3 // len(small), axis=0)  # the overlay is in colour, whatever the image is
+            rows += [small, overlay(small * 2 - 1, cam).transpose(2, 0, 1) / np.float32(255)]
     return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
 
 
@@ -103,9 +103,9 @@ def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed
     return np.concatenate(scores), np.concatenate(features)
 
 
-def hit_rates(scores: np.ndarray, wanted: Sequence[int], prefix: str = "") -> dict[str, float]:
-    """metrics_gpan.hit_rates with names for the log."""
-    return {prefix + name: value for name, value in metrics_gpan.hit_rates(scores, wanted).items()}
+def hit_rates(scores: Any, wanted: Sequence[int], prefix: str = "") -> dict[str, float]:
+    """metrics_gpan.hit_rates of scores on any device, with names for the log."""
+    return {prefix + name: value for name, value in metrics_gpan.hit_rates(to_numpy(scores), wanted).items()}
 
 
 def measure(t: Any, n: int = 32) -> dict[str, float]:

@@ -65,6 +65,7 @@ class LossSettings:
     barrier: float = 0.01
     split_sign: int = -1
     split_scale: float = losses.SPLIT_SCALE
+    split_unit: bool = True
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Verdict:
     image_pulls: dict[str, Any]
     map_pulls: list[Any]
     importance: Any
-    scores: np.ndarray
+    scores: Any
 
 
 def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | None, see_whole: bool, *,
@@ -101,7 +102,7 @@ def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | N
         features = classifier.features(seen)
         found = classifier.head(features)
         if scores is None:
-            scores = found.numpy()
+            scores = found.data  # not copied to the host: that would make a GPU wait at every step
         if s.cam != "off" and importance is None:  # the whole image comes first, and then suffices
             cam = grad_cam(features, classifier.head, batch.wanted)
             if glance is None or glance.matrices is None:
@@ -139,7 +140,7 @@ def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | N
     map_pulls = []
     if s.weights["split"]:
         leaves = [Tensor(m.data, requires_grad=True) for m in maps]
-        split = losses.split_loss(leaves, s.split_scale, s.split_sign)
+        split = losses.split_loss(leaves, s.split_scale, s.split_sign, unit=s.split_unit)
         map_pulls = [pull.data for pull in grad(split, leaves)]
         terms["split"] = split.detach()
     return Verdict(terms, pulls, map_pulls, importance, scores)

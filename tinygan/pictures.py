@@ -12,6 +12,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,9 +100,26 @@ def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written."""
+    _write(path, io.BytesIO(png_bytes(array)))
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    """The content of the file that `save_png` writes."""
     data = io.BytesIO()
     _image(array).save(data, "PNG")
-    _write(path, data)
+    return data.getvalue()
+
+
+def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
+    """A uint8 picture, (H, W) or (H, W, 3), as it is, or by means of whole blocks of pixels at most `widest` wide."""
+    factor = -(-picture.shape[1] // widest)
+    if factor <= 1:
+        return picture
+    edges = [(0, -n % factor) for n in picture.shape[:2]] + [(0, 0)] * (picture.ndim - 2)
+    whole = np.pad(picture, edges, mode="edge")
+    rows, columns = (n // factor for n in whole.shape[:2])
+    means = whole.reshape(rows, factor, columns, factor, *whole.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
+    return np.rint(means).astype(np.uint8)
 
 
 def save_individual(
@@ -178,11 +196,11 @@ def _indexed_colour(frames: list[np.ndarray]) -> list:
 
 
 def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *, title: str = "") -> None:
-    """Curves of a run as PNG: the losses, what D answers, and the variety of the samples where it was logged.
+    """Curves of a run as PNG: the losses, what D answers, and the variety of the samples where it was logged; of a
+    GPAN each loss by itself, how hard each pulls, and how often the classifier finds what is wanted.
 
-    columns: the log by column; "step", and any of d_loss, g_loss, d_real, d_fake (D's mean probability for
-    real and generated images), kl, classes. Values that are not finite leave a gap. A column that is absent
-    draws nothing.
+    columns: the log by column; "step", and any of those in _PANELS. Values that are not finite leave a gap. A column
+    that is absent draws nothing. A log with "wanted" is a GPAN's.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -191,15 +209,13 @@ def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *
         raise TinyganError("the loss curves need matplotlib: pip install matplotlib") from error
 
     values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
-    panels = [
-        panel
-        for panel, names in _PANELS.items()
-        if any(np.isfinite(values.get(name, np.nan)).any() for name in names)
-    ] or ["losses"]
-    figure = Figure(figsize=(8, 2.7 * len(panels) + 0.5), dpi=110, layout="constrained")
+    chosen = [panel for panel in (GPAN_PANELS if "wanted" in values else GAN_PANELS)
+              if any(np.isfinite(values.get(name, np.nan)).any() for name in panel.curves)] or GAN_PANELS[:1]
+    figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)  # draws into memory: no display, no global state
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, panel in zip(axes, panels, strict=True):
+    axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
+                           height_ratios=[panel.height for panel in chosen])[:, 0]
+    for axis, panel in zip(axes, chosen, strict=True):
         _draw_panel(axis, panel, values)
     axes[-1].set_xlabel("training step")
     if title:
@@ -209,48 +225,95 @@ def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *
     _write(path, data)
 
 
-# panel: {column: (label, colour)}; the colours are told apart by colour-blind readers too
-_PANELS = {
-    "losses": {"d_loss": ("D loss", "#0072b2"), "g_loss": ("G loss", "#d55e00")},
-    "answers": {"d_real": ("D(x), real images", "#0072b2"), "d_fake": ("D(G(z)), generated", "#d55e00")},
-    "variety": {"kl": ("KL to equal classes", "#009e73"), "classes": ("classes present", "#cc79a7")},
-}
+class Panel(NamedTuple):
+    """One of the plots that lie above one another. curves: column -> (label, colour), or (label, colour, line style).
+
+    scale: linear; share (0 to 1, a dotted line at `middle`); log; symlog (log but for values near 0 and below).
+    right: a count among the curves, which has a scale of its own on the right. height in inches.
+    """
+
+    words: str
+    curves: Mapping[str, tuple[str, ...]]
+    scale: str = "linear"
+    middle: float | None = None
+    right: str | None = None
+    legend: str = "best"
+    height: float = 2.7
 
 
-def _draw_panel(axis, panel: str, values: Mapping[str, np.ndarray]) -> None:
+# Colours that colour-blind readers tell apart, too (Okabe and Ito 2008).
+BLUE, RED, GREEN, PINK, SKY, ORANGE, BLACK = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
+ANSWERS = Panel("D's probability 'real'", {
+    "d_real": ("D(x), real images", BLUE), "d_fake": ("D(G(z)), generated", RED)}, scale="share", middle=0.5)
+GAN_PANELS = (
+    Panel("loss", {"d_loss": ("D loss", BLUE), "g_loss": ("G loss", RED)}),
+    ANSWERS,
+    # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
+    Panel("KL (nats)", {"kl": ("KL to equal classes", GREEN), "classes": ("classes present", PINK)}, right="classes",
+          legend="center right"),
+)
+GPAN_PANELS = (
+    Panel("the classifier's share", {
+        "top1": ("finds what is wanted", BLUE), "view_top1": ("through other views", RED),
+        "train_top1": ("in training", SKY), "probability": ("its probability", BLUE, "--"),
+        "view_probability": ("through other views", RED, "--"), "train_probability": ("in training", SKY, "--")},
+        scale="share"),
+    Panel("loss, unweighted", {
+        "wanted": ("wanted, L_p", BLUE), "unwanted": ("unwanted, L_n", SKY), "cgan": ("L_cGAN", RED),
+        "d_loss": ("D loss", ORANGE), "background": ("background, L_m", GREEN), "substrate": ("substrate, L_sub", PINK),
+        "split": ("L_split", BLACK)}, scale="symlog", height=3.6),
+    Panel("weighted pull at the images", {
+        "pull_vgg": ("L_VGG", BLUE), "pull_cgan": ("L_cGAN", RED), "pull_background": ("L_m", GREEN),
+        "pull_substrate": ("L_sub", PINK), "pull_split": ("L_split, at the maps", BLACK)}, scale="log", height=3.2),
+    ANSWERS._replace(curves={"d_real": ("substrates", BLUE), "d_fake": ("painted images", RED)}),
+    Panel("ratio", {"variety": ("change by route / by noise", GREEN), "speckle": ("share of fine detail", PINK)}),
+)
+NEAR_ZERO = 1e-3  # of a symlog scale: below it a loss is as good as 0
+
+
+def _draw_panel(axis, panel: Panel, values: Mapping[str, np.ndarray]) -> None:
     axis.grid(alpha=0.3)
-    axis.set_ylabel({"losses": "loss", "answers": "D's probability 'real'", "variety": "KL (nats)"}[panel])
-    if panel == "answers":
+    axis.set_ylabel(panel.words)
+    if panel.scale == "share":
         axis.set_ylim(-0.03, 1.03)
-        axis.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    lines = []
-    for name, (label, colour) in _PANELS[panel].items():
+    if panel.middle is not None:
+        axis.axhline(panel.middle, color="grey", linewidth=0.8, linestyle=":")
+    lines, lowest = [], np.inf
+    for name, (label, colour, *style) in panel.curves.items():
         if name not in values or not np.isfinite(values[name]).any():
             continue
-        target = axis
-        if name == "classes":  # a count beside a KL: its own scale, on the right
+        value, target = values[name], axis
+        if panel.scale == "log":
+            value = np.where(value > 0, value, np.nan)
+        lowest = min(lowest, np.nanmin(value, initial=np.inf, where=np.isfinite(value)))
+        if name == panel.right:
             target = axis.twinx()
-            target.set_ylabel("classes present", color=colour)
-            target.set_ylim(0, max(10.5, np.nanmax(values[name]) + 0.5))
-        lines += _draw_line(target, values["step"], values[name], label, colour)
-    if panel == "variety":
+            target.set_ylabel(label, color=colour)
+            target.set_ylim(0, max(10.5, np.nanmax(value) + 0.5))
+        lines += _draw_line(target, values["step"], value, label, colour, *style)
+    if panel.scale == "log" and np.isfinite(lowest):
+        axis.set_yscale("log")
+    if panel.scale == "symlog":
+        axis.set_yscale("symlog", linthresh=NEAR_ZERO)
+    if panel.right or panel.scale == "symlog" and lowest >= 0:
         axis.set_ylim(bottom=0)
     if lines:
-        # In the lowest panel a good run ends with one curve at the top and one at the bottom: room between.
-        axis.legend(handles=lines, loc="center right" if panel == "variety" else "best", fontsize=8)
+        axis.legend(handles=lines, loc=panel.legend, fontsize=8, ncols=1 if len(panel.curves) < 5 else 2)
 
 
-def _draw_line(axis, step: np.ndarray, value: np.ndarray, label: str, colour: str) -> list:
+def _draw_line(axis, step: np.ndarray, value: np.ndarray, label: str, colour: str, style: str = "-") -> list:
     known = np.isfinite(value) & np.isfinite(step)
     step, value = step[known], value[known]
     window = len(value) // 50
     if window < 2:
-        return axis.plot(step, value, color=colour, label=label, marker="o", markersize=3, linewidth=1.2)
+        return axis.plot(step, value, color=colour, label=label, marker="o", markersize=3, linewidth=1.2,
+                         linestyle=style)
     # Many points: the raw curve pale, a running mean over 2 % of the run on top of it.
     axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.7)
     smooth = np.convolve(value, np.full(window, 1.0 / window), mode="valid")
     middle = step[(window - 1) // 2 :][: len(smooth)]
-    return axis.plot(middle, smooth, color=colour, label=label, linewidth=1.5)
+    return axis.plot(middle, smooth, color=colour, label=label, linewidth=1.5, linestyle=style)
 
 
 def _pillow():

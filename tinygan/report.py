@@ -13,12 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import health
+from tinygan import health, pictures
+from tinygan.errors import TinyganError
 from tinygan.files import whole_file
+from tinygan.gpan_measure import in_words
 from tinygan.runfiles import read_config, read_log, samples
 
 STRIP = 8  # pictures in the strip of samples over the steps
-BEST = {"kl": min, "frechet": min, "classes": max, "confidence": max}  # columns of which less, or more, is better
+CAMS = "cams.png"
+STRIP_WIDTH = 600  # pixels of one at most; they are shown small, and the file is to be mailed
+BEST = {  # columns of which less, or more, is better
+    "kl": min, "frechet": min, "classes": max, "confidence": max,
+    **dict.fromkeys(("wanted", "unwanted", "background", "substrate"), min),
+    **dict.fromkeys(("top1", "top5", "probability", "view_top1", "view_probability", "variety"), max),
+}
 WORDS = {
     "d_loss": "D loss",
     "g_loss": "G loss",
@@ -33,6 +41,22 @@ WORDS = {
     "confidence": "mean confidence of the classifier",
     "frechet": "Fréchet distance",
     "samples": "images that the classifier judged",
+    "wanted": "L_p: the wanted classes must be seen",
+    "unwanted": "L_n: and no others",
+    "cgan": "L_cGAN: D must take patches for real",
+    "background": "L_m: how far the background is from white",
+    "substrate": "L_sub: how far images are from their substrates",
+    "split": "L_split: images of a batch must differ inside",
+    **{f"pull_{name}": f"how hard {loss}, weighted, pulls" for name, loss in (
+        ("vgg", "L_p + L_n"), ("cgan", "L_cGAN"), ("background", "L_m"), ("substrate", "L_sub"), ("split", "L_split"))},
+    **{f"{prefix}{name}": f"{words}{where}" for prefix, where in (
+        ("", ""), ("train_", ", in the batch"), ("view_", ", through views that training does not use"))
+       for name, words in (("top1", "share of images where the likeliest class is wanted"),
+                           ("top5", "share with a wanted class among the five likeliest"),
+                           ("probability", "the classifier's probability of what is wanted"))},
+    "variety": "change by route over change by noise",
+    "speckle": "share of fine detail (most photos: 0.003 to 0.2)",
+    "map_size": "mean size of the stochastic layers' maps",
 }
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
@@ -74,6 +98,9 @@ def write_report(folder: str | os.PathLike) -> Path:
 def _health(rows: Sequence[Mapping[str, float]]) -> str:
     if not rows:
         return "<p>Nothing has been logged yet.</p>"
+    found = _found(rows)
+    if found and "d_loss" not in rows[-1]:  # no discriminator, so nothing to say of the two
+        return found
     now = health.assess_log(rows)
     mood = "health" if now.status in ("well", "starting") else "health bad"
     text = f'<p class="{mood}">At step {rows[-1]["step"]:,}, {html.escape(now.sentence)}.</p>'
@@ -83,7 +110,16 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
         cut = "" if len(story) <= 12 else f" (the first and last 6 of {len(story)} changes)"
         items = "".join(f"<li>step {step:,}: {html.escape(state.sentence)}</li>" for step, state in shown)
         text += f"<details><summary>How it came to this{cut}</summary><ul>{items}</ul></details>"
-    return text
+    return found + text
+
+
+def _found(rows: Sequence[Mapping[str, float]]) -> str:
+    """What the classifier finds in a GPAN's images, in the latest measurement; nothing for another run."""
+    if "wanted" not in rows[-1]:
+        return ""
+    latest = {name: value for row in rows for name, value in row.items()}
+    words = in_words(latest)
+    return f'<p class="health">{html.escape(words[:1].upper() + words[1:])}.</p>'
 
 
 def _pictures(folder: Path) -> str:
@@ -94,18 +130,18 @@ def _pictures(folder: Path) -> str:
             every[i]
             for i in sorted({round(i) for i in np.linspace(0, len(every) - 1, min(STRIP, len(every)))})
         ]
-        strip = "".join(_figure(path, f"step {step:,}") for step, path in chosen)
+        strip = "".join(_figure(path, f"step {step:,}", widest=STRIP_WIDTH) for step, path in chosen)
         parts.append(f'<h2>Samples while it learned</h2><div class="strip">{strip}</div>')
         step, path = every[-1]
         parts.append(f"<h2>Samples at the end</h2>{_figure(path, f'step {step:,}')}")
+    gpan = (folder / CAMS).is_file()
+    of_routes = ("left the substrate; each further column is one route through the filter banks, each row one noise"
+                 if gpan else "each column is one route through the filter banks, each row one noise vector")
     for name, heading, caption, style in (
+        (CAMS, "Where the classifier looks", "beside each image, the brighter the more it speaks for what is wanted",
+         "wide"),
         ("training.gif", "The same noise, step by step", "", "pixels"),
-        (
-            "routes.png",
-            "Routes",
-            "each column is one route through the filter banks, each row one noise vector",
-            "pixels",
-        ),
+        ("routes.png", "Routes", of_routes, "pixels"),
         ("loss.png", "Curves", "", "wide"),
     ):
         if (folder / name).is_file():
@@ -113,9 +149,16 @@ def _pictures(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _figure(path: Path, caption: str, style: str = "pixels") -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/{path.suffix[1:]};base64,{data}"
+def _figure(path: Path, caption: str, style: str = "pixels", widest: int | None = None) -> str:
+    content = path.read_bytes()
+    if widest:
+        try:
+            picture = pictures.read_png(path)
+        except TinyganError:  # a damaged one is shown as what it is: no reason to have no report
+            picture = None
+        if picture is not None and picture.shape[1] > widest:
+            content = pictures.png_bytes(pictures.shrunk(picture, widest))
+    source = f"data:image/{path.suffix[1:]};base64,{base64.b64encode(content).decode()}"
     image = f'<img class="{style}" alt="{html.escape(caption or path.stem)}" src="{source}">'
     return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 

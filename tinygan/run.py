@@ -4,7 +4,7 @@
                         log.csv         one row per logged step
                         samples/        step_000100.png: the same noise and routes every time
                         checkpoint.npz  all that is needed to go on
-                        loss.png  training.gif  routes.png  report.html
+                        loss.png  training.gif  routes.png  report.html; of a GPAN cams.png, too
 
 `Run` knows where things belong and keeps them consistent: it never writes into somebody's folder unasked, and
 on resume it takes the log and the samples back to the checkpoint's step, so that nothing is there twice. It
@@ -12,7 +12,10 @@ does not train: the loop stands in the script.
 
 Log columns by convention (curves, health and report know these; others may be added freely): step, d_loss,
 g_loss, d_real, d_fake, d_grad, g_grad, logit_gap, spread, classes, kl, confidence, frechet (samples: how many
-images the measures before it were taken from).
+images the measures before it were taken from). Of a GPAN also its losses, unweighted: wanted, unwanted, cgan,
+background, substrate, split; how hard each weighted one pulls: pull_vgg, pull_cgan, pull_background, pull_substrate,
+pull_split; how often the classifier finds what is wanted: top1, top5, probability, of the batch train_..., through
+views that training does not use view_...; variety, speckle, map_size. A log with the column wanted is a GPAN's.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from tinygan.files import whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
 
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
+GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
     {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
@@ -203,7 +207,7 @@ class Run:
 
     def _write_gif(self) -> None:
         if paths := [path for _, path in self.samples()]:
-            frames = [pictures.read_png(path) for path in paths]
+            frames = [pictures.shrunk(pictures.read_png(path), GIF_WIDTH) for path in paths]
             pictures.save_gif(self.folder / "training.gif", frames, ms=350)
 
     def _write_config(self) -> None:
@@ -323,6 +327,7 @@ def _remove_run_files(folder: Path) -> None:
         "config.json",
         "log.csv",
         "routes.png",
+        "cams.png",
         "loss.png",
         "training.gif",
         "report.html",

@@ -76,10 +76,11 @@ def refuse_other_entries(own: Mapping[str, np.ndarray], arrays: Mapping[str, np.
 
 
 def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterable[Module], device: Device,
-                  fits: Callable[[int], bool], otherwise: str) -> str:
+                  fits: Callable[[int], bool], otherwise: str, multiple: int = 1, least: int = 1) -> str:
     """What to do when a step did not fit into memory, in one line: a batch size that was tried and fits.
 
-    fits(n) says whether a step of n images does; otherwise: the advice where not even one image fits.
+    fits(n) says whether a step of n images does; otherwise: the advice where not even the `least` number of images
+    fits. Only multiples of `multiple` are tried, the others being refused.
     """
     asked, kept = flags["batch_size"], "nothing was saved yet"
     if run.checkpoint_path.exists():
@@ -91,9 +92,10 @@ def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterab
         if device.kind == "gpu":
             device.xp.get_default_memory_pool().free_all_blocks()
         found = fits(n)
-        n = n if found else n // 2
+        if not found:
+            n = max(n // 2 // multiple * multiple, least) if n > least else 0
     if not n:
-        advice = f"not even one image fits: {otherwise}"
+        advice = f"not even {'one image fits' if least == 1 else f'{least} images fit'}: {otherwise}"
     elif n == asked:
         advice = "it fits now, so something else took the memory for a while: close it and try again"
     else:

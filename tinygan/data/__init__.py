@@ -1,9 +1,11 @@
-"""Data: the MNIST digits, and how a training loop draws batches from them.
+"""Data: the MNIST digits and how a training loop draws batches from them; the pictures that a GPAN paints on.
 
     idx.py           the MNIST file format: bytes in, a checked array out
     mnist.py         where the four files are looked for, and what happens when they are nowhere
     download.py      one file from one of several mirrors, checksum first, never a half-written file
     cache.py         the folder that downloads are kept in
+    images.py        one picture from a file that nobody vouches for; resizing it
+    substrates.py    objects on white, from files, a folder or drawn on the spot, each with its mask
     batches.py       uint8 digits -> float32 canvases; an endless shuffled order that can be saved and resumed
     bundled/         6,000 real digits for a machine that is offline; make_bundled.py made them
 

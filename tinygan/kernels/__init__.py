@@ -8,6 +8,7 @@ array's type, so the array decides where the work is done and there is no switch
 
 Where one launch can do the work of many, the GPU's module offers more, and who uses it asks with hasattr: tprelu_back,
 channel_sums, pack, and normalize_all, normalize_dx_all, rmsprop_all, adam_all, lerp_all, each over a whole net.
+NumPy's and the portable one have conv_relu and conv_relu_dx, a layer of VGG16 and its slope, for the same reason.
 """
 
 from types import ModuleType

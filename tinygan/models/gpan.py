@@ -35,6 +35,7 @@ ENCODER_SIDE = 512  # of what the encoder and the discriminator see, at most (pa
 WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
 SKIPS = ("none", "upper", "all")
 STARTS = ("substrate", "nothing")
+MAP_NORMS = ("pixel", "none")
 # An optimiser such as Adam moves every number by about its learning rate, so the few that scale the whole image would
 # be the slowest of all. The last layer's output is multiplied by this, and its scale and bias are as much smaller.
 LAST_GAIN, FIRST_SCALE = 10.0, 0.5  # the second: what the image's scale is at the start
@@ -55,6 +56,10 @@ class GPANConfig:
         it. patch_channels: the same for the discriminator (64 in pix2pix).
     skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
         image shows passes the routes while its outline does not have to; "none", "all".
+    map_norm: "pixel" divides every pixel of the encoder's last map and of the stochastic layers' maps by the root of
+        its mean square over the channels (Karras et al. 2018, progressive GANs); "none" is the paper's. Weight
+        normalisation bounds no map whose inputs are alike; L_split, which falls as maps grow, then blows them up until
+        nothing else is learned. Our choice.
     start: "substrate": x is a picture that the generator changes; what it makes is added to x before the tanh, so
         colour, outline and background are there from the first step. "nothing": it paints from nothing. Our choice:
         painted from nothing, the substrate's colours were lost.
@@ -72,6 +77,7 @@ class GPANConfig:
     base_channels: int = 32
     patch_channels: int = 32
     skips: str = "upper"
+    map_norm: str = "pixel"
     start: str = "substrate"
     smooth: int = 2
     norm: str = "strict"
@@ -83,6 +89,7 @@ class GPANConfig:
         for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),
                                      ("condition_channels", self.condition_channels, (1, 3)),
                                      ("skips", self.skips, SKIPS), ("start", self.start, STARTS),
+                                     ("map_norm", self.map_norm, MAP_NORMS),
                                      ("norm", self.norm, NORMS), ("act", self.act, ACTIVATIONS),
                                      ("clamp", self.clamp, CLAMPS)):
             if value not in allowed:
@@ -220,6 +227,7 @@ class GPANGenerator(Module):
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x, add_bias=False), bias=conv.loose_bias)
             seen[x.shape[2]] = x
+        x = self._bounded(x)
         everywhere = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
         x = ops.concatenate([x, everywhere * self._gain(code), noise * self._gain(noise)], axis=1)
         maps = []
@@ -235,12 +243,18 @@ class GPANGenerator(Module):
             if not last:
                 x = self.activations[i](x, bias=bias)
             if stochastic:
+                x = self._bounded(x)
                 maps.append(x)
         if c.norm != "none":
             x = x * LAST_GAIN
         if c.start == "substrate":
             x = x + ops.log((1.0 + start) / (1.0 - start)) * 0.5  # the inverse of tanh
         return ops.tanh(x), maps
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        if self.config.map_norm == "none":
+            return x
+        return x * ops.power(ops.mean(x * x, axis=1, keepdims=True) + 1e-8, exponent=-0.5)
 
     def _gain(self, part: Tensor) -> float:
         """A few channels among hundreds would not be heard: they get the length of the encoder's. Our choice; without

@@ -532,7 +532,7 @@ def build_parser() -> cli.Parser:
     net.add_argument("--skips", choices=SKIPS, default="upper", help="layers that see the encoder's maps")
     net.add_argument("--start", choices=STARTS, default="substrate", help="what the generator changes: with nothing it "
                      "paints from nothing")
-    net.add_argument("--map-norm", choices=MAP_NORMS, default="pixel", help="of the maps that L_split compares")
+    net.add_argument("--map-norm", choices=MAP_NORMS, default="none", help="of the maps that L_split compares")
     net.add_argument("--smooth", type=cli.non_negative_int, default=2, help="last layers that are followed by a blur")
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
     net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")

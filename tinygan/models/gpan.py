@@ -57,9 +57,8 @@ class GPANConfig:
     skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
         image shows passes the routes while its outline does not have to; "none", "all".
     map_norm: "pixel" divides every pixel of the encoder's last map and of the stochastic layers' maps by the root of
-        its mean square over the channels (Karras et al. 2018, progressive GANs); "none" is the paper's. Weight
-        normalisation bounds no map whose inputs are alike; L_split, which falls as maps grow, then blows them up until
-        nothing else is learned. Our choice.
+        its mean square over the channels (Karras et al. 2018, progressive GANs), as weight normalisation bounds no map
+        whose inputs are alike. "none", the paper's, is the default: bounded maps learned far more slowly.
     start: "substrate": x is a picture that the generator changes; what it makes is added to x before the tanh, so
         colour, outline and background are there from the first step. "nothing": it paints from nothing. Our choice:
         painted from nothing, the substrate's colours were lost.
@@ -77,7 +76,7 @@ class GPANConfig:
     base_channels: int = 32
     patch_channels: int = 32
     skips: str = "upper"
-    map_norm: str = "pixel"
+    map_norm: str = "none"
     start: str = "substrate"
     smooth: int = 2
     norm: str = "strict"

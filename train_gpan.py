@@ -420,7 +420,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if flags["dry_run"] and flags["resume"] is not None:
         raise UsageError("--dry-run tries out a new run: leave --resume out")
     if flags["resume"] is not None:
-        flags, run = resumed(parser, flags, typed, "gpan")
+        flags, run = resumed(parser, flags, typed, "gpan", "wanted")
     kind = "vgg16" if flags["classifier"] else "digits"
     preset = dict(PRESETS[kind])
     if flags["optimizer"] == "rmsprop":

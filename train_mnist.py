@@ -350,7 +350,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if flags["model"] == "gan" and "bank" in typed and set(flags["bank"]) != {1}:
         raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
     if flags["resume"] is not None:
-        flags, run = resumed(parser, flags, typed, f"mnist-{flags['model']}")
+        flags, run = resumed(parser, flags, typed, f"mnist-{flags['model']}", "model")
     kind = "cpu" if flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu" else "gpu"
     for name, value in PRESETS[kind].items():
         if flags[name] is None:

@@ -352,8 +352,8 @@ def test_draws_are_those_of_the_config(rng):
 # ---- gradients ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"skips": "all", "norm": "affine", "smooth": 0},
-                                     {"skips": "none", "map_norm": "none", "norm": "none", "act": "prelu",
+@pytest.mark.parametrize("options", [{}, {"skips": "all", "norm": "affine", "smooth": 0, "map_norm": "pixel"},
+                                     {"skips": "none", "map_norm": "pixel", "norm": "none", "act": "prelu",
                                       "start": "nothing"}])
 def test_gradient_of_both_nets_end_to_end(options, rng):
     """A loss of images, maps and logits along a random direction over all parameters, and over each alone, against a

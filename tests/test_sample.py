@@ -1,11 +1,21 @@
 """sample.py: pictures of the asked-for size, from the asked-for routes, the same for the same seed."""
 
+import sys
+
 import numpy as np
 import pytest
+from gpan_tools import TINY as GPAN_TINY
+from gpan_tools import write_picture
 from script_tools import TINY, load_script, write_mnist
 
 from tinygan import checkpoint, cli, pictures
 from tinygan.backend import pick_device
+from tinygan.data.substrates import drawn_shapes
+from tinygan.engine import Tensor, no_grad
+from tinygan.gpan_measure import AT_ONCE
+from tinygan.models import digits
+from tinygan.models.digits import find_classifier
+from tinygan.models.gpan import GPANConfig, GPANGenerator
 from tinygan.sampling import as_digits, generate, load_generator
 
 script, trainer = load_script("sample"), load_script("train_mnist")
@@ -169,3 +179,136 @@ def test_bad_values(sample, capsys, words, text):
 def test_a_tied_ensemble_has_one_index(sample, capsys):
     assert sample("tied", "--route", "0,1,1,0") == 2
     assert "same number in every layer" in capsys.readouterr().err
+
+
+# ---- runs of train_gpan.py -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def painters(tmp_path_factory):
+    """name -> the folder of a GPAN's run of two steps."""
+    if find_classifier(say=print) is None:
+        pytest.skip("no classifier to train a GPAN with")
+    root = tmp_path_factory.mktemp("painters")
+    picture = write_picture(root / "in/red.png", (255, 0, 0))
+    options = {"two": ["--wanted", "3,5", "--wanted", "8", "--bank", "3", "--ema", "0.05"],
+               "red": ["--substrate", str(picture), "--wanted", "3", "--ema", "0"],
+               "grey": ["--channels", "1", "--start", "nothing", "--painter-sees", "edges"]}
+    gpan = load_script("train_gpan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpan, "look", lambda *args: None)
+        patch.setattr(gpan, "finish", lambda *args: 0)
+        for name, words in options.items():
+            words = [*GPAN_TINY, *words, "--steps", "2", "--eval-every", "0", "--out", str(root / name)]
+            assert cli.run_main(gpan.entry, words) == 0
+    return {name: root / name for name in options} | {"picture": picture}
+
+
+@pytest.fixture
+def paint(painters, tmp_path, capsys):
+    """paint(name, "--flag", ...) draws from a GPAN's run into a new picture and returns it; what is no picture, the
+    exit code."""
+    made = []
+
+    def draw(name, *words):
+        made.append(tmp_path / f"{len(made)}.png")
+        own = [] if "--out" in words else ["--out", made[-1]]
+        words = ["--checkpoint", painters[name], "--threads", "1", "--device", "cpu", *words, *own]
+        code = cli.run_main(script.main, [str(word) for word in words])
+        return pictures.read_png(made[-1]) if own and code == 0 else code
+
+    return draw
+
+
+@pytest.mark.parametrize("name, words, rows, columns", [
+    ("two", [], 4, 4), ("two", ["--grid", "2x5"], 2, 5), ("red", ["--n", "3"], 2, 2), ("grey", ["--grid", "1x2"], 1, 2),
+])
+def test_pictures_of_a_gpan(paint, name, words, rows, columns):
+    picture = paint(name, *words)
+    expected = rows * 66 + 2, columns * 66 + 2
+    assert picture.shape == (expected if name == "grey" else (*expected, 3))
+    assert paint(name, *words, "--scale", 2).shape[:2] == (2 * expected[0], 2 * expected[1])
+
+
+def test_a_gpan_paints_what_its_own_run_painted(paint, painters):
+    """The weights, the code, what the generator sees and the range: by hand, from the checkpoint alone."""
+    arrays, meta = checkpoint.load(painters["two"])
+    config = GPANConfig(**meta["config"])
+    generator = GPANGenerator(config, rng=np.random.default_rng(1))
+    generator.load_state_dict({name.removeprefix("average/"): array for name, array in arrays.items()
+                               if name.startswith("average/")})
+    rng = np.random.default_rng
+    target, _ = drawn_shapes(64, 3).next(rng([9, 2]), AT_ONCE)
+    noise = generator.draw_noise(rng([9, 1]), AT_ONCE)
+    for words, code, wanted in (([], [1, 1, 0], "3,5"), (["--wanted", "5, 3"], [1, 1, 0], "3,5"),
+                                (["--wanted", 8], [0, 0, 1], "8")):
+        with no_grad():
+            images, _ = generator(Tensor(target[:4]), Tensor(np.tile(np.float32(code), (4, 1))), Tensor(noise[:4]),
+                                  np.tile([2, 0, 1, 2], (4, 1)))
+        expected = pictures.grid((images.numpy() + 1) / 2, 2, 2)
+        found = paint("two", "--n", 4, "--seed", 9, "--route", "2,0,1,2", *words)
+        assert np.abs(found.astype(int) - expected).max() <= 1, wanted
+
+
+def test_a_gpans_images_do_not_depend_on_how_many_are_drawn(paint, tmp_path):
+    route = ["--route", "0,1,0,2", "--seed", 3]
+    whole = paint("two", "--grid", "1x19", *route)
+    for n in (1, 7, 9):
+        assert (paint("two", "--grid", f"1x{n}", *route) == whole[:, :n * 66 + 2]).all()
+    assert paint("two", "--n", 19, "--individual", "--out", tmp_path / "files", *route) == 0
+    files = [pictures.read_png(path) for path in sorted((tmp_path / "files").iterdir())]
+    assert len(files) == 19
+    assert all((file == whole[2:66, 2 + 66 * i:66 + 66 * i]).all() for i, file in enumerate(files))
+    assert (paint("two", "--n", 4, *route[:2], "--seed", 4) != paint("two", "--n", 4, *route)).any()
+
+
+def test_routes_average_and_seed_of_a_gpan(paint):
+    first = paint("two", "--n", 4)
+    assert (first == paint("two", "--n", 4)).all()
+    for words in (["--seed", 1], ["--no-average"], ["--route", "0,0,0,0"], ["--wanted", 8]):
+        assert (first != paint("two", "--n", 4, *words)).any(), words
+
+
+def test_a_gpan_paints_on_what_it_is_given(paint, painters, tmp_path):
+    """On its own picture unless told; a file, several, a folder. After two steps it changes them little."""
+    blue, green = (write_picture(tmp_path / f"more/{name}.png", colour) for name, colour in (
+        ("blue", (0, 0, 255)), ("green", (0, 200, 0))))
+    middle = paint("red", "--n", 8)[34::66, 34::66]
+    assert (middle[:2, :, 0] > middle[:2, :, 2]).all()
+    middle = paint("red", "--n", 8, "--substrate", blue)[34::66, 34::66]
+    assert (middle[:2, :, 2] > middle[:2, :, 0]).all()
+    for words in ([blue, green], [tmp_path / "more"]):
+        middle = paint("red", "--n", 8, "--substrate", *words)[34::66, 34::66][:2].reshape(-1, 3)
+        assert {int(pixel.argmax()) for pixel in middle.astype(int)} == {1, 2}
+
+
+def test_no_classifier_is_needed_to_paint(paint, monkeypatch, capsys):
+    monkeypatch.setattr(digits, "find_classifier", None)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert paint("two", "--n", 2).shape == (68, 134, 3)
+    assert "wanted: 3, 5; on drawn shapes" in capsys.readouterr().out
+
+
+@pytest.mark.kernels
+def test_a_gpan_paints_the_same_on_a_gpu(standin, paint):
+    here, there = (paint("two", "--n", 4, "--device", device).astype(int) for device in ("cpu", "gpu"))
+    assert abs(here - there).max() <= 1
+
+
+@pytest.mark.parametrize("words, text", [
+    (["--wanted", "5"], "this run paints 3, 5; 8"),
+    (["--wanted", "3,8"], "this run paints 3, 5; 8"),
+    (["--wanted", "seven"], "unknown class 'seven'"),
+    (["--wanted", ""], "this run paints 3, 5; 8"),
+    (["--route", "0,0,0"], "takes 4 numbers, each below its bank size: 3,3,3,3"),
+    (["--n", "100", "--scale", "64"], "take fewer (--n)"),
+])
+def test_bad_values_for_a_gpan(paint, capsys, words, text):
+    assert paint("two", *words) == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--wanted", "3"], ["--substrate", "x.png"]])
+def test_what_only_a_gpan_has(sample, capsys, words):
+    assert sample("sgan", *words) == 2
+    assert f"{words[0]} is for runs of train_gpan.py" in capsys.readouterr().err

@@ -30,6 +30,8 @@ def plain(text: str) -> str:
 
 
 def _find(word: str, names: Sequence[str], spellings: list[list[str]]) -> int:
+    if re.fullmatch(r"-[0-9]+", word.strip()):  # or a minus, which counts as a space, would be passed over
+        raise UsageError(f"class {word.strip()}: ids are 0 to {len(names) - 1}")
     wanted = plain(word)
     exact = [i for i, known in enumerate(spellings) if wanted in known]
     if len(exact) == 1:

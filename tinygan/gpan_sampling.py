@@ -55,10 +55,11 @@ class Painter:
 
     def substrates(self, paths: Sequence[Path] | None = None) -> Substrates:
         """What is painted on: the pictures of `paths`, or those that the run was trained with."""
-        source = list(paths) if paths else self.flags.get("substrate")
-        config = self.generator.config
-        return open_substrates([str(path) for path in source] if source else None, config.size,
-                               config.condition_channels)
+        source, config = paths or self.flags.get("substrate") or None, self.generator.config
+        if source is not None and not (isinstance(source, (list, tuple)) and
+                                       all(isinstance(path, (str, Path)) for path in source)):
+            raise TinyganError(f"config.json names {source!r} as substrates, which are no paths: give --substrate")
+        return open_substrates(source, config.size, config.condition_channels)
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int
                ) -> Iterator[np.ndarray]:

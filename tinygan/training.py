@@ -106,9 +106,15 @@ def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterab
 # ---- flags -------------------------------------------------------------------------------------------------------
 
 
-def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str) -> tuple[dict, Run]:
-    """The flags in force and the run to go on with, where --resume was given; name: of the newest run it may mean."""
+def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: str) -> tuple[dict, Run]:
+    """The flags in force and the run to go on with, where --resume was given; name: of the newest run it may mean.
+
+    own: a flag that no other script's runs have. Raises TinyganError for the run of another script.
+    """
     folder = flags["resume"] or runfiles.newest("runs", name)
+    if own not in runfiles.read_config(Path(folder).parent if Path(folder).is_file() else folder)["flags"]:
+        raise TinyganError(f"{folder} is not a run of {parser.prog}: its settings say nothing of "
+                           f"--{own.replace('_', '-')}")
     run = Run.resume(folder, flags, typed=typed)
     if "steps" in typed:
         run.flags["epochs"] = None  # the total said last holds

@@ -62,11 +62,11 @@ from tinygan.views import ViewSettings, draw_views, milder
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
-    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_500, "batch_size": 8, "lr": 6e-4, "lr_decay": 0,
+    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_000, "batch_size": 8, "lr": 6e-4, "lr_decay": 0,
                "ema": 0.99, "base_channels": 16, "patch_channels": 16, "views": 3, "whole": "no",
                "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
                "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0},
-    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 5e-4, "lr_decay": 0,
+    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 3e-4, "lr_decay": 0,
               "ema": 0.99, "base_channels": 32, "patch_channels": 32, "views": 1, "whole": "no",
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
               "view_noise": 0.08, "view_coarse": (0.5, 1.0), "view_warmup": 200},
@@ -519,7 +519,7 @@ def build_parser() -> cli.Parser:
                       f"image to all this {preset('view_warmup')}")
     opt = p.add_argument_group("optimiser")
     add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
-                        "0.0006, or 0.0005 with a VGG16; with rmsprop 0.00005",
+                        "0.0006, or 0.0003 with a VGG16; with rmsprop 0.00005",
                         "half of --lr with adam, --lr with rmsprop")
     net = p.add_argument_group("details of the nets (the paper leaves them open)")
     net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
@@ -541,7 +541,7 @@ def build_parser() -> cli.Parser:
     place = p.add_argument_group("where and how often")
     add_place_flags(place, name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
                     measured_with="the classifier", log_every=20, save_every=100, eval_every=100)
-    p.set_defaults(optimizer="adam", beta2=0.999)
+    p.set_defaults(optimizer="adam", lr_warmup=20)
     return p
 
 

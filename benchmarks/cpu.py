@@ -1,20 +1,29 @@
-"""Time a full training step of tinygan against PyTorch's best on this machine's CPU.
+"""Time full training steps of tinygan against PyTorch's best on this machine's CPU.
 
-    python benchmarks/cpu.py                          four nets: base channels 16 and 64, banks of 1 and 16
-    python benchmarks/cpu.py --quick --threads 1      a small one, to see that it works
+    python benchmarks/cpu.py                          four GANs, VGG16, and the GPAN at 128 pixels
+    python benchmarks/cpu.py --only gpan --size 1024 --batch 2
+    python benchmarks/cpu.py --quick --threads 1      small ones, to see that it works
 
-A step is one of the discriminator and one of the generator, with optimisers (32 x 32 x 1 images, RMSprop). PyTorch
-may choose: memory order plain or channels_last; banks by a loop over the filter sets in use, or by one grouped
-convolution over gathered sets. Its fastest form counts. What makes the comparison fair:
+gan     a step of the discriminator and one of the generator, with optimisers (32 x 32 x 1 images, RMSprop): base
+        channels 16 and 64, banks of 1 and 16
+vgg16   the classifier's scores and their gradient to the images; random weights, so no file is needed
+gpan    a step of both nets of the GPAN with all its losses, against that classifier (gpan_problem.py)
 
-  - both nets get the same weights, images, noise and routes; first, losses of three steps and all gradients of
-    the first must agree in float64, or nothing is timed
+PyTorch may choose: memory order plain or channels_last; banks by a loop over the filter sets in use, or by one grouped
+convolution over gathered sets; its forms of the optimiser. Its fastest form counts. What makes the comparison fair:
+
+  - both sides get the same weights, images, noise, routes and views; first, losses of three steps and all gradients of
+    the first must agree in float64 (VGG16 and the GPAN with fewer channels), or nothing is timed; in float32, at full
+    width, the losses of the first step must agree as well
   - every framework and form runs in a process of its own with the same number of threads; they take turns, round
     by round, so that whatever else the machine does hits all of them alike
-  - a time is the median over the rounds of each round's median step
+  - a time is the median over the rounds of each round's median step; the shortest step stands beside it, which on a
+    machine with other work to do is the better measure
+  - memory is the most that the process had while it stepped, and how much of that came on top of what it had at rest
 
-Beside the times stand the floors (cpu_counts.py): the operations of the matrix products over the speed of a large
-product, and the bytes that must move over the speed of a large copy, both measured here with the same threads.
+Beside the times stand the operations of the matrix products per second, counted as plain products (Winograd's forms
+need fewer), and for the GANs the floors (cpu_counts.py): these operations over the speed of a large product, and the
+bytes that must move over the speed of a large copy, both measured here with the same threads (cpu_report.py).
 """
 
 from __future__ import annotations
@@ -28,57 +37,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-import cpu_counts
+import gpan_problem
 import numpy as np
+from cpu_nets import Net, Problem
+from cpu_report import json_row, report
 
 from tinygan import cli
-from tinygan.errors import TinyganError
-from tinygan.models.adapted_gan import GANConfig
+from tinygan.errors import TinyganError, UsageError
+from tinygan.models.gpan import SIZES
 
 HERE = Path(__file__).resolve().parent
 WARM_UP = 6  # steps before the first round: memory, code and routes not met before
+FIRST_STEPS = 2  # of them; where a step takes longer than SLOW, the others are left out
+SLOW = 1000.0  # milliseconds
+KINDS = ("gan", "vgg16", "gpan")
 ROUND_SECONDS = 1.2  # a round takes about as long where --steps does not say how many steps it has
 # The check runs in float64. In float32 an optimiser, which divides by the size of the gradient, turns the rounding of a
 # small one into a step of full size in the other direction, and the third step's losses differ by more than 1e-3.
 TOLERANCE = 1e-6
-
-
-@dataclass
-class Net:
-    """One configuration, and what was measured of it."""
-
-    base: int
-    bank: int
-    batch: int
-    ms: dict[str, float] = field(default_factory=dict)  # form -> milliseconds per step; "tinygan" is one of them
-    mb: dict[str, float] = field(default_factory=dict)
-    profile: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{'SGAN' if self.bank > 1 else 'GAN'} base {self.base} K {self.bank}"
-
-    @property
-    def torch_forms(self) -> list[str]:
-        layouts = ("plain", "channels_last")
-        if self.bank == 1:
-            return list(layouts)
-        return [f"{layout} {routing}" for routing in ("loop", "grouped") for layout in layouts]
-
-    @property
-    def best_form(self) -> str:
-        return min(self.torch_forms, key=lambda form: self.ms[form])
-
-    @property
-    def config(self) -> GANConfig:
-        return GANConfig(base_channels=self.base, bank=(self.bank,))
+FLOAT32_TOLERANCE = 1e-3  # of the losses of the first step in float32, relative to the greatest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise TinyganError('PyTorch is not installed, and this benchmark compares with it: pip install ".[bench]"')
     started = time.monotonic()
     speed = measure_speed(args.threads)
-    nets = [Net(base, bank, args.batch) for base in args.base for bank in args.bank]
+    nets = chosen(args)
     for net in nets:
         measure(net, args)
     again = measure_speed(args.threads)  # a busy moment must not lower a floor: the better of before and after
@@ -100,10 +83,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def chosen(args: argparse.Namespace) -> list[Net | Problem]:
+    """What to measure, in order."""
+    nets: list[Net | Problem] = []
+    if "gan" in args.only:
+        nets += [Net(base, bank, args.batch or args.gan_batch) for base in args.base for bank in args.bank]
+    same = {"batch": args.batch or args.photo_batch, "side": args.side, "narrow": args.narrow}
+    if "vgg16" in args.only:
+        nets.append(Problem(gpan_problem.VGG16Problem(**same)))
+    if "gpan" in args.only:
+        nets += [Problem(gpan_problem.GPANProblem(size=size, sees=args.sees, **same)) for size in args.size]
+    return nets
+
+
 # ---- measuring ---------------------------------------------------------------------------------------------------
 
 
-def measure(net: Net, args: argparse.Namespace) -> None:
+def measure(net: Net | Problem, args: argparse.Namespace) -> None:
     """Check that all forms compute the same, then time them in turns; the results go into `net`."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "tinygan.npz"
@@ -117,21 +113,40 @@ def measure(net: Net, args: argparse.Namespace) -> None:
                 workers.pop("checker").close()
                 if form != "tinygan":
                     require_agreement(f"{net.name}, PyTorch {form}", reference, path)
-            workers = {form: Worker(net, form, args.threads, reference) for form in ("tinygan", *net.torch_forms)}
-            times: dict[str, list[float]] = {form: [] for form in workers}
-            warm = {form: min(worker.ask("round", WARM_UP)["ms"]) for form, worker in workers.items()}
-            steps = {form: args.steps or steps_for(step_ms) for form, step_ms in warm.items()}
+            workers["tinygan"] = Worker(net, "tinygan", args.threads, reference)
+            workers["tinygan"].ask("weights", str(reference))  # of full width
+            workers |= {form: Worker(net, form, args.threads, reference) for form in net.torch_forms}
+            steps = {form: args.steps or steps_for(step_ms) for form, step_ms in warm_up(net, workers).items()}
+            times: dict[str, list[list[float]]] = {form: [] for form in workers}
             for turn in range(args.rounds):
                 say(f"{net.name}: round {turn + 1} of {args.rounds}")
                 for form, worker in workers.items():
                     answer = worker.ask("round", steps[form])
-                    times[form].append(median(answer["ms"]))
-                    net.mb[form] = answer["mb"]
-            net.ms = {form: median(values) for form, values in times.items()}
+                    times[form].append(answer["ms"])
+                    net.mb[form], net.above[form] = answer["mb"], answer["mb"] - answer["rest_mb"]
+            net.ms = {form: median(map(median, rounds)) for form, rounds in times.items()}
+            net.least = {form: min(map(min, rounds)) for form, rounds in times.items()}
             net.profile = workers["tinygan"].ask("profile", steps["tinygan"])
         finally:
             for worker in workers.values():
                 worker.close()
+
+
+def warm_up(net: Net | Problem, workers: dict[str, Worker]) -> dict[str, float]:
+    """Milliseconds of a step of each form. TinyganError if the first step's losses differ between forms."""
+    first = {form: worker.ask("round", 1)["losses"] for form, worker in workers.items()}
+    ours = np.array(first["tinygan"])
+    for form, losses in first.items():
+        gap = np.abs(ours - losses).max()
+        if not gap <= FLOAT32_TOLERANCE * np.abs(ours).max():
+            raise TinyganError(f"{net.name}, PyTorch {form}: in float32 the losses differ by {gap:.1e}: "
+                               f"{np.round(ours, 5).tolist()} and {np.round(losses, 5).tolist()}")
+    found = {}
+    for form, worker in workers.items():
+        found[form] = min(worker.ask("round", FIRST_STEPS - 1)["ms"])
+        if found[form] < SLOW:
+            found[form] = min(worker.ask("round", WARM_UP - FIRST_STEPS)["ms"])
+    return found
 
 
 def steps_for(step_ms: float) -> int:
@@ -142,11 +157,11 @@ def steps_for(step_ms: float) -> int:
 class Worker:
     """A process that runs one framework in one form (cpu_worker.py), and waits between its turns."""
 
-    def __init__(self, net: Net, form: str, threads: int, reference: Path, dtype: str = "float32") -> None:
+    def __init__(self, net: Net | Problem, form: str, threads: int, reference: Path, dtype: str = "float32") -> None:
         framework = "tinygan" if form == "tinygan" else "torch"
         words = [sys.executable, str(HERE / "cpu_worker.py"), "--framework", framework, "--form", form,
-                 "--weights", str(reference), "--base", str(net.base), "--bank", str(net.bank),
-                 "--batch", str(net.batch), "--threads", str(threads), "--dtype", dtype]
+                 "--weights", str(reference), "--threads", str(threads), "--dtype", dtype,
+                 *net.words(check=dtype == "float64")]
         self.name = f"{net.name}: {form}"
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")
         self.process = subprocess.Popen(words, env=environment(threads), stdin=subprocess.PIPE, text=True,
@@ -239,94 +254,6 @@ def measure_speed(threads: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def floors(net: Net, speed: dict[str, float]) -> tuple[float, float]:
-    """Milliseconds that (the matrix products, the moving of bytes) of one step take at least."""
-    flop = cpu_counts.step_flop(net.config, net.batch)
-    moved = cpu_counts.step_bytes(net.config, net.batch)
-    return flop / speed["gflops"] / 1e6, moved / speed["gbytes"] / 1e6
-
-
-# ---- reporting ---------------------------------------------------------------------------------------------------
-
-
-def json_row(net: Net, speed: dict[str, float]) -> dict[str, Any]:
-    ours, theirs = net.ms["tinygan"], net.ms[net.best_form]
-    return {"name": net.name, "tinygan_ms": ours, "torch_ms": theirs, "ratio": ours / theirs,
-            "torch_form": net.best_form, "tinygan_mb": net.mb["tinygan"], "torch_mb": net.mb[net.best_form],
-            "floor_ms": max(floors(net, speed))}
-
-
-def matrix_library() -> str:
-    """The library behind NumPy's matrix product and the processor it was built for: it decides half of the time.
-
-    OPENBLAS_CORETYPE in the environment overrides what OpenBLAS finds; a slower code there is easily forgotten.
-    """
-    try:
-        import threadpoolctl
-    except ImportError:
-        return "matrix library unknown (threadpoolctl is not installed)"
-    found = [f"{i['internal_api']} {i['version']} for {i.get('architecture', 'any processor')}"
-             for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
-    forced = os.environ.get("OPENBLAS_CORETYPE")
-    return ", ".join(found) + (f", forced by OPENBLAS_CORETYPE={forced}" if forced else "")
-
-
-def report(nets: list[Net], speed: dict[str, float], args: argparse.Namespace) -> str:
-    lines = [f"One training step (D and G), batch {args.batch}, {args.threads} "
-             f"thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds",
-             f"NumPy {np.__version__}, {matrix_library()}", "",
-             f"{'net':20} {'tinygan ms':>10} {'torch ms':>9} {'ratio':>6} {'tinygan MB':>11} {'torch MB':>9}  "
-             "best form of torch (all below)"]
-    for net in nets:
-        row = json_row(net, speed)
-        lines += [f"{net.name:20} {row['tinygan_ms']:10.1f} {row['torch_ms']:9.1f} {row['ratio']:6.2f} "
-                  f"{row['tinygan_mb']:11.0f} {row['torch_mb']:9.0f}  {net.best_form}",
-                  " " * 21 + ", ".join(f"{form} {net.ms[form]:.1f} ms {net.mb[form]:.0f} MB"
-                                       for form in net.torch_forms)]
-    if cost := bank_cost(nets):
-        lines += ["", *cost]
-    lines += ["", *floor_table(nets, speed)]
-    for net in nets:
-        lines += ["", *profile_table(net)]
-    return "\n".join(lines)
-
-
-def bank_cost(nets: list[Net]) -> list[str]:
-    """What a bank of K costs against a bank of one, at equal width."""
-    lines = []
-    for plain in (net for net in nets if net.bank == 1):
-        for net in nets:
-            if net.base == plain.base and net.bank > 1:
-                theirs = net.ms[net.best_form] / plain.ms[plain.best_form]
-                lines.append(f"K {net.bank} over K 1 at base {net.base}: tinygan "
-                             f"{net.ms['tinygan'] / plain.ms['tinygan']:.2f}, torch {theirs:.2f}")
-    return lines
-
-
-def floor_table(nets: list[Net], speed: dict[str, float]) -> list[str]:
-    lines = [f"Floors, from a product at {speed['gflops']:.0f} GFLOP/s and a copy at {speed['gbytes']:.1f} GB/s; "
-             "arrays that stay in cache can be faster",
-             f"{'net':20} {'GFLOP':>7} {'ms':>8} {'MB moved':>9} {'ms':>8} {'tinygan / larger floor':>23}"]
-    for net in nets:
-        compute, moving = floors(net, speed)
-        lines.append(f"{net.name:20} {cpu_counts.step_flop(net.config, net.batch) / 1e9:7.2f} {compute:8.1f} "
-                     f"{cpu_counts.step_bytes(net.config, net.batch) / 1e6:9.1f} {moving:8.1f} "
-                     f"{net.ms['tinygan'] / max(compute, moving):23.2f}")
-    return lines
-
-
-def profile_table(net: Net) -> list[str]:
-    """The ten costliest operations of tinygan, forward and backward together."""
-    rows, total = net.profile["rows"], net.profile["total_ms"]
-    lines = [f"{net.name}: tinygan's costliest operations ({total:.1f} ms per step while watched)",
-             f"  {'op':24} {'calls':>6} {'ms':>8} {'share':>6}"]
-    lines += [f"  {name:24} {calls:6.0f} {ms:8.2f} {ms / total:6.1%}" for name, calls, ms in rows[:10]]
-    others = sum(ms for _, _, ms in rows[10:])
-    lines += [f"  {'all other ops':24} {'':6} {others:8.2f} {others / total:6.1%}",
-              f"  {'Python between ops':24} {'':6} {net.profile['rest_ms']:8.2f} {net.profile['rest_ms'] / total:6.1%}"]
-    return lines
-
-
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -339,17 +266,43 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--threads", type=cli.positive_int, default=cores(), help="on both sides")
     p.add_argument("--rounds", type=cli.positive_int, default=5, help="turns that each process takes")
     p.add_argument("--steps", type=cli.positive_int, help=f"per round [default: about {ROUND_SECONDS} seconds]")
-    p.add_argument("--base", type=numbers, default=(16, 64), help="channels next to the image, one net for each")
-    p.add_argument("--bank", type=numbers, default=(1, 16), help="filter sets, one net for each")
-    p.add_argument("--batch", type=cli.positive_int, default=64, help="samples per batch")
+    p.add_argument("--only", type=kinds, default=KINDS, metavar="KIND[,KIND]", help="gan, vgg16, gpan [default: all]")
+    p.add_argument("--batch", type=cli.positive_int, help="samples per batch [default: 64; 4 for vgg16 and gpan]")
+    p.add_argument("--base", type=numbers, default=(16, 64), help="gan: channels next to the image, a net for each")
+    p.add_argument("--bank", type=numbers, default=(1, 16), help="gan: filter sets, a net for each")
+    p.add_argument("--size", type=sizes, default=(128,), help=f"gpan: pixels of the image, some of "
+                   f"{', '.join(map(str, SIZES))} [default: 128]")
+    p.add_argument("--sees", choices=gpan_problem.SEES, default="view", help="gpan: what the classifier looks at in a "
+                   "step, the whole image, one random view (as train_gpan.py has it), or both")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there as well")
-    p.add_argument("--quick", action="store_true", help="2 rounds of 2 steps, base 16, batch 16, where not given")
+    p.add_argument("--quick", action="store_true", help="2 rounds of 2 steps, base 16, size 64, small batches and a "
+                   "narrow VGG16 of 64 pixels, where not given")
     args = p.parse_args(argv)
+    args.gan_batch, args.photo_batch, args.side, args.narrow = 64, 4, 224, 1
     if args.quick:
-        small = {"rounds": 2, "steps": 2, "base": (16,), "batch": 16}
+        args.gan_batch, args.photo_batch, args.side, args.narrow = 16, 2, 64, gpan_problem.NARROW
+        small = {"rounds": 2, "steps": 2, "base": (16,), "size": (64,)}
         for name in small.keys() - cli.typed(p, argv):
             setattr(args, name, small[name])
+    if "gpan" in args.only and args.batch == 1:
+        raise UsageError("--batch 1: the GPAN's L_split compares the images of a batch; use 2 or more")
     return args
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """"vgg16,gan" -> ("gan", "vgg16"), always in that order."""
+    words = text.split(",")
+    if not set(words) <= set(KINDS):
+        raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in words)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """"128,1024" -> (128, 1024)."""
+    found = numbers(text)
+    if not set(found) <= set(SIZES):
+        raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
+    return found
 
 
 def numbers(text: str) -> tuple[int, ...]:

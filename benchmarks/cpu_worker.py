@@ -1,17 +1,21 @@
-"""One process of the benchmark: one framework, one net, one form, its own threads and its own peak memory.
+"""One process of the benchmark: one framework, one net, one form, its own threads and its own memory.
 
 It is started by cpu.py, which sends it one JSON list per line on standard input and reads one JSON answer per line:
 
     ["check", path]     train three steps from known weights; losses, gradients (and tinygan's weights) go to a file
-    ["round", n]        milliseconds of each of n training steps, and the peak memory so far
+    ["weights", path]   tinygan's weights go to a file
+    ["round", n]        milliseconds of each of n training steps, the losses of the last, and the memory: the most
+                        while it stepped so far, and what it had before the first step
     ["profile", n]      milliseconds per step of tinygan's operations
 
-Both frameworks are given the same weights, images, noise and routes, drawn with NumPy before the clock starts.
+Both frameworks are given the same weights, images, noise and routes, drawn with NumPy before the clock starts. Without
+--problem a step is one of the GAN's; with it, what gpan_problem.py describes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -112,24 +116,28 @@ def check(trainer: Any, batches: list[dict[str, np.ndarray]], path: str) -> None
 
     The losses of the second and third step also depend on what the optimisers did.
     """
-    arrays = {}
-    if isinstance(trainer, TinyganTrainer):  # np.savez writes at the end, the weights must be those of now
-        arrays = {f"weights/{key}": value.copy() for key, value in trainer.weights().items()}
+    arrays = weights_of(trainer)
     losses = [trainer.step(batches[0])]
-    for net in ("G", "D"):
+    for net in trainer.nets:
         arrays |= {f"gradients/{key}": value.copy() for key, value in trainer.gradients(net).items()}
     losses += [trainer.step(batch) for batch in batches[1:CHECK_STEPS]]
     np.savez(path, losses=np.array(losses), **arrays)
 
 
-def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) -> list[float]:
-    """Milliseconds of each step."""
-    times = []
+def weights_of(trainer: Any) -> dict[str, np.ndarray]:
+    """Copies of tinygan's weights as they are now; nothing for PyTorch, which is given them."""
+    weights = trainer.weights() if hasattr(trainer, "weights") else {}
+    return {f"weights/{key}": value.copy() for key, value in weights.items()}
+
+
+def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) -> tuple[list[float], tuple]:
+    """(milliseconds of each step, the losses of the last)."""
+    times, losses = [], ()
     for i in range(count):
         started = time.perf_counter()
-        trainer.step(batches[i % len(batches)])
+        losses = trainer.step(batches[i % len(batches)])
         times.append((time.perf_counter() - started) * 1e3)
-    return times
+    return times, losses
 
 
 def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count: int) -> dict[str, Any]:
@@ -137,32 +145,63 @@ def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count
     from tinygan.engine import profile as profiling
 
     with profiling(show=False) as report:
-        total = sum(timed_steps(trainer, batches, count))
+        total = sum(timed_steps(trainer, batches, count)[0])
     rows = [(name, calls / count, ms / count) for name, calls, ms in report.rows()]
     rest = total / count - sum(ms for _, _, ms in rows)
     return {"rows": rows, "rest_ms": rest, "total_ms": total / count}
 
 
-def peak_mb() -> float:
-    """The most memory this process has had, in units of 10^6 bytes (Linux counts in KiB, macOS in bytes)."""
+def memory_mb() -> tuple[float, float]:
+    """(the most memory this process has had since `forget_peak`, what it has now), in units of 10^6 bytes."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            kib = dict(line.split(":", 1) for line in file)
+        peak, now = (int(kib[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "VmRSS"))
+        return peak, now
+    except (OSError, KeyError):
+        pass
     try:
         import resource
     except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+        return float("nan"), float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes, others in KiB
+    return (peak if sys.platform == "darwin" else peak * 1024) / 1e6, float("nan")
 
 
-def torch_trainer(args: argparse.Namespace, batches: list[dict[str, np.ndarray]]) -> Any:
+def forget_peak() -> None:
+    """Start counting anew, where Linux allows it: drawing the weights took more than they take afterwards."""
+    gc.collect()
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def stored_weights(path: str) -> dict[str, np.ndarray]:
+    """tinygan's weights by name, from the file of a check or of the command "weights"."""
+    with np.load(path) as stored:
+        return {key.removeprefix("weights/"): stored[key] for key in stored if key.startswith("weights/")}
+
+
+def torch_trainer(args: argparse.Namespace, problem: Any, batches: list[dict[str, np.ndarray]]) -> Any:
     """PyTorch's nets with tinygan's weights, and whichever form of its optimiser is faster on them."""
     import torch
-    import torch_nets
 
     torch.set_num_threads(args.threads)
     torch.set_default_dtype(getattr(torch, args.dtype))
+    weights = stored_weights(args.weights)
+    if problem is not None:
+        import torch_gpan
+
+        trainer = torch_gpan.make(problem, args.form, args.dtype)
+        trainer.load(weights)
+        if hasattr(trainer, "choose_optimizer"):
+            trainer.choose_optimizer()
+        return trainer
+    import torch_nets
+
     trainer = torch_nets.Trainer(args.base, args.bank, LATENT, args.form, lr=LR)
-    with np.load(args.weights) as stored:
-        weights = {key.removeprefix("weights/"): stored[key] for key in stored if key.startswith("weights/")}
     trainer.load(weights)
     trainer.step(batches[0])  # the optimisers need gradients
     seconds = {}
@@ -178,12 +217,31 @@ def torch_trainer(args: argparse.Namespace, batches: list[dict[str, np.ndarray]]
     return trainer
 
 
-def tinygan_trainer(args: argparse.Namespace) -> TinyganTrainer:
+def tinygan_trainer(args: argparse.Namespace, problem: Any) -> Any:
+    """tinygan's nets, shaken."""
     from tinygan.kernels import pool
 
     pool.set_threads(args.threads)
     pool.reuse_heap()
-    return TinyganTrainer(args.base, args.bank, dtype=args.dtype)
+    if problem is None:
+        trainer = TinyganTrainer(args.base, args.bank, dtype=args.dtype)
+    else:
+        import gpan_tinygan
+
+        trainer = gpan_tinygan.make(problem, args.dtype)
+    trainer.shake()
+    return trainer
+
+
+def draw(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
+    """(the problem, None for the GAN's step; the batches of the steps)."""
+    if args.problem:
+        import gpan_problem
+
+        problem = gpan_problem.from_json(args.problem)
+        return problem, problem.batches(args.dtype)
+    return None, [{name: a if a.dtype.kind == "i" else a.astype(args.dtype) for name, a in batch.items()}
+                  for batch in make_batches(args.batch, args.bank)]
 
 
 def main() -> None:
@@ -191,24 +249,26 @@ def main() -> None:
     parser.add_argument("--framework", choices=("tinygan", "torch"))
     parser.add_argument("--form", default="")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--weights", help="file of tinygan's check, with the weights that PyTorch starts from")
+    parser.add_argument("--weights", help="file of tinygan's weights, with which PyTorch starts")
+    parser.add_argument("--problem", help="a line of gpan_problem.to_json, in place of --base, --bank and --batch")
     for name in ("--base", "--bank", "--batch", "--threads"):
         parser.add_argument(name, type=int)
     args = parser.parse_args()
-    batches = [{name: a if a.dtype.kind == "i" else a.astype(args.dtype) for name, a in batch.items()}
-               for batch in make_batches(args.batch, args.bank)]
-    if args.framework == "tinygan":
-        trainer = tinygan_trainer(args)
-        trainer.shake()
-    else:
-        trainer = torch_trainer(args, batches)
+    problem, batches = draw(args)
+    ours = args.framework == "tinygan"
+    trainer = tinygan_trainer(args, problem) if ours else torch_trainer(args, problem, batches)
+    forget_peak()
+    rest = memory_mb()[1]
     for line in sys.stdin:
         command, value = json.loads(line)
         answer: Any = "done"
         if command == "check":
             check(trainer, batches, value)
+        elif command == "weights":
+            np.savez(value, **weights_of(trainer))
         elif command == "round":
-            answer = {"ms": timed_steps(trainer, batches, value), "mb": peak_mb()}
+            times, losses = timed_steps(trainer, batches, value)
+            answer = {"ms": times, "losses": losses, "mb": memory_mb()[0], "rest_mb": rest}
         elif command == "profile":
             answer = profile(trainer, batches, value)
         print(json.dumps(answer), flush=True)

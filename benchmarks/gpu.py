@@ -1,4 +1,4 @@
-"""Time tinygan on a GPU against PyTorch on the same one: the stochastic layer, and whole training steps.
+"""Time tinygan on a GPU against PyTorch on the same one: the stochastic layer, VGG16, and whole training steps.
 
     python benchmarks/gpu.py                       all rows, fp32 and tf32: compiling takes most of the time
     python benchmarks/gpu.py --quick --no-compile  small ones, to see that it works
@@ -13,6 +13,9 @@ makes the comparison fair:
   - all run in this one process on one GPU and take turns, round by round
   - a time is the median over the rounds of each round's median, by events in the stream around each iteration.
     Where the GPU waits for the host, the waiting is in it; the time by the wall stands beside it
+
+VGG16 has random weights, so no file is needed; the GPAN's steps are against it (gpan_problem.py). Near a ReLU's kink
+rounding decides which way a gradient goes, so theirs need only agree to a tenth; benchmarks/cpu.py checks them closely.
 
 Beside the times stand the floor (the larger of: operations over the speed of a large product in that math mode, bytes
 over the speed of a large copy, both measured here; bytes are each operand once, and the matrix of columns written and
@@ -37,11 +40,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
+from gpan_problem import GRADIENT_LIMIT, NARROW, GPANProblem, VGG16Problem
+from gpan_problem import MOVES_LIMIT as GPAN_MOVES_LIMIT
 from gpu_tinygan import (
     MATHS,
     CupyClock,
     LayerProblem,
     StepProblem,
+    TinyganGPAN,
     TinyganLayer,
     TinyganStep,
     copy_speed,
@@ -57,7 +63,10 @@ from tinygan import cli
 from tinygan.backend import NO_MEMORY, first_line, pick_device, version
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import cuda_launch
+from tinygan.models.gpan import SIZES
 
+Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
+KINDS = ("layer", "step", "vgg16", "gpan")
 WARM_UP = 5  # iterations before the first round, or as many as there are different inputs
 # The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only tells nonsense
 # from rounding; that the same forms agree in float32 has been checked before.
@@ -80,7 +89,7 @@ class Place:
 class Row:
     """One problem in one math mode, and what was measured of it. Forms: "tinygan", "eager ...", "compiled ..."."""
 
-    problem: LayerProblem | StepProblem
+    problem: Problem
     math: str
     status: str = ""  # "differs" or "out of memory", or nothing
     ms: dict[str, float] = field(default_factory=dict)
@@ -134,18 +143,22 @@ def run(place: Place, args: argparse.Namespace, lines: list[str]) -> int:
     return int(any(row.status == "differs" for row in rows))
 
 
-def problems(args: argparse.Namespace) -> list[LayerProblem | StepProblem]:
+def problems(args: argparse.Namespace) -> list[Problem]:
     """The rows of the table, in one math mode."""
     layers = [LayerProblem(bank, batch, args.inputs, args.outputs, args.side, args.kernel, args.stride, args.padding)
               for bank in args.bank for batch in args.batch]
     steps = [StepProblem(args.base, bank, args.step_batch) for bank in args.step_bank]
-    return [*(layers if args.only != "step" else []), *(steps if args.only != "layer" else [])]
+    vgg16 = [VGG16Problem(args.photos, args.side_vgg16, args.narrow)]
+    gpans = [GPANProblem(size, args.gpan_batch, base=args.gpan_base, patch=args.gpan_base, side=args.side_vgg16,
+                         narrow=args.narrow) for size in args.size]
+    return [problem for kind, found in zip(KINDS, (layers, steps, vgg16, gpans), strict=True)
+            if args.only in (kind, None) for problem in found]
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------
 
 
-def measure(problem: LayerProblem | StepProblem, place: Place, args: argparse.Namespace) -> list[Row]:
+def measure(problem: Problem, place: Place, args: argparse.Namespace) -> list[Row]:
     """A row for each math mode. Float32 comes first, asked for or not: there the forms must agree."""
     rows = [Row(problem, math) for math in MATHS if math == "fp32" or math in args.math]
     forms = torch_forms(problem, place)
@@ -195,7 +208,7 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
     say(f"{row.problem.name}, {row.math}: tinygan: does it run?")
     sides: dict[str, Any] = {"tinygan": make_ours(row.problem, place)}
     # A copy, as the check moves them.
-    weights = host(sides["tinygan"].weights()) if isinstance(row.problem, StepProblem) else None
+    weights = None if isinstance(row.problem, LayerProblem) else host(sides["tinygan"].weights())
     expected = sides["tinygan"].results()
     for form in forms:
         say(f"{row.problem.name}, {row.math}: {form}: does it compute the same?")
@@ -208,11 +221,14 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
 
 def judge(row: Row, form: str, found: Mapping[str, tuple[float, str]]) -> None:
     """Note the difference of a form, and whether it is too large."""
-    values = [found[kind] for kind in ("losses", "gradients") if kind in found]
-    row.differences[form] = max(value for value, _ in values)
-    wrong = [(value, where) for value, where in values if not value <= LIMITS[row.math]]
-    if row.math == "fp32" and "moves" in found and not found["moves"][0] <= MOVES_LIMIT:
-        wrong.append((found["moves"][0], f"the step of {found['moves'][1]}"))
+    limits = {"losses": LIMITS[row.math], "gradients": LIMITS[row.math], "moves": MOVES_LIMIT}
+    if isinstance(row.problem, (VGG16Problem, GPANProblem)):
+        limits |= {"gradients": GRADIENT_LIMIT if row.math == "fp32" else 1.0, "moves": GPAN_MOVES_LIMIT}
+    row.differences[form] = max(found[kind][0] for kind in ("losses", "gradients") if kind in found)
+    if row.math != "fp32":
+        limits.pop("moves")
+    wrong = [(found[kind][0], ("the step of " if kind == "moves" else "") + found[kind][1])
+             for kind, limit in limits.items() if kind in found and not found[kind][0] <= limit]
     if wrong:
         row.status = "differs"
         row.notes += [f"{form} differs: {where} by {value:.1e}" for value, where in wrong]
@@ -241,23 +257,23 @@ def no_room(error: BaseException) -> bool:
     return bool(NO_MEMORY.search(text)) or "out of memory" in text.lower()
 
 
-def make_ours(problem: LayerProblem | StepProblem, place: Place) -> TinyganLayer | TinyganStep:
+def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | TinyganGPAN:
     """tinygan's side of a problem."""
-    kind = TinyganLayer if isinstance(problem, LayerProblem) else TinyganStep
+    kind = {LayerProblem: TinyganLayer, StepProblem: TinyganStep}.get(type(problem), TinyganGPAN)
     return kind(problem, place.xp, place.clock)
 
 
 # PyTorch is imported in these alone, so that a machine without it can read this file and say so in a line.
 
 
-def torch_forms(problem: LayerProblem | StepProblem, place: Place) -> list[str]:
+def torch_forms(problem: Problem, place: Place) -> list[str]:
     """Names of the forms that PyTorch has for a problem."""
     import gpu_torch
 
     return gpu_torch.forms(problem, compiled=place.compiling is not None)
 
 
-def make_theirs(problem: LayerProblem | StepProblem, form: str, place: Place, weights: Mapping | None) -> Any:
+def make_theirs(problem: Problem, form: str, place: Place, weights: Mapping | None) -> Any:
     """PyTorch's side of a problem in one form."""
     import gpu_torch
 
@@ -350,7 +366,8 @@ def conditions(cupy: Any, torch: Any, args: argparse.Namespace) -> list[str]:
             f"math {' and '.join(args.math)} on both sides, median of {args.rounds} rounds of {args.steps} iterations",
             f"layer: {args.inputs} -> {args.outputs} channels, {args.side}x{args.side}, kernel {args.kernel}, stride "
             f"{args.stride}, padding {args.padding}, forward and both gradients; step: D and G with RMSprop, 32x32x1 "
-            f"images, batch {args.step_batch}"]
+            f"images, batch {args.step_batch}; VGG16: scores and their gradient to the images; GPAN: both nets with "
+            f"Adam, base {args.gpan_base}, one random view"]
 
 
 def driver_version() -> str:
@@ -373,7 +390,7 @@ def say(text: str) -> None:
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p = cli.Parser(description=__doc__.split("\n\n")[0])
     p.add_argument("--math", type=maths, default=MATHS, help="fp32, tf32 or both [default: fp32,tf32]")
-    p.add_argument("--only", choices=("layer", "step"), help="leave the other rows out")
+    p.add_argument("--only", choices=KINDS, help="leave the other rows out")
     p.add_argument("--rounds", type=cli.positive_int, default=5, help="turns that each form takes")
     p.add_argument("--steps", type=cli.positive_int, default=20, help="iterations per round")
     p.add_argument("--no-compile", action="store_true", help="leave PyTorch's compiled forms out")
@@ -395,19 +412,38 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     step.add_argument("--step-bank", type=cli.bank_list, default=(16, 1), help="filter sets, a row for each "
                       "[default: 16,1]")
     step.add_argument("--step-batch", type=cli.positive_int, default=64, help="samples")
+    gpan = p.add_argument_group("VGG16, and the GPAN's training step")
+    gpan.add_argument("--photos", type=cli.positive_int, default=32, help="images that VGG16 sees")
+    gpan.add_argument("--size", type=sizes, default=(256, 1024), help="pixels of the GPAN's images, a row for each "
+                      f"[default: 256,1024; of {', '.join(map(str, SIZES))}]")
+    gpan.add_argument("--gpan-batch", type=cli.positive_int, default=4, help="images in a step, 2 or more")
+    gpan.add_argument("--gpan-base", type=cli.positive_int, default=64, help="channels next to the image, of both nets")
     floor = p.add_argument_group("what the floors are measured with")
     floor.add_argument("--product", type=cli.positive_int, default=8192, help="side of the matrices")
     floor.add_argument("--copy-mb", type=cli.positive_int, default=256, help="MB of the array that is copied")
     args = p.parse_args(argv)
+    args.side_vgg16, args.narrow = 224, 1
     if args.quick:
+        args.side_vgg16, args.narrow = 64, NARROW
         small = {"rounds": 2, "steps": 3, "bank": (1, 4), "batch": (16,), "inputs": 32, "outputs": 16, "base": 16,
-                 "step_bank": (4, 1), "step_batch": 16, "product": 2048, "copy_mb": 64}
+                 "step_bank": (4, 1), "step_batch": 16, "product": 2048, "copy_mb": 64,
+                 "photos": 4, "size": (64,), "gpan_base": 8}
         for name in small.keys() - cli.typed(p, argv):
             setattr(args, name, small[name])
     if args.stride * (args.side - 1) + args.kernel - 2 * args.padding < 1:
         raise UsageError(f"--padding {args.padding} leaves no pixel: use less than "
                          f"{(args.stride * (args.side - 1) + args.kernel + 1) // 2}")
+    if args.gpan_batch < 2:
+        raise UsageError("--gpan-batch 1: the GPAN's L_split compares the images of a batch; use 2 or more")
     return args
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """"256,1024" -> (256, 1024)."""
+    found = cli.bank_list(text)
+    if not set(found) <= set(SIZES):
+        raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
+    return found
 
 
 def maths(text: str) -> tuple[str, ...]:

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cpu_counts
+import gpan_tinygan
 import numpy as np
 from cpu_worker import LR, TinyganTrainer, make_batches
+from gpan_problem import GPANProblem, VGG16Problem
 
 from tinygan.backend import to_numpy
 from tinygan.conv import conv_transpose2d
@@ -209,6 +211,37 @@ class TinyganStep(TinyganTrainer):
         return found | moves(before, host(self.weights()))
 
 
+class TinyganGPAN:
+    """VGG16, or a training step of the GPAN, on arrays of `xp`."""
+
+    def __init__(self, problem: VGG16Problem | GPANProblem, xp: Any, clock: Any) -> None:
+        self.side = gpan_tinygan.make(problem)
+        self.side.shake()
+        self.side.to(xp.asarray)
+        self.clock, self.at, self.period = clock, 0, problem.count
+        # The noise of the views is drawn within the step, and routes and views stay on the host.
+        self.batches = [{name: xp.asarray(a) if getattr(a, "dtype", None) == np.float32 and name != "view_noise" else a
+                         for name, a in batch.items()} for batch in problem.batches()]
+
+    def weights(self) -> dict[str, Any]:
+        """Those of the nets that learn."""
+        return self.side.weights()
+
+    def run(self) -> None:
+        """Once, with the next batch."""
+        self.side.train(self.batches[self.at % self.period])
+        self.at += 1
+
+    def results(self) -> dict[str, np.ndarray]:
+        """Losses and gradients, then how far the step moved each parameter. (Both nets are updated at its end, so no
+        loss depends on an update.)"""
+        before = host(self.weights())
+        found = {"losses/all": np.array([loss.item() for loss in self.side.train(self.batches[0])])}
+        for net in self.side.nets:
+            found |= {f"gradients/{name}": a for name, a in host(self.side.gradients(net)).items()}
+        return found | moves(before, host(self.weights()))
+
+
 def host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The same arrays, copied to the host."""
     return {name: to_numpy(array).copy() for name, array in arrays.items()}
@@ -356,6 +389,6 @@ def copy_speed(xp: Any, clock: Any, megabytes: int, repeat: int = 20) -> float:
     return 2 * source.nbytes / min(times) / 1e6
 
 
-def floors(problem: LayerProblem | StepProblem, speed: Mapping[str, float]) -> tuple[float, float]:
+def floors(problem: Any, speed: Mapping[str, float]) -> tuple[float, float]:
     """Milliseconds that (the products, the moving of bytes) take at least, at `gflops` and `gbytes`."""
     return problem.flop / speed["gflops"] / 1e6, problem.bytes_moved / speed["gbytes"] / 1e6

@@ -10,6 +10,9 @@ sample used then has a gradient of zeros rather than none. Forms of a routed lay
 and each in the memory orders "plain" and "channels_last". Compiled forms start from the plain order (the compiler
 chooses its own) and, in the training step, come with and without the optimisers compiled as well. The step's loop is
 not compiled: the number of samples per set changes from step to step, and every change would be compiled anew.
+
+VGG16 and the GPAN's step are those of torch_gpan.py. The GPAN's step has no compiled form: its discriminator is called
+three times before a gradient is computed, which CUDA graphs do not allow.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torch_gpan
 from cpu_worker import LATENT, LR
+from gpan_problem import GPANProblem, VGG16Problem
 from gpu_tinygan import BATCHES, HostClock, LayerProblem, StepProblem, moves
 from torch import Tensor, nn
 from torch_nets import EPS, LAYOUTS, Discriminator, TPReLU
@@ -65,24 +70,28 @@ def forget() -> None:
         torch.cuda.empty_cache()
 
 
-def forms(problem: LayerProblem | StepProblem, compiled: bool = True) -> list[str]:
+Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
+
+
+def forms(problem: Problem, compiled: bool = True) -> list[str]:
     """The forms that solve a problem: "eager" or "compiled", then the memory order, the routing and so on."""
     routings = (" loop", " grouped") if problem.bank > 1 else ("",)
     found = [f"eager {layout}{routing}" for routing in routings for layout in LAYOUTS]
-    if compiled and isinstance(problem, LayerProblem):
+    if compiled and isinstance(problem, (LayerProblem, VGG16Problem)):
         found += [f"compiled plain{routing}" for routing in routings]
-    elif compiled:
+    elif compiled and isinstance(problem, StepProblem):
         found += [f"compiled plain{routings[-1]}{more}" for more in ("", " optimisers")]
     return found
 
 
-def make(problem: LayerProblem | StepProblem, form: str, device: str, weights: Mapping[str, np.ndarray] | None,
-         compiling: Compile = compile_reduced) -> TorchLayer | TorchStep:
+def make(problem: Problem, form: str, device: str, weights: Mapping[str, np.ndarray] | None,
+         compiling: Compile = compile_reduced) -> TorchLayer | TorchStep | TorchGPAN:
     """The side that solves `problem` in that form; weights: tinygan's, for a step."""
     compiling = compiling if form.startswith("compiled") else None
     if isinstance(problem, LayerProblem):
         return TorchLayer(problem, form, device, compiling)
-    return TorchStep(problem, form, device, weights, compiling)
+    kind = TorchStep if isinstance(problem, StepProblem) else TorchGPAN
+    return kind(problem, form, device, weights, compiling)
 
 
 def clock_for(device: str) -> TorchClock | HostClock:
@@ -353,3 +362,50 @@ class TorchStep:
 def update(optimizer: torch.optim.Optimizer) -> None:
     """One step of an optimiser, as a function that can be compiled."""
     optimizer.step()
+
+
+# ---- VGG16 and the GPAN's step -------------------------------------------------------------------------------------
+
+
+class TorchGPAN:
+    """What torch_gpan.py makes of a problem, on the device."""
+
+    def __init__(self, problem: VGG16Problem | GPANProblem, form: str, device: str, weights: Mapping[str, np.ndarray],
+                 compiling: Compile | None) -> None:
+        self.side = torch_gpan.make(problem, form.partition(" ")[2], "float32", device)
+        self.side.load(weights)
+        if isinstance(problem, GPANProblem):
+            self.side.use_optimizer({"fused": device.startswith("cuda"), "foreach": False})
+        self.compiled = compiling is not None
+        if compiling:
+            self.side.scores = compiling(self.side.scores)
+        self.clock, self.at, self.period = clock_for(device), 0, problem.count
+        self.batches = [{name: torch.from_numpy(a).to(device) if getattr(a, "dtype", None) == np.float32 else a
+                         for name, a in batch.items()} for batch in problem.batches()]
+
+    def train(self) -> list[Tensor]:
+        """Once, with the next batch; the losses."""
+        begin(self.compiled)
+        losses = self.side.train(self.batches[self.at % self.period])
+        self.at += 1
+        return losses
+
+    def run(self) -> None:
+        """Once, with the next batch."""
+        self.train()
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies on the host, under tinygan's names."""
+        if not hasattr(self.side, "classifier"):
+            return {}
+        return {f"{net}.{name}": numbers(p) for net, module in self.side.nets.items()
+                for name, p in module.named_parameters()}
+
+    def results(self) -> dict[str, np.ndarray]:
+        """Losses and gradients, then how far the step moved each parameter."""
+        before = self.weights()
+        self.at = 0
+        found = {"losses/all": np.array([float(loss) for loss in self.train()])}
+        for net in self.side.nets:
+            found |= {f"gradients/{name}": a.copy() for name, a in self.side.gradients(net).items()}
+        return found | moves(before, self.weights())

@@ -106,15 +106,16 @@ def loop(layer: Deconv | Projection, x: Tensor, routes: np.ndarray) -> Tensor:
     """One call for each filter set in use, on the samples routed through it."""
     order = np.argsort(routes, kind="stable")
     used, counts = np.unique(routes, return_counts=True)
-    parts = x.index_select(0, torch.from_numpy(order)).split(counts.tolist())
+    parts = x.index_select(0, torch.from_numpy(order).to(x.device)).split(counts.tolist())
     made = [layer.apply_set(part, layer.filters(k)) for k, part in zip(used.tolist(), parts, strict=True)]
-    return torch.cat(made).index_select(0, torch.from_numpy(np.argsort(order)))
+    return torch.cat(made).index_select(0, torch.from_numpy(np.argsort(order)).to(x.device))
 
 
 def gather_filters(layer: Deconv | Projection, routes: np.ndarray) -> Tensor:
     """(N, in, out, kh, kw): each sample's filter set, from a stack of the sets in use."""
     used, place = np.unique(routes, return_inverse=True)
-    return torch.stack([layer.filters(k) for k in used.tolist()]).index_select(0, torch.from_numpy(place))
+    sets = torch.stack([layer.filters(k) for k in used.tolist()])
+    return sets.index_select(0, torch.from_numpy(place).to(sets.device))
 
 
 class TPReLU(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 
 import tinygan.conv
 from tinygan import cli
-from tinygan.errors import TinyganError
+from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import for_array
 from tinygan.models.adapted_gan import GANConfig
 
@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import cpu
 import cpu_counts
+import cpu_nets
+import cpu_report
 import cpu_worker
+import gpan_problem
 
 SPEED = {"gflops": 100.0, "gbytes": 10.0}
 
@@ -122,45 +125,104 @@ def test_disagreement_names_what_differs(spoil, word):
     assert word in cpu.disagreement(ours, theirs)
 
 
-def measured(base, bank, tinygan_ms, torch_ms):
-    net = cpu.Net(base, bank, 64)
+def measured(net, tinygan_ms, torch_ms):
     net.ms = {"tinygan": tinygan_ms} | {form: torch_ms + i for i, form in enumerate(net.torch_forms)}
-    net.mb = dict.fromkeys(net.ms, 100.0)
+    net.least = {form: ms - 5 - 3 * (form.startswith("channels_last")) for form, ms in net.ms.items()}
+    net.mb, net.above = dict.fromkeys(net.ms, 100.0), dict.fromkeys(net.ms, 30.0)
     net.profile = {"rows": [(f"op{i}", 1.0, 12.0 - i) for i in range(12)], "rest_ms": 3.0, "total_ms": 81.0}
     return net
 
 
-def test_report_and_rows(tmp_path):
-    nets = [measured(16, 1, 50.0, 40.0), measured(16, 16, 60.0, 80.0)]
+def test_report_and_rows():
+    nets = [measured(cpu_nets.Net(16, 1, 64), 50.0, 40.0), measured(cpu_nets.Net(16, 16, 64), 60.0, 80.0),
+            measured(cpu_nets.Problem(gpan_problem.GPANProblem()), 300.0, 200.0)]
     args = cpu.read_args(["--threads", "1"])
-    text = cpu.report(nets, SPEED, args)
+    text = cpu_report.report(nets, SPEED, args)
     assert "K 16 over K 1 at base 16: tinygan 1.20, torch 2.00" in text
     assert "op9" in text and "op10" not in text
-    row = cpu.json_row(nets[1], SPEED)
-    assert row["name"] == "SGAN base 16 K 16" and row["torch_form"] == "plain loop"
+    row = cpu_report.json_row(nets[1], SPEED)
+    assert row["name"] == "SGAN base 16 K 16 batch 64" and row["torch_form"] == "plain loop"
     assert row["ratio"] == pytest.approx(0.75)
-    assert row["floor_ms"] == pytest.approx(max(cpu.floors(nets[1], SPEED)))
-    assert list(row) == ["name", "tinygan_ms", "torch_ms", "ratio", "torch_form", "tinygan_mb", "torch_mb", "floor_ms"]
+    assert row["torch_least_ms"] == 73.0 and row["least_ratio"] == pytest.approx(55 / 73)  # of any form
+    assert row["floor_ms"] == pytest.approx(max(cpu_report.floors(nets[1], SPEED)))
+    assert row["tinygan_gflops"] == pytest.approx(cpu_counts.step_flop(nets[1].config, 64) / 55e-3 / 1e9)
+    assert row["tinygan_mb"] == 100.0 and row["torch_above_mb"] == 30.0
+    assert "floor_ms" not in cpu_report.json_row(nets[2], SPEED)
+    line = next(line for line in text.splitlines() if line.startswith("GPAN 128 px"))
+    assert "300.0 (295.0)" in line and "200.0 (193.0)" in line and "100 (30)" in line and " 1.50 " in line
+
+
+def test_report_without_gans():
+    """No floors, and nothing to say of banks."""
+    net = measured(cpu_nets.Problem(gpan_problem.VGG16Problem()), 300.0, 200.0)
+    text = cpu_report.report([net], SPEED, cpu.read_args(["--only", "vgg16"]))
+    assert "Floors" not in text and "over K 1" not in text and "VGG16 224 px batch 4" in text
 
 
 def test_floors_units():
     """1.65 GFLOP at 100 GFLOP/s are 16.5 ms."""
-    net = cpu.Net(16, 1, 64)
-    compute, moving = cpu.floors(net, SPEED)
+    net = cpu_nets.Net(16, 1, 64)
+    compute, moving = cpu_report.floors(net, SPEED)
     assert compute == pytest.approx(cpu_counts.step_flop(net.config, 64) / 100e9 * 1e3)
     assert moving == pytest.approx(cpu_counts.step_bytes(net.config, 64) / 10e9 * 1e3)
 
 
 def test_flags(capsys):
     quick = cpu.read_args(["--quick", "--rounds", "4"])
-    assert (quick.rounds, quick.steps, quick.base, quick.batch) == (4, 2, (16,), 16)
+    assert (quick.rounds, quick.steps, quick.base, quick.size) == (4, 2, (16,), (64,))
     assert cpu.read_args(["--bank", "1,4"]).bank == (1, 4)
-    for words in (["--base", "16,x"], ["--bank", "0"], ["--rounds", "0"], ["--thread", "2"]):
+    for words in (["--base", "16,x"], ["--bank", "0"], ["--rounds", "0"], ["--thread", "2"], ["--only", "vgg"],
+                  ["--size", "100"], ["--sees", "nothing"]):
         with pytest.raises(SystemExit) as stop:
             cpu.read_args(words)
         assert stop.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UsageError, match="use 2 or more"):
+        cpu.read_args(["--batch", "1"])
+    assert cpu.read_args(["--batch", "1", "--only", "vgg16,gan"]).only == ("gan", "vgg16")
     assert [cpu.steps_for(ms) for ms in (1, 100, 5000)] == [20, 12, 1]
+
+
+def test_what_is_measured():
+    def names(*words):
+        return [net.name for net in cpu.chosen(cpu.read_args(words))]
+
+    assert names() == ["GAN base 16 K 1 batch 64", "SGAN base 16 K 16 batch 64", "GAN base 64 K 1 batch 64",
+                       "SGAN base 64 K 16 batch 64", "VGG16 224 px batch 4", "GPAN 128 px batch 4 K 4, view"]
+    assert names("--only", "gpan", "--size", "128,1024", "--batch", "2", "--sees", "both") == [
+        "GPAN 128 px batch 2 K 4, both", "GPAN 1024 px batch 2 K 4, both"]
+    assert names("--quick") == ["GAN base 16 K 1 batch 16", "SGAN base 16 K 16 batch 16",
+                                "VGG16 64 px batch 2 narrow 8", "GPAN 64 px batch 2 K 4, view"]
+
+
+def test_the_check_is_told_of_a_smaller_problem():
+    net = cpu_nets.Problem(gpan_problem.GPANProblem(size=1024, batch=4))
+    full, small = (gpan_problem.from_json(net.words(check)[1]) for check in (False, True))
+    assert full == net.problem and small == net.problem.for_check
+    assert (small.size, small.batch, small.base, small.narrow) == (1024, 2, 8, 8)
+
+
+class Answers:
+    """A worker that says what it is told to; each question is noted."""
+
+    def __init__(self, losses, ms):
+        self.losses, self.ms, self.asked = losses, ms, []
+
+    def ask(self, command, value):
+        self.asked.append((command, value))
+        return {"losses": self.losses, "ms": [self.ms] * value}
+
+
+def test_warm_up_compares_the_losses_in_float32():
+    net = cpu_nets.Problem(gpan_problem.GPANProblem())
+    workers = {"tinygan": Answers([4.0, 1e-4], 90.0), "plain loop": Answers([4.001, 3e-4], 3000.0)}
+    assert cpu.warm_up(net, workers) == {"tinygan": 90.0, "plain loop": 3000.0}
+    assert sum(value for _, value in workers["tinygan"].asked) == cpu.WARM_UP
+    assert sum(value for _, value in workers["plain loop"].asked) == cpu.FIRST_STEPS  # slow: no more than it must
+    for losses in ([4.01, 1e-4], [float("nan"), 1e-4]):
+        workers["plain loop"] = Answers(losses, 10.0)
+        with pytest.raises(TinyganError, match="PyTorch plain loop: in float32 the losses differ"):
+            cpu.warm_up(net, workers)
 
 
 def test_without_torch_one_line(monkeypatch, capsys):
@@ -172,14 +234,14 @@ def test_without_torch_one_line(monkeypatch, capsys):
 
 def test_a_worker_answers_and_its_death_is_one_line(tmp_path):
     reference = tmp_path / "tinygan.npz"
-    worker = cpu.Worker(cpu.Net(1, 2, 2), "tinygan", 1, reference)
+    worker = cpu.Worker(cpu_nets.Net(1, 2, 2), "tinygan", 1, reference)
     try:
         assert worker.ask("check", str(reference)) == "done"
         with np.load(reference) as saved:
             assert saved["losses"].shape == (3, 2) and np.isfinite(saved["losses"]).all()
             assert any(key.startswith("weights/G.projection.weight.") for key in saved)
         answer = worker.ask("round", 2)
-        assert len(answer["ms"]) == 2 and answer["mb"] > 0
+        assert len(answer["ms"]) == 2 and len(answer["losses"]) == 2 and answer["mb"] > 0
         shares = worker.ask("profile", 1)
         assert shares["total_ms"] == pytest.approx(sum(ms for _, _, ms in shares["rows"]) + shares["rest_ms"])
         with pytest.raises(TinyganError, match="the measuring process died: .*Error"):

@@ -18,12 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import cpu_counts
 import gpu
 import gpu_tinygan
+from gpan_problem import GPANProblem, VGG16Problem
 from gpu_tinygan import CupyClock, HostClock, LayerProblem, StepProblem, TinyganLayer, TinyganStep, difference
 
 SPEED = {math: {"gflops": 50_000.0, "gbytes": 2_000.0} for math in gpu_tinygan.MATHS}
 LAYERS = [LayerProblem(1, 3, 5, 4, 3), LayerProblem(4, 6, 5, 4, 3), LayerProblem(16, 5, 3, 2, 4, 3, 1, 1),
           LayerProblem(2, 4, 3, 2, 3, 5, 3, 0)]
 STEPS = [StepProblem(2, 3, 4), StepProblem(2, 1, 3)]
+GPANS = [VGG16Problem(2, 32, 32), GPANProblem(64, 2, base=2, patch=2, side=64, narrow=32),
+         GPANProblem(64, 2, bank=1, base=2, patch=2, sees="both", side=64, narrow=32)]
 
 
 def no_compile(function):
@@ -54,13 +57,13 @@ def gpu_torch():
 # ---- both sides --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("problem", [*LAYERS, *STEPS], ids=lambda problem: problem.name)
+@pytest.mark.parametrize("problem", [*LAYERS, *STEPS, *GPANS], ids=lambda problem: problem.name)
 def test_every_form_computes_what_tinygan_computes(place, gpu_torch, problem):
     row = gpu.Row(problem, "fp32")
     forms = gpu_torch.forms(problem)
     sides = gpu.agreeing_sides(row, place, forms)
     assert list(sides) == ["tinygan", *forms] and row.status == "" and row.notes == []
-    assert max(row.differences.values()) < 2e-5
+    assert max(row.differences.values()) < (1e-3 if problem in GPANS else 2e-5)
     for side in sides.values():
         for _ in range(side.period + 1):
             side.run()
@@ -75,6 +78,8 @@ def test_forms(gpu_torch):
     assert banked[4:] == ["compiled plain grouped", "compiled plain grouped optimisers"]
     assert gpu_torch.forms(LAYERS[1])[4:] == ["compiled plain loop", "compiled plain grouped"]
     assert not any(form.startswith("compiled") for form in gpu_torch.forms(LAYERS[1], compiled=False))
+    assert gpu_torch.forms(GPANS[0]) == ["eager plain", "eager channels_last", "compiled plain"]
+    assert gpu_torch.forms(GPANS[1]) == banked[:4]
 
 
 def test_a_wrong_gradient_is_seen(place, gpu_torch, monkeypatch):
@@ -101,22 +106,28 @@ def test_an_optimiser_that_stands_still_is_seen(place, gpu_torch, monkeypatch):
 def words(*more):
     return gpu.read_args(["--quick", "--bank", "2", "--batch", "3", "--inputs", "3", "--outputs", "2", "--side", "3",
                           "--base", "2", "--step-bank", "2", "--step-batch", "3", "--product", "16", "--copy-mb", "1",
-                          *more])
+                          "--photos", "2", "--gpan-batch", "2", "--gpan-base", "2", *more])
 
 
-def test_a_whole_run(place, gpu_torch, tmp_path, capsys):
+def test_a_whole_run(place, gpu_torch, tmp_path, capsys, monkeypatch):
     path = tmp_path / "rows.json"
-    assert gpu.run(place, words("--json", str(path)), ["conditions"]) == 0
+    for module, name, value in ((gpu, "NARROW", 32), (gpu, "WARM_UP", 1), (VGG16Problem, "count", 1),
+                                (GPANProblem, "count", 1), (TinyganStep, "period", 1),
+                                (gpu_torch.TorchStep, "period", 1)):  # few steps: the stand-in takes its time
+        monkeypatch.setattr(module, name, value)
+    assert gpu.run(place, words("--json", str(path), "--steps", "1"), ["conditions"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("conditions\nfp32: a large product at ") and "layer K 2 batch 3" in out
     assert "round 2 of 2" in err and "does it compute the same?" in err
     content = json.loads(path.read_text())
     assert content["conditions"] == ["conditions"] and set(content["speed"]) == {"fp32", "tf32"}
     assert [(row["name"], row["math"]) for row in content["rows"]] == [
-        (name, math) for name in ("layer K 2 batch 3", "SGAN step base 2 K 2 batch 3") for math in ("fp32", "tf32")]
+        (name, math) for name in ("layer K 2 batch 3", "SGAN step base 2 K 2 batch 3", "VGG16 64 px batch 2 narrow 32",
+                                  "GPAN 64 px batch 2 K 4, view") for math in ("fp32", "tf32")]
     for row in content["rows"]:
         assert row["status"] == "" and row["ratio"] > 0 and row["launches"] > 0 and row["products"] > 0
-        assert row["eager_ms"] > 0 and row["compiled_ms"] > 0 and row["difference"] < 1e-4
+        assert row["eager_ms"] > 0 and (row["compiled_ms"] or row["name"].startswith("GPAN")) and row["floor_ms"] > 0
+        assert row["difference"] < (0.1 if row["name"].startswith(("GPAN", "VGG16")) else 1e-4)
     assert not cuda_launch.get_tf32()
 
 
@@ -146,17 +157,18 @@ def test_a_form_that_does_not_compile_is_left_out(place, gpu_torch, capsys):
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("problem", [LAYERS[1], STEPS[0]], ids=lambda problem: problem.name)
+@pytest.mark.parametrize("problem", [LAYERS[1], STEPS[0], *GPANS], ids=lambda problem: problem.name)
 def test_tinygan_computes_the_same_on_both_devices(place, problem):
-    kind = TinyganLayer if isinstance(problem, LayerProblem) else TinyganStep
-    on_gpu, on_cpu = kind(problem, place.xp, place.clock), kind(problem, np, HostClock())
+    on_gpu, on_cpu = gpu.make_ours(problem, place), gpu.make_ours(problem, host_place())
     found = difference(on_cpu.results(), on_gpu.results())
-    assert {name: value < 2e-5 for name, (value, _) in found.items()} == dict.fromkeys(found, True)
+    limit = 1e-3 if problem in GPANS else 2e-5  # a number next to a ReLU's kink may fall to either side
+    assert {name: value < limit for name, (value, _) in found.items()} == dict.fromkeys(found, True)
 
 
 @pytest.mark.kernels
-def test_a_step_reads_nothing_back(place, standin):
-    side = TinyganStep(STEPS[0], place.xp, place.clock)
+@pytest.mark.parametrize("problem", [STEPS[0], *GPANS[:2]], ids=lambda problem: problem.name)
+def test_a_step_reads_nothing_back(place, standin, problem):
+    side = gpu.make_ours(problem, place)
     side.run()
     standin.reset_count()
     side.run()
@@ -381,9 +393,13 @@ def test_flags(capsys):
     assert (args.bank, args.batch, args.rounds, args.math) == ((1, 8), (16,), 2, ("fp32", "tf32"))
     assert [p.name for p in gpu.problems(gpu.read_args([]))] == [
         *(f"layer K {k} batch {n}" for k in (1, 4, 16, 64) for n in (64, 256)), "SGAN step base 64 K 16 batch 64",
-        "GAN step base 64 K 1 batch 64"]
+        "GAN step base 64 K 1 batch 64", "VGG16 224 px batch 32", "GPAN 256 px batch 4 K 4, view",
+        "GPAN 1024 px batch 4 K 4, view"]
     assert len(gpu.problems(gpu.read_args(["--only", "step"]))) == 2
-    for typed in (["--math", "fp16"], ["--bank", "0"], ["--steps", "x"], ["--only", "nets"], ["--bankk", "1"]):
+    (problem,) = gpu.problems(gpu.read_args(["--only", "gpan", "--size", "512", "--gpan-base", "32"]))
+    assert (problem.size, problem.base, problem.patch, problem.narrow) == (512, 32, 32, 1)
+    for typed in (["--math", "fp16"], ["--bank", "0"], ["--steps", "x"], ["--only", "nets"], ["--bankk", "1"],
+                  ["--size", "100"]):
         with pytest.raises(SystemExit) as stop:
             gpu.read_args(typed)
         assert stop.value.code == 2
@@ -391,6 +407,8 @@ def test_flags(capsys):
     with pytest.raises(UsageError, match="--padding 9 leaves no pixel: use less than 9"):
         gpu.read_args(["--padding", "9"])
     assert gpu.read_args(["--padding", "8"]).padding == 8
+    with pytest.raises(UsageError, match="use 2 or more"):
+        gpu.read_args(["--gpan-batch", "1"])
 
 
 def test_help(capsys):
@@ -435,7 +453,7 @@ def test_conditions(standin, monkeypatch):
     assert first == "stand-in, driver 580.65 (CUDA 13.0)"
     assert "PyTorch 2.13.0 (CUDA 13.0, cuDNN 91900)" in second
     assert third == "math fp32 and tf32 on both sides, median of 5 rounds of 20 iterations"
-    assert "256 -> 128 channels, 8x8" in fourth and fourth.endswith("batch 64")
+    assert "256 -> 128 channels, 8x8" in fourth and "batch 64; VGG16" in fourth and "base 64" in fourth
 
 
 def test_driver_version(monkeypatch):

@@ -327,6 +327,19 @@ def test_pooling(module, size, stride, shape):
 
 
 @pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_mean_pool_in_any_memory_order(module, size):
+    """Blocks of numbers that all differ, read-only; the result lies in memory as the maps do."""
+    x = np.random.default_rng(18).standard_normal((2, 3, 4 * size, 2 * size))
+    for maps in (x, channels_last(x), x[::-1, :, :, ::-1]):
+        maps.flags.writeable = False
+        got = module.mean_pool(maps, size)
+        close(got, reference.mean_pool(maps, size))
+        assert got.flags.writeable and not np.shares_memory(got, x)
+    assert module.mean_pool(channels_last(x), size).strides[1] == x.itemsize
+
+
+@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("size", [(3, 9), (5, 6), (12, 2), (1, 1)])
 @pytest.mark.parametrize("antialias", [False, True])
 def test_resizing(module, size, antialias):

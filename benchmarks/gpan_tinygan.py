@@ -1,0 +1,113 @@
+"""tinygan's side of the GPAN's benchmark: VGG16 forward and back to the image, and a training step of both nets.
+
+The step is that of train_gpan.py (tinygan/gpan_step.py does the work) without its moving average, its checks for NaN
+and its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cpu_worker import TinyganTrainer
+from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, Classifier, GPANProblem, VGG16Problem
+
+from tinygan.engine import Tensor, grad
+from tinygan.gpan_step import Batch, LossSettings, judge, learn_discriminator, learn_generator
+from tinygan.layers import normalised
+from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
+from tinygan.models.vgg16 import VGG16
+from tinygan.optim import Adam
+
+
+def make_vgg16(classifier: Classifier, dtype: str) -> VGG16:
+    """The net with its random weights, as constants."""
+    return VGG16(classifier.weights(dtype), dtype=np.dtype(dtype).type)
+
+
+class TinyganVGG16:
+    """VGG16 on a batch of images; has the methods of cpu_worker.TinyganTrainer."""
+
+    nets = ("image",)
+
+    def __init__(self, problem: VGG16Problem, dtype: str = "float32") -> None:
+        self.net, self.gradient = make_vgg16(problem.classifier, dtype), None
+
+    def to(self, put: Callable[[np.ndarray], Any]) -> None:
+        """Move the net."""
+        self.net.to(put)
+
+    def shake(self) -> None:
+        """Nothing: the biases are random already."""
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Nothing to hand over: both sides draw the same."""
+        return {}
+
+    def gradients(self, net: str) -> dict[str, Any]:
+        """The gradient of the last images."""
+        return {net: self.gradient}
+
+    def train(self, batch: dict[str, Any]) -> tuple[Tensor]:
+        """The weighted sum of the scores; its gradient is kept."""
+        images = Tensor(batch["images"], requires_grad=True)
+        value = (self.net.scores(images) * Tensor(batch["cotangent"])).sum()
+        self.gradient = grad(value, [images])[0].data
+        return (value.detach(),)
+
+    def step(self, batch: dict[str, Any]) -> tuple[float]:
+        """The same, as a number."""
+        return tuple(value.item() for value in self.train(batch))
+
+
+class TinyganGPAN(TinyganTrainer):
+    """Generator, discriminator, classifier, two Adams and one training step."""
+
+    def __init__(self, problem: GPANProblem, dtype: str = "float32") -> None:
+        rng, kind = np.random.default_rng(1), np.dtype(dtype).type
+        self.nets = {"G": GPANGenerator(problem.config, rng=rng, dtype=kind),
+                     "D": PatchDiscriminator(problem.config, rng=rng, dtype=kind)}
+        self.classifier = make_vgg16(problem.classifier, dtype)
+        self.see_whole, self.losses = problem.sees != "view", LossSettings()
+        self.to(lambda array: array)
+
+    def to(self, put: Callable[[np.ndarray], Any]) -> None:
+        """Move the nets; the optimisers are made again, as on a GPU they gather the weights in a buffer."""
+        for net in (*self.nets.values(), self.classifier):
+            net.to(put)
+        self.g_optimizer, self.d_optimizer = (
+            Adam(self.nets[net].named_parameters(), lr=rate, betas=BETAS) for net, rate in (("G", G_RATE),
+                                                                                             ("D", D_RATE)))
+
+    def train(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Both nets learn from one batch of images; returns the losses named in TERMS."""
+        G, D = self.nets["G"], self.nets["D"]
+        given = as_batch(batch)
+        G.zero_grad()
+        D.zero_grad()
+        with normalised(G, given.routes), normalised(D):
+            images, maps = G(given.seen, given.code, given.noise, given.routes)
+            verdict = judge(images, maps, given, batch["views"], self.see_whole, discriminator=D,
+                            classifier=self.classifier, settings=self.losses)
+            d_loss, _, _ = learn_discriminator(images, given, verdict.importance, D, self.losses)
+            learn_generator(images, maps, verdict, self.losses)
+        self.d_optimizer.step()
+        self.g_optimizer.step()
+        found = {**verdict.terms, "d_loss": d_loss}
+        return [found[name] for name in TERMS]
+
+    def step(self, batch: dict[str, Any]) -> tuple[float, ...]:
+        """The same, as numbers."""
+        return tuple(loss.item() for loss in self.train(batch))
+
+
+def as_batch(batch: dict[str, Any]) -> Batch:
+    """The arrays of a batch of gpan_problem.py as the step takes them."""
+    return Batch(*(Tensor(batch[name]) for name in ("target", "mask", "seen", "x", "code", "noise")), batch["routes"],
+                 WANTED)
+
+
+def make(problem: VGG16Problem | GPANProblem, dtype: str = "float32") -> TinyganVGG16 | TinyganGPAN:
+    """tinygan's side of a problem."""
+    return (TinyganGPAN if problem.kind == "gpan" else TinyganVGG16)(problem, dtype)

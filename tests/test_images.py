@@ -280,7 +280,7 @@ def test_several_words():
     ("crane", "2 classes have that name, give an id: 5, 6"),
     ("13", "class 13: ids are 0 to 12"), ("9" * 30, "unknown class '9999"),
     ("qqqq", "there are 13, such as .*, ...; or give an id from 0 to 12"),
-    ("", "unknown class ''"), (" _ ", "unknown class"), ("-1", "unknown class '-1'"),
+    ("", "unknown class ''"), (" _ ", "unknown class"), ("-1", "class -1: ids are 0 to 12"),
 ])
 def test_a_word_that_means_none_or_many(word, words):
     with pytest.raises(UsageError, match=words) as caught:

@@ -68,7 +68,7 @@ def test_missing_packages_are_named_in_a_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(second_opinion.importlib.util, "find_spec", lambda name: None if name in gone else real(name))
     assert cli.run_main(second_opinion.main, [str(tmp_path), "--wanted", "zebra"]) == 1
     line = capsys.readouterr().err
-    names = [name for name in second_opinion.PACKAGES if name in gone or real(name) is None]  # torch may be missing, too
+    names = [name for name in second_opinion.PACKAGES if name in gone or real(name) is None]  # torch, perhaps
     assert line.count("\n") == 1 and f"pip install {' '.join(names)}" in line
 
 

@@ -44,7 +44,6 @@ from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
 from tinygan.run import Progress, Run, sample_due
-from tinygan.sampling import section, with_prefix
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
@@ -52,9 +51,11 @@ from tinygan.training import (
     check_numbers,
     gradient_norm,
     make_optimizer,
+    nets_state,
     out_of_memory,
     rate_factor,
     refuse_other_entries,
+    restore_nets,
     resumed,
     stop_if_not_finite,
 )
@@ -356,14 +357,7 @@ class Training:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
-        for name, p in self.weights():
-            if not np.isfinite(p.numpy()).all():
-                raise TinyganError(f"step {self.step}: {name} is not finite; this state was not saved")
-        arrays = {**with_prefix("generator", self.G.state_dict()), **with_prefix("discriminator", self.D.state_dict()),
-                  **with_prefix("g_optimizer", self.g_optimizer.state_dict()),
-                  **with_prefix("d_optimizer", self.d_optimizer.state_dict())}
-        if self.average is not None:
-            arrays |= with_prefix("average", self.average.module.state_dict())
+        arrays = nets_state(self)
         header = {"kind": "gpan", "step": self.step, "config": self.config.to_dict(),
                   "sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
                   "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()},
@@ -378,13 +372,7 @@ class Training:
             if not isinstance(header["step"], int) or header["step"] < 0:
                 raise ValueError("step")
             refuse_other_entries(self.state()[0], arrays)
-            self.G.load_state_dict(section(arrays, "generator"))
-            self.D.load_state_dict(section(arrays, "discriminator"))
-            self.g_optimizer.load_state_dict(section(arrays, "g_optimizer"))
-            self.d_optimizer.load_state_dict(section(arrays, "d_optimizer"))
-            if self.average is not None:
-                self.average.module.load_state_dict(section(arrays, "average"))
-                self.average.updates = header["average_updates"]
+            restore_nets(self, arrays, header["average_updates"])
             for name, rng in self.streams.items():
                 rng.bit_generator.state = header["streams"][name]
             self.step = header["step"]

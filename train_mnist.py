@@ -31,7 +31,7 @@ from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import Progress, Run, sample_due
-from tinygan.sampling import as_digits, counter_normal, generate, section, with_prefix
+from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
@@ -39,9 +39,11 @@ from tinygan.training import (
     check_numbers,
     gradient_norm,
     make_optimizer,
+    nets_state,
     out_of_memory,
     rate_factor,
     refuse_other_entries,
+    restore_nets,
     resumed,
     stop_if_not_finite,
 )
@@ -255,16 +257,9 @@ class Training:
 
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
-        for name, p in self.weights():
-            if not np.isfinite(p.numpy()).all():
-                raise TinyganError(f"step {self.step}: {name} is not finite; this state was not saved")
         order = self.batches.state()
-        arrays = {**with_prefix("generator", self.G.state_dict()), **with_prefix("discriminator", self.D.state_dict()),
-                  **with_prefix("g_optimizer", self.g_optimizer.state_dict()),
-                  **with_prefix("d_optimizer", self.d_optimizer.state_dict()),
-                  "fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
-        if self.average is not None:
-            arrays |= with_prefix("average", self.average.module.state_dict())
+        arrays = {**nets_state(self), "fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes,
+                  "order": order.pop("order")}
         header = {"kind": "gan", "step": self.step, "config": self.config.to_dict(), "batches": order,
                   "noise": self.noise_rng.bit_generator.state, "routes": self.route_rng.bit_generator.state,
                   "average_updates": self.average.updates if self.average else 0}
@@ -278,13 +273,7 @@ class Training:
             if not isinstance(header["step"], int) or header["step"] < 0:
                 raise ValueError("step")
             refuse_other_entries(self.state()[0], arrays)
-            self.G.load_state_dict(section(arrays, "generator"))
-            self.D.load_state_dict(section(arrays, "discriminator"))
-            self.g_optimizer.load_state_dict(section(arrays, "g_optimizer"))
-            self.d_optimizer.load_state_dict(section(arrays, "d_optimizer"))
-            if self.average is not None:
-                self.average.module.load_state_dict(section(arrays, "average"))
-                self.average.updates = header["average_updates"]
+            restore_nets(self, arrays, header["average_updates"])
             self.batches.set_state({**header["batches"], "order": arrays["order"]})
             self.noise_rng.bit_generator.state = header["noise"]
             self.route_rng.bit_generator.state = header["routes"]

@@ -18,6 +18,7 @@ from tinygan.models.digits import DigitEye, find_classifier
 from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
 from tinygan.models.vgg16 import VGG16, load_vgg16
 from tinygan.module import Module
+from tinygan.sampling import in_batches
 from tinygan.views import ViewSettings, draw_views, held_out, look, whole
 
 LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
@@ -45,19 +46,11 @@ def load_classifier(path: str | os.PathLike | None) -> Module:
 
 def paint(generator: GPANGenerator, batch: Batch) -> np.ndarray:
     """Images (n, C, S, S) in [-1, 1] on the host. Where they do not fit into memory at once, fewer at a time."""
-    n, at_once, found, start = len(batch.seen), len(batch.seen), [], 0
-    with no_grad():
-        while start < n:
-            part = slice(start, start + at_once)
-            try:
-                images, _ = generator(batch.seen[part], batch.code[part], batch.noise[part], batch.routes[part])
-                found.append(images.numpy())
-                start += at_once
-            except MemoryError:
-                if at_once == 1:
-                    raise
-                at_once = -(-at_once // 4)
-    return np.ascontiguousarray(np.concatenate(found))
+    def draw(part: slice) -> np.ndarray:
+        images, _ = generator(batch.seen[part], batch.code[part], batch.noise[part], batch.routes[part])
+        return images.numpy()
+
+    return in_batches(len(batch.seen), len(batch.seen), draw)
 
 
 def for_the_eye(images: np.ndarray) -> np.ndarray:

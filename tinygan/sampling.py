@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ def generate(generator: Generator, z: np.ndarray, routes: np.ndarray, device: De
              batch: int = 250) -> np.ndarray:
     """Images (N, C, side, side) in [0, 1] on the host, for noise (N, latent) and routes (N, layers), in batches.
 
-    Where a batch does not fit into memory, smaller ones are tried: a picture must not end a training that fits.
+    Where a batch does not fit into memory, smaller ones are tried (`in_batches`).
+    """
+    return in_batches(len(z), batch, lambda part: generator(Tensor(device.put(z[part])), routes[part]).numpy())
+
+
+def in_batches(n: int, batch: int, draw: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """draw(part) for the parts of n images, `batch` at a time, joined; nothing is recorded for a gradient.
+
+    Where a part does not fit into memory, smaller ones are tried: a picture must not end a training that fits.
     """
     pictures, start = [], 0
     with no_grad():
-        while start < len(z):
-            part = slice(start, start + batch)
+        while start < n:
             try:
-                pictures.append(generator(Tensor(device.put(z[part])), routes[part]).numpy())
+                pictures.append(draw(slice(start, start + batch)))
                 start += batch
             except MemoryError:
                 if batch == 1:

@@ -19,6 +19,7 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.module import Module
 from tinygan.optim import Adam, RMSprop
 from tinygan.run import Run
+from tinygan.sampling import section, with_prefix
 
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 
@@ -62,6 +63,34 @@ def stop_if_not_finite(loss: Tensor, suspects: Iterable[tuple[str, Tensor]], ste
     kept = f"the checkpoint in {run.folder} is from before" if run.checkpoint_path.exists() else "nothing was saved"
     raise TinyganError(f"step {step + 1}: {name} is not finite; {kept}. Try a lower --lr, another --seed, or "
                        "--detect-anomaly to see which operation made it")
+
+
+def nets_state(t: Any) -> dict[str, np.ndarray]:
+    """The arrays of a run's two nets, their optimisers and the moving average, by name, for its checkpoint.
+
+    t: a script's Training, with G, D, g_optimizer, d_optimizer, average (None without one), step and weights().
+    Raises TinyganError, naming the tensor, if a weight is not finite: such a state must not replace a good one.
+    """
+    for name, p in t.weights():
+        if not np.isfinite(p.numpy()).all():
+            raise TinyganError(f"step {t.step}: {name} is not finite; this state was not saved")
+    arrays = {}
+    for part, holder in _holders(t).items():
+        arrays |= with_prefix(part, holder.state_dict())
+    return arrays
+
+
+def restore_nets(t: Any, arrays: Mapping[str, np.ndarray], average_updates: int) -> None:
+    """The opposite of `nets_state`; average_updates: how often the moving average had been updated."""
+    for part, holder in _holders(t).items():
+        holder.load_state_dict(section(arrays, part))
+    if t.average is not None:
+        t.average.updates = average_updates
+
+
+def _holders(t: Any) -> dict[str, Any]:
+    holders = {"generator": t.G, "discriminator": t.D, "g_optimizer": t.g_optimizer, "d_optimizer": t.d_optimizer}
+    return holders | ({} if t.average is None else {"average": t.average.module})
 
 
 def refuse_other_entries(own: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> None:

@@ -2,15 +2,39 @@
 
 Tests marked `kernels` need a compiler. Where one is missing they are skipped with the reason, but in CI
 (TINYGAN_CI=1) they fail: a check that quietly does not run is none.
+
+`pytest -m lesson07` runs the tests that lesson 07 names in its first cell; they are listed nowhere else.
 """
 
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # read by NumPy's BLAS when it is first imported
+
+
+LESSONS = Path(__file__).resolve().parents[1] / "lessons"
+LESSON_TESTS: dict[str, list[str]] = {}  # mark -> files of tests
+
+
+def pytest_configure(config):
+    """Read which tests belong to which lesson, and make the marks lesson01, lesson02, ... known."""
+    for path in sorted(LESSONS.glob("[0-9][0-9]_*.py")):
+        first = path.read_text("utf-8").partition("\n# %%\n")[0]
+        mark = f"lesson{path.name[:2]}"
+        LESSON_TESTS[mark] = re.findall(r"test_\w+\.py", first.partition("**The package's tests:**")[2])
+        config.addinivalue_line("markers", f"{mark}: what {path.name} is about")
+
+
+def pytest_collection_modifyitems(items):
+    for mark, names in LESSON_TESTS.items():
+        for item in items:
+            if item.path.name in names:
+                item.add_marker(mark)
 
 
 def missing(what: str) -> None:

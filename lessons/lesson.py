@@ -1,0 +1,98 @@
+"""What the lessons share: their flags, their pictures, and the check of an exercise.
+
+    python lessons/07_length_and_direction.py               the whole lesson
+    python lessons/07_length_and_direction.py --quick       the same with fewer steps and samples
+    python lessons/07_length_and_direction.py --solutions   does what is in lessons/solutions/ pass the exercises?
+
+There is nothing to learn here: everything that a lesson teaches is in the lesson itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+if "ipykernel" not in sys.modules:
+    matplotlib.use("Agg")  # pictures go to files, so no window and no display are needed
+import matplotlib.pyplot as plt
+
+FOLDER = Path(__file__).resolve().parent
+OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests want theirs elsewhere
+ROOT = FOLDER.parent
+WIDTH = 7.0  # inches; with DPI and 10 point letters a picture can be read on a phone
+DPI = 120
+BLUE, ORANGE, GREEN, RED, GREY = "#1f5fa8", "#d9822b", "#2f8f5b", "#c23b3b", "#8a8a8a"
+
+plt.rcParams.update({"font.size": 10, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
+                     "figure.dpi": DPI, "savefig.dpi": DPI, "legend.frameon": False,
+                     "figure.constrained_layout.use": True,
+                     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, GREY, "#7a4fa3"])})
+
+saved: list[Path] = []  # pictures in the order in which they were made
+
+
+def flags() -> argparse.Namespace:
+    """The command line of the lesson that runs: quick and solutions, both bool. In a notebook both are False."""
+    if "ipykernel" in sys.modules:
+        return argparse.Namespace(quick=False, solutions=False, classifier=None)
+    p = argparse.ArgumentParser(description="A lesson: it explains, computes, draws to lessons/out and checks itself.")
+    p.add_argument("--quick", action="store_true", help="fewer steps and samples: a test of the lesson, in seconds")
+    p.add_argument("--solutions", action="store_true", help="put lessons/solutions in place of your exercises")
+    p.add_argument("--classifier", metavar="FILE", help="a VGG16 file (weights/README.md), for lessons 11 to 14")
+    return p.parse_args()
+
+
+def figure(rows: int = 1, columns: int = 1, height: float = 2.8, **more: Any) -> tuple[Any, Any]:
+    """A figure of a lesson's width and `height` inches a row, and its axes, as plt.subplots gives them."""
+    return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **more)
+
+
+def save(fig: Any, name: str) -> None:
+    """Write a figure to lessons/out/NAME.png, and say where it is."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    path = OUT / f"{name}.png"
+    fig.savefig(path)
+    if "ipykernel" not in sys.modules:
+        plt.close(fig)
+    saved.append(path)
+    print(f"picture: {os.path.relpath(path, ROOT)}")
+
+
+def exercise(attempt: Callable, check: Callable[[Callable], None]) -> None:
+    """Try check(attempt) and say whether it is solved; with --solutions the function of the same name from the
+    lesson's file in lessons/solutions takes its place, and must pass."""
+    title = attempt.__name__.replace("_", " ")
+    if flags().solutions:
+        check(getattr(_solutions(), attempt.__name__))  # a wrong solution ends the lesson with its error
+        print(f"{title}: the solution passes")
+    try:
+        check(attempt)
+    except Exception as error:  # an unfinished attempt may fail in any way, and the lesson goes on
+        print(f"{title}: not solved yet ({str(error).strip() or type(error).__name__})")
+    else:
+        print(f"{title}: solved")
+
+
+def _solutions() -> Any:
+    """The module lessons/solutions/NAME.py of the lesson that runs."""
+    path = FOLDER / "solutions" / Path(sys.argv[0]).name
+    spec = importlib.util.spec_from_file_location("solutions", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def classifier_file() -> Path | None:
+    """The VGG16 to look through: --classifier, TINYGAN_VGG16, weights/vgg16.h5; None where there is none."""
+    named = flags().classifier or os.environ.get("TINYGAN_VGG16")
+    path = Path(named) if named else ROOT / "weights" / "vgg16.h5"
+    if named and not path.is_file():
+        raise SystemExit(f"there is no file {path}: weights/README.md says how to make one, or leave it out")
+    return path if path.is_file() else None

@@ -64,13 +64,15 @@ from tinygan.views import ViewSettings, draw_views, milder
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
     "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_000, "batch_size": 8, "lr": 6e-4, "lr_decay": 0,
-               "ema": 0.99, "base_channels": 16, "patch_channels": 16, "views": 3, "whole": "no",
+               "beta2": 0.99, "ema": 0.99, "base_channels": 16, "patch_channels": 16, "start": "substrate",
+               "views": 3, "whole": "no",
                "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
                "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0},
-    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 3e-4, "lr_decay": 0,
-              "ema": 0.99, "base_channels": 32, "patch_channels": 32, "views": 1, "whole": "no",
+    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 6e-4, "lr_decay": 900,
+              "beta2": 0.9, "ema": 0.99, "base_channels": 32, "patch_channels": 32, "start": "nothing",
+              "views": 1, "whole": "no",
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
-              "view_noise": 0.08, "view_coarse": (0.5, 1.0), "view_warmup": 200},
+              "view_noise": 0.08, "view_coarse": (0.5, 1.0), "view_warmup": 100},
 }
 # With a VGG16 on a GPU: the paper's sizes.
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
@@ -507,8 +509,8 @@ def build_parser() -> cli.Parser:
                       f"image to all this {preset('view_warmup')}")
     opt = p.add_argument_group("optimiser")
     add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
-                        "0.0006, or 0.0003 with a VGG16; with rmsprop 0.00005",
-                        "half of --lr with adam, --lr with rmsprop")
+                        "0.0006; with rmsprop 0.00005",
+                        "half of --lr with adam, --lr with rmsprop", beta2=preset("beta2"))
     net = p.add_argument_group("details of the nets (the paper leaves them open)")
     net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
     net.add_argument("--patch-channels", type=cli.positive_int, help=f"the discriminator's {preset('patch_channels')}")
@@ -518,8 +520,8 @@ def build_parser() -> cli.Parser:
     net.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="and the discriminator; if it saw "
                      "the substrate, it would only have to compare")
     net.add_argument("--skips", choices=SKIPS, default="upper", help="layers that see the encoder's maps")
-    net.add_argument("--start", choices=STARTS, default="substrate", help="what the generator changes: with nothing it "
-                     "paints from nothing")
+    net.add_argument("--start", choices=STARTS, help="what the generator changes: with nothing it paints from nothing "
+                     f"{preset('start')}")
     net.add_argument("--map-norm", choices=MAP_NORMS, default="none", help="of the maps that L_split compares")
     net.add_argument("--smooth", type=cli.non_negative_int, default=2, help="last layers that are followed by a blur")
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")

@@ -22,7 +22,7 @@ from torch_nets import LAYOUTS, Conv, Deconv, TPReLU
 
 from tinygan.gpan_losses import PAPER_WEIGHTS, SPLIT_SCALE, split_weights
 from tinygan.gpan_step import CAM_SIDE
-from tinygan.models.gpan import BOTTLENECK, LAST_GAIN, STRIDED, WHITEST, WIDEST, GPANConfig
+from tinygan.models.gpan import BOTTLENECK, STRIDED, WHITEST, WIDEST, GPANConfig
 from tinygan.models.vgg16 import BLOCKS, HEAD
 from tinygan.views import Views
 
@@ -170,7 +170,7 @@ class Generator(nn.Module):
             if stochastic:
                 x = self.bounded(x)
                 maps.append(x)
-        return torch.tanh(x * LAST_GAIN + torch.atanh(start)), maps
+        return torch.tanh(x + torch.atanh(start)), maps
 
     def bounded(self, x: Tensor) -> Tensor:
         """Every pixel divided by the root of its mean square over the channels, where the settings say so."""

@@ -272,7 +272,7 @@ def test_every_form_computes_what_tinygan_computes(torch_gpan, problem, tmp_path
 @pytest.mark.parametrize("name, value, what", [
     ("split_loss", lambda maps: maps[0].sum() * 0, "losses"),  # a term is missing
     ("blur", lambda x: x, "losses"),
-    ("BARRIER", 0.95, "losses"),
+    ("BARRIER", 0.999, "losses"),
     ("grad_cam", lambda features, scores: features.detach()[:, 0] * 0, "losses"),  # every place counts alike
     ("D_RATE", 1e-3, "losses"),  # of the steps after the first
     ("BETAS", (0.9, 0.999), "losses"),

@@ -175,8 +175,10 @@ def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[st
             raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
 
 
-def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str], rates: str, d_rates: str) -> None:
-    """--optimizer to --bank-updates; preset(name) tells a default that depends on the machine."""
+def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str], rates: str, d_rates: str,
+                        beta2: str = "") -> None:
+    """--optimizer to --bank-updates; preset(name) tells a default that depends on the machine, and beta2, where it is
+    given, one that is not always 0.99."""
     group.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
     group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}]")
     group.add_argument("--d-lr", type=cli.positive_float, help=f"the discriminator's [default: {d_rates}]")
@@ -185,7 +187,8 @@ def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], 
     group.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
                        "from a tenth")
     group.add_argument("--beta1", type=cli.probability, default=0.5, help="Adam's")
-    group.add_argument("--beta2", type=cli.probability, default=0.99, help="Adam's")
+    group.add_argument("--beta2", type=cli.probability, default=None if beta2 else 0.99,
+                       help=f"Adam's {beta2}".strip())
     group.add_argument("--ema", type=cli.probability,
                        help=f"moving average of the generator; 0: none {preset('ema')}")
     group.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does with "

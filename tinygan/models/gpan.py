@@ -36,9 +36,6 @@ WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
 SKIPS = ("none", "upper", "all")
 STARTS = ("substrate", "nothing")
 MAP_NORMS = ("pixel", "none")
-# An optimiser such as Adam moves every number by about its learning rate, so the few that scale the whole image would
-# be the slowest of all. The last layer's output is multiplied by this, and its scale and bias are as much smaller.
-LAST_GAIN, FIRST_SCALE = 10.0, 0.5  # the second: what the image's scale is at the start
 WHITEST = 0.98  # of a substrate that is painted over: tanh reaches 1 nowhere, and far out it has no slope
 # Strided layers of the discriminator by the side of its input. Three are pix2pix's, whose patches are 70 pixels wide; a
 # smaller picture gets smaller patches (34 and 16 pixels), or one patch would be most of it. Our choice.
@@ -203,8 +200,6 @@ class GPANGenerator(Module):
             if not last:
                 self.activations.append(activation(c.decoder_width(side)))
             width, before = c.decoder_width(side), side
-        if c.norm != "none":
-            self.deconvs[-1].gain.data *= FIRST_SCALE / LAST_GAIN
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray | None = None
                 ) -> tuple[Tensor, list[Tensor]]:
@@ -244,8 +239,6 @@ class GPANGenerator(Module):
             if stochastic:
                 x = self._bounded(x)
                 maps.append(x)
-        if c.norm != "none":
-            x = x * LAST_GAIN
         if c.start == "substrate":
             x = x + ops.log((1.0 + start) / (1.0 - start)) * 0.5  # the inverse of tanh
         return ops.tanh(x), maps

@@ -67,12 +67,12 @@ PRESETS = {
                "beta2": 0.99, "ema": 0.99, "base_channels": 16, "patch_channels": 16, "start": "substrate",
                "views": 3, "whole": "no",
                "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
-               "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0},
+               "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0, "view_plain": 0.0, "smooth": 2},
     "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 6e-4, "lr_decay": 900,
               "beta2": 0.9, "ema": 0.99, "base_channels": 32, "patch_channels": 32, "start": "nothing",
               "views": 1, "whole": "no",
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
-              "view_noise": 0.08, "view_coarse": (0.5, 1.0), "view_warmup": 100},
+              "view_noise": 0.08, "view_coarse": (1.0, 1.0), "view_warmup": 100, "view_plain": 0.5, "smooth": 1},
 }
 # With a VGG16 on a GPU: the paper's sizes.
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
@@ -300,9 +300,9 @@ class Training:
                      Tensor(put(np.tile(code, (len(routes), 1)))), Tensor(put(noise), name="noise"), routes, wanted)
 
     def draw_views(self, n: int):
-        """Random views of n images, or None without any."""
-        side = self.config.size
-        if self.views is None:
+        """Random views of n images, or None where the classifier is to look at the plain images alone."""
+        side, plain = self.config.size, self.flags["view_plain"]
+        if self.views is None or plain and self.streams["views"].random() < plain:
             return None
         warm = self.flags["view_warmup"]
         settings = milder(self.views, min(1.0, self.step / warm)) if warm else self.views
@@ -505,6 +505,8 @@ def build_parser() -> cli.Parser:
     view.add_argument("--view-coarse", type=cli.number_range, metavar="LOW,HIGH", help="share of the pixels that the "
                       f"images of a step are shrunk to first {preset('view_coarse')}")
     view.add_argument("--view-noise", type=cli.non_negative_float, help=preset("view_noise"))
+    view.add_argument("--view-plain", type=cli.probability, help="share of the steps in which it sees the plain images "
+                      f"and no views {preset('view_plain')}")
     view.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views grow from the plain "
                       f"image to all this {preset('view_warmup')}")
     opt = p.add_argument_group("optimiser")
@@ -523,7 +525,8 @@ def build_parser() -> cli.Parser:
     net.add_argument("--start", choices=STARTS, help="what the generator changes: with nothing it paints from nothing "
                      f"{preset('start')}")
     net.add_argument("--map-norm", choices=MAP_NORMS, default="none", help="of the maps that L_split compares")
-    net.add_argument("--smooth", type=cli.non_negative_int, default=2, help="last layers that are followed by a blur")
+    net.add_argument("--smooth", type=cli.non_negative_int, help="last layers that are followed by a blur "
+                     f"{preset('smooth')}")
     net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
     net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
     net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")

@@ -383,7 +383,7 @@ CHANGES = {
     "--barrier": ["0.9 | --start nothing"], "--loss": ["saturating"],
     "--views": ["0", "2"], "--whole": ["yes"], "--view-scale": ["0.5,0.9"], "--view-rotation": ["1"],
     "--view-shift": ["0.5"], "--view-flip": ["yes"], "--view-blur": ["0"], "--view-coarse": ["0.4,0.5"],
-    "--view-noise": ["0.2"], "--view-warmup": ["4"],
+    "--view-noise": ["0.2"], "--view-warmup": ["4"], "--view-plain": ["1"],
     "--optimizer": ["rmsprop"], "--lr": ["1e-3"], "--d-lr": ["1e-4"], "--lr-decay": ["1"], "--lr-warmup": ["3"],
     "--beta1": ["0"], "--beta2": ["0.9"], "--ema": ["0", "0.05"], "--bank-updates": ["dense | --bank 5"],
     "--base-channels": ["2"], "--patch-channels": ["2"], "--noise-dim": ["0", "5"],

@@ -22,7 +22,8 @@ flags = lesson.flags()
 #
 #     u = a * b        v = tanh(u)        y = v * a
 #
-# We want dy/da: by how much does y change if a changes a little? Note that a is used twice.
+# tanh bends any number into -1 ... 1; its derivative is 1 - tanh * tanh. We want dy/da: by how much does y change if a
+# changes a little? Note that a is used twice.
 
 # %%
 def f(a, b):
@@ -35,8 +36,14 @@ print(f"y = {f(a, b):.4f}")
 # %% [markdown]
 # ## First way: a difference
 #
-# The definition of a derivative is a limit. Without a limit, with a small step h, it is a *finite difference*. The
-# central one looks to both sides; its error shrinks with h * h, since the terms of odd order cancel.
+# The definition of a derivative is a limit. Without a limit, with a small step h, it is a *finite difference*. How
+# wrong is it? Taylor's series tells:
+#
+#     f(x + h)  =  f + h f' + h^2 / 2 f'' + h^3 / 6 f''' + ...
+#
+# The forward difference below drops everything from h^2 on and divides by h: an error of about h. The central one looks
+# to both sides. In f(x - h) the terms with h and h^3 change sign, so that f and the h^2 term cancel in the subtraction:
+# an error of about h * h.
 
 
 # %%
@@ -54,14 +61,15 @@ print(f"difference: {rough:.4f}")
 # %% [markdown]
 # ## Second way: by hand
 #
-# The chain rule, link by link, from the end to the start. Each variable gets a *cotangent*, the derivative of y by that
+# The chain rule, link by link, from the end to the start. Each variable gets a *gradient*, the derivative of y by that
 # variable. We write `g_u` for dy/du.
 #
 #     y = v * a      gives   g_v = a          and   a first part of g_a, which is v
 #     v = tanh(u)    gives   g_u = g_v * (1 - v * v)
 #     u = a * b      gives   a second part of g_a, which is g_u * b
 #
-# The variable a is used twice, and so its two parts are *added*.
+# A small change of a moves y twice: through u, and directly. The two moves add up, as the product rule says, and so the
+# two parts are *added*.
 
 
 # %%
@@ -95,7 +103,7 @@ class Number:
     def __mul__(self, other):
         out = Number(self.value * other.value)
 
-        def back():  # each factor gets the other one
+        def back():  # each factor gets the other one; += because it may be used elsewhere, too
             self.grad += out.grad * other.value
             other.grad += out.grad * self.value
 
@@ -121,8 +129,9 @@ print(f"by tape:    {x.grad:.4f}, and dy/db came along for free: {z.grad:.4f}")
 assert abs(x.grad - exact) < 1e-15
 
 # %% [markdown]
-# The tape needs one walk for *all* derivatives. Differences need two calls of f for every variable, and a net has
-# millions. This walk is called reverse-mode automatic differentiation, or backpropagation.
+# A net has a million numbers to learn, its *weights*. For as many derivatives, differences need two million calls of f.
+# The tape needs one call and one walk back, about the work of a few calls. Its price is memory: every result in between
+# is kept until the walk. This is called reverse-mode automatic differentiation, or backpropagation.
 #
 # ## How wrong is a difference?
 #
@@ -130,7 +139,7 @@ assert abs(x.grad - exact) < 1e-15
 
 # %%
 steps = 10.0 ** np.arange(-15, 0.1, 0.5)
-exact32 = slope_by_hand(np.float32(a), np.float32(b))
+exact32 = slope_by_hand(np.float32(a), np.float32(b))  # 0.7 rounded to float32 is another number, with another slope
 
 
 def errors(rule, dtype, exact):
@@ -149,29 +158,33 @@ axes[0].legend()
 lesson.save(fig, "01_error_against_step")
 
 # %% [markdown]
-# Read each curve from the right. At first the error falls, by the slope of the method: 1 for the forward difference, 2
-# for the central one. Then it rises again. f is known to about 16 digits in float64 and 7 in float32; f(a + h) and
-# f(a - h) agree in most of them, and the subtraction leaves only the noisy rest. Divided by a tiny h, the noise grows.
+# Read each curve from the right. Both axes are logarithmic, so a power of h is a straight line: forward falls like h,
+# central like h * h. Then the error rises again. f is known to about 16 digits in float64 and 7 in float32; f(a + h)
+# and f(a - h) agree in most of them, and the subtraction leaves only the noisy rest. Divided by a tiny h, the noise
+# grows. (Far left the curve for float32 is flat: a + h *is* a there, and the difference is 0.) For the central rule:
 #
 #     error  =  about h * h  (the cut-off series)  +  about eps / h  (the lost digits)
 #
-# The sum is smallest near h = eps ** (1/3): 6e-6 in float64, 5e-3 in float32. The best error is then about
-# eps ** (2/3), which is 4e-11 and 2e-5. **In float32 a correct gradient and one that is wrong by 1 in 100,000 look the
-# same.** That is why every gradient check of this project computes in float64.
+# eps is the gap between 1 and the next number, 2e-16 in float64 and 1e-7 in float32. The sum is smallest about where
+# its parts are equal, h = eps ** (1/3): 6e-6 in float64, 5e-3 in float32. The error is then about eps ** (2/3), which
+# is 4e-11 and 2e-5; a single lucky point may lie below. **In float32 a correct gradient and one that is wrong by 1 in
+# 100,000 look the same.** That is why every gradient check of this project computes in float64.
 
 # %%
 best = {}
 for dtype, exact_here in both:
     found = errors(central_difference, dtype, exact_here)
-    best[dtype] = min(found[i] for i in range(len(steps)) if steps[i] > np.finfo(dtype).eps)
-    print(f"{dtype.__name__}: best central difference is off by 1e{np.log10(best[dtype] + 1e-17):.0f}")
+    best[dtype], h = min((error, h) for error, h in zip(found, steps, strict=True) if h > np.finfo(dtype).eps)
+    print(f"{dtype.__name__}: the best central error is 1e{np.log10(best[dtype] + 1e-17):.0f}, at h = {h:.0e}")
+    assert np.finfo(dtype).eps ** (1 / 3) / 100 < h < np.finfo(dtype).eps ** (1 / 3) * 100
 assert best[np.float64] < 1e-9
-assert best[np.float32] < 1e-3
+assert 1e-9 < best[np.float32] < 1e-3
 
 # %% [markdown]
 # ## The same in the package
 #
-# tinygan's tape is the same idea on arrays. Your miniature and the package must agree.
+# tinygan, the package that this course belongs to, has the same tape for arrays. `requires_grad=True` asks it to keep a
+# gradient for a number. Your miniature and the package must agree.
 
 # %%
 from tinygan import Tensor, ops  # noqa: E402 - after the miniature, on purpose
@@ -190,8 +203,9 @@ assert abs(ta.grad.numpy() - x.grad) < 1e-15 and abs(tb.grad.numpy() - z.grad) <
 #
 # ## Exercises
 #
-# **1.** Write the derivative of `sin(a * a) / a` by hand. **2.** A one-sided difference of *second* order exists: it
-# uses f(x), f(x + h) and f(x + 2h) and never looks to the left. Find its three weights.
+# **1.** Write the derivative of `sin(a * a) / a` by hand. **2.** A one-sided difference whose error shrinks with h * h
+# exists: it uses f(x), f(x + h) and f(x + 2h) and never looks to the left. Find the three weights (Taylor's series
+# helps), and return the slope.
 #
 # Put your code in place of the `raise` lines, and run the lesson again.
 

@@ -30,8 +30,9 @@ flags = lesson.flags()
 #     a ** p        p * a ** (p - 1)
 #     tanh(a)       1 - result * result
 #
-# Numbers are then nodes, and sources are arrows from one node to another: a *graph*. Each node also gets a running
-# number, `born`. It will be useful soon.
+# (p is an ordinary number.) This is all that the way back needs: by the chain rule, the part for a source is the
+# gradient of the result times the local slope, whatever came before or after. Numbers are then nodes, with an arrow
+# from each source to its result: a *graph*. Each node also gets a running number, `born`. It will be useful soon.
 
 # %%
 births = itertools.count()
@@ -81,8 +82,8 @@ assert abs(first + second - both) < 1e-8
 # %% [markdown]
 # ## A walk that looks right
 #
-# Start at the result with the gradient 1. Give each source its part, gradient times local slope, and go on from there
-# at once. Try it on four additions in two steps:
+# A node's *gradient* is the derivative of the result by it; the result's own is 1. Start there. Give each source its
+# part, gradient times local slope, and go on from there at once. Try it on two additions:
 #
 #     b = a + a        c = b + b        so c = 4 a, and dc/da = 4
 
@@ -113,7 +114,7 @@ assert a.grad == 6.0
 
 # %%
 def path_walk(node, part):
-    """Give `part` to the node and to all below it; return how many calls this took."""
+    """Add `part` to the node, part times slope to each source, and so on; return how many calls this took."""
     node.grad += part
     return 1 + sum(path_walk(source, part * local) for source, local in node.sources)
 
@@ -132,14 +133,15 @@ print(f"path walk: {start.grad:.0f} in {calls} calls")
 assert start.grad == 4.0 and calls == 7
 
 # %% [markdown]
-# The number is right, but the paths are many: each doubling doubles them. Our nets share their nodes all the time, and
-# forty doublings would need 2 ** 41 calls.
+# The number is right, but the paths are many: each doubling doubles them. Real nets use one number in many places, and
+# forty doublings would need about 2 ** 41 calls, two million million.
 #
 # ## The order that works
 #
-# A node may pass its gradient on only when *all* its uses have reported. So we need an order in which each node comes
-# after everything that was made from it: a *topological order*. The birth numbers give it for free. A number can only
-# be made from numbers that exist, so **a node is always younger than its sources**. Sort by age, the newest first.
+# A node may pass its gradient on only when *all* its uses on the way to the result have reported. (Uses elsewhere do
+# not count.) So we need an order in which each node comes after everything that was made from it: a *topological
+# order*, read backwards. The birth numbers give it for free. A number can only be made from numbers that exist, so **a
+# node is always younger than its sources**. Sort by age, the newest first. Call the result we start from the *root*.
 
 
 # %%
@@ -158,7 +160,7 @@ def backward(root):
     """Set the gradient of every node below root; return how many nodes were visited."""
     order = newest_first(root)
     for node in order:
-        node.grad = 0.0
+        node.grad = 0.0  # forget what an earlier walk left
     root.grad = 1.0
     for node in order:
         for source, local in node.sources:
@@ -170,7 +172,7 @@ print(f"ordered walk: {backward(c)} nodes, dc/da = {a.grad:.0f}")
 assert a.grad == 4.0
 
 # %%
-depths = range(1, 9 if flags.quick else 17)
+depths = range(1, 9 if flags.quick else 17)  # fewer with --quick
 cost = {"path by path": [path_walk(doublings(n)[1], 1.0) for n in depths],
         "newest first": [backward(doublings(n)[1]) for n in depths]}
 fig, ax = lesson.figure(height=2.6)
@@ -257,12 +259,13 @@ assert abs(1 + w_to_v * v_to_u * u_to_b - b.grad) < 1e-15
 # %%
 from tinygan import Tensor, grad, ops  # noqa: E402 - after the miniature, on purpose
 
+# tanh is passed in: Value.tanh for ours, ops.tanh for tinygan's.
 operations = [lambda p, q, tanh: p + q, lambda p, q, tanh: p * q, lambda p, q, tanh: tanh(p) + q ** 2]
 
 
 def random_program(rng, lines=40):
     """A list of (operation, place of the first operand, place of the second one)."""
-    return [(rng.choice(operations), *rng.integers(0, 3 + line, size=2)) for line in range(lines)]
+    return [(rng.choice(operations), *rng.integers(0, 3 + line, size=2)) for line in range(lines)]  # 3 leaves first
 
 
 def run(program, leaves, tanh):
@@ -278,6 +281,7 @@ for _ in range(20):
     program, start = random_program(rng), rng.normal(size=3)
     mine, theirs = [Value(s) for s in start], [Tensor(np.array(s), requires_grad=True) for s in start]
     backward(run(program, mine, Value.tanh))
+    # grad(result, leaves) gives the leaves' gradients.
     for value, g in zip(mine, grad(run(program, theirs, ops.tanh), theirs), strict=True):
         worst = max(worst, abs(value.grad - g.item()) / (1 + abs(value.grad)))
 print(f"20 random programs: largest relative difference below 1e-10: {worst < 1e-10}")
@@ -286,15 +290,16 @@ assert worst < 1e-10
 # %% [markdown]
 # ## What you learned
 #
-# * A result remembers its sources and the local slopes. That is the whole graph.
+# * A result remembers its sources, the local slopes and when it was born. The chain rule needs no more.
 # * A number that is used several times adds up the parts of its gradient, since a change of it acts through each use.
 # * A node passes its gradient on when all its uses have reported. Newest first is such an order.
 # * With that order each node is visited once. Without recursion the depth does not matter.
 #
 # ## Exercises
 #
-# **1.** Write the quotient a / b of two Values, with the slopes of both. **2.** How many paths lead from one node to
-# another? After 60 doublings nobody can walk them all, but an ordered walk can count them. Use `newest_first`.
+# **1.** Write the quotient a / b of two Values as one new Value with both sources and their slopes, without `*` and
+# `**` of Values. **2.** How many paths lead from `leaf` up to `root`, 0 if there is none? After 60 doublings nobody can
+# walk them all, but an ordered walk can count them. Use `newest_first`.
 
 
 # %%
@@ -307,6 +312,7 @@ def check_1(quotient):
         a, b = Value(at_a), Value(at_b)
         q = quotient(a, b)
         assert np.isclose(q.value, at_a / at_b), "its value should be a / b"
+        assert {source for source, _ in q.sources} == {a, b}, "its sources should be a and b themselves"
         backward(q)
         assert np.isclose(a.grad, 1 / at_b), "the slope for a is wrong"
         assert np.isclose(b.grad, slope(lambda t, at_a=at_a: at_a / t, at_b)), "the slope for b is wrong"

@@ -23,11 +23,13 @@ rng = np.random.default_rng(0)
 #
 # A *filter* is a small table of numbers, k x k for every channel of the picture. Lay it on the picture, multiply what
 # lies on top of each other, add up: one output pixel. Then move on by `stride` pixels. `padding` is a border of zeros.
-# Several filters give several output channels.
+# Several filters give several output *channels*, as a colour picture has three: red, green and blue.
 #
-#     y[a, i, j]  =  sum over b, u, v  of   w[a, b, u, v] * x[b, s i + u - p, s j + v - p]
+#     y[a, i, j]  =  sum over b, u, v  of   w[a, b, u, v] * x[b, s*i + u - p, s*j + v - p]
 #
-# Each output pixel sees only a small window, and all windows share the same weights.
+# Here a counts the filters, b the channels, u and v the place in the filter; s is the stride, p the padding; outside
+# the picture x is 0. *Kernel 3* means k = 3. The side is h = (H + 2p - k) // s + 1: what fills no step is dropped. Each
+# output pixel sees only a small window, and all windows share the same weights.
 
 
 # %%
@@ -45,11 +47,12 @@ def conv_loops(x, w, s, p):
 
 row, column = np.mgrid[:24, :24]
 disc = ((row - 12) ** 2 + (column - 11) ** 2 < 64.0).astype(float)[None]
-edges = np.array([[[[1, 0, -1]] * 3], [[[1] * 3, [0] * 3, [-1] * 3]]], dtype=float)  # left to right, top to bottom
+left_less_right = np.array([[1.0, 0.0, -1.0]] * 3)
+edges = np.stack([left_less_right, left_less_right.T])[:, None]  # two filters of one channel
 found = conv_loops(disc, edges, s=1, p=1)
 fig, axes = lesson.figure(1, 3, height=2.8)
 for ax, picture, title in zip(axes, (disc[0], *found), ("picture", "filter 1", "filter 2"), strict=True):
-    ax.imshow(picture, cmap="RdBu_r", vmin=-3, vmax=3)
+    ax.imshow(picture, **({"cmap": "gray"} if title == "picture" else {"cmap": "RdBu_r", "vmin": -3, "vmax": 3}))
     ax.set(title=title, xlabel="pixel", xticks=[0, 12, 23], yticks=[0, 12, 23])
 lesson.save(fig, "06_two_filters")
 assert found[0, 12, 4] < -2 and found[0, 12, 18] > 2 and abs(found[0, 12, 11]) == 0
@@ -67,7 +70,7 @@ assert found[0, 12, 4] < -2 and found[0, 12, 18] > 2 and abs(found[0, 12, 11]) =
 
 # %%
 def columns_of(x, k, s, p):
-    """x (B, H, W) -> (B k k, h w): every column is one window."""
+    """x (B, H, W) -> (B k k, h w), every column is one window; and (h, w)."""
     x = np.pad(x, ((0, 0), (p, p), (p, p)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))[:, ::s, ::s]  # (B, h, w, k, k)
     return windows.transpose(0, 3, 4, 1, 2).reshape(len(x) * k * k, -1), windows.shape[1:3]
@@ -85,18 +88,20 @@ print("picture", x.shape, "-> columns", columns.shape, "-> result", conv_matmul(
 assert columns.size == 4 * x.size
 
 # %% [markdown]
-# With kernel 4 and stride 2 a pixel lies in 2 x 2 windows, and so the columns hold four times as many numbers as the
-# picture. Memory is the price of the speed.
+# A window has k * k numbers, and there is one window for every s * s pixels. So the columns hold about (k / s) ** 2
+# times as many numbers as the picture: 4 times here, 9 times for kernel 3 with stride 1. That is the price of one big
+# product.
 #
 # ## Turn it round
 #
 # A convolution is linear in x. So there is a matrix M with y = M x, if x and y are laid out as long vectors. We find it
-# column by column, from pictures with a single pixel lit. Its transpose maps small pictures to big ones. That, and
-# nothing else, is the *transposed convolution*. (Some call it deconvolution; it does not undo a convolution.)
+# column by column: M times the picture in which only pixel j is lit is column j. Its transpose maps small pictures to
+# big ones. That, and nothing else, is the *transposed convolution*. (Some call it deconvolution; it does not undo a
+# convolution.)
 
 # %%
-one = rng.normal(size=(1, 1, 4, 4))
-M = np.stack([conv_loops(pixel.reshape(1, 8, 8), one, 2, 1).ravel() for pixel in np.eye(64)], axis=1)
+single = rng.normal(size=(1, 1, 4, 4))  # one filter of one channel
+M = np.stack([conv_loops(pixel.reshape(1, 8, 8), single, 2, 1).ravel() for pixel in np.eye(64)], axis=1)
 print("M", M.shape, f"of which {(M != 0).mean():.0%} are not 0; different values besides 0: {len(np.unique(M)) - 1}")
 assert M.shape == (16, 64) and len(np.unique(M)) == 17
 
@@ -108,9 +113,10 @@ lesson.save(fig, "06_the_matrix")
 
 
 # %% [markdown]
-# A row of M is one window: always the same 16 weights, at other places. Rows of M are columns of the transpose, and a
-# column is what *one* small pixel contributes. So the transposed convolution needs no matrix: **every small pixel
-# paints a k x k patch with the filter, patches are `stride` apart, and where they overlap they add.**
+# A row of M is one window: the same 16 weights at other places, less those that lie on the padding. Rows of M are
+# columns of the transpose, and a column is what *one* small pixel contributes. So the transposed convolution needs no
+# matrix: **every small pixel paints a k x k patch with the filter, patches are `stride` apart, and where they overlap
+# they add. At the end p pixels are cut off on every side, where the padding was.**
 
 
 # %%
@@ -120,57 +126,58 @@ def conv_transpose_loops(y, w, s, p):
     big = np.zeros((w.shape[1], s * (y.shape[1] - 1) + k, s * (y.shape[2] - 1) + k))
     for i in range(y.shape[1]):
         for j in range(y.shape[2]):
-            big[:, s * i:s * i + k, s * j:s * j + k] += np.tensordot(y[:, i, j], w, axes=1)
+            big[:, s * i:s * i + k, s * j:s * j + k] += np.tensordot(y[:, i, j], w, axes=1)  # sum over a
     return big[:, p:big.shape[1] - p, p:big.shape[2] - p]
 
 
 small = rng.normal(size=(1, 4, 4))
-assert np.allclose(conv_transpose_loops(small, one, 2, 1).ravel(), M.T @ small.ravel(), rtol=0, atol=1e-12)
-print("painted patches = transpose of M")
+assert np.allclose(conv_transpose_loops(small, single, 2, 1).ravel(), M.T @ small.ravel(), rtol=0, atol=1e-12)
+print("painted patches = transpose of M:", small.shape, "->", conv_transpose_loops(small, single, 2, 1).shape)
 
 # %% [markdown]
 # ## One number, three ways
 #
-# For any matrix, y . (M x) = x . (M^T y), since both are the same double sum in another order. An operation with this
-# property is called the *adjoint*. Our sum has a third factor, the filter, and so a third way to sum: multiply big and
-# small pictures, and collect what belongs to each weight.
+# Let g be any small picture. For any matrix, g . (M x) = x . (M^T g), since both are the same double sum in another
+# order; M^T is called the *adjoint* of M. Our sum has a third factor, the filter, and so a third way to sum: multiply
+# big and small pictures, and collect what belongs to each weight.
 #
-#     < conv(x, w), y >   =   < x, conv_transpose(y, w) >   =   < w, conv_weight(x, y) >
+#     < conv(x, w), g >   =   < x, conv_transpose(g, w) >   =   < w, conv_weight(x, g) >
 #
-# Here < a, b > is the sum of a * b. The number is linear in each of x, y and w, so these are also its gradients: back
-# through a convolution goes a transposed one, and the other way round.
+# Here < a, b > is the sum of a * b. The number is < x, something without x >, so that something is its gradient by x,
+# and likewise for w. On the way back g is the gradient that arrives at the convolution's result. So back through a
+# convolution goes a transposed one, and the other way round.
 
 
 # %%
-def conv_weight_loops(x, y, k, s, p):
-    """x (B, H, W), y (A, h, w) -> (A, B, k, k)."""
+def conv_weight(x, g, k, s, p):
+    """x (B, H, W), g (A, h, w) -> (A, B, k, k)."""
     columns, _ = columns_of(x, k, s, p)
-    return (y.reshape(len(y), -1) @ columns.T).reshape(len(y), len(x), k, k)
+    return (g.reshape(len(g), -1) @ columns.T).reshape(len(g), len(x), k, k)
 
 
-y = rng.normal(size=(5, 4, 4))
-numbers = [(conv_loops(x, w, 2, 1) * y).sum(), (x * conv_transpose_loops(y, w, 2, 1)).sum(),
-           (w * conv_weight_loops(x, y, 4, 2, 1)).sum()]
+g = rng.normal(size=(5, 4, 4))
+numbers = [(conv_loops(x, w, 2, 1) * g).sum(), (x * conv_transpose_loops(g, w, 2, 1)).sum(),
+           (w * conv_weight(x, g, 4, 2, 1)).sum()]
 print("three ways:", *(f"{n:.3f}" for n in numbers))
 assert np.allclose(numbers, numbers[0], rtol=1e-10)
 
 # %% [markdown]
 # ## The same in the package
 #
-# tinygan's three operations take a batch as well. All three must agree with ours, and its tape must send the gradients
-# along the triangle.
+# tinygan's three operations take a batch as well. All three must agree with ours, and its tape must find the same two
+# gradients.
 
 # %%
-big, little = Tensor(x[None], requires_grad=True), Tensor(y[None])
+big, little = Tensor(x[None], requires_grad=True), Tensor(g[None])
 weight = Tensor(w, requires_grad=True)
 out = conv2d(big, weight, stride=2, padding=1)
 ops.sum(out * little).backward()
 for mine, theirs in (
         (conv_loops(x, w, 2, 1), out.numpy()[0]),
-        (conv_transpose_loops(y, w, 2, 1), conv_transpose2d(little, weight, stride=2, padding=1).numpy()[0]),
-        (conv_weight_loops(x, y, 4, 2, 1), conv2d_weight(big, little, kernel=4, stride=2, padding=1).numpy()[0]),
-        (conv_transpose_loops(y, w, 2, 1), big.grad.numpy()[0]),
-        (conv_weight_loops(x, y, 4, 2, 1), weight.grad.numpy())):
+        (conv_transpose_loops(g, w, 2, 1), conv_transpose2d(little, weight, stride=2, padding=1).numpy()[0]),
+        (conv_weight(x, g, 4, 2, 1), conv2d_weight(big, little, kernel=4, stride=2, padding=1).numpy()[0]),
+        (conv_transpose_loops(g, w, 2, 1), big.grad.numpy()[0]),
+        (conv_weight(x, g, 4, 2, 1), weight.grad.numpy())):
     assert np.allclose(mine, theirs, rtol=0, atol=1e-11)
 print("five equalities hold")
 
@@ -178,8 +185,8 @@ print("five equalities hold")
 # %% [markdown]
 # ## The checkerboard
 #
-# A generator grows its picture by transposed convolutions with stride 2. How many patches meet in a pixel? Paint with a
-# filter of ones on a picture of ones, and read the count.
+# A *generator*, the net of later lessons that paints, grows its picture by transposed convolutions with stride 2. How
+# many patches meet in a pixel? Paint with a filter of ones on a picture of ones, and read the count.
 
 
 # %%
@@ -189,7 +196,7 @@ def overlaps(k, p, side=6):
 
 
 def texture(k, p, layers=3, draws=100 if flags.quick else 400):
-    """Root mean square of every pixel after `layers` growths of a flat map by random filters: (H, W)."""
+    """A flat map grown `layers` times by random filters: each pixel's root mean square over many of them, (H, W)."""
     rng = np.random.default_rng(4)
     maps = Tensor(np.ones((1, 1, 6, 6)))
     with no_grad():
@@ -200,7 +207,7 @@ def texture(k, p, layers=3, draws=100 if flags.quick else 400):
 
 
 counts = {3: overlaps(3, 1)[1:-1, 1:-1], 4: overlaps(4, 1)[1:-1, 1:-1]}
-images = {3: texture(3, 1)[8:32, 8:32], 4: texture(4, 1)[8:32, 8:32]}
+images = {3: texture(3, 1)[8:32, 8:32], 4: texture(4, 1)[8:32, 8:32]}  # away from the borders
 for k in counts:
     print(f"kernel {k}: inside, counts of", np.unique(counts[k]), "patches")
 assert set(counts[3].ravel()) == {1, 2, 4} and set(counts[4].ravel()) == {4}
@@ -217,32 +224,42 @@ for at, k in enumerate(counts):
     right.imshow(images[k] / images[k].mean(), cmap="gray", vmin=0, vmax=2.5)
     right.set(title=f"kernel {k}: 3 layers", xlabel="pixel")
 lesson.save(fig, "06_checkerboard")
-unevenness = {k: float(image.std() / image.mean()) for k, image in images.items()}
-print("unevenness (standard deviation over mean):", {k: round(v, 2) for k, v in unevenness.items()})
-assert unevenness[3] > 3 * unevenness[4]
+
+
+def unevenness(image):
+    """Standard deviation over mean."""
+    return round(float(image.std() / image.mean()), 2)
+
+
+print({f"kernel {k}": {layers: unevenness(texture(k, 1, layers)[2 ** layers:-2 ** layers, 2 ** layers:-2 ** layers])
+                       for layers in (1, 2, 3)} for k in counts})
+assert unevenness(images[3]) > 3 * unevenness(images[4])
 
 # %% [markdown]
-# The numbers count the patches. With kernel 3 they go 4, 2, 4, 2 in one row and 2, 1, 2, 1 in the next, because 3 is no
-# multiple of 2. With kernel 4 every pixel gets 2 x 2 of them. The grey pictures show what random filters make of a flat
-# map in three layers: the mean strength of each pixel, over many draws. Uneven counts multiply from layer to layer.
+# The numbers count the patches. Along one line, patches of 3 that start every 2 pixels cover the pixels twice, once,
+# twice, once; in two dimensions multiply: 4, 2, 1. Patches of 4 cover every pixel twice, so every count is 2 x 2. The
+# grey pictures show what random filters make of a flat map in three layers: the root mean square of each pixel. The
+# printed unevenness, for one, two and three layers, stays high with kernel 3 and low with kernel 4.
 #
 # Training can learn to balance the counts, but it has to (Odena, Dumoulin & Olah 2016). So kernel 4 with stride 2 and
 # padding 1, which doubles the side exactly, is the choice of this project's nets. It makes the *counts* even. A learned
-# filter may still draw a checkerboard: its four quarters need not agree.
+# filter may still draw a checkerboard: even and odd pixels meet different weights of it, and their sums need not agree.
 #
 # ## What you learned
 #
 # * Convolution is a matrix product in two senses: a big sparse matrix times the picture, or filters times windows.
 # * The transposed convolution is the transpose of that matrix: patches, painted and added. It undoes nothing.
 # * Convolution, its transpose and the weight gradient are three views of one sum. The gradients of one are the others.
-# * Choose a kernel that is a multiple of the stride, or accept a checkerboard.
+# * Choose a kernel that is a multiple of the stride: then each pixel is painted equally often.
 #
 # ## Exercises
 #
 # **1.** A convolution may drop the last rows, so several sizes give the same h. List all H that do, smallest first.
-# **2.** One dimension, kernel k, stride s, far from the borders: list the different overlap counts, smallest first.
-# **3.** With stride 1 and padding 0 the transpose is an ordinary convolution in disguise. Write it with `conv2d` alone;
-# y (N, A, h, w) and the filters w (A, B, k, k) are Tensors. Use NumPy on `w.numpy()` to prepare them.
+# **2.** One dimension, kernel k, stride s, far from the borders: in how many patches does a pixel lie? List the
+# different counts, smallest first; 0 counts, too. **3.** With stride 1 and padding 0 the transpose is an ordinary
+# convolution in disguise. Write it with `conv2d(x, w, stride=1, padding=0)` alone; y (N, A, h, w), N images, and w (A,
+# B, k, k) are Tensors. Prepare the filters with NumPy from `w.numpy()`. Hint: which small pixels paint into one big
+# pixel, and with which weights?
 
 
 # %%

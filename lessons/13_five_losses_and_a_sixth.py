@@ -42,20 +42,21 @@ SIZE, WANTED = 64, 3
 # %% [markdown]
 # ## The idea
 #
-# A GPAN paints a wanted thing, here the digit 3, onto a given object, the *substrate*: so that a classifier sees a 3,
-# while the object stays what it is. Nobody has examples of such pictures. So the wish is written as a sum of losses,
-# each a judge with one concern. We leave the generator out in this lesson: **the pixels themselves are what we
-# train.** A pixel is tanh(a), so that it stays between -1 (black) and 1 (white), and Adam moves the numbers a.
+# A GPAN (Chaplygin & Chacksfield 2018, "the paper" from here on) paints a wanted thing, here the digit 3, onto a given
+# object, the *substrate*: so that a classifier sees a 3, while the object stays what it is. Nobody has examples of such
+# pictures. So the wish is written as a sum of losses, each a judge with one concern. We leave the generator out in this
+# lesson: **the pixels themselves are what we train.** A pixel is tanh(a), so that it stays between -1 (black) and 1
+# (white), and Adam moves the numbers a.
 
 # %%
 kinds = ["heart", "shirt"]
 items = [drawn_shapes(SIZE, kinds=[kind]).next(np.random.default_rng(5), 1) for kind in kinds]
-target, mask = (np.concatenate(parts) for parts in zip(*items, strict=True))
+target, mask = (np.concatenate(parts) for parts in zip(*items, strict=True))  # T, white around the object, and m
 noise = np.random.default_rng(2).normal(0, 0.5, target.shape).clip(-0.95, 0.95).astype(np.float32)
 
 
 def descend(loss, start, rate=0.05):
-    a = Parameter(np.arctanh(start.clip(-0.98, 0.98)).astype(np.float32))
+    a = Parameter(np.arctanh(start.clip(-0.98, 0.98)).astype(np.float32))  # undoes tanh, which never reaches 1
     adam = Adam([("pixels", a)], lr=rate, betas=(0.9, 0.99))
     for _ in range(steps):
         a.grad = None
@@ -73,15 +74,19 @@ def descend(loss, start, rate=0.05):
 #
 # ## L_sub: the picture resembles its substrate
 #
-#     L_sub  =  mean of  |d| - log(1 - d * d / 4),      d = T - G
+#     L_sub  =  mean of ( |d| - log(1 - d * d / 4) ),      d = T - G
 #
-# The first part is the plain distance to the substrate T; the second is a barrier that grows without bound towards
-# the largest difference there can be, 2, black against white.
+# The first part is the plain distance to the substrate T. The second is a barrier: it makes one large difference worse
+# than many small ones, and would grow without bound towards the largest there can be, 2, black against white. In code
+# it stops at d * d / 4 = 0.99, to stay finite; beyond, |d| alone pulls. T is white around its object, so L_sub asks for
+# a white ground, too; L_m asks for nothing else, with a weight of its own.
 #
 # ## L_cGAN: small parts look real
 #
-# A *patch discriminator* judges every part of 16 x 16 pixels, and sees the object's silhouette beside the picture. It
-# learns during the descent: drawn shapes are real to it, our two pictures are not. The picture's loss is -log D.
+# cGAN is a *conditional* GAN: its judge is told something, here the object's silhouette. This *patch discriminator*
+# gives a logit for every part of 16 x 16 pixels, and sees the silhouette beside the picture, but not the substrate's
+# colours. It learns during the descent: drawn shapes are real to it, our two pictures are not. The picture's loss is
+# the mean over the parts of -log sigmoid(logit), as in lesson 8.
 
 
 # %%
@@ -97,12 +102,11 @@ def new_patch_judge():
     D = PatchDiscriminator(GPANConfig(size=SIZE, patch_channels=8), rng=np.random.default_rng(3))
     adam = Adam(D.named_parameters(), lr=2e-3)
     real_shapes, rng = drawn_shapes(SIZE, kinds=kinds), np.random.default_rng(4)
-    silhouette = Tensor(condition(mask, target))
+    silhouette = Tensor(condition(mask, target))  # the mask as a picture; of the target it takes the form alone
 
     def judge(images):
         real, its_mask = real_shapes.next(rng, 2)
-        for _, p in D.named_parameters():
-            p.grad = None
+        D.zero_grad()
         patch_discriminator_loss(real=D(Tensor(condition(its_mask, real)), Tensor(real)),
                                  fake=D(silhouette, images.detach())).backward()
         adam.step()
@@ -129,8 +133,8 @@ draw({"all began as": noise} | alone, "13_alone")
 
 # %% [markdown]
 # L_m leaves the object alone, noise as it was: it never looks there. L_sub copies the substrate, whole. L_cGAN finds
-# the white ground and the outline, since its judge sees the silhouette. Inside it finds no calm colour, but a texture
-# that this young judge has not learned to refuse yet: the two are still playing.
+# the white ground and the outline, since its judge sees the silhouette. Inside, the picture shows a texture and no calm
+# colour. We think that this judge is too young to refuse it; how a longer game would end we have not tried.
 
 # %%
 outside, inside = 1 - mask, mask
@@ -158,23 +162,27 @@ assert off_target(alone["L_cGAN"]) > 0.2 and off_white(alone["L_cGAN"]) < 0.7 * 
 #     L_p  =  - mean over C of log(|C| p_c)              0 when the wanted share all probability equally
 #     L_n  =  - sum over the others of log(1 - p_u)      0 when nothing is left to the others
 #
-# Both are needed when several classes are wanted at once. Three answers of a net of four classes, wanted are the first
-# two:
+# The classifier's loss is their sum. Three answers of a net of four classes, of which the first two are wanted:
 
 # %%
 for words, p in (("one of two, certain", (0.97, 0.01, 0.01, 0.01)), ("both, equally", (0.49, 0.49, 0.01, 0.01)),
                  ("something else", (0.01, 0.01, 0.97, 0.01))):
-    x = Tensor(np.log([p]))
+    x = Tensor(np.log([p]))  # scores whose softmax is p
     L_p, L_n = (float(loss(x, [0, 1]).numpy()) for loss in (wanted_loss, unwanted_loss))
     print(f"{words:20} L_p {L_p:.2f}  L_n {L_n:.2f}")
     assert (words == "both, equally") == (float(classifier_loss(x, [0, 1]).numpy()) < 0.1)
 
 # %% [markdown]
+# L_n alone is content when one wanted class takes everything, as in the first row; L_p is not. L_p in turn is 0 only
+# where L_n is 0 too, so L_n asks for nothing new: it is a second push against the unwanted, and the paper has both.
+#
 # ## Views
 #
-# A classifier can be convinced by marks that nobody else takes for a 3. Such marks tend to work from one point of view
-# alone. So show it each picture from a new side at every step: nearer, turned, shifted, blurred, noisy (Athalye et al.
-# 2018). We start from the substrate, descend L_p + L_n with and without views, and then judge both by views that no
+# A classifier can be convinced by marks that nobody else takes for a 3. Such marks may work from one point of view
+# alone. So show it each picture in new *views* at every step, here three: nearer, turned, shifted, and by default
+# somewhat blurred and noisy (after Athalye et al. 2018). A mirrored 3 is no 3, so there is no flip. Below, `whole`
+# shrinks the entire picture to the 28 x 28 pixels that the classifier takes, and `look` cuts the drawn views out
+# instead. We start from the substrate, descend L_p + L_n with and without views, and judge both by views that no
 # descent has seen.
 
 # %%
@@ -187,8 +195,11 @@ def convince(views):
     rng = np.random.default_rng(1)
 
     def loss(images):
-        drawn = draw_views(rng, 2, settings, SIZE, SIZE, eye.side) if views else None
-        return classifier_loss(eye.scores(look(images, drawn) if views else whole(images, eye.side)), [WANTED])
+        if views:
+            seen = look(images, draw_views(rng, 2, settings, SIZE, SIZE, eye.side))
+        else:
+            seen = whole(images, eye.side)
+        return classifier_loss(eye.scores(seen), [WANTED])
 
     return loss
 
@@ -201,7 +212,7 @@ def probability(images, views=None):
 
 def all_together(views):
     judge, see = new_patch_judge(), convince(views)
-    weights = PAPER_WEIGHTS | {"split": 0.0}  # it compares a generator's maps, and there is no generator
+    weights = PAPER_WEIGHTS | {"split": 0.0}  # the sixth, below: it needs a generator
 
     def loss(images):
         return weighted_sum({"cgan": judge(images), "vgg": see(images), "background": whiten(images),
@@ -210,7 +221,7 @@ def all_together(views):
     return loss
 
 
-print(PAPER_WEIGHTS)
+print("the paper's weights:", PAPER_WEIGHTS)  # vgg: L_p + L_n, background: L_m, substrate: L_sub
 seen_as = {"L_p + L_n": descend(convince(False), target), "the same, views": descend(convince(True), target),
            "all": descend(all_together(False), target), "all, views": descend(all_together(True), target)}
 draw(seen_as, "13_convinced")
@@ -222,25 +233,29 @@ for name, images in ({"start": target} | seen_as).items():
 least = 0.7 if flags.quick else 0.9
 assert probability(target) < 0.2 and all(probability(images) > least for images in seen_as.values())
 assert probability(seen_as["all, views"], fresh) > probability(seen_as["all"], fresh) - 0.01
-assert off_white(seen_as["all, views"]) < 0.05 < off_white(seen_as["the same, views"])
+for few, all_judges in (("L_p + L_n", "all"), ("the same, views", "all, views")):
+    assert off_white(seen_as[all_judges]) < 0.03 < off_white(seen_as[few])
 assert off_target(seen_as["all, views"]) < (1.1 if flags.quick else 0.85) * off_target(seen_as["the same, views"])
 
 # %% [markdown]
 # The first two columns: L_p + L_n uses whatever it can reach, the background too, and lets the object go. The last two:
 # all judges together. The background stays white, the object keeps more of its colour, and the 3 is made inside.
-# Without views, it is certain for the classifier and a tangle to the eye; with views it is a plainer 3, and the
-# fresh views confirm it. The numbers differ less than the pictures do.
+# Without views it is a tangle to the eye, with views a plainer 3. The numbers say less: under fresh views the full run's
+# p(3) was 0.90 without views in the descent and 0.98 with them. What views buy for certain is marks that survive views;
+# that these also look like a 3 is what the eye says here, and we have no number for it.
 #
 # ## The sixth: L_split
 #
-# A generator has one more duty: the images of one batch must differ. The paper asks this of the maps inside it. For two
-# maps a and b, and the mean over all pairs of images:
+# A generator has one more duty: it must not paint the same picture for every input (collapse, lesson 8). The paper asks
+# this of the maps inside it, at several layers, each with a weight; our toy has one layer, of weight 1. For the maps a
+# and b of two images:
 #
-#     F(a, b)  =  mean of tanh(((a - b) / 25) ** 4), from 0 (the same) to 1
-#     L_split  =  - mean over pairs of log F
+#     F(a, b)  =  mean over a map's numbers of tanh(((a - b) / 25) ** 4), from 0 (the same) to 1
+#     L_split  =  - mean over all pairs of images of log F
 #
+# 25 and 4 are the paper's. Small differences make a tiny F, but log F still has a slope, about 4 / distance.
 # The paper prints it without the minus. Try both on a toy: six maps of two numbers each, so each map is a dot in the
-# plane. We move the dots downhill. A third form divides by the maps' root mean square first.
+# plane. We move the dots downhill. A third form first divides all maps of a layer by their common root mean square.
 
 # %%
 dots = np.random.default_rng(8).normal(0, 1, (6, 2, 1, 1))
@@ -256,7 +271,8 @@ def roam(**form):
     return np.array(path)
 
 
-paths = {"as we minimise it": roam(), "as it is printed": roam(sign=1), "in units of the maps": roam(unit=True)}
+paths = {"as we minimise it": roam(), "as it is printed": roam(sign=1),  # sign=1: no minus
+         "in units of the maps": roam(unit=True)}
 fig, axes = lesson.figure(1, 3, height=2.7)
 for ax, (title, path) in zip(axes, paths.items(), strict=True):
     ax.plot(path[:, :, 0], path[:, :, 1], color=lesson.GREY, lw=1)
@@ -290,15 +306,17 @@ assert grown[False][1] < grown[False][0] - 1 and np.isclose(*grown[True], atol=1
 #
 # ## What you learned
 #
-# * Each loss is a judge with one concern, and alone it ruins the rest. Weights settle the quarrel.
-# * L_m and L_sub know each pixel's place; the patch judge knows texture and outline; only the classifier knows meaning.
+# * Each loss has one concern and does not see the rest; the classifier's even spoils it. A weighted sum makes them share.
+# * L_m and L_sub know each pixel's place; the patch judge knows texture and outline; only the classifier has an opinion
+#   on what the picture shows.
 # * A classifier from one view alone can be convinced by a tangle. Views make the marks plainer.
 # * L_split needs its minus, and a unit, or maps grow instead of differing.
 #
 # ## Exercises
 #
-# **1.** Write the slope of L_sub for one value, by d, by hand; 0 at d = 0. How does it grow towards |d| = 2?
-# **2.** Write L_split for one layer in NumPy, with plain loops over the pairs, and with the minus.
+# **1.** Write the derivative of |d| - log(1 - d * d / 4) with respect to d, by hand and without a limit; 0 at d = 0.
+# **2.** Write L_split for one layer in NumPy, with plain loops over each pair of different images once, and with the
+# minus. `scale` stands where the formula has 25, and maps[i] is the map of image i.
 
 
 # %%

@@ -240,9 +240,9 @@ assert off_target(seen_as["all, views"]) < (1.1 if flags.quick else 0.85) * off_
 # %% [markdown]
 # The first two columns: L_p + L_n uses whatever it can reach, the background too, and lets the object go. The last two:
 # all judges together. The background stays white, the object keeps more of its colour, and the 3 is made inside.
-# Without views it is a tangle to the eye, with views a plainer 3. The numbers say less: under fresh views the full run's
-# p(3) was 0.90 without views in the descent and 0.98 with them. What views buy for certain is marks that survive views;
-# that these also look like a 3 is what the eye says here, and we have no number for it.
+# Without views it is a tangle to the eye, with views a plainer 3. The numbers say less: under fresh views the full
+# run's p(3) was 0.90 without views in the descent and 0.98 with them. What views buy for certain is marks that survive
+# views; that these also look like a 3 is what the eye says here, and we have no number for it.
 #
 # ## The sixth: L_split
 #
@@ -306,7 +306,8 @@ assert grown[False][1] < grown[False][0] - 1 and np.isclose(*grown[True], atol=1
 #
 # ## What you learned
 #
-# * Each loss has one concern and does not see the rest; the classifier's even spoils it. A weighted sum makes them share.
+# * Each loss has one concern and does not see the rest; the classifier's even spoils it. A weighted sum makes them
+#   share.
 # * L_m and L_sub know each pixel's place; the patch judge knows texture and outline; only the classifier has an opinion
 #   on what the picture shows.
 # * A classifier from one view alone can be convinced by a tangle. Views make the marks plainer.

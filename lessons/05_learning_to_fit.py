@@ -210,7 +210,8 @@ failed = [lr for (_, lr), value in end.items() if value == np.inf]
 sweep.plot(failed, [2.0] * len(failed), "x", ms=9, color=lesson.RED, label="ran away")
 race.set(title="at each one's best rate", xlabel="step", ylabel="loss")
 sweep.set(title=f"after {steps} steps, at all rates", xlabel="learning rate", ylabel="loss")
-race.legend(fontsize=8)
+race.set_ylim(top=40)  # room for the names above the peaks
+race.legend(fontsize=8, loc="upper left")
 sweep.set_ylim(top=20)
 sweep.legend(fontsize=8, loc="upper left", ncols=2)
 lesson.save(fig, "05_three_optimisers")

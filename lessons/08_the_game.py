@@ -4,7 +4,7 @@
 # **Goal.** Train two nets against each other until one of them draws points that the other cannot tell from data. Then
 # upset the balance, watch the drawing net forget all but one place, and measure it.
 #
-# **You need** lessons 05 and 06: a loss, a net, an optimiser. **Minutes:** 25 to read, one to run.
+# **You need** lesson 05: a loss, a net, an optimiser. **Minutes:** 25 to read, one to run.
 #
 # **The package's tests:** test_losses.py, test_engine.py, test_optim.py
 

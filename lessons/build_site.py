@@ -147,9 +147,9 @@ def contents(lessons: list[tuple[Path, list[Any], list[Shown]]]) -> str:
         told = about(cells)
         picture = next((p for s in shown for p in s.pictures), None)
         image = f'<img src="pictures/{picture.name}" alt="" loading="lazy">' if picture else ""
+        book = f'<a href="notebooks/{path.stem}.ipynb">notebook</a>'
         rows.append(f'<li>{image}<div><p>{link(path, cells)}</p><p>{html.escape(told["goal"].replace("*", ""))}</p>'
-                    f'<p class="about">Minutes: {html.escape(told["minutes"])}; <a href="notebooks/{path.stem}.ipynb">notebook'
-                    "</a></p></div></li>")
+                    f'<p class="about">Minutes: {html.escape(told["minutes"])}; {book}</p></div></li>')
     return page("tinygan: lessons", "<h1>From one derivative to a GPAN</h1><p>Each lesson is a Python script that "
                 "explains, computes, draws and checks itself. What follows is what the scripts printed and drew. "
                 "Run one yourself: <code>python lessons/01_a_derivative_three_ways.py</code>.</p>"

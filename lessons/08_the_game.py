@@ -220,7 +220,7 @@ assert np.allclose(slope(at, "clamped"), [-0.09, -1, -0.5], atol=0.01)
 # ## The first steps
 #
 # What arrives at G's weights? We let D learn alone for 300 turns, so that it is ahead. In the last case it also shouts:
-# we multiply its last layer, and so its logits, by 40. A net that trains for long can get there by itself.
+# we multiply its last layer, and so its logits, by 40: it is now as certain as a net can be.
 
 
 # %%
@@ -265,8 +265,8 @@ assert way["loud", "non-saturating"] > 0.3
 # With D ahead the saturating gradient is some 1,000 times shorter, and yet G moves as far, or further. Adam divides a
 # gradient by its own usual size, so it takes the same stride for a short one. Textbooks say that this loss learns
 # nothing at first; with plain gradient descent that is so, with Adam it is not. The end comes when the gradient is
-# zero: with a loud D, the saturating and the clamped loss leave G where it is, for ever. The
-# paper that this project follows calls such a state a *hard collapse*. tinygan uses the non-saturating loss on logits.
+# zero: with a loud D, the saturating and the clamped loss leave G where it is. The paper that
+# this project follows calls such a state a *hard collapse*. tinygan uses the non-saturating loss on logits.
 #
 # ## What you learned
 #

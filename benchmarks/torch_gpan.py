@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, GPANProblem, VGG16Problem
 from torch import Tensor, nn
-from torch_nets import LAYOUTS, Conv, Deconv, TPReLU
+from torch_nets import LAYOUTS, Conv, Deconv, NamedNets, TPReLU
 
 from tinygan.gpan_losses import PAPER_WEIGHTS, SPLIT_SCALE, split_weights
 from tinygan.gpan_step import CAM_SIDE
@@ -294,7 +294,7 @@ def split_loss(maps: list[Tensor]) -> Tensor:
 # ---- the step ----------------------------------------------------------------------------------------------------
 
 
-class TorchGPAN:
+class TorchGPAN(NamedNets):
     """Generator, discriminator, classifier, two Adams and one training step."""
 
     def __init__(self, problem: GPANProblem, form: str, dtype: str = "float32", device: str = "cpu") -> None:
@@ -329,18 +329,6 @@ class TorchGPAN:
         for p in parameters:
             p.grad = None
         self.use_optimizer(OPTIMIZERS[int(np.argmin(seconds))])
-
-    def load(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Copy in tinygan's weights by name."""
-        with torch.no_grad():
-            for net, module in self.nets.items():
-                for name, p in module.named_parameters():
-                    p.copy_(torch.from_numpy(weights[f"{net}.{name}"]))
-
-    def gradients(self, net: str) -> dict[str, np.ndarray]:
-        """Gradients by name; a filter set that took no part has none."""
-        return {f"{net}.{name}": p.grad.cpu().numpy() for name, p in self.nets[net].named_parameters()
-                if p.grad is not None}
 
     def judge(self, images: Tensor, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """(L_p and L_n, the importance map)."""

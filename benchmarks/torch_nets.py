@@ -169,7 +169,25 @@ class Discriminator(nn.Module):
         return self.last(x).flatten()
 
 
-class Trainer:
+class NamedNets:
+    """What a trainer does with its nets, a dictionary of modules, by the names of their parameters."""
+
+    nets: dict[str, nn.Module]
+
+    def load(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Copy in weights by name, into whatever memory order the layout has."""
+        with torch.no_grad():
+            for net, module in self.nets.items():
+                for name, p in module.named_parameters():
+                    p.copy_(torch.from_numpy(weights[f"{net}.{name}"]))
+
+    def gradients(self, net: str) -> dict[str, np.ndarray]:
+        """Gradients by name, on the host; a parameter, or a filter set, that took no part has none."""
+        return {f"{net}.{name}": p.grad.cpu().numpy() for name, p in self.nets[net].named_parameters()
+                if p.grad is not None}
+
+
+class Trainer(NamedNets):
     """The two nets, their optimisers and one training step; `cpu_worker.TinyganTrainer` has the same methods."""
 
     def __init__(self, base: int, bank: int, latent: int, form: str, *, lr: float, foreach: bool = False) -> None:
@@ -184,17 +202,6 @@ class Trainer:
         self.g_optimizer, self.d_optimizer = (
             torch.optim.RMSprop(self.nets[net].parameters(), lr=self.lr, alpha=0.9, eps=1e-6, foreach=foreach)
             for net in ("G", "D"))
-
-    def load(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Copy in weights by name, into whatever memory order the layout has."""
-        with torch.no_grad():
-            for net, module in self.nets.items():
-                for name, p in module.named_parameters():
-                    p.copy_(torch.from_numpy(weights[f"{net}.{name}"]))
-
-    def gradients(self, net: str) -> dict[str, np.ndarray]:
-        """Gradients by name; a parameter that took no part has none."""
-        return {f"{net}.{name}": p.grad.numpy() for name, p in self.nets[net].named_parameters() if p.grad is not None}
 
     def step(self, batch: dict[str, np.ndarray]) -> tuple[float, float]:
         """One step of the discriminator, one of the generator; returns both losses."""

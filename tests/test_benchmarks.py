@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import counting_kernels
 
 import tinygan.conv
 from tinygan import cli
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import for_array
 from tinygan.models.adapted_gan import GANConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -37,27 +37,7 @@ def test_flop_by_hand():
 def test_flop_is_what_a_step_multiplies(monkeypatch, bank):
     """Count the kernel calls of a real step; the count from the shapes must give the same number."""
     seen = []
-
-    class Counting:
-        """The kernels, noting 2 * (numbers of the small map) * (numbers of a filter that meets one of them)."""
-
-        def __init__(self, array):
-            self.kernels = for_array(array)
-
-        def conv(self, big, weight, *rest):
-            small = self.kernels.conv(big, weight, *rest)
-            seen.append(2 * small.size * weight[0, 0].size)
-            return small
-
-        def conv_transpose(self, small, weight, *rest):
-            seen.append(2 * small.size * weight[0, 0].size)
-            return self.kernels.conv_transpose(small, weight, *rest)
-
-        def conv_weight(self, big, small, kernel, *rest):
-            seen.append(2 * small.size * big.shape[1] * kernel[0] * kernel[1])
-            return self.kernels.conv_weight(big, small, kernel, *rest)
-
-    monkeypatch.setattr(tinygan.conv, "for_array", Counting)
+    monkeypatch.setattr(tinygan.conv, "for_array", counting_kernels(seen))
     cpu_worker.TinyganTrainer(2, bank).step(cpu_worker.make_batches(5, bank, count=1)[0])
     assert sum(seen) == cpu_counts.step_flop(GANConfig(base_channels=2, bank=(bank,)), 5)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import counting_kernels
 
 import tinygan.conv
 import tinygan.functional
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
-from tinygan.kernels import for_array
 from tinygan.models.vgg16 import VGG16 as VGG16Net
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -86,38 +86,6 @@ def test_flop_of_the_published_net():
 def test_flop_is_what_a_step_multiplies(monkeypatch, problem):
     """Count the kernel calls of a real step; the count from the shapes must give the same number."""
     seen = []
-
-    class Counting:
-        """The kernels, noting 2 * (numbers of the small map) * (numbers of a filter that meets one of them)."""
-
-        def __init__(self, array):
-            self.kernels = for_array(array)
-
-        def __getattr__(self, name):
-            return getattr(self.kernels, name)
-
-        def conv(self, big, weight, *rest):
-            small = self.kernels.conv(big, weight, *rest)
-            seen.append(2 * small.size * weight[0, 0].size)
-            return small
-
-        def conv_transpose(self, small, weight, *rest):
-            seen.append(2 * small.size * weight[0, 0].size)
-            return self.kernels.conv_transpose(small, weight, *rest)
-
-        def conv_weight(self, big, small, kernel, *rest):
-            seen.append(2 * small.size * big.shape[1] * kernel[0] * kernel[1])
-            return self.kernels.conv_weight(big, small, kernel, *rest)
-
-        def conv_relu(self, x, weight, *rest):
-            y = self.kernels.conv_relu(x, weight, *rest)
-            seen.append(2 * y.size * weight[0].size)
-            return y
-
-        def conv_relu_dx(self, g, y, weight, *rest):
-            seen.append(2 * g.size * weight[0].size)
-            return self.kernels.conv_relu_dx(g, y, weight, *rest)
-
     plain, heads = VGG16Net.head, []
 
     def head(net, features):
@@ -125,8 +93,9 @@ def test_flop_is_what_a_step_multiplies(monkeypatch, problem):
         return plain(net, features)
 
     trainer, batch = gpan_tinygan.make(problem), problem.batches()[0]
-    monkeypatch.setattr(tinygan.conv, "for_array", Counting)
-    monkeypatch.setattr(tinygan.functional, "for_array", Counting)
+    counting = counting_kernels(seen)
+    monkeypatch.setattr(tinygan.conv, "for_array", counting)
+    monkeypatch.setattr(tinygan.functional, "for_array", counting)
     monkeypatch.setattr(VGG16Net, "head", head)
     trainer.step(batch)
     assert sum(seen) + 2 * sum(heads) * problem.classifier.flop()[1] == problem.flop  # heads: there and back

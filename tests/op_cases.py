@@ -89,9 +89,13 @@ for op, plain, kind in (("negative", np.negative, "normal"), ("exp", np.exp, "no
         case(op, label, (shape,), plain, kind, exact=op in ("negative", "sqrt", "absolute"))
 for op, plain, kinds in (("add", np.add, "normal normal"), ("subtract", np.subtract, "normal normal"),
                          ("multiply", np.multiply, "normal normal"), ("divide", np.divide, "normal positive"),
-                         ("maximum", np.maximum, "grid grid")):
+                         ("maximum", np.maximum, "grid grid"), ("minimum", np.minimum, "grid grid"),
+                         ("tensor_power", np.power, "positive normal")):
     for label, shapes in TWO.items():
-        case(op, label, shapes, plain, kinds)
+        case(op, label, shapes, plain, kinds, exact=op != "tensor_power")
+for op, plain in (("copy", lambda a: a), ("astype", lambda a, dtype: a)):
+    for label, shape in ONE.items():
+        case(op, label, (shape,), plain, **({"dtype": np.float64} if op == "astype" else {}))
 for exponent in (0, 1, 2, 3):
     case("power", f"{exponent}", ((3, 4),), lambda a, exponent: a ** exponent, exact=False,
          exponent=exponent)

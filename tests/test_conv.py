@@ -13,7 +13,6 @@ from tinygan.conv import (
     interpolation_matrix,
     max_pool2d,
     mean_pool2d,
-    pad2d,
     pair,
     resize_bilinear,
 )
@@ -321,10 +320,3 @@ def test_resize_is_linear_with_an_exact_adjoint(size, antialias):
     check_grads(lambda a: resize_bilinear(a, size, antialias=antialias), [x])
     single = resize_bilinear(Tensor(x.data.astype(np.float32)), size)
     assert single.dtype == np.float32
-
-
-def test_pad2d():
-    x = np.arange(1.0, 5.0).reshape(1, 1, 2, 2)
-    assert np.array_equal(pad2d(Tensor(x), (1, 2)).data[0, 0], np.pad(x[0, 0], ((1, 1), (2, 2))))
-    assert np.array_equal(pad2d(Tensor(x), 0).data, x)
-    check_grads(lambda a: pad2d(a, (1, 2)), [x])

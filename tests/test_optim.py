@@ -409,7 +409,7 @@ def test_ema_of_a_net_that_rests_is_the_net_to_the_bit():
     (lambda named: Adam(named, betas=(0.5, 1.0)), r"betas must be two numbers in \[0, 1\), not \(0.5, 1.0\)"),
     (lambda named: Adam(named, betas=(-0.1, 0.9)), "betas must be two numbers"),
     (lambda named: Adam(named, betas=(0.5,)), "betas must be two numbers"),
-    (lambda named: RMSprop([]), "needs at least one parameter"),
+    (lambda named: RMSprop([]), "takes .name, parameter. pairs"),
     (lambda named: EMA(Point([1.0]), 1.0), r"decay of a moving average must lie in \[0, 1\), not 1.0"),
     (lambda named: EMA(Point([1.0]), -0.5), "decay of a moving average"),
 ])

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
+from tinygan.arrays import check_routes, pair, square, whole_numbers
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.ops import put, reshape
+from tinygan.ops import reshape
 
 Pair = int | tuple[int, int]
 
@@ -78,9 +78,10 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
     Raises GraphError where sizes or routes do not fit.
     """
     kernel, stride, padding = (pair(v) for v in (kernel, stride, padding))
-    if big.ndim != 4 or small.ndim != 4 or min(stride) < 1:
-        raise GraphError(f"conv2d_weight: {describe(big)}, {describe(small)}, stride {stride}: give two maps "
-                         "(N, C, H, W) and a stride of 1 or more")
+    if big.ndim != 4 or small.ndim != 4 or min(*stride, *kernel) < 1 or min(padding) < 0:
+        raise GraphError(f"conv2d_weight: {describe(big)}, {describe(small)}, kernel {kernel}, stride {stride}, "
+                         f"padding {padding}: give two maps (N, C, H, W) and sizes of 1 or more, padding of 0 or more")
+    (bank,) = whole_numbers(bank, "bank")
     fits = tuple((n + 2 * p - k) // s + 1
                  for n, p, k, s in zip(big.shape[2:], padding, kernel, stride, strict=True))
     if len(big) != len(small) or fits != small.shape[2:]:
@@ -128,40 +129,13 @@ def _weight_gradient(big: Tensor, small: Tensor, *, routes: np.ndarray | None, b
 # ---- checks ------------------------------------------------------------------------------------------------------
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    """One whole number for both axes, or (rows, columns)."""
-    both = (value, value) if np.ndim(value) == 0 else tuple(value)
-    if len(both) != 2 or not all(isinstance(n, (int, np.integer)) for n in both):
-        raise GraphError(f"expected a whole number or two of them (rows, columns), got {value!r}")
-    return int(both[0]), int(both[1])
-
-
-def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.ndarray | None:
-    """Routes as an int64 array (samples,) with entries in [0, bank), or None for a bank of one.
-
-    Raises GraphError with one sentence. Routes stay on the host: the work is split by them before a GPU is asked.
-    """
-    if routes is None:
-        if bank != 1:
-            raise GraphError(f"a bank of {bank} filter sets needs routes: one integer in [0, {bank}) per sample")
-        return None
-    if xp_of(routes) is not np:
-        raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
-    array = np.asarray(routes)
-    if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
-        raise GraphError(f"routes must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
-    if array.size and not 0 <= array.min() <= array.max() < bank:
-        raise GraphError(f"routes must lie in [0, {bank}), but they reach from {array.min()} to {array.max()}")
-    return None if bank == 1 else array.astype(np.int64, copy=False)
-
-
 def used_sets(routes: np.ndarray | None, bank: int) -> np.ndarray | None:
     """Bool mask over the bank: which sets have at least one sample (None when there is only one set)."""
     return None if routes is None else np.bincount(routes, minlength=bank) > 0
 
 
 def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:
-    if x.ndim != 4 or weight.ndim not in (4, 5):
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor) or x.ndim != 4 or weight.ndim not in (4, 5):
         raise GraphError(f"{name}: x must be (N, C, H, W) and weight (K, ., ., kh, kw) or (., ., kh, kw), "
                          f"got {describe(x)} and {describe(weight)}")
     if weight.ndim == 4:
@@ -178,15 +152,16 @@ def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pa
 # ---- pooling and resizing ----------------------------------------------------------------------------------------
 
 
-def max_pool2d(x: Tensor, size: int = 2, stride: int | None = None) -> Tensor:
+def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
     """Largest value of each size x size window, windows `stride` (default: size) apart, no padding.
 
-    x: (N, C, H, W); rows and columns that do not fill a window are left out. On ties the first in row order wins
-    and takes the gradient.
+    x: (N, C, H, W); rows and columns that do not fill a window are left out. size, stride: one number, or two that are
+    equal. On ties the first in row order wins and takes the gradient. Raises GraphError where they do not fit.
     """
-    stride = size if stride is None else stride
-    if size < 1 or stride < 1 or x.ndim != 4:
-        raise GraphError(f"max_pool2d: {describe(x)}, window {size}, stride {stride}: give (N, C, H, W) and 1 or more")
+    size = square("max_pool2d", size)
+    stride = size if stride is None else square("max_pool2d", stride)
+    if x.ndim != 4:
+        raise GraphError(f"max_pool2d: {describe(x)} is no map (N, C, H, W)")
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     if h < 1 or w < 1:
         raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
@@ -209,9 +184,13 @@ def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
     return value, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
 
 
-def mean_pool2d(x: Tensor, size: int = 2) -> Tensor:
-    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
-    if x.ndim != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
+def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
+    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size). size: one number, or two equal ones.
+
+    Raises GraphError where the sides are not multiples of it.
+    """
+    size = square("mean_pool2d", size)
+    if x.ndim != 4 or x.shape[2] % size or x.shape[3] % size:
         raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")
     return _mean_pool(x, size=size)
 
@@ -227,12 +206,17 @@ def _mean_unpool(g: Tensor, *, size: int):
     return for_array(g.data).mean_unpool(g.data, size), (lambda gg, y: _mean_pool(gg, size=size),)
 
 
-def resize_bilinear(x: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Resize (N, C, H, W) to `size` by bilinear interpolation of pixel centres (align_corners=False).
+def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor:
+    """Resize (N, C, H, W) to `size`, (rows, columns) or one number, by bilinear interpolation of pixel centres
+    (align_corners=False).
 
     Two matrix products, one per axis, so its adjoint is exact. antialias widens the triangle when shrinking, as
-    image libraries do, so that no pixel is skipped.
+    image libraries do, so that no pixel is skipped. Raises GraphError for another shape or a size below 1.
     """
+    size = pair(size)
+    if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1:
+        raise GraphError(f"resize_bilinear: expected a map (N, C, H, W) and sizes of 1 or more, got {describe(x)} and "
+                         f"{size}")
     rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
     return _resize(x, rows=rows, columns=columns)
 
@@ -252,10 +236,3 @@ def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
         centre = centre.clip(0, n - 1)  # the border pixel is repeated
     weights = np.maximum(0.0, 1.0 - abs(np.arange(n)[None, :] - centre) / reach)
     return weights / weights.sum(axis=1, keepdims=True)
-
-
-def pad2d(x: Tensor, padding: Pair) -> Tensor:
-    """Zeros around (N, C, H, W): `padding` pixels, or (rows, columns)."""
-    (p, q), (n, c, height, width) = pair(padding), x.shape
-    index = (slice(None), slice(None), slice(p, p + height), slice(q, q + width))
-    return put(x, index=index, shape=(n, c, height + 2 * p, width + 2 * q))

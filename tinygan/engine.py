@@ -15,8 +15,9 @@ graph the moment its last tensor is dropped.
 from __future__ import annotations
 
 import itertools
-import math
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,34 +25,38 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import is_cupy, to_numpy, xp_of
-from tinygan.errors import TinyganError
+from tinygan.arrays import ArrayLike, is_own, operand, real_array
+from tinygan.backend import xp_of
+from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels import for_array
 
 _clock = itertools.count()
 PRIMITIVES: dict[str, Callable] = {}
 
 
-class _Mode:
-    """What the engine is doing besides computing; set only by the context managers at the end of this file."""
+class _Mode(threading.local):
+    """What the engine is doing besides computing, in each thread by itself; set only by the context managers at the end
+    of this file."""
 
     recording = True
     anomaly = False
     profile: Profile | None = None
 
 
-class GraphError(TinyganError):
-    """A tensor was used in a way its graph does not allow."""
+_mode = _Mode()
+if hasattr(os, "register_at_fork"):  # a process forked inside `no_grad` begins as any other
+    os.register_at_fork(after_in_child=lambda: _mode.__dict__.clear())
 
 
 class AnomalyError(TinyganError):
     """An operation made the first NaN or infinity (raised only inside `anomaly()`)."""
 
 
-class Tensor:
+class Tensor(ArrayLike):
     """An array of floating-point numbers that remembers how it was made.
 
-    data: a NumPy or CuPy array, or anything `numpy.asarray` takes. Integers and bools become float64.
+    data: a NumPy or CuPy array, or anything `numpy.asarray` takes. Integers and bools become float64. An array of
+        floating-point numbers is not copied: do not write into it before `backward` is through with the graph.
     requires_grad: True for a tensor (a *leaf*) whose gradient is wanted; `backward` puts it in `.grad`, a Tensor.
     name: what error messages call it. version: how often its array was changed in place, for `grad` to check.
     rows: on the gradient of a filter bank, which filter sets took part (see `_union`).
@@ -59,53 +64,15 @@ class Tensor:
 
     __slots__ = ("data", "grad", "requires_grad", "name", "rows", "version", "_edges", "_born", "_op", "_where",
                  "__weakref__")
-    __array_priority__ = 1000  # so that `cupy_array * tensor` asks the tensor first
-    __array_ufunc__ = None  # the same for NumPy; and numpy.add(array, tensor) is an error, not an array of tensors
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str = "") -> None:
-        if isinstance(data, Tensor):
-            data = data.data
-        array = np.asarray(data) if xp_of(data) is np else data
-        if array.dtype.kind != "f":
-            if array.dtype.kind not in "iub":
-                raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
-            array = array.astype(np.float64)
-        self._set(array, requires_grad, (), "")
+        self._set(data.data if isinstance(data, Tensor) else real_array(data), requires_grad, (), "")
         self.name = name
 
     def _set(self, array: Any, requires_grad: bool, edges: tuple, op: str) -> None:
         self.data, self.grad, self.requires_grad = array, None, requires_grad
         self.name, self.rows, self.version = "", None, 0
         self._edges, self._born, self._op, self._where = edges, next(_clock), op, ""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
-
-    @property
-    def xp(self) -> Any:
-        """numpy or cupy: the module this tensor's array belongs to."""
-        return xp_of(self.data)
-
-    def numpy(self) -> np.ndarray:
-        """The values as a NumPy array (not a copy when they are on the processor already)."""
-        return to_numpy(self.data)
-
-    def item(self) -> float:
-        """The only number of a tensor that holds one."""
-        return float(self.data.item())
 
     def detach(self) -> Tensor:
         """The same array as a constant: gradients stop here."""
@@ -121,13 +88,15 @@ class Tensor:
         if not self.requires_grad:
             raise GraphError(f"nothing to differentiate: {describe(self)} was made from constants alone")
         leaves = [t for t in _ancestors(self) if not t._edges]
-        handed_out = [] if gradient is None else [Tensor(gradient).data]
-        for leaf, g in zip(leaves, _grad(self, leaves, False, gradient), strict=True):
-            if leaf.grad is not None:
-                leaf.add_gradient(g.data, g.rows)
-            else:
-                leaf.grad = _own_copy(g, handed_out)
-            handed_out.append(leaf.grad.data)
+        seed = _seed(self, gradient)
+        handed_out = [seed.data]
+        with _set_mode(recording=False):
+            for leaf, g in zip(leaves, _grad(self, leaves, False, seed), strict=True):
+                if leaf.grad is not None:
+                    leaf.add_gradient(g.data, g.rows)
+                else:
+                    leaf.grad = _own_copy(g, handed_out)
+                handed_out.append(leaf.grad.data)
 
     def add_gradient(self, array: Any, rows: np.ndarray | None = None) -> None:
         """Add an array to `.grad`, or begin with it (then it must be nobody else's). rows: as of a bank's gradient."""
@@ -140,18 +109,18 @@ class Tensor:
     def __repr__(self) -> str:
         return f"Tensor({self.data}{', requires_grad=True' if self.requires_grad else ''})"
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
-    def __float__(self) -> float:
-        return self.item()
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to copy or store a tensor with a graph: what the copy was made from would be copies, too, and their
+        gradients would reach nobody."""
+        if self._edges:
+            raise GraphError(f"{describe(self)} cannot be copied or stored with its graph: take .detach(), or .data")
+        return super().__reduce_ex__(protocol)
 
 
-def describe(t: Tensor) -> str:
+def describe(t: Any) -> str:
     """A tensor in a few words, for error messages: its name or the op that made it, its shape and its device."""
+    if not isinstance(t, Tensor):
+        return f"{type(t).__name__} {getattr(t, 'shape', '')}".strip()
     where = "NumPy" if t.xp is np else "CuPy"
     return f"{t.name or t._op or 'tensor'} {t.shape} ({where} {t.dtype})"
 
@@ -171,19 +140,19 @@ def primitive(function: Callable) -> Callable[..., Tensor]:
 
     def apply(*args: Any, **options: Any) -> Tensor:
         inputs = _lift(args, name)
-        started = time.perf_counter() if _Mode.profile is not None else 0.0
+        started = time.perf_counter() if _mode.profile is not None else 0.0
         array, vjps = function(*inputs, **options)
         if isinstance(array, np.generic):  # NumPy turns 0-d results into scalars; tensors hold arrays
             array = np.asarray(array)
-        if _Mode.profile is not None:
-            _Mode.profile.add(name, time.perf_counter() - started, array)
+        if _mode.profile is not None:
+            _mode.profile.add(name, time.perf_counter() - started, array)
         edges = ()
-        if _Mode.recording:
+        if _mode.recording:
             edges = tuple((t, vjp, t.version) for t, vjp in zip(inputs, vjps, strict=True)
                           if t.requires_grad and vjp is not None)
         out = Tensor.__new__(Tensor)
         out._set(array, bool(edges), edges, name)
-        if _Mode.anomaly:
+        if _mode.anomaly:
             out._where = _caller()
             _check_finite(out, "gave", inputs)
         return out
@@ -196,41 +165,21 @@ def primitive(function: Callable) -> Callable[..., Tensor]:
 
 
 def _lift(args: tuple, op: str) -> list[Tensor]:
-    """Numbers take the dtype and device of the first tensor; arrays keep theirs and must agree with it."""
+    """Tensors pass; numbers and arrays become constants (`operand`) like the first tensor."""
     first = next((a for a in args if isinstance(a, Tensor)), None)
     if first is None:
         first = Tensor(args[0])
     inputs = []
     for a in args:
         if not isinstance(a, Tensor):
-            if isinstance(a, (int, float)):
-                a = Tensor(_number(a, first))
-            else:
-                small = getattr(a, "ndim", 1) == 0 and xp_of(a) in (np, first.xp)
-                a = Tensor(first.xp.asarray(a, dtype=first.dtype) if small else a)
+            a = Tensor(operand(a, first.data))
         if a.xp is not first.xp:
             raise GraphError(f"{op}: {describe(first)} and {describe(a)} live on different devices; "
                              "move one of them (cupy.asarray, Tensor.numpy)")
         if a.dtype != first.dtype:
-            raise GraphError(f"{op}: {describe(first)} and {describe(a)} differ in dtype; cast one of them")
+            raise GraphError(f"{op}: {describe(first)} and {describe(a)} differ in dtype; cast one of them (.astype)")
         inputs.append(a)
     return inputs
-
-
-_numbers: dict[tuple, Any] = {}
-
-
-def _number(value: float, like: Tensor) -> Any:
-    """A number as a 0-d array of like's dtype and device. On a GPU each is made once: to send it there costs as much
-    as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
-    if like.xp is np:
-        return np.asarray(value, dtype=like.dtype)
-    key = (like.xp, like.data.data.device_id, like.dtype, float(value), math.copysign(1.0, value))  # 0.0 == -0.0
-    if key not in _numbers:
-        if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
-            _numbers.clear()
-        _numbers[key] = like.xp.asarray(value, dtype=like.dtype)
-    return _numbers[key]
 
 
 @primitive
@@ -261,6 +210,12 @@ def broadcast_to(a: Tensor, *, shape: tuple[int, ...]):
     return a.xp.broadcast_to(a.data, shape), (lambda g, y: sum_to(g, shape=a.shape),)
 
 
+@primitive
+def copy(a: Tensor):
+    """The same values in memory of their own."""
+    return a.data.copy(order="K" if a.xp is np else "C"), (lambda g, y: g,)  # a GPU's optimisers take nothing but C
+
+
 # ---- backward ----------------------------------------------------------------------------------------------------
 
 
@@ -269,23 +224,38 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
 
     seed: gradient with respect to `output`, of its shape (default 1, for outputs of one element only).
     create_graph: record the backward pass as well, so that the results can be differentiated again.
+    The results share no memory with one another, with the seed or with the inputs: they may be changed in place.
     Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
+    if isinstance(inputs, Tensor) or not all(isinstance(t, Tensor) for t in inputs):
+        raise GraphError("the inputs of grad are a list of tensors: write grad(y, [x])")
     if hidden := [t for t in inputs if getattr(t, "outside", False)]:
         raise GraphError(f"the way from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
                          "leave that context, or use backward()")
-    return _grad(output, inputs, create_graph, seed)
+    seed = _seed(output, seed)
+    gradients, others = [], [seed.data, *(t.data for t in inputs)]
+    with _set_mode(recording=create_graph):
+        for g in _grad(output, inputs, create_graph, seed):
+            gradients.append(_own_copy(g, others))
+            others.append(gradients[-1].data)
+    return gradients
 
 
-def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Any) -> list[Tensor]:
+def _seed(output: Tensor, seed: Any) -> Tensor:
+    """The gradient of the output with respect to itself, from which the backward pass starts."""
     if seed is None:
         if output.size != 1:
             raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
-        seed = output.xp.ones_like(output.data)
-    seed = seed if isinstance(seed, Tensor) else Tensor(output.xp.asarray(seed, dtype=output.dtype))
-    if seed.shape != output.shape:
-        raise GraphError(f"the gradient given has shape {seed.shape}, the output {describe(output)} another")
+        return Tensor(output.xp.ones_like(output.data))
+    if not isinstance(seed, Tensor):
+        seed = Tensor(output.xp.asarray(seed, dtype=output.dtype).copy())
+    if seed.shape != output.shape or seed.dtype != output.dtype:
+        raise GraphError(f"the gradient given has shape {seed.shape} and dtype {seed.dtype}, not those of the output "
+                         f"{describe(output)}")
+    return seed
 
+
+def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Tensor) -> list[Tensor]:
     wanted = {id(t) for t in inputs}
     order = _ancestors(output)  # newest first: everything made from a tensor comes before the tensor itself
     leads = set(wanted)  # ids of the tensors through which something wanted is reached; the rest is skipped
@@ -314,7 +284,7 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: An
                     part = sum_to(part, shape=source.shape)
                 if part.dtype != source.dtype:
                     raise GraphError(f"the rule of {t._op} made a {part.dtype} gradient for {describe(source)}")
-                if _Mode.anomaly:
+                if _mode.anomaly:
                     _check_finite(part, f"the gradient of {t._op} (used at {t._where}) is", [g])
                 known = arrived.get(id(source))
                 arrived[id(source)] = part if known is None else _add_gradients(known, part)
@@ -354,22 +324,10 @@ def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
 
 
 def _own_copy(g: Tensor, others: list) -> Tensor:
-    """`g` for a leaf to keep: copied if it is read-only or may share memory with anything in `others`."""
-    if g.xp is np:
-        own = g.data.flags.writeable and not any(np.may_share_memory(g.data, other) for other in others)
-    else:  # CuPy's arrays are always writable; a broadcast view is not dense
-        own = g.data.flags.c_contiguous and not any(_overlap(g.data, other) for other in others if is_cupy(other))
-    if own:
-        return g if not g._edges else _tagged(g.data, g.rows)
-    return _tagged(g.data.copy(order="K" if g.xp is np else "C"), g.rows)  # a GPU's optimisers take nothing but C
-
-
-def _overlap(a: Any, b: Any) -> bool:
-    """Whether two CuPy arrays may share memory: parts of one allocation that do not keep apart. (CuPy's own test costs
-    ten times as much, and every pair of parameters is asked.)"""
-    if a.data.mem.ptr != b.data.mem.ptr:
-        return False
-    return not b.flags.c_contiguous or (a.data.ptr < b.data.ptr + b.nbytes and b.data.ptr < a.data.ptr + a.nbytes)
+    """`g` for somebody to keep: copied if it is read-only or may share memory with anything in `others`."""
+    kept = g if is_own(g.data, others) else copy(g)
+    kept.rows = g.rows
+    return kept if _mode.recording or not kept._edges else _tagged(kept.data, kept.rows)
 
 
 def _tagged(array: Any, rows: np.ndarray | None) -> Tensor:
@@ -383,19 +341,19 @@ def _tagged(array: Any, rows: np.ndarray | None) -> Tensor:
 
 @contextmanager
 def _set_mode(**settings: Any) -> Iterator[None]:
-    before = {key: getattr(_Mode, key) for key in settings}
+    before = {key: getattr(_mode, key) for key in settings}
     for key, value in settings.items():
-        setattr(_Mode, key, value)
+        setattr(_mode, key, value)
     try:
         yield
     finally:
         for key, value in before.items():
-            setattr(_Mode, key, value)
+            setattr(_mode, key, value)
 
 
 def is_recording() -> bool:
     """Whether operations record edges now: not in `no_grad()`, nor in a backward pass without create_graph."""
-    return _Mode.recording
+    return _mode.recording
 
 
 def no_grad() -> Any:
@@ -475,11 +433,11 @@ class Profile:
 
 def watched(name: str, like: Any, work: Callable[[], Any]) -> Any:
     """work(), which is done on arrays such as `like` outside of any op, so that `profile` sees it under `name`."""
-    if _Mode.profile is None:
+    if _mode.profile is None:
         return work()
     started = time.perf_counter()
     result = work()
-    _Mode.profile.add(name, time.perf_counter() - started, like)
+    _mode.profile.add(name, time.perf_counter() - started, like)
     return result
 
 

@@ -11,6 +11,10 @@ class TinyganError(Exception):
     exit_code = 1
 
 
+class GraphError(TinyganError):
+    """A tensor was used in a way its graph or its shape does not allow."""
+
+
 class UsageError(TinyganError):
     """The command or call itself was wrong (a flag, a value, a combination)."""
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import to_numpy
+from tinygan.arrays import own_array
 from tinygan.conv import Pair, pair, resize_bilinear
 from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
@@ -332,8 +332,7 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] = PAP
 
 def _constant(values: Any, like: Tensor, what: str, shape: tuple | None = None) -> Tensor:
     """`values` as a constant of `like`'s dtype and device; of `shape`, or (N, 1, H, W) where like is (N, C, H, W)."""
-    array = values.data if isinstance(values, Tensor) else values
-    array = like.xp.asarray(to_numpy(array) if like.xp is np else array, dtype=like.dtype)
+    array = own_array(values, like.xp, like.dtype)
     shape = shape or (*like.shape[:1], 1, *like.shape[2:])
     if array.shape != shape:
         raise UsageError(f"{what} of shape {array.shape} for {describe(like)}: it must have shape {shape}")

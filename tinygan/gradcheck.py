@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.arrays import strided_like
 from tinygan.engine import Tensor, describe, grad
 from tinygan.errors import TinyganError
 
@@ -33,64 +34,115 @@ class KinkWarning(UserWarning):
     """The function has no derivative near this input, so nothing could be checked there."""
 
 
-def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: int = 2, *, draws: int = 2,
-                step: float = 1e-5, tolerance: float = 1e-6, seed: int = 0, name: str | None = None) -> float:
+class _Probe(Tensor):
+    """A tensor that notes whether its values were read."""
+
+    __slots__ = ("read",)
+
+    @property
+    def data(self) -> Any:
+        self.read = True
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        Tensor.data.__set__(self, array)
+        self.read = False
+
+
+def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: int = 2, *, module: Any = None,
+                draws: int = 2, step: float = 1e-5, tolerance: float = 1e-6, seed: int = 0,
+                name: str | None = None) -> float:
     """Check every gradient of `function(*tensors)` up to `order`; return the worst relative error seen.
 
-    inputs: arrays or tensors; they are copied to float64 in their own memory order, so a strided or Fortran-ordered
-        input is checked as such. The function must not draw random numbers of its own.
+    inputs: a list of arrays or tensors; they are copied to float64 in their own memory order, so a strided or
+        Fortran-ordered input is checked as such. The function must not draw random numbers of its own.
+    module: a module that the function calls: the gradients of its parameters are checked as well, in float64. Where
+        the function is itself a module, it is that one: check_grads(net, [x]).
     draws: random (cotangent, direction) pairs per input. step: h of the central difference; two steps, h and h / 4,
         are combined (Richardson) so that its h^2 error cancels. tolerance: largest allowed |numeric - analytic|
         relative to the gradient's own size, so that a small gradient (down to `step`) is checked as sharply as a
         large one. What rounding leaves is near 1e-10 for functions of moderate size, wrong rules are off by 1e-3
         and more.
     Raises GradientError naming the op, the order, the input and the worst error; TinyganError when the function
-    returns something other than a float64 Tensor, or not the same twice. Warns (KinkWarning) at a kink.
+    returns something other than a float64 Tensor, not the same twice, or never reads one of its inputs (nothing about
+    that one would be checked). Warns (KinkWarning) at a kink.
     The test is our choice; its design (directional derivative, random cotangent) is that of HIPS/autograd and JAX.
     """
+    if module is None and hasattr(function, "named_parameters"):
+        module, name = function, name or type(function).__name__
     name = name or getattr(function, "__name__", None) or str(function)
+    if isinstance(inputs, (Tensor, np.ndarray)):
+        raise TinyganError(f"check_grads: the inputs of {name} are a list: write check_grads(f, [x])")
     rng = np.random.default_rng(seed)
-    arrays = [_as_float64(x) for x in inputs]
-    first, second = (function(*[Tensor(a) for a in arrays]) for _ in range(2))
-    if not isinstance(first, Tensor) or first.dtype != np.float64:
-        raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {_kind(first)}")
-    if not np.array_equal(first.data, second.data, equal_nan=True):
-        raise TinyganError(f"check_grads: {name} gives different values for the same input; fix its random numbers")
-    if not np.isfinite(first.data).all():
-        raise TinyganError(f"check_grads: {name} is not finite at the inputs given")
-    return _check(function, arrays, order, name, 1, rng, draws, step, tolerance)
+    arrays, labels = [_as_float64(x) for x in inputs], [f"input {i}" for i in range(len(inputs))]
+    named = [] if module is None else list(module.named_parameters())
+    kept = [(p, p.data, p.grad, p.requires_grad, p.version) for _, p in named]
+    if named:
+        function = _of_parameters(function, [p for _, p in named], len(arrays))
+        arrays += [_as_float64(p) for _, p in named]
+        labels += [f"parameter {key}" for key, _ in named]
+    try:
+        probes = [_Probe(a) for a in arrays]
+        first, second = function(*probes), function(*[Tensor(a) for a in arrays])
+        if not isinstance(first, Tensor) or first.dtype != np.float64:
+            raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {_kind(first)}")
+        if not np.array_equal(first.data, second.data, equal_nan=True):
+            raise TinyganError(f"check_grads: {name} gives different values for the same input; fix its random numbers")
+        if not np.isfinite(first.data).all():
+            raise TinyganError(f"check_grads: {name} is not finite at the inputs given")
+        if unread := [label for label, probe in zip(labels, probes, strict=True) if not probe.read]:
+            raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, so nothing is checked there: "
+                               "compute with it, or leave it out")
+        return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
+    finally:
+        for p, data, gradient, wanted, version in kept:
+            p._set(data, wanted, (), "")
+            p.grad, p.version = gradient, version
 
 
-def _check(function: Callable, arrays: list, order: int, name: str, level: int, rng: np.random.Generator,
-           draws: int, step: float, tolerance: float) -> float:
+def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int) -> Callable[..., Tensor]:
+    """The same as a function of its `count` inputs and of the values of these parameters."""
+    def whole(*tensors: Tensor) -> Tensor:
+        for p, t in zip(parameters, tensors[count:], strict=True):
+            # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
+            p._set(t.data, t.requires_grad, ((t, lambda g, y: g, t.version),) if t.requires_grad else (), "parameter")
+        return function(*tensors[:count])
+
+    return whole
+
+
+def _check(function: Callable, arrays: list, labels: list[str], order: int, name: str, level: int,
+           rng: np.random.Generator, draws: int, step: float, tolerance: float) -> float:
     worst = 0.0
     for draw in range(draws):
         cotangent = rng.standard_normal(function(*[Tensor(a) for a in arrays]).shape)
         if draw % 2:
             cotangent = np.flip(cotangent)  # negative strides: a rule must not depend on the memory order of g
-        tensors = [Tensor(a, requires_grad=True, name=f"input {i}") for i, a in enumerate(arrays)]
-        found = grad(function(*tensors), tensors, seed=cotangent)
+        tensors = [Tensor(a, requires_grad=True, name=label) for a, label in zip(arrays, labels, strict=True)]
+        found = grad(function(*tensors), tensors, seed=Tensor(cotangent))
         for i, g in enumerate(found):
             if g.shape != arrays[i].shape:
-                raise GradientError(f"{name}: the order-{level} gradient of input {i} has shape {g.shape}, "
+                raise GradientError(f"{name}: the order-{level} gradient of {labels[i]} has shape {g.shape}, "
                                     f"the input {arrays[i].shape}")
-            worst = max(worst, _compare(function, arrays, i, g.numpy(), cotangent, name, level, rng, step, tolerance))
+            worst = max(worst, _compare(function, arrays, i, g.numpy(), cotangent, name, labels[i], level, rng, step,
+                                        tolerance))
     if order > level:
         shape = function(*[Tensor(a) for a in arrays]).shape
-        for i in range(len(arrays)):
+        for i, label in enumerate(labels):
             # The gradient for input i, as a function of all inputs and of the cotangent: checked like any other.
             def gradient_i(*tensors: Tensor, i: int = i) -> Tensor:
                 *xs, cot = [t if t.requires_grad else Tensor(t.data, requires_grad=True) for t in tensors]
                 return grad(function(*xs), [xs[i]], create_graph=True, seed=cot)[0]
 
             cotangent = rng.standard_normal(shape)
-            worst = max(worst, _check(gradient_i, [*arrays, cotangent], order, f"{name} (gradient of input {i})",
-                                      level + 1, rng, draws, step, tolerance))
+            worst = max(worst, _check(gradient_i, [*arrays, cotangent], [*labels, "the cotangent"], order,
+                                      f"{name} (gradient of {label})", level + 1, rng, draws, step, tolerance))
     return worst
 
 
 def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cotangent: np.ndarray, name: str,
-             level: int, rng: np.random.Generator, step: float, tolerance: float) -> float:
+             label: str, level: int, rng: np.random.Generator, step: float, tolerance: float) -> float:
     """One directional test of the gradient of input i; returns its relative error."""
     if not arrays[i].size:
         return 0.0
@@ -98,7 +150,7 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     direction /= _norm(direction)
 
     def along(h: float) -> float:
-        moved = _like(arrays[i], arrays[i] + h * direction)
+        moved = strided_like(arrays[i], arrays[i] + h * direction)
         values = [Tensor(moved if j == i else a) for j, a in enumerate(arrays)]
         return float((function(*values).data * cotangent).sum())
 
@@ -118,11 +170,11 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     bend, near_bend = abs(ahead - 2 * here + behind) / step, abs(near_ahead - 2 * here + near_behind) / (step / 4)
     at_kink = bend > tolerance * size and near_bend > bend / 2
     if at_kink or doubt > 1e-3 * size or tolerance < error <= doubt / size:
-        warnings.warn(f"{name}: no derivative within {step:g} of input {i} (a kink): not checked in that direction",
+        warnings.warn(f"{name}: no derivative within {step:g} of {label} (a kink): not checked in that direction",
                       KinkWarning, stacklevel=4)
         return 0.0
     if not error <= tolerance:  # also true for NaN
-        raise GradientError(f"{name}: the order-{level} gradient of input {i} {arrays[i].shape} is wrong: analytic "
+        raise GradientError(f"{name}: the order-{level} gradient of {label} {arrays[i].shape} is wrong: analytic "
                             f"{analytic:.8g}, numeric {numeric:.8g}, relative error {error:.2g} > {tolerance:g}")
     return error
 
@@ -133,20 +185,7 @@ def _norm(array: np.ndarray) -> float:
 
 def _as_float64(x: Any) -> np.ndarray:
     array = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
-    return _like(array, array.astype(np.float64))
-
-
-def _like(model: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`values` in an array whose axes are strided as in `model`: gaps and reversed axes are kept."""
-    if model.flags.c_contiguous or model.size == 0 or 0 in model.strides:
-        return np.array(values, order="C")  # not ascontiguousarray: it makes a vector of a single number
-    steps = [s // model.itemsize for s in model.strides]
-    spans = [(n - 1) * abs(s) for n, s in zip(model.shape, steps, strict=True)]
-    base = np.full(np.sum(spans, dtype=int) + 1, np.nan)  # what lies in the gaps must never be read
-    start = int(np.sum([span for span, s in zip(spans, steps, strict=True) if s < 0], dtype=int))
-    view = np.lib.stride_tricks.as_strided(base[start:], model.shape, [s * 8 for s in steps])
-    view[...] = values
-    return view
+    return strided_like(array, array.astype(np.float64))
 
 
 def _kind(x: Any) -> str:

@@ -7,7 +7,12 @@ TinyganError.
 
 from __future__ import annotations
 
-from tinygan.engine import Tensor
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinygan.arrays import own_labels
+from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import TinyganError
 from tinygan.functional import logistic_loss
 from tinygan.ops import log, log_softmax, mean, negative, sigmoid
@@ -49,7 +54,12 @@ def _minus_log(logits: Tensor, sign: float, form: str) -> Tensor:
     raise TinyganError(f"unknown loss form {form!r}: use one of {', '.join(FORMS)}")
 
 
-def cross_entropy(logits: Tensor, labels) -> Tensor:
-    """Mean of -log softmax(logits)[label]: the loss of a classifier. logits (N, classes), labels (N,) integers."""
-    picked = log_softmax(logits)[(logits.xp.arange(len(labels)), logits.xp.asarray(labels))]
-    return negative(mean(picked))
+def cross_entropy(logits: Tensor, labels: Sequence[int]) -> Tensor:
+    """Mean of -log softmax(logits)[label]: the loss of a classifier. logits (N, classes), labels (N,) integers.
+
+    Raises GraphError for logits of another shape and for labels that are no class or not one per sample.
+    """
+    if logits.ndim != 2:
+        raise GraphError(f"cross_entropy: logits must be (N, classes), not {describe(logits)}")
+    labels = own_labels(labels, *logits.shape)
+    return negative(mean(log_softmax(logits)[np.arange(len(labels)), labels]))

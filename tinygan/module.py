@@ -8,7 +8,8 @@ its attributes. They are listed in the order in which they were assigned and nam
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None) -> None:
         super().__init__(data, requires_grad=True)
+        self.data = self.data.copy(order="K")  # an optimiser writes into it: it must not be the caller's array
         self.bank, self.bounds, self.outside = bank, bounds, False
 
 
@@ -43,20 +45,32 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter) in the order of assignment, each parameter once."""
-        seen: set[int] = set()
-        for name, p in self._walk(prefix):
-            if id(p) not in seen:
-                seen.add(id(p))
-                yield name, p
+        """(dotted name, parameter) in the order of assignment, each parameter once.
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+        Raises TinyganError where two parameters would have one name, or where they lie in a set and so have none.
+        """
+        named: dict[str, Parameter] = {}
+        seen: set[int] = set()
+        for name, p in self._walk(prefix, set()):
+            if id(p) in seen:
+                continue
+            if name in named:
+                raise TinyganError(f"two parameters of {type(self).__name__} are called {name!r}: rename one of the "
+                                   "attributes or keys that lead to them")
+            seen.add(id(p))
+            named[name] = p
+            yield name, p
+
+    def _walk(self, prefix: str, walked: set[int]) -> Iterator[tuple[str, Parameter]]:
+        if id(self) in walked:  # reached by two ways, or from a module inside it
+            return
+        walked.add(id(self))
         for key, value in vars(self).items():
             for name, item in _named(prefix + key, value):
                 if isinstance(item, Parameter):
                     yield name, item
                 elif isinstance(item, Module):
-                    yield from item._walk(name + ".")
+                    yield from item._walk(name + ".", walked)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it, in the order of assignment, each once."""
@@ -126,11 +140,15 @@ class Module:
         return copy.deepcopy(self)
 
 
-def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A list, tuple or dict counts as its members, `name.0`, `name.1`, ... or `name.key`, however deep they lie."""
-    if isinstance(value, (list, tuple, dict)):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _named(f"{name}.{key}", item)
+def _named(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """A list, tuple, deque or mapping counts as its members, `name.0`, `name.1`, ... or `name.key`, however deep they
+    lie; one that holds itself is gone into once (`around`: the containers on the way)."""
+    if isinstance(value, (list, tuple, deque, Mapping)):
+        if id(value) not in around:
+            for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+                yield from _named(f"{name}.{key}", item, (*around, id(value)))
+    elif isinstance(value, (set, frozenset)) and any(isinstance(item, (Module, Parameter)) for item in value):
+        raise TinyganError(f"{name} is a set, whose members have no order and so no names: use a list")
     else:
         yield name, value
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine import GraphError, Tensor, add, broadcast_to, describe, primitive, sum_to
+from tinygan.arrays import own_array, own_index, whole_numbers
+from tinygan.engine import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.kernels import for_array
 
-__all__ = ["absolute", "add", "broadcast_to", "clip", "concatenate", "cos", "divide", "exp", "getitem", "log",
-           "log_softmax", "matmul", "max_along", "maximum", "mean", "minimum", "multiply", "negative", "permute",
-           "power", "put", "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "subtract", "sum",
-           "sum_to", "tanh", "transpose", "where"]
+__all__ = ["absolute", "add", "astype", "broadcast_to", "clip", "concatenate", "copy", "cos", "divide", "exp",
+           "getitem", "log", "log_softmax", "matmul", "max_along", "maximum", "mean", "minimum", "multiply", "negative",
+           "permute", "power", "put", "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "subtract",
+           "sum", "sum_to", "tanh", "transpose", "where"]
 
 # ---- arithmetic --------------------------------------------------------------------------------------------------
 
@@ -52,13 +53,35 @@ def divide(a: Tensor, b: Tensor):
     return a.data / b.data, (lambda g, y: g / b, lambda g, y: negative(g * y / b))
 
 
+def power(a: Any, exponent: Any) -> Tensor:
+    """a ** exponent; either may be a tensor, a number or an array, and they broadcast.
+
+    Where a is 0 the gradient with respect to the exponent is 0, the limit for exponents above 0; where a is negative
+    it is NaN, because a ** exponent is no number between whole exponents.
+    """
+    if isinstance(exponent, Tensor) or np.ndim(exponent):
+        return _tensor_power(a, exponent)
+    return _power(a, exponent=float(exponent))
+
+
 @primitive
-def power(a: Tensor, *, exponent: float):
+def _power(a: Tensor, *, exponent: float):
     """a ** exponent for a constant exponent."""
-    p = float(exponent)
+    p = exponent
     if p == 0.0:  # p * a ** (p - 1) is 0 * inf at a = 0
         return a.xp.ones_like(a.data), (None,)
-    return a.data ** p, (lambda g, y: g * (p * power(a, exponent=p - 1.0)),)
+    return a.data ** p, (lambda g, y: g * (p * power(a, p - 1.0)),)
+
+
+@primitive
+def _tensor_power(a: Tensor, b: Tensor):
+    def by_a(g: Tensor, y: Tensor) -> Tensor:
+        return g * (b * power(a, where(b.data == 0, 1.0, b - 1.0)))  # as above, at b = 0
+
+    def by_b(g: Tensor, y: Tensor) -> Tensor:
+        return g * where(a.data == 0, 0.0, y * log(where(a.data == 0, 1.0, a)))
+
+    return a.data ** b.data, (by_a, by_b)
 
 
 # ---- elementwise functions ---------------------------------------------------------------------------------------
@@ -127,19 +150,34 @@ def maximum(a: Tensor, b: Tensor):
     return a.xp.maximum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
 
 
+@primitive
+def minimum(a: Tensor, b: Tensor):
+    """The smaller of a and b; on a tie the gradient goes to a."""
+    mask = (a.data <= b.data).astype(a.dtype)
+    return a.xp.minimum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
+
+
 def where(condition: Any, a: Any, b: Any) -> Tensor:
-    """a where the condition (a bool array, a constant) holds, b elsewhere; broadcast.
+    """a where the condition (a bool array, a constant; it is copied) holds, b elsewhere; broadcast.
 
     The condition is an option rather than a tensor: nothing can be differentiated through a yes or no.
+    Both a and b are computed everywhere, and the one not taken gets the gradient 0: times an infinite slope that is
+    NaN. So keep what is not taken finite *inside* as well: where(x > 0, log(where(x > 0, x, 1.0)), 0.0).
     """
-    return _where(a, b, condition=condition.data if isinstance(condition, Tensor) else condition)
+    like = a if isinstance(a, Tensor) else b
+    return _where(a, b, condition=own_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
 
 
 @primitive
 def _where(a: Tensor, b: Tensor, *, condition: Any):
-    zero = 0.0
-    return a.xp.where(condition, a.data, b.data), (lambda g, y: where(condition, g, zero),
-                                                   lambda g, y: where(condition, zero, g))
+    return a.xp.where(condition, a.data, b.data), (lambda g, y: _where(g, 0.0, condition=condition),
+                                                   lambda g, y: _where(0.0, g, condition=condition))
+
+
+@primitive
+def astype(a: Tensor, *, dtype: Any):
+    """The same values as numbers of another floating-point type; the gradient comes back in a's own."""
+    return a.data.astype(dtype), (lambda g, y: astype(g, dtype=a.dtype),)
 
 
 # ---- shape -------------------------------------------------------------------------------------------------------
@@ -160,16 +198,17 @@ def permute(a: Tensor, *, axes: Sequence[int]):
 
 @primitive
 def getitem(a: Tensor, *, index: Any):
-    """a[index] as NumPy indexes: integers, slices, None, Ellipsis, integer or bool arrays (constants)."""
+    """a[index] as NumPy indexes: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index is
+    copied. Raises IndexError as NumPy does."""
+    index = own_index(index, a.xp)
     return a.data[index], (lambda g, y: put(g, index=index, shape=a.shape),)
 
 
 @primitive
 def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
     """Zeros of `shape` with `a` added at [index]; what an index array names twice receives both (NumPy's add.at)."""
-    out = a.xp.zeros(shape, dtype=a.dtype)
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(hasattr(part, "dtype") or isinstance(part, list) for part in parts):
+    out, index = a.xp.zeros(shape, dtype=a.dtype), own_index(index, a.xp)
+    if index.has_arrays:
         a.xp.add.at(out, index, a.data)
     else:
         out[index] = a.data
@@ -177,8 +216,15 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join along an axis that exists."""
-    return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
+    """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
+    return _concatenate(*_listed(tensors), axis=_axis(axis, tensors[0]))
+
+
+def _listed(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same, if it is a list of tensors."""
+    if isinstance(tensors, Tensor) or not len(tensors) or not all(isinstance(t, Tensor) for t in tensors):
+        raise GraphError("tensors are joined in a list of one or more: write concatenate([a, b])")
+    return tensors
 
 
 @primitive
@@ -198,7 +244,9 @@ def _concatenate(*tensors: Tensor, axis: int):
 
 def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:  # noqa: A001
     """Sum over an axis, several, or all."""
-    axes = range(a.ndim) if axis is None else [_axis(i, a) for i in ((axis,) if np.ndim(axis) == 0 else axis)]
+    axes = range(a.ndim) if axis is None else [_axis(i, a) for i in whole_numbers(axis, "axis")]
+    if len(set(axes)) < len(axes):
+        raise GraphError(f"an axis of {describe(a)} is named twice: {axis}")
     out = sum_to(a, shape=tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     return out if keepdims or not axes else reshape(out, shape=tuple(n for i, n in enumerate(a.shape)
                                                                      if i not in axes))
@@ -206,10 +254,10 @@ def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 
 def _axis(axis: int, a: Tensor, new: int = 0) -> int:
     """The axis counted from the front, of `a` with `new` more axes."""
-    ndim = a.ndim + new
-    if not -ndim <= axis < ndim:
+    ndim, axes = a.ndim + new, whole_numbers(axis, "axis")
+    if len(axes) != 1 or not -ndim <= axes[0] < ndim:
         raise GraphError(f"{describe(a)} has no axis {axis}")
-    return int(axis) % ndim
+    return axes[0] % ndim
 
 
 @primitive
@@ -232,25 +280,25 @@ def _swapped(a: Tensor) -> Tensor:
 
 def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """Average over an axis, several, or all."""
+    if a.dtype == np.float16:  # whose sum ends at 65,504
+        return astype(mean(astype(a, dtype=np.float32), axis, keepdims), dtype=a.dtype)
     total = sum(a, axis, keepdims)
     return total * (total.size / a.size) if a.size else total * math.nan
 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
-    """Axes reversed, or in the order given."""
-    if len(axes) == 1 and not isinstance(axes[0], int):
-        axes = tuple(axes[0])
-    return permute(a, axes=axes or tuple(range(a.ndim))[::-1])
+    """Axes reversed, or in the order given. Raises GraphError unless each axis is named once."""
+    named = bool(axes) and axes != (None,) and axes != ((),)
+    axes = [_axis(i, a) for i in whole_numbers(_together(axes), "axes")] if named else range(a.ndim)[::-1]
+    if sorted(axes) != list(range(a.ndim)):
+        raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
+    return permute(a, axes=tuple(axes))
 
 
-def minimum(a: Any, b: Any) -> Tensor:
-    """The smaller of a and b; on a tie the gradient goes to a."""
-    return negative(maximum(-a, -b))
-
-
-def clip(a: Tensor, low: float, high: float) -> Tensor:
-    """a limited to [low, high]; gradient 1 inside and at the bounds, 0 outside."""
-    return minimum(maximum(a, low), high)
+def clip(a: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """a limited to [low, high], None for no limit; gradient 1 inside and at the bounds, 0 outside."""
+    a = a if low is None else maximum(a, low)
+    return a if high is None else minimum(a, high)
 
 
 def relu(a: Tensor) -> Tensor:
@@ -260,7 +308,7 @@ def relu(a: Tensor) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
-    at = _axis(axis, tensors[0], new=1)
+    at = _axis(axis, _listed(tensors)[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
@@ -274,40 +322,37 @@ def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
 
 def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
     """log(e ** a / sum(e ** a)) along an axis; the maximum is subtracted first (a constant: it cancels)."""
-    shifted = a - Tensor(a.data.max(axis=axis, keepdims=True))
+    shifted = a - Tensor(a.data.max(axis=_axis(axis, a), keepdims=True))
     return shifted - log(sum(exp(shifted), axis, keepdims=True))
 
 
-def _varargs(method):
+def _together(values: tuple) -> Any:
     """NumPy's reshape(2, 3) beside reshape((2, 3))."""
-    return lambda self, *n: method(self, n[0] if len(n) == 1 and not isinstance(n[0], int) else n)
+    return values[0] if len(values) == 1 else values
 
 
 # ---- operators and methods of Tensor, with NumPy's names ---------------------------------------------------------
 
 
-def _power(a: Tensor, b: Any) -> Tensor:
-    """a ** b: a constant number is a primitive of its own; a tensor needs a > 0."""
-    return exp(b * log(a)) if isinstance(b, Tensor) else power(a, exponent=b)
-
-
 Tensor.__add__ = Tensor.__radd__ = lambda a, b: add(a, b)
 Tensor.__sub__ = lambda a, b: subtract(a, b)
-Tensor.__rsub__ = lambda a, b: add(negative(a), b)
+Tensor.__rsub__ = lambda a, b: subtract(b, a)
 Tensor.__mul__ = Tensor.__rmul__ = lambda a, b: multiply(a, b)
 Tensor.__truediv__ = lambda a, b: divide(a, b)
-Tensor.__rtruediv__ = lambda a, b: multiply(power(a, exponent=-1.0), b)
+Tensor.__rtruediv__ = lambda a, b: divide(b, a)
 Tensor.__neg__ = lambda a: negative(a)
+Tensor.__pos__ = lambda a: a
 Tensor.__abs__ = lambda a: absolute(a)
-Tensor.__pow__ = _power
-Tensor.__rpow__ = lambda a, b: exp(a * math.log(b))
+Tensor.__pow__ = lambda a, b: power(a, b)
+Tensor.__rpow__ = lambda a, b: _tensor_power(b, a)
 Tensor.__matmul__ = lambda a, b: matmul(a, b)
-Tensor.__rmatmul__ = lambda a, b: matmul(Tensor(b), a)
+Tensor.__rmatmul__ = lambda a, b: matmul(b, a)
 Tensor.__getitem__ = lambda a, index: getitem(a, index=index)
 Tensor.T = property(lambda a: transpose(a))
 Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
 Tensor.transpose = transpose
-Tensor.reshape = _varargs(lambda a, shape: reshape(a, shape=tuple(shape)))
+Tensor.astype = lambda a, dtype: astype(a, dtype=dtype)
+Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(_together(shape), "shape"))
 Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
 Tensor.max = lambda a, axis=None, keepdims=False: (
     max_along(reshape(a, shape=(-1,)), 0) if axis is None else max_along(a, axis, keepdims))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.backend import to_numpy, xp_of
-from tinygan.engine import watched
+from tinygan.engine import Tensor, watched
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.update import Update
@@ -28,6 +28,7 @@ class Optimizer:
 
     named: (name, parameter) pairs, such as `net.named_parameters()`. lr: the learning rate; may be changed between
     steps. lazy: leave filter sets without samples alone (see the top of this file).
+    Raises TinyganError for anything but such pairs, and where a name or a parameter is among them twice.
     A subclass names its kernel, its running averages (slots), and the numbers that the kernel takes.
     """
 
@@ -35,9 +36,16 @@ class Optimizer:
     slots: tuple[str, ...] = ()
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float, lazy: bool = True) -> None:
-        self.named = list(named)
-        if not self.named:
-            raise TinyganError("an optimiser needs at least one parameter")
+        self.named = [] if isinstance(named, (Tensor, Module)) else list(named)
+        if not self.named or not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Parameter)
+                                     for pair in self.named):
+            raise TinyganError("an optimiser takes (name, parameter) pairs, at least one: write "
+                               f"{type(self).__name__}(net.named_parameters())")
+        names, ids = [name for name, _ in self.named], [id(p) for _, p in self.named]
+        for i, name in enumerate(names):
+            if name in names[:i] or ids[i] in ids[:i]:
+                raise TinyganError(f"an optimiser keeps its averages by name, and {name!r} or its parameter is given "
+                                   "twice: name two nets apart, with named_parameters('a.') and named_parameters('b.')")
         if not lr > 0:
             raise TinyganError(f"the learning rate must be positive, not {lr}")
         self.lr, self.lazy = float(lr), lazy

@@ -41,11 +41,11 @@ def warp(x: Tensor, matrices: np.ndarray, size: tuple[int, int], sources: Sequen
     Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
     larger than 1e6.
     """
-    matrices = np.asarray(matrices)
+    matrices = np.array(matrices)
     if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
                          f"matrices {matrices.shape} and size {tuple(size)}")
-    sources = np.arange(len(matrices)) if sources is None else np.asarray(sources, np.int64)
+    sources = np.arange(len(matrices)) if sources is None else np.array(sources, np.int64)
     if sources.shape != (len(matrices),) or (sources.size and not 0 <= sources.min() <= sources.max() < len(x)):
         raise GraphError(f"warp: each of the {len(matrices)} views needs one of the {len(x)} images as its source, "
                          f"got {sources.tolist() if sources.size < 20 else sources.shape}")
@@ -239,7 +239,7 @@ def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
     if views.blurred.any():
         x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
     y = warp(x, views.matrices, (views.side, views.side), sources)
-    constant = Tensor(_on_device(views.contrast.reshape(-1, 1, 1, 1), y))
+    constant = Tensor(_on_device(views.contrast.reshape(-1, 1, 1, 1).copy(), y))
     if views.noise == 0.0:
         return y * constant + 1.0
     return y * constant + Tensor(_on_device(_noise(views, y.shape[1]), y))
@@ -273,6 +273,6 @@ def _noise(views: Views, channels: int) -> np.ndarray:
 
 
 def _on_device(array: np.ndarray, like: Tensor) -> Any:
-    """A host array with the dtype and on the device of a tensor."""
+    """A host array, fresh and nobody else's, with the dtype and on the device of a tensor."""
     array = array.astype(like.dtype, copy=False)
     return array if like.xp is np else like.xp.asarray(array, order="C")

@@ -10,6 +10,7 @@ How the work is cut depends on the shapes alone, never on the number of threads,
 same number, so the results have the same bits for any number of threads.
 """
 
+import contextlib
 import ctypes
 import math
 import os
@@ -69,7 +70,8 @@ def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
     (worth_it): waking a thread costs about 50 us, and two threads that make calls of a few microseconds each
     spend them on handing the interpreter's lock to each other.
     """
-    if _executor is None or len(jobs) < 2 or not worth_it or getattr(_local, "busy", False):
+    executor = _executor  # another thread may set the number of threads meanwhile
+    if executor is None or len(jobs) < 2 or not worth_it or getattr(_local, "busy", False):
         for job in jobs:
             job()
         return
@@ -83,7 +85,10 @@ def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
         finally:
             _local.busy = False
 
-    helpers = [_executor.submit(work) for _ in range(min(_threads, len(jobs)) - 1)]
+    helpers = []
+    with contextlib.suppress(RuntimeError):  # it was shut down this moment: the caller does the jobs alone
+        for _ in range(min(_threads, len(jobs)) - 1):
+            helpers.append(executor.submit(work))
     try:
         work()
     finally:

@@ -1,0 +1,298 @@
+"""Arrays as users hand them in, made the engine's own; and NumPy's manners for the class that holds one.
+
+What an operation remembers for its gradient must not change behind its back: an index array, a mask or a list of labels
+often lives in a buffer that is filled again for the next batch. So everything that is not a tensor is copied here, and
+brought into one form, before it is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan.backend import is_cupy, to_numpy, xp_of
+from tinygan.errors import GraphError
+
+
+def real_array(data: Any) -> Any:
+    """Convert data to a NumPy or CuPy array of floating-point numbers in the machine's own byte order.
+
+    An array that is one already is returned itself, not copied. Integers and bools become float64.
+    Raises GraphError for anything else (complex numbers, text, lists of uneven length).
+    """
+    try:
+        array = data if is_cupy(data) else np.asarray(data)
+    except ValueError as problem:
+        raise GraphError(f"a Tensor cannot be made of this {type(data).__name__}: {problem}") from None
+    if array.dtype.kind not in "fiub":
+        raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
+    if array.dtype.kind != "f":
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def operand(data: Any, like: Any) -> Any:
+    """Copy a number, an array or a list that stands beside a tensor's array, `like`, in an operation.
+
+    An array of floating-point numbers keeps its own dtype; lists, integers, bools and single numbers have none to keep
+    and take like's, as a Python number does in NumPy. A single number on the host moves to like's device.
+    """
+    if isinstance(data, (int, float)):
+        return number(data, like)
+    array = real_array(data)
+    if array.ndim == 0 and not is_cupy(array):
+        return number(float(array), like)
+    keeps = hasattr(data, "dtype") and data.dtype.kind == "f" and array.ndim
+    return array.astype(array.dtype if keeps else like.dtype)
+
+
+_numbers: dict[tuple, Any] = {}
+
+
+def number(value: float, like: Any) -> Any:
+    """Make a number a 0-d array of like's dtype and device. On a GPU each is made once: to send it there costs as much
+    as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
+    if not is_cupy(like):
+        return np.asarray(value, dtype=like.dtype)
+    xp = xp_of(like)
+    key = (xp, like.data.device_id, like.dtype, float(value), math.copysign(1.0, value))  # 0.0 == -0.0
+    array = _numbers.get(key)
+    if array is None:
+        if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
+            _numbers.clear()
+        array = _numbers[key] = xp.asarray(value, dtype=like.dtype)
+    return array
+
+
+class Index(tuple):
+    """An index whose parts nobody else can change: numbers, slices, None, Ellipsis, and copies of arrays."""
+
+    @property
+    def has_arrays(self) -> bool:
+        """Whether some part is an array of integers or bools, so that an entry may be named twice."""
+        return any(hasattr(part, "dtype") for part in self)
+
+
+def own_index(index: Any, xp: Any) -> Index:
+    """Copy an index, read as NumPy reads it: a tuple holds one part per axis, every other sequence is an array.
+
+    xp: numpy or cupy, where the arrays of the index are to live. Raises IndexError as NumPy does for what is no index.
+    """
+    if isinstance(index, Index):
+        return index
+    return Index(_own_part(part, xp) for part in (index if isinstance(index, tuple) else (index,)))
+
+
+def _own_part(part: Any, xp: Any) -> Any:
+    if part is None or part is Ellipsis or isinstance(part, (bool, np.bool_)):
+        return part
+    if isinstance(part, slice):
+        return slice(*(None if n is None else operator.index(n) for n in (part.start, part.stop, part.step)))
+    if not hasattr(part, "ndim") and hasattr(part, "__index__"):
+        return operator.index(part)
+    if is_cupy(part):
+        return part.copy()
+    try:
+        array = np.array(part)
+    except ValueError as problem:
+        raise IndexError(f"{type(part).__name__} is no index: {problem}") from None
+    if array.ndim == 0 and array.dtype.kind in "iub":
+        return array.item()
+    if array.size == 0 and not hasattr(part, "dtype"):
+        array = array.astype(np.intp)  # NumPy would take [] for floating-point numbers
+    return array if xp is np else xp.asarray(array)
+
+
+def own_array(values: Any, xp: Any, dtype: Any) -> Any:
+    """Copy values (a tensor's, an array's, a list's) to xp, NumPy or CuPy, as an array of this dtype."""
+    if isinstance(values, ArrayLike):
+        values = values.data
+    if xp is np:
+        return np.array(to_numpy(values), dtype=dtype)
+    return values.astype(dtype) if is_cupy(values) else xp.asarray(np.asarray(values, dtype=dtype))
+
+
+def own_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+    """Copy the labels of count samples to the host, as integers. Raises GraphError unless each lies in [0, classes)."""
+    array = np.array(to_numpy(labels))
+    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
+        raise GraphError(f"labels must be {count} integers, one per sample, not {array.dtype} {array.shape}")
+    if count and not 0 <= array.min() <= array.max() < classes:
+        raise GraphError(f"labels must lie in [0, {classes}), but they reach from {array.min()} to {array.max()}")
+    return array.astype(np.intp)
+
+
+def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
+    """Read one whole number, or a sequence of them, NumPy's too, as a tuple. Raises GraphError naming what."""
+    try:
+        return tuple(operator.index(n) for n in ((values,) if np.ndim(values) == 0 else values))
+    except (TypeError, ValueError):
+        raise GraphError(f"{what}: expected a whole number or several, not {values!r}") from None
+
+
+def is_own(array: Any, others: Sequence[Any]) -> bool:
+    """Whether an array can be written to and shares no memory with the others."""
+    if not is_cupy(array):
+        return array.flags.writeable and not any(np.may_share_memory(array, other) for other in others)
+    # CuPy's arrays are always writable; a broadcast view is not dense.
+    return array.flags.c_contiguous and not any(_overlap(array, other) for other in others if is_cupy(other))
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """Whether two CuPy arrays may share memory: parts of one allocation that do not keep apart. (CuPy's own test costs
+    ten times as much, and every pair of parameters is asked.)"""
+    if a.data.mem.ptr != b.data.mem.ptr:
+        return False
+    return not b.flags.c_contiguous or (a.data.ptr < b.data.ptr + b.nbytes and b.data.ptr < a.data.ptr + a.nbytes)
+
+
+def strided_like(model: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Copy values into an array whose axes are strided as in model: gaps and reversed axes are kept."""
+    if model.flags.c_contiguous or model.size == 0 or 0 in model.strides:
+        return np.array(values, order="C")  # not ascontiguousarray: it makes a vector of a single number
+    steps = [s // model.itemsize for s in model.strides]
+    spans = [(n - 1) * abs(s) for n, s in zip(model.shape, steps, strict=True)]
+    base = np.full(np.sum(spans, dtype=int) + 1, np.nan)  # what lies in the gaps must never be read
+    start = int(np.sum([span for span, s in zip(spans, steps, strict=True) if s < 0], dtype=int))
+    view = np.lib.stride_tricks.as_strided(base[start:], model.shape, [s * 8 for s in steps])
+    view[...] = values
+    return view
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """Read one whole number for both axes, or (rows, columns). Raises GraphError for anything else."""
+    both = whole_numbers(value, "(rows, columns)")
+    if len(both) > 2 or not both:
+        raise GraphError(f"expected a whole number or two of them (rows, columns), got {value!r}")
+    return both[0], both[-1]
+
+
+def square(name: str, size: int | Sequence[int]) -> int:
+    """Read the side of a square window from one number or two equal ones. Raises GraphError (name: of the op)."""
+    rows, columns = pair(size)
+    if rows != columns or rows < 1:
+        raise GraphError(f"{name}: windows are square, of 1 pixel or more, not {size}")
+    return rows
+
+
+def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.ndarray | None:
+    """Copy routes as an int64 array (samples,) with entries in [0, bank), or None for a bank of one.
+
+    Raises GraphError with one sentence. Routes stay on the host: the work is split by them before a GPU is asked.
+    """
+    if routes is None:
+        if bank != 1:
+            raise GraphError(f"a bank of {bank} filter sets needs routes: one integer in [0, {bank}) per sample")
+        return None
+    if xp_of(routes) is not np:
+        raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
+    array = np.asarray(routes)
+    if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(f"routes must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
+    if array.size and not 0 <= array.min() <= array.max() < bank:
+        raise GraphError(f"routes must lie in [0, {bank}), but they reach from {array.min()} to {array.max()}")
+    return None if bank == 1 else array.astype(np.int64)
+
+
+class ArrayLike:
+    """NumPy's manners for a class with an array in `.data`: whatever asks for values alone and needs no gradient.
+
+    NumPy's own functions are refused: each would make an array that is cut off from the graph, or one of objects.
+    """
+
+    __slots__ = ()
+    __array_priority__ = 1000  # so that `cupy_array * tensor` asks the tensor first
+    __array_ufunc__ = None  # the same for NumPy; and numpy.add(array, tensor) is an error, not an array of tensors
+    __hash__ = object.__hash__  # == compares values, so it must be said that a tensor is found by what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def xp(self) -> Any:
+        """numpy or cupy: the module this tensor's array belongs to."""
+        return xp_of(self.data)
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array (not a copy when they are on the processor already)."""
+        return to_numpy(self.data)
+
+    def item(self) -> float:
+        """The only number of a tensor that holds one."""
+        return float(self.data.item())
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __float__(self) -> float:
+        return self.item()
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __format__(self, form: str) -> str:
+        if form and self.size != 1:
+            raise TypeError(f"{form!r} formats one number, this tensor has shape {self.shape}: format its .item()s")
+        return format(self.item(), form) if form else str(self)
+
+    def __iter__(self) -> Iterator:
+        if not self.ndim:
+            raise TypeError("a tensor of a single number (0-d) cannot be iterated over: take its .item()")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((self.data == (value.data if isinstance(value, ArrayLike) else value)).any())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise TypeError("an array made of this tensor would be cut off from its graph: ask for .numpy(), "
+                            "or use tinygan.ops")
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        raise TypeError(f"numpy.{function.__name__} takes no tensors: use the operation of tinygan.ops, or .numpy()")
+
+
+def _compare(name: str) -> Any:
+    compare = getattr(operator, name)
+
+    def method(self: ArrayLike, other: Any) -> Any:
+        if isinstance(other, ArrayLike):
+            other = other.data
+        elif not hasattr(other, "dtype"):
+            try:
+                other = np.asarray(other)
+            except ValueError:
+                return NotImplemented
+            if other.dtype.kind not in "fiub":  # None, text: equal to no tensor, and neither larger nor smaller
+                return NotImplemented
+            other = other if other.ndim else other.item()  # a number goes to any device
+        return compare(self.data, other)
+
+    method.__name__, method.__qualname__ = f"__{name}__", f"ArrayLike.__{name}__"
+    method.__doc__ = "Compare values; an array of bools, to which no gradient flows."
+    return method
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(ArrayLike, f"__{_name}__", _compare(_name))

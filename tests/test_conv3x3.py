@@ -334,3 +334,26 @@ def test_a_block_of_vgg16_to_second_order():
     with no_grad():
         y = max_pool2d(conv_relu(Tensor(x), weight, bias))
     assert y.shape == (1, 5, 2, 3) and not y.requires_grad
+
+
+@pytest.mark.parametrize("row, column", [(7, 7), (8, 8), (5, 6), (4, 4)])
+def test_a_huge_pixel_stays_within_its_tiles_and_the_bound(row, column):
+    """The bound that numpy_conv3x3 states: 2 ** -24 of the pixel, some 23 times; other tiles do not change by a bit."""
+    rng, huge = np.random.default_rng(0), np.float32(1e6)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 64, 16, 16), (64, 64, 3, 3)))
+    bias = np.full(64, 100, np.float32)
+    tiles = np.zeros((16, 16), bool)  # outputs of the 4x4 tiles that read the pixel
+    tiles[(row - 1) // 4 * 4:(row + 1) // 4 * 4 + 4, (column - 1) // 4 * 4:(column + 1) // 4 * 4 + 4] = True
+    window = np.zeros((16, 16), bool)
+    window[row - 1:row + 2, column - 1:column + 2] = True
+    calm = numpy_conv3x3.conv_relu(x, w, bias, 1)
+    loud = x.copy()
+    loud[0, 3, row, column] = huge
+    y = numpy_conv3x3.conv_relu(loud, w, bias, 1)
+    error = abs(y - reference.conv_relu(*(a.astype(float) for a in (loud, w, bias)), 1)).max(axis=(0, 1))
+    assert error[~window].max() < 64 * 2.0 ** -24 * huge * abs(w[:, 3]).max()
+    assert np.array_equal(y[..., ~tiles], calm[..., ~tiles])
+    loud[0, 3, row, column] = np.inf
+    with np.errstate(invalid="ignore"):
+        y = numpy_conv3x3.conv_relu(loud, w, bias, 1)
+    assert np.array_equal(y[..., ~tiles], calm[..., ~tiles]) and not np.isfinite(y[..., window]).all()

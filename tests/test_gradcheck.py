@@ -16,6 +16,7 @@ from tinygan import conv, engine, functional, ops
 from tinygan.engine import PRIMITIVES, GraphError, Tensor
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
+from tinygan.module import Module, Parameter
 
 SEEDS = range(4)
 
@@ -278,3 +279,62 @@ def test_the_checker_is_public_and_typed():
     assert list(signature.parameters)[:3] == ["function", "inputs", "order"]
     assert signature.parameters["order"].default == 2
     assert op(np.positive, passed)(Tensor([1.0])).data.tolist() == [1]
+
+
+# ---- modules, and inputs that take no part -------------------------------------------------------------------------
+
+
+class Halves(Module):
+    """Two parameters, one of them in a list; its float32 values are checked in float64."""
+
+    def __init__(self, rule=None):
+        self.first = Parameter(np.array([[0.5, -1.0], [2.0, 0.3]], np.float32))
+        self.rest = [Parameter(np.array([0.1, 0.7], np.float32))]
+        self.op = op(np.exp, rule or (lambda g, y, a: g * ops.exp(a)))
+
+    def forward(self, x):
+        return self.op(x @ self.first) * self.rest[0]
+
+
+def test_a_module_is_checked_with_its_parameters_in_one_call():
+    net, x = Halves(), np.array([[0.4, -0.2]])
+    net.first.grad, version = Tensor([1.0]), net.first.version
+    before = net.first.data
+    assert check_grads(net, [x]) < 1e-7 and check_grads(lambda a: net(a * a), [x], module=net) < 1e-7
+    assert net.first.data is before and net.first.grad.data.tolist() == [1.0] and net.first.version == version
+    assert net.first.requires_grad and not net.first._edges and net.first.dtype == np.float32
+    with pytest.raises(GradientError, match="Halves: the order-1 gradient of (input 0|parameter first)"):
+        check_grads(Halves(lambda g, y, a: g * ops.exp(a) * 1.01), [x])
+    net.freeze()
+    check_grads(net, [x])
+    assert not net.first.requires_grad
+
+
+def test_a_parameters_wrong_gradient_is_caught_by_its_name():
+    net = Halves()
+    twice = op(np.positive, lambda g, y, a: g * 2.0)
+    net.forward = lambda x: x * twice(net.rest[0])
+    with pytest.raises(TinyganError, match="never reads parameter first"):
+        check_grads(net, [np.ones(2)])
+    del net.first
+    with pytest.raises(GradientError, match="gradient of parameter rest.0"):
+        check_grads(net, [np.ones(2)])
+
+
+def test_an_input_that_is_never_read_is_refused():
+    net, x = Halves(), np.array([[0.4, -0.2]])
+    for p in net.parameters():
+        p.data = p.data.astype(float)
+    for function, inputs, words in ((lambda a, w: a * a, [x, x], "never reads input 1"),
+                                    (lambda a, w: net(a), [x, net.first], "never reads input 1"),
+                                    (lambda a: Tensor([1.0]), [x], "never reads input 0")):
+        with pytest.raises(TinyganError, match=words) as problem:
+            check_grads(function, inputs)
+        assert "\n" not in str(problem.value) and not isinstance(problem.value, GradientError)
+    check_grads(lambda a, b: ops.where(b.data > 0, a, 0.0) + b * 0.0, [np.ones(2), np.array([1.0, -1.0])])
+
+
+@pytest.mark.parametrize("inputs", [np.ones((1, 3)), Tensor([1.0, 2.0]), np.array(2.0)])
+def test_inputs_that_are_no_list_are_refused(inputs):
+    with pytest.raises(TinyganError, match=r"write check_grads\(f, \[x\]\)"):
+        check_grads(lambda a: a * a, inputs)

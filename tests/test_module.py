@@ -1,5 +1,8 @@
 """Modules: names, states, copies, and how many numbers the spec's nets learn."""
 
+from collections import OrderedDict, deque
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -47,6 +50,39 @@ def test_a_shared_parameter_is_listed_once_under_its_first_name(rng):
     net.alias = net.last
     assert [name for name, _ in net.named_parameters()] == SMALL_NAMES
     assert list(net.state_dict()) == SMALL_NAMES
+
+
+def test_deques_and_mappings_are_lists_and_dicts_too(rng):
+    net = Module()
+    net.queue = deque([Linear(2, 2, bias=False, rng=rng)])
+    net.table = MappingProxyType({"a": OrderedDict(b=Parameter(np.ones(2)))})
+    assert list(net.state_dict()) == ["queue.0.weight", "table.a.b"]
+
+
+def test_a_way_back_is_not_gone_twice(rng):
+    net = Small(rng)
+    net.itself, net.layers[0].parent = net, net
+    net.ring = [net]
+    net.ring.append(net.ring)
+    assert [name for name, _ in net.named_parameters()] == SMALL_NAMES
+    assert list(net.state_dict()) == SMALL_NAMES and sum(m is net for m in net.modules()) == 1
+
+
+@pytest.mark.parametrize("build, message", [
+    (lambda net, rng: setattr(net, "bag", {Linear(2, 2, rng=rng)}), "bag is a set"),
+    (lambda net, rng: setattr(net, "bag", [frozenset([Parameter(np.ones(1))])]), "bag.0 is a set"),
+    (lambda net, rng: setattr(net, "layers.0.bias", Parameter(np.ones(1))), "'layers.0.bias': rename"),
+    (lambda net, rng: setattr(net, "d", {1: Parameter(np.ones(1)), "1": Parameter(np.ones(1))}), "'d.1': rename"),
+])
+def test_parameters_without_a_name_of_their_own_are_refused(rng, build, message):
+    net = Small(rng)
+    build(net, rng)
+    for use in (net.state_dict, net.parameters, lambda: RMSprop(net.named_parameters()),
+                lambda: net.load_state_dict({})):
+        with pytest.raises(TinyganError, match=message) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    net.tags = {"a", "b"}  # a set of anything else is no concern
 
 
 def test_forward_must_be_defined():

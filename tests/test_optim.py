@@ -410,6 +410,12 @@ def test_ema_of_a_net_that_rests_is_the_net_to_the_bit():
     (lambda named: Adam(named, betas=(-0.1, 0.9)), "betas must be two numbers"),
     (lambda named: Adam(named, betas=(0.5,)), "betas must be two numbers"),
     (lambda named: RMSprop([]), "takes .name, parameter. pairs"),
+    (lambda named: Adam(Point([1.0]).parameters()), r"write Adam\(net.named_parameters\(\)\)"),
+    (lambda named: Adam(Point([1.0])), "takes .name, parameter. pairs"),
+    (lambda named: Adam(named[0][1]), "takes .name, parameter. pairs"),
+    (lambda named: Adam([("p", np.ones(2))]), "takes .name, parameter. pairs"),
+    (lambda named: Adam([*named, ("p", Parameter(np.ones(2)))]), "'p' or its parameter is given twice"),
+    (lambda named: RMSprop([*named, ("q", named[0][1])]), "'q' or its parameter is given twice"),
     (lambda named: EMA(Point([1.0]), 1.0), r"decay of a moving average must lie in \[0, 1\), not 1.0"),
     (lambda named: EMA(Point([1.0]), -0.5), "decay of a moving average"),
 ])

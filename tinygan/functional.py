@@ -266,8 +266,9 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
     """max(0, conv2d(x, weight) + bias), stride 1: one layer of VGG16 (Simonyan & Zisserman 2014).
 
     x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
-    exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. Raises GraphError where
-    shapes do not fit.
+    exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. On a processor a pixel
+    that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (numpy_conv3x3 has the bound).
+    Raises GraphError where shapes do not fit.
     """
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] or bias.shape != weight.shape[:1]:
         raise GraphError(f"conv_relu: x must be (N, B, H, W), weight (A, B, k, k) and bias (A,), got {describe(x)}, "

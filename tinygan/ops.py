@@ -288,8 +288,8 @@ def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
     """Axes reversed, or in the order given. Raises GraphError unless each axis is named once."""
-    named = bool(axes) and axes != (None,) and axes != ((),)
-    axes = [_axis(i, a) for i in whole_numbers(_together(axes), "axes")] if named else range(a.ndim)[::-1]
+    axes = () if axes == (None,) else whole_numbers(_together(axes), "axes")
+    axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
     if sorted(axes) != list(range(a.ndim)):
         raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
     return permute(a, axes=tuple(axes))

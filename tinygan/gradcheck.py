@@ -84,14 +84,15 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         labels += [f"parameter {key}" for key, _ in named]
     try:
         probes = [_Probe(a, requires_grad=True) for a in arrays]
-        first, second = function(*probes), function(*[Tensor(a) for a in arrays])
+        first = function(*probes)
         if not isinstance(first, Tensor) or first.dtype != np.float64:
             raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {_kind(first)}")
+        used = {id(t) for t in _ancestors(first)}
+        second = function(*[Tensor(a) for a in arrays])
         if not np.array_equal(first.data, second.data, equal_nan=True):
             raise TinyganError(f"check_grads: {name} gives different values for the same input; fix its random numbers")
         if not np.isfinite(first.data).all():
             raise TinyganError(f"check_grads: {name} is not finite at the inputs given")
-        used = {id(t) for t in _ancestors(first)}
         if unread := [label for label, t in zip(labels, probes, strict=True) if not t.read and id(t) not in used]:
             raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, so nothing is checked there: "
                                "compute with it, or leave it out")
@@ -107,7 +108,8 @@ def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int
     def whole(*tensors: Tensor) -> Tensor:
         for p, t in zip(parameters, tensors[count:], strict=True):
             # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
-            p._set(Tensor.data.__get__(t), t.requires_grad, ((t, lambda g, y: g, t.version),) if t.requires_grad else (), "parameter")
+            edges = ((t, lambda g, y: g, t.version),) if t.requires_grad else ()
+            p._set(Tensor.data.__get__(t), t.requires_grad, edges, "parameter")
         return function(*tensors[:count])
 
     return whole

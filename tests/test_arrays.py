@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tinygan import conv2d, conv2d_weight, conv_transpose2d, max_pool2d, mean_pool2d, ops, resize_bilinear
-from tinygan.engine import GraphError, Tensor, grad
+from tinygan.engine import GraphError, Tensor, frozen, grad
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, weight_norm
-from tinygan.gpan_losses import background_loss
+from tinygan.gpan_losses import background_loss, split_loss, wanted_loss
 from tinygan.losses import cross_entropy
 from tinygan.module import Parameter
 from tinygan.views import warp
@@ -423,6 +423,14 @@ REFUSED = {
     "a size of nothing": (lambda: resize_bilinear(MAP, 0), "sizes of 1 or more"),
     "a size of half": (lambda: resize_bilinear(MAP, 2.5), "expected a whole number"),
     "no map": (lambda: resize_bilinear(LOGITS, 2), "expected a map"),
+    "an array to pool": (lambda: max_pool2d(MAP.data), "ndarray"),
+    "an array to paint": (lambda: background_loss(MAP.data, MAP.data), r"write Tensor\(images\)"),
+    "an array to differentiate": (lambda: grad(np.ones(1), [MAP]), r"grad\(y, \[x\]\)"),
+    "a list to freeze": (lambda: frozen([MAP]).__enter__(), "one after the other"),
+    "maps that are no list": (lambda: split_loss(Tensor(np.ones((2, 1, 2, 2)))), "in a list"),
+    "half a class": (lambda: wanted_loss(LOGITS, [0.5]), "wanted classes: expected a whole number"),
+    "half a source": (lambda: warp(MAP, np.eye(2, 3)[None], 2, [0.7]), "sources: expected a whole number"),
+    "half a pixel": (lambda: warp(MAP, np.eye(2, 3)[None], (2.5, 2)), "expected a whole number"),
     "text": (lambda: LOGITS + "a", "real numbers"),
     "None": (lambda: ops.maximum(LOGITS, None), "real numbers"),
 }

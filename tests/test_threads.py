@@ -1,4 +1,4 @@
-"""State is the thread's, not the process's: trainings side by side, modes that do not leak, processes that start clean."""
+"""State is the thread's, not the process's: trainings side by side, modes that do not leak, new processes."""
 
 import multiprocessing
 import threading

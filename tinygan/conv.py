@@ -160,7 +160,7 @@ def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
     """
     size = square("max_pool2d", size)
     stride = size if stride is None else square("max_pool2d", stride)
-    if x.ndim != 4:
+    if not isinstance(x, Tensor) or x.ndim != 4:
         raise GraphError(f"max_pool2d: {describe(x)} is no map (N, C, H, W)")
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     if h < 1 or w < 1:

@@ -227,8 +227,8 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
     The results share no memory with one another, with the seed or with the inputs: they may be changed in place.
     Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
-    if isinstance(inputs, Tensor) or not all(isinstance(t, Tensor) for t in inputs):
-        raise GraphError("the inputs of grad are a list of tensors: write grad(y, [x])")
+    if isinstance(inputs, Tensor) or not all(isinstance(t, Tensor) for t in [output, *inputs]):
+        raise GraphError("grad takes a tensor and a list of tensors: write grad(y, [x])")
     if hidden := [t for t in inputs if getattr(t, "outside", False)]:
         raise GraphError(f"the way from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
                          "leave that context, or use backward()")
@@ -370,6 +370,8 @@ def frozen(*modules: Any) -> Iterator[None]:
     """
     tensors: list[Tensor] = []
     for m in modules:
+        if not isinstance(m, Tensor) and not hasattr(m, "parameters"):
+            raise GraphError(f"frozen takes modules or tensors, one after the other, not {describe(m)}")
         tensors += [m] if isinstance(m, Tensor) else list(m.parameters())
     before = [t.requires_grad for t in tensors]
     for t in tensors:

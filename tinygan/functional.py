@@ -270,7 +270,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
     that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (numpy_conv3x3 has the bound).
     Raises GraphError where shapes do not fit.
     """
-    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] or bias.shape != weight.shape[:1]:
+    if not isinstance(x, Tensor) or not x.ndim == weight.ndim == 4 or (
+            x.shape[1], *bias.shape) != (weight.shape[1], weight.shape[0]):
         raise GraphError(f"conv_relu: x must be (N, B, H, W), weight (A, B, k, k) and bias (A,), got {describe(x)}, "
                          f"{describe(weight)} and {describe(bias)}")
     if padding < 0 or any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):

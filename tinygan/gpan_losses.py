@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_array
+from tinygan.arrays import own_array, whole_numbers
 from tinygan.conv import Pair, pair, resize_bilinear
 from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
@@ -226,9 +226,9 @@ def _chosen(scores: Tensor, wanted: Sequence[int], form: str, others_needed: boo
         raise UsageError(f"unknown form of the classifier's loss {form!r}: use one of {', '.join(CLASS_FORMS)}")
     if scores.ndim != 2:
         raise UsageError(f"the classifier's loss takes scores (N, classes), got {describe(scores)}")
-    classes, ids = scores.shape[1], [int(c) for c in wanted]
+    classes, ids = scores.shape[1], whole_numbers(wanted, "wanted classes")
     if not ids or len(set(ids)) < len(ids) or min(ids) < 0 or max(ids) >= classes:
-        raise UsageError(f"wanted classes {ids}: give one or more different ids from 0 to {classes - 1}")
+        raise UsageError(f"wanted classes {list(ids)}: give one or more different ids from 0 to {classes - 1}")
     if others_needed and len(ids) == classes:
         raise UsageError(f"all {classes} classes are wanted: this loss needs one that is not")
     chosen = np.zeros((1, classes), bool)
@@ -273,9 +273,9 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
         raise UsageError(f"sign {sign} of the split loss: use -1, or 1 for the form as printed")
     if not scale > 0:
         raise UsageError(f"scale {scale} of the split loss: must be above 0")
-    if not maps or any(m.ndim != 4 or len(m) != len(maps[0]) for m in maps):
+    if isinstance(maps, Tensor) or not maps or any(m.ndim != 4 or len(m) != len(maps[0]) for m in maps):
         raise UsageError("the split loss takes feature maps (N, channels, h, w) of one batch, got "
-                         f"{', '.join(map(describe, maps)) or 'none'}")
+                         f"{', '.join(map(describe, maps)) or 'none'}, in a list")
     if len(maps[0]) < 2:
         raise TinyganError(f"the split loss compares the images of a batch, and this one has {len(maps[0])}: "
                            "use a batch size of 2 or more")
@@ -332,6 +332,8 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] = PAP
 
 def _constant(values: Any, like: Tensor, what: str, shape: tuple | None = None) -> Tensor:
     """`values` as a constant of `like`'s dtype and device; of `shape`, or (N, 1, H, W) where like is (N, C, H, W)."""
+    if not isinstance(like, Tensor):
+        raise UsageError(f"a loss is taken of a tensor, not of {describe(like)}: write Tensor(images)")
     array = own_array(values, like.xp, like.dtype)
     shape = shape or (*like.shape[:1], 1, *like.shape[2:])
     if array.shape != shape:

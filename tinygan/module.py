@@ -122,8 +122,8 @@ class Module:
                 missing = "has no" if name not in state else "has an unknown"
                 raise TinyganError(f"the saved state {missing} entry {name!r} for {type(self).__name__}; "
                                    "was it saved with other settings?")
-            if own[name].shape != state[name].shape:
-                raise TinyganError(f"{name}: the saved shape {state[name].shape} is not this net's "
+            if own[name].shape != np.shape(state[name]):
+                raise TinyganError(f"{name}: the saved shape {np.shape(state[name])} is not this net's "
                                    f"{own[name].shape}; was it saved with other settings?")
         for name, p in own.items():
             p.data[...] = p.xp.asarray(state[name], dtype=p.dtype)

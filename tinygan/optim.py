@@ -142,8 +142,8 @@ class Adam(Optimizer):
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 2e-4,
                  betas: Sequence[float] = (0.5, 0.99), eps: float = 1e-8, lazy: bool = True) -> None:
         super().__init__(named, lr=lr, lazy=lazy)
-        if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
-            raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {tuple(betas)}")
+        if np.shape(betas) != (2,) or not all(0 <= b < 1 for b in betas):
+            raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {betas}")
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
     def _numbers(self) -> dict[str, float]:

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.conv import mean_pool2d, resize_bilinear
+from tinygan.arrays import pair, whole_numbers
+from tinygan.conv import Pair, mean_pool2d, resize_bilinear
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.errors import UsageError
 from tinygan.kernels import for_array, pool
@@ -32,7 +33,7 @@ BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
 # ---- the affine map ----------------------------------------------------------------------------------------------
 
 
-def warp(x: Tensor, matrices: np.ndarray, size: tuple[int, int], sources: Sequence[int] | None = None) -> Tensor:
+def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | None = None) -> Tensor:
     """Views of x: pixel (i, j) of view m is x at (row, column) = matrices[m] @ (i, j, 1), by bilinear interpolation.
 
     x: (N, C, H, W). matrices: (M, 2, 3) on the host; pixel centres lie at whole numbers, outside the image is 0.
@@ -41,17 +42,17 @@ def warp(x: Tensor, matrices: np.ndarray, size: tuple[int, int], sources: Sequen
     Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
     larger than 1e6.
     """
-    matrices = np.array(matrices)
+    matrices, size = np.array(matrices), pair(size)
     if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
-                         f"matrices {matrices.shape} and size {tuple(size)}")
-    sources = np.arange(len(matrices)) if sources is None else np.array(sources, np.int64)
+                         f"matrices {matrices.shape} and size {size}")
+    sources = np.arange(len(matrices)) if sources is None else np.array(whole_numbers(sources, "sources"), np.int64)
     if sources.shape != (len(matrices),) or (sources.size and not 0 <= sources.min() <= sources.max() < len(x)):
         raise GraphError(f"warp: each of the {len(matrices)} views needs one of the {len(x)} images as its source, "
                          f"got {sources.tolist() if sources.size < 20 else sources.shape}")
     if not (np.abs(matrices) <= MOST_ENTRY).all():  # a NaN fails this, too
         raise GraphError(f"warp: the matrices must hold numbers of at most {MOST_ENTRY:g} (pixels)")
-    return _warp(x, matrices=matrices, sources=sources, size=tuple(map(int, size)))
+    return _warp(x, matrices=matrices, sources=sources, size=size)
 
 
 @primitive

@@ -13,6 +13,7 @@ same number, so the results have the same bits for any number of threads.
 import contextlib
 import ctypes
 import math
+import operator
 import os
 import sys
 import threading
@@ -36,9 +37,10 @@ def set_threads(count: int) -> int:
 
     Before the first call the kernels run on the calling thread and the BLAS does as it likes. Without
     threadpoolctl the BLAS cannot be held back: a warning says so and the pool stays at one thread.
-    ValueError: count < 1.
+    ValueError: count < 1. TypeError: not a whole number.
     """
     global _threads, _executor, _blas_limit
+    count = operator.index(count)
     if count < 1:
         raise ValueError(f"the number of threads must be at least 1, not {count}")
     try:

@@ -14,7 +14,6 @@ from tinygan.data import images
 from tinygan.data.images import read_image, resize_image
 from tinygan.errors import TinyganError, UsageError
 
-
 AVIF = features.check("avif")
 
 

@@ -465,8 +465,8 @@ def build_parser() -> cli.Parser:
                       "digits]")
     what.add_argument("--substrate", action="append", type=Path, metavar="PATH", help="pictures to paint on: a file on "
                       "transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
-    what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate, left "
-                      "to right, as they are drawn: not for what has a text or a handle [default: no]")
+    what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: not "
+                      "for what has a text or a handle [default: no]")
     what.add_argument("--size", type=int, choices=SIZES, help=f"pixels {preset('size')}")
     what.add_argument("--channels", type=int, choices=(1, 3), default=3, help="grey or colour")
     what.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")

@@ -19,6 +19,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -72,6 +73,17 @@ class _Mark:
 def is_torch_file(start: bytes) -> bool:
     """Whether a file that begins with these bytes (8 or more) may be one of PyTorch's."""
     return start.startswith((ZIP_SIGNATURE, b"\x80\x02"))
+
+
+def refuse_torch_file(path: str | os.PathLike, convert: str) -> None:
+    """Raise TinyganError where `path` is one of PyTorch's files or another archive; convert: the command to give it to.
+    Whatever is wrong with other files is left to who reads them."""
+    start = b""
+    if os.path.isfile(path):  # asked first: opening a pipe would wait for its other end
+        with suppress(OSError), open(path, "rb") as file:
+            start = file.read(8)
+    if is_torch_file(start):
+        raise TinyganError(f"cannot use {path}: it is a PyTorch file or a .keras archive; convert it first: {convert}")
 
 
 def read_state_dict(path: str | os.PathLike, *, max_bytes: int) -> dict[str, np.ndarray]:

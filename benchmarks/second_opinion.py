@@ -121,8 +121,8 @@ def find_pictures(sources: Sequence[Path], gridded: bool) -> list[Path]:
         if grids and not gridded:
             raise UsageError(f"{shown(source)} is a run folder: its samples are grids, so give the size of an image, "
                              "such as --tile 128x128")
-        inside = grids[-1:] or sorted(path for path in source.iterdir()
-                                         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+        inside = grids[-1:] or sorted(path for path in source.iterdir()  # names with a dot: macOS', beside a picture's
+                                      if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
         if not inside:
             raise TinyganError(f"no pictures in {shown(source)}: expected {', '.join(SUFFIXES)}, or samples/step_*.png")
         found += inside

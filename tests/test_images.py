@@ -145,6 +145,18 @@ def test_tiff_of_sixteen_bits_and_on_its_side(tmp_path):
     assert read_image(save(tmp_path / "a.tif", np.zeros((4, 9, 3), np.uint8), exif=exif))[0].shape == (3, 9, 4)
 
 
+def test_a_damaged_tiff_is_one_line_and_libtiff_says_nothing(tmp_path, rng, capfd):
+    array = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    good = save(tmp_path / "a.tif", array, compression="tiff_lzw").read_bytes()
+    for place in (10, 11, 12):
+        (tmp_path / "a.tif").write_bytes(good[:place] + b"\xff\xff\xff" + good[place + 3:])
+        with pytest.raises(TinyganError, match="damaged or cut off") as caught:
+            read_image(tmp_path / "a.tif")
+        assert "\n" not in str(caught.value)
+    os.write(2, b"still there")
+    assert capfd.readouterr() == ("", "still there")
+
+
 @pytest.mark.skipif(not AVIF, reason="this Pillow has no AVIF")
 def test_avif_where_pillow_has_it(tmp_path, monkeypatch):
     path = save(tmp_path / "a.avif", np.full((16, 16, 3), (204, 102, 51), np.uint8), quality=95)

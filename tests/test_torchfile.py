@@ -182,7 +182,7 @@ PROGRAMS = {  # program: words of the refusal
     "a built-in function": (calls("builtins", "print", "x"), "names 'builtins.print'"),
     "a function of torch": (calls("torch.hub", "load", "x"), "names 'torch.hub.load'"),
     "a name with escape codes": (b"\x80\x02c\x1b[2J\nx\n.", "never looked up"),
-    "a module": (program(values=text("a") + name("torch.nn.modules.conv", "Conv2d") + b")\x81"), "names 'torch.nn.mod"),
+    "a module": (program(values=text("a") + name("torch.nn.modules.conv", "Conv2d") + b")\x81"), "a whole net"),
     "other numbers": (program(values=text("a") + tensor(of=storage("0", 6, "BFloat16Storage"))), "of 'torch.BFloat16"),
     "two dictionaries of tensors": (program(values=text("net") + INNER + text("ema") + INNER),
                                     "several dictionaries of tensors, 'net', 'ema'"),

@@ -326,7 +326,8 @@ class _Machine:
             shown = ascii(".".join(name.split())[:80])
             if name.startswith("torch ") and name.endswith("Storage"):
                 raise _Refused(f"it holds numbers of {shown}; {_SAVE}, with tensors of float32 alone")
-            raise _Refused(f"it names {shown}, which is never looked up; {_SAVE}")
+            whole = "it holds a whole net, not its weights alone: " if name.startswith("torch.nn.") else ""
+            raise _Refused(f"{whole}it names {shown}, which is never looked up; {_SAVE}")
         self.push(_Name(name))
 
     def make_tuple(self, count: int) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
             formats = [known for known in FORMATS if known in pillow.OPEN]
             with pillow.open(path, formats=formats) as image:
                 _check_size(image.size, name)
-                image.load()
+                with _silent_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
+                    image.load()
                 if image.format == "TIFF" and image.mode in _OTHER_PIXELS:  # in a PNG, "I" is grey of 16 bits
                     raise TinyganError(f"{name}: its pixels are {_OTHER_PIXELS[image.mode]}, which are not read; "
                                        "save it as a PNG of 8 or 16 bits")
@@ -102,6 +104,24 @@ def resize_image(image: np.ndarray, side: int, *, fit: str = "stretch", filter: 
         plane = pillow.fromarray(np.ascontiguousarray(channel, np.float32)).resize((columns, rows), method)
         into[top : top + rows, left : left + columns] = plane
     return out.clip(-1.0, 1.0)
+
+
+@contextlib.contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Keep what libtiff writes about damaged files from the terminal: it uses the descriptor, not sys.stderr."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nothing can be written there
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _mend_key(image: Any, path: str | os.PathLike) -> None:

@@ -83,7 +83,7 @@ def check_out(out: Path, image: Path) -> Path:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP or GIF")
+    p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF")
     p.add_argument("--classifier", type=Path, default=CLASSIFIER, metavar="FILE",
                    help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
     p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")

@@ -107,7 +107,8 @@ def start(flags: dict, run: Run | None) -> int:
     if full := [words for words, ids in zip(flags["wanted"], sets, strict=True) if len(ids) == len(names)]:
         raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
     print("wanted: " + "; ".join(", ".join(names[i] for i in ids) for ids in sets))
-    substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"])
+    substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
+                                 flip=flags["substrate_flip"] == "yes")
     print(substrates.describe())
     categories = sorted({i for ids in sets for i in ids})
     same = ("size", "channels", "noise_dim", "bank", "base_channels", "patch_channels", "skips", "start", "map_norm",
@@ -438,6 +439,10 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if flags["start"] == "substrate" and flags["painter_sees"] != "substrate":
         raise UsageError(f"--painter-sees {flags['painter_sees']}: a generator that starts at what it sees would start "
                          "on black: add --start nothing")
+    if flags["substrate_flip"] == "yes" and "substrate_flip" in typed and not flags["substrate"]:
+        raise UsageError("--substrate-flip yes mirrors the pictures of --substrate, and there are none: leave it out")
+    if flags["substrate_flip"] is None:  # runs from before there was this flag mirrored them
+        flags["substrate_flip"] = "no" if run is None else "yes"
     if not flags["views"]:
         if "whole" in typed and flags["whole"] == "no":
             raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")
@@ -460,6 +465,8 @@ def build_parser() -> cli.Parser:
                       "digits]")
     what.add_argument("--substrate", action="append", type=Path, metavar="PATH", help="pictures to paint on: a file on "
                       "transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
+    what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: not "
+                      "for what has a text or a handle [default: no]")
     what.add_argument("--size", type=int, choices=SIZES, help=f"pixels {preset('size')}")
     what.add_argument("--channels", type=int, choices=(1, 3), default=3, help="grey or colour")
     what.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")

@@ -82,7 +82,7 @@ def start(flags: dict, run: Run | None) -> int:
                        bank_affine=flags["bank_affine"], bank_act=flags["bank_act"],
                        init_factor=flags["init_factor"], init_scale=flags["init_scale"],
                        discriminator_input=flags["d_input"], output=flags["output"])
-    digits = data.load_mnist("train", data_dir=flags["data_dir"])
+    digits = data.load_mnist("train", data_dir=flags["data_dir"], other_sets=True)
     print(f"data: {digits.source}")
     training = Training(config, flags, digits, device)
     if flags["epochs"]:
@@ -222,7 +222,12 @@ class Training:
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
         self.reference = data.to_canvas(digits.images[:1000], config.side)
-        self.classifier = find_classifier(say=print)
+        self.classifier = None
+        if digits.shows == "digits":
+            self.classifier = find_classifier(say=print)
+        else:
+            print(f"note: {digits.kind} shows {digits.shows}: classes drawn, KL and confidence are of digits, so they "
+                  "are not measured")
         self.step, self.latest = 0, {}
 
     @property

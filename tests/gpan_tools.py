@@ -10,9 +10,10 @@ TINY = ["--threads", "1", "--device", "cpu", "--base-channels", "1", "--patch-ch
 
 
 def write_picture(path: Path, colour=(200, 40, 40), size=(70, 60)) -> Path:
-    """An ellipse of one colour on white."""
+    """An ellipse of one colour on white, with its lower left missing: its mirror image is another."""
     rows, columns = np.mgrid[:size[1], :size[0]]
     inside = ((rows - size[1] / 2) / (size[1] * 0.35)) ** 2 + ((columns - size[0] / 2) / (size[0] * 0.3)) ** 2 < 1
+    inside &= (rows < size[1] * 0.6) | (columns > size[0] * 0.4)
     picture = np.where(inside[:, :, None], np.array(colour), 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

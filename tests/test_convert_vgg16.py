@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vgg16_tools import (
     KERAS_LAYOUTS,
     NAMES,
     converter,
+    keras_weights,
     plain_scores,
     small_file,
     small_net,
@@ -24,7 +26,7 @@ from vgg16_tools import (
 
 from tinygan import cli
 from tinygan.engine import Tensor, no_grad
-from tinygan.errors import TinyganError
+from tinygan.errors import TinyganError, UsageError
 from tinygan.models.vgg16 import load_vgg16
 
 h5py = pytest.importorskip("h5py")
@@ -131,6 +133,146 @@ def test_keras_half_precision(tmp_path):
     assert np.array_equal(net.layers["fc6"].weight.data, halves["fc6"][0].astype(np.float32))
 
 
+# ---- nets that somebody fine-tuned -------------------------------------------------------------------------------
+
+
+def write_own(path, weights, *, root="", inside="", names=("dense", "dense_1", "dense_2"), config=None, extra=(),
+              **options):
+    """A VGG16 without its top and three Dense layers more, as Keras writes it; extra: (name, shape) of more arrays."""
+    keras = keras_weights(weights)
+    with h5py.File(path, "w") as file:
+        for name, pair in keras.items():
+            head = name in ("fc1", "fc2", "predictions")
+            called = names[("fc1", "fc2", "predictions").index(name)] if head else name
+            group = file.require_group("/".join(filter(None, (root, "" if head else inside, called))))
+            for part, array in zip(("kernel:0", "bias:0"), pair, strict=True):
+                group.create_dataset(f"{called}/{part}", data=array, **options)
+        for full, shape in extra:
+            file.create_dataset("/".join(filter(None, (root, full))), data=np.ones(shape, np.float32))
+        if config is not None:
+            file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"name": "s", "layers": [
+                {"class_name": kind, "config": {"name": name, "activation": act}} for kind, name, act in config]}})
+    return path
+
+
+@pytest.mark.parametrize("form", [
+    {}, {"root": "model_weights", "inside": "vgg16"}, {"names": ("dense_3", "dense_4", "dense_5")},
+    {"names": ("dense_9", "dense_10", "dense_11")}, {"names": ("hidden", "out", "bottle")},
+    {"root": "model_weights", "inside": "vgg16", "names": ("fc1", "fc2", "predictions"), "config": [
+        ("Flatten", "flatten", None), ("Dense", "fc1", "relu"), ("Dense", "predictions", "softmax")]},
+    {"extra": [("dropout/seed_generator/vars/0", (2,)), ("random_flip/StateVar:0", (3,))]},
+])
+def test_heads_of_ones_own(tmp_path, form):
+    """Own names, own numbers, nested nets: three Dense layers follow each other in one way."""
+    weights, images = small_weights(6), some_images()
+    net = convert(write_own(tmp_path / "own.h5", weights, **form), tmp_path / "net.h5")
+    np.testing.assert_allclose(scores_of(net, images), plain_scores(images, weights), rtol=1e-3, atol=1e-4)
+    assert net.side == 64
+
+
+@pytest.mark.parametrize("words, side", [([], 224), (["--side", "64"], 64), (["--side", "32"], 32)])
+def test_a_head_over_the_mean_of_each_channel(tmp_path, words, side, capsys):
+    """What GlobalAveragePooling2D computes, in images of another size, too."""
+    weights, images = small_weights(7, side=1), some_images(1, side, side)
+    net = convert(write_own(tmp_path / "own.h5", weights), tmp_path / "net.h5", *words)
+    assert net.side == side and f"GlobalAveragePooling) of images of {side} pixels" in capsys.readouterr().out
+    with no_grad():
+        means = net.features(Tensor(images)).numpy().mean(axis=(2, 3)).astype(np.float64)
+    for name in ("fc6", "fc7", "fc8"):
+        means = np.maximum(means @ weights[name][0].T + weights[name][1], -np.inf if name == "fc8" else 0)
+    np.testing.assert_allclose(scores_of(net, images), means, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_that_says_it_flattens_one_place_is_taken_at_its_word(tmp_path):
+    weights = small_weights(7, side=1)
+    path = write_own(tmp_path / "own.h5", weights, root="model_weights", config=[("Flatten", "flatten", None)])
+    assert np.array_equal(convert(path, tmp_path / "net.h5").layers["fc6"].weight.data, weights["fc6"][0])
+    with pytest.raises(UsageError, match="--side 64: this file's own shapes say 32"):
+        converter().read_source(path, side=64)
+    with pytest.raises(UsageError, match="multiple of 32"):
+        convert(path, tmp_path / "net2.h5", "--side", "65")
+    with pytest.raises(UsageError, match="for Keras' files"):
+        converter().read_source(STORED / "small_vgg16.pth", side=64)
+
+
+@pytest.mark.parametrize("form, words", [
+    ({"extra": [("batch_normalization/gamma:0", (6,)), ("batch_normalization/beta:0", (6,))]},
+     "it has batch_normalization (6 and 6), dense (24x7 and 7), dense_1 (7x6 and 6), dense_2 (6x5 and 5), and a VGG16"),
+    ({"config": [("Dense", "dense", "relu"), ("Dense", "dense_1", "tanh")]},
+     "its layer dense_1 has the activation 'tanh'"),
+    ({"config": [("GlobalMaxPooling2D", "g", None)], "side": 1}, "GlobalMaxPooling2D"),
+])
+def test_heads_of_other_forms_are_named(tmp_path, form, words):
+    form = dict(form)
+    path = write_own(tmp_path / "own.h5", small_weights(6, side=form.pop("side", 2)), **form)
+    assert words in refusal(path) and "notop" not in refusal(path)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_layers_than_three_are_named(tmp_path, count):
+    path = write_own(tmp_path / "own.h5", small_weights(6))
+    with h5py.File(path, "a") as file:
+        for name in ("dense", "dense_1")[:3 - count]:
+            del file[name]
+    assert f"it has {'dense_1 (7x6 and 6), ' * (count == 2)}dense_2 (6x5 and 5), and a VGG16 has three" in refusal(path)
+
+
+@pytest.mark.parametrize("options", [
+    {"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True}, {"chunks": True},
+    {"fletcher32": True}, {"compression": 9, "chunks": "odd"}, {"dtype": np.float64},
+    {"dtype": ">f8", "compression": "gzip", "shuffle": True},
+])
+def test_layers_that_are_compressed_in_chunks_or_of_double_precision(tmp_path, options):
+    weights = small_weights(6)
+    if options.get("chunks") == "odd":  # chunks that reach beyond the edge
+        path = write_own(tmp_path / "own.h5", weights)
+        with h5py.File(path, "a") as file:
+            for name in ("block2_conv1/block2_conv1/kernel:0", "dense/dense/kernel:0"):
+                values = file[name][()]
+                del file[name]
+                file.create_dataset(name, data=values, compression=9, chunks=tuple(max(1, n - 1) for n in values.shape))
+    else:
+        path = write_own(tmp_path / "own.h5", weights, **options)
+    net = convert(path, tmp_path / "net.h5")
+    for name, (weight, bias) in weights.items():
+        assert net.layers[name].weight.data.tobytes() == weight.tobytes(), name
+        assert net.layers[name].bias.data.tobytes() == bias.tobytes(), name
+
+
+def test_a_double_beyond_single_precision_is_refused(tmp_path):
+    path = write_own(tmp_path / "own.h5", {name: tuple(p.astype(np.float64) for p in pair)
+                                           for name, pair in small_weights(6).items()})
+    with h5py.File(path, "a") as file:
+        file["dense/dense/bias:0"][0] = 1e300
+    with pytest.raises(TinyganError, match="fc6/bias holds a number that float32 cannot"):
+        converter().main([str(path), "--out", str(tmp_path / "net.h5")])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "model.module.", "_orig_mod."])
+def test_names_with_something_before_them(tmp_path, monkeypatch, prefix):
+    """DataParallel, Lightning, torch.compile; what lies beside the net, such as a loss's weights, is passed over."""
+    def change(state):
+        for name in list(state):
+            state[prefix + name] = state.pop(name).astype(np.float64)
+        state["criterion.weight"] = np.ones(5)
+
+    right = scores_of(converter().read_source(STORED / "small_vgg16.pth").net, some_images(1))
+    torch_state(change, monkeypatch)
+    net, found = converter().read_source(STORED / "small_vgg16.pth")
+    assert np.array_equal(scores_of(net, some_images(1)), right) and repr(prefix) in found
+
+
+def test_a_classifier_with_other_numbers(monkeypatch):
+    def change(state):
+        for old, new in (("classifier.3.", "classifier.2."), ("classifier.6.", "classifier.11.")):
+            for part in ("weight", "bias"):
+                state[new + part] = state.pop(old + part)
+
+    right = scores_of(converter().read_source(STORED / "small_vgg16.pth").net, some_images(1))
+    torch_state(change, monkeypatch)
+    assert np.array_equal(scores_of(converter().read_source(STORED / "small_vgg16.pth").net, some_images(1)), right)
+
+
 # ---- class names -------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +354,22 @@ def theano_order(file, folder):
             file[f"{name}/{name}_W_1:0"] = kernel
 
 
+def bomb(file, folder):
+    """A chunk of 288 bytes that unpacks to 64 MB."""
+    shape = file[W].shape
+    del file[W]
+    data = file.create_dataset(W, shape=shape, dtype=np.float32, chunks=(3, 3, 4, 2), compression="gzip")
+    data[...] = 1
+    data.id.write_direct_chunk((0, 0, 0, 2), zlib.compress(bytes(1 << 26)))
+
+
+def in_no_order(file, folder):
+    for name in ("fc1", "fc2", "predictions"):
+        del file[name]
+    for name, shape in (("a", (6, 6)), ("b", (24, 6)), ("c", (6, 6))):
+        file[f"{name}/kernel:0"], file[f"{name}/bias:0"] = (np.zeros(n, np.float32) for n in (shape, shape[1]))
+
+
 ATTACKS = {
     "soft link": (linked(W, lambda d: h5py.SoftLink("/fc1/fc1_W_1:0")), "link to somewhere else"),
     "external link": (linked(W, lambda d: h5py.ExternalLink(str(d / "x.h5"), "x")), "link to somewhere else"),
@@ -221,8 +379,10 @@ ATTACKS = {
     "virtual data set": (virtual, "stored in another file"),
     "absurd size": (replaced(W, shape=(3, 3, 1 << 20, 1 << 20), chunks=(3, 3, 1, 64)), "where 1 to"),
     "declared but not stored": (replaced(W), "are stored"),
-    "compressed": (replaced(W, compression="gzip"), "compressed"),
-    "wrong type": (replaced(W, dtype=np.float64), "holds float64"),
+    "compressed otherwise": (replaced(W, compression="lzf"), "compressed with something else than gzip"),
+    "compressed and not stored": (replaced(W, compression="gzip"), "has 0 of 1 chunks"),
+    "a chunk that grows": (bomb, "has a chunk of other than the 288 bytes"),
+    "wrong type": (replaced(W, dtype=np.int64), "holds int64"),
     "text": (replaced(W, dtype=h5py.string_dtype()), "holds object"),
     "no numbers": (replaced(W, shape=()), "no numbers"),
     "NaN": (filled(W, np.nan), "NaN or infinity"), "infinity": (filled("fc1/fc1_b_1:0", np.inf), "NaN or infinity"),
@@ -233,7 +393,10 @@ ATTACKS = {
     "missing bias": (without("fc2/fc2_b_1:0"), "fc2 has 1 arrays"),
     "one array more": (lambda f, d: f.create_dataset("fc2/fc2_W_2:0", data=[1.0]), "fc2 has 3 arrays"),
     "notop": (without("fc1", "fc2", "predictions"), "convolutions alone (notop)"),
-    "half a head": (without("predictions"), "predictions has 0 arrays"),
+    "half a head": (without("predictions"), "after the convolutions it has fc1 (24x7 and 7), fc2 (7x6 and 6), and a "),
+    "a fourth layer": (lambda f, d: f.create_dataset("dense_1/kernel:0", data=np.zeros((5, 5), np.float32)),
+                       "it has dense_1 (5x5), fc1 (24x7 and 7), fc2"),
+    "a head in no order": (in_no_order, "neither names nor shapes say in which order"),
     "head alone": (without(*(f"block{b}_conv{i}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1))),
                    "not a VGG16 of Keras"),
     "Theano's order": (theano_order, "Theano's order"),
@@ -290,6 +453,8 @@ def torch_state(change, monkeypatch):
     (lambda s: s["classifier.0.weight"].fill(np.nan), "classifier.0.weight holds NaN or infinity; it is the file of"),
     (lambda s: s["features.5.bias"].fill(np.inf), "features.5.bias holds NaN or infinity; use another copy"),
     (lambda s: s.pop("classifier.6.bias"), "lacks classifier.6.bias"),
+    (lambda s: s.pop("classifier.3.weight"), "its classifier has the layers classifier.0 (7x24), classifier.6 (5x6)"),
+    (lambda s: s.update({f"ema.{name}": array for name, array in s.items()}), "it holds 2 nets, under '' and 'ema.'"),
     (lambda s: s.update({"features.1.running_mean": np.zeros(4)}), "has 'features.1.running_mean'"),
     (lambda s: s.update({"features.0.weight": np.zeros((4, 1, 3, 3))}), "conv1_1 has a weight 4x1x3x3"),
     (lambda s: s.update({"classifier.3.weight": np.zeros((6, 9))}), "fc7 has a weight 6x9"),

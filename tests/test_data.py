@@ -25,10 +25,11 @@ from tinygan.data import Batches, cache_dir, download, load_mnist, mnist, read_i
 from tinygan.data.batches import _double
 from tinygan.data.make_bundled import first_of_each
 from tinygan.data.make_bundled import main as make_bundled
+from tinygan.data.sets import find_set
 from tinygan.errors import TinyganError, UsageError
 
 REAL = os.environ.get("TINYGAN_DATA", "")  # read before the fixture below takes it away
-HAS_REAL = bool(REAL) and all(mnist._find(split, REAL) for split in ("train", "test"))
+HAS_REAL = bool(REAL) and all(find_set(split, REAL) for split in ("train", "test"))
 real_data = pytest.mark.skipif(not HAS_REAL, reason="TINYGAN_DATA names no folder with the four MNIST files")
 
 
@@ -236,6 +237,147 @@ def test_data_dir_accepts_the_names_in_use(tmp_path, sub, suffix, dotted):
     assert len(digits) == 20 and digits.images.shape == (20, 28, 28) and digits.labels.shape == (20,)
     assert np.array_equal(digits.images, some_digits(20)[0])
     assert str(tmp_path / "d") in digits.source and "\n" not in digits.source and not lines
+
+
+PLAIN = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+DOTTED = "train-images.idx3-ubyte", "train-labels.idx1-ubyte"
+EMNIST = "emnist-{}-train-images-idx3-ubyte", "emnist-{}-train-labels-idx1-ubyte"
+LAYOUTS = {  # folder of the set -> (names, the set's name, what it shows, whether the images are turned)
+    "": (PLAIN, "MNIST", "digits", False), "mnist": (DOTTED, "MNIST", "digits", False),
+    "MNIST/raw": (PLAIN, "MNIST", "digits", False), "archive": (DOTTED, "MNIST", "digits", False),
+    "KMNIST/raw": (PLAIN, "KMNIST", "cursive Japanese characters", False),
+    "kuzushiji-mnist": (PLAIN, "KMNIST", "cursive Japanese characters", False),
+    "FashionMNIST/raw": (PLAIN, "Fashion-MNIST", "clothes", False),
+    "data/fashion": (PLAIN, "Fashion-MNIST", "clothes", False),
+    "Fashion MNIST/archive": (PLAIN, "Fashion-MNIST", "clothes", False),
+    "mnist/sets": (("fashion-mnist-train-images-idx3-ubyte", "fashion-mnist-train-labels-idx1-ubyte"), None, "", False),
+    "EMNIST/raw": ([name.format("digits") for name in EMNIST], "EMNIST's digits", "digits", True),
+    "gzip": ([name.format("letters") for name in EMNIST], "EMNIST's letters", "letters", True),
+    "emnist_source_files": ([name.format("byclass") for name in EMNIST], "EMNIST's byclass", "digits and letters",
+                            True),
+    "EMNIST": ([name.format("mnist") for name in EMNIST], "EMNIST's own MNIST", "digits", True),
+    "emnist/plain": (PLAIN, None, "", False),
+}
+
+
+@pytest.mark.parametrize("sub", LAYOUTS)
+@pytest.mark.parametrize("form", ["plain", "gz", "folders", "folders of 7-Zip"])
+def test_the_relatives_of_mnist_are_found_and_named(tmp_path, sub, form):
+    """As torchvision, Kaggle, their own makers and unpacking programs lay them out; "folders": one for each file."""
+    names, kind, shows, turned = LAYOUTS[sub]
+    images, labels = some_digits()
+    labels = labels + 20 * (shows == "digits and letters") + 17 * (shows == "letters")
+    for name, values in zip(names, (images, labels), strict=True):
+        inner = name.replace("-idx", ".idx") if form == "folders of 7-Zip" else name
+        path = tmp_path / "d" / sub / (f"{name}/{inner}" if "folders" in form else name + ".gz" * (form == "gz"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(idx(values)) if form == "gz" else idx(values))
+    if kind is None:  # of folders that no set is kept in
+        with pytest.raises(TinyganError, match="holds no train-images"):
+            load_mnist("train", data_dir=tmp_path / "d")
+        return
+    digits = load_mnist("train", data_dir=tmp_path / "d", other_sets=True)
+    assert (digits.kind, digits.shows) == (kind, shows)
+    assert np.array_equal(digits.images, images.transpose(0, 2, 1) if turned else images)
+    assert np.array_equal(digits.labels, labels) and digits.images.flags.c_contiguous
+    assert digits.source.startswith(f"{kind} train: 20 {shows}{', turned upright,' * turned} from {tmp_path}")
+    named = (tmp_path / "d" / sub).parent if sub.endswith("raw") else tmp_path / "d" / sub
+    assert load_mnist("train", data_dir=named, other_sets=True).kind == kind
+    if shows != "digits":
+        with pytest.raises(TinyganError, match=f"digits are needed here.*{kind} train: 20 {shows}.*--data-dir") as no:
+            load_mnist("train", data_dir=tmp_path / "d")
+        one_line(no)
+
+
+def test_the_test_digits_of_emnist_have_names_of_their_own(tmp_path):
+    for name, values in zip(EMNIST, some_digits(12), strict=True):
+        (tmp_path / name.format("digits").replace("train", "test")).write_bytes(idx(values))
+    assert len(load_mnist("test", data_dir=tmp_path)) == 12
+    with pytest.raises(TinyganError, match="holds no train-images-idx3-ubyte and no train-labels"):
+        load_mnist("train", data_dir=tmp_path)
+
+
+def test_several_sets_in_one_folder_are_refused_until_one_is_named(tmp_path, monkeypatch):
+    put(tmp_path / "root/MNIST/raw", n=11)
+    put(tmp_path / "root/KMNIST/raw", n=12)
+    for part, n in (("digits", 13), ("letters", 14)):
+        for name, values in zip(EMNIST, some_digits(n), strict=True):
+            (tmp_path / "gzip").mkdir(exist_ok=True)
+            (tmp_path / "gzip" / f"{name.format(part)}.gz").write_bytes(gzip.compress(idx(values)))
+    for folder, parts in (("root", ("MNIST/raw (MNIST)", "KMNIST/raw (KMNIST)")),
+                          ("gzip", ("emnist-digits (EMNIST's digits)", "emnist-letters (EMNIST's letters)"))):
+        monkeypatch.setenv("TINYGAN_DATA", str(tmp_path / folder))
+        for options in ({"data_dir": tmp_path / folder}, {}):
+            with pytest.raises(TinyganError, match="holds several sets; name one of them with --data-dir") as error:
+                load_mnist("train", other_sets=True, **options)
+            assert all(f"{tmp_path / folder}/{part}" in one_line(error).replace(os.sep, "/") for part in parts)
+    for name, n in (("root/MNIST/raw", 11), ("root/KMNIST", 12), ("gzip/emnist-digits", 13),
+                    ("gzip/EMNIST-letters", 14)):
+        assert len(load_mnist("train", data_dir=tmp_path / name, other_sets=True)) == n
+    with pytest.raises(TinyganError, match="is not a folder"):
+        load_mnist("train", data_dir=tmp_path / "gzip/emnist-balanced")
+    put(tmp_path / "root/mnist", n=15)  # the same set twice is no question, nor are files in the folder itself
+    (tmp_path / "root/KMNIST").rename(tmp_path / "root/gone")
+    assert len(load_mnist("train", data_dir=tmp_path / "root")) == 15
+    (tmp_path / "root/gone").rename(tmp_path / "root/KMNIST")
+    put(tmp_path / "root", n=16)
+    assert len(load_mnist("train", data_dir=tmp_path / "root")) == 16
+
+
+def bundled(count=2000):
+    digits = load_mnist("train", data_dir=mnist.BUNDLED)
+    some = np.random.default_rng(0).permutation(len(digits))[:count]
+    return digits.images[some], digits.labels[some]
+
+
+def test_digits_are_told_and_turned_by_their_looks(tmp_path):
+    """Whatever the names say: EMNIST's digits under MNIST's names, upright ones under EMNIST's, no digits at all."""
+    images, labels = bundled()
+    lying = np.ascontiguousarray(images.transpose(0, 2, 1))
+    clothes = np.ascontiguousarray(np.roll(images, 9, axis=2)[:, ::-1])
+    letters = np.where(labels < 5, labels, labels + 30).astype(np.uint8)
+    for number, (names, given, labelled, right, kind, turned) in enumerate([
+        (PLAIN, images, labels, images, "MNIST", False), (PLAIN, lying, labels, images, "EMNIST's digits", True),
+        ([name.format("digits") for name in EMNIST], lying, labels, images, "EMNIST's digits", True),
+        ([name.format("digits") for name in EMNIST], images, labels, images, "EMNIST's digits", False),
+        ([name.format("letters") for name in EMNIST], lying, letters % 27, images, "EMNIST's letters", True),
+        (["fashion-" + name for name in PLAIN], images, labels, images, "MNIST", False),
+        (["fashion-" + name for name in PLAIN], clothes, labels, clothes, "Fashion-MNIST", False),
+        (PLAIN, clothes, labels, clothes, "unknown set", False),
+        (PLAIN, images, np.roll(labels, 1), images, "unknown set", False),
+    ]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, values in zip(names, (given, labelled), strict=True):
+            (folder / name).write_bytes(idx(values))
+        digits = load_mnist("train", data_dir=folder, other_sets=True)
+        assert np.array_equal(digits.images, right) and digits.kind == kind, number
+        assert ("turned upright" in digits.source) == turned, number
+    assert digits.source.startswith("unknown set train: 2,000 images unlike MNIST's digits from ")
+    assert len(load_mnist("train", data_dir=folder)) == 2000  # one's own digits may look otherwise
+
+
+def test_data_of_another_form_is_named(tmp_path):
+    for name, words in (("mnist_train.csv", "mnist_train.csv there is of another form"),
+                        ("kmnist-train-imgs.npz", "kmnist-train-imgs.npz there is of another form"),
+                        ("archive.zip", "archive.zip there has to be unpacked")):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(TinyganError, match=words) as error:
+            load_mnist("train", data_dir=tmp_path)
+        one_line(error)
+        (tmp_path / name).unlink()
+
+
+@real_data
+def test_real_digits_are_told_by_their_looks(tmp_path):
+    for split in ("train", "test"):
+        digits = load_mnist(split, data_dir=REAL)
+        for name, values in zip(("images-idx3", "labels-idx1"), (digits.images.transpose(0, 2, 1), digits.labels),
+                                strict=True):
+            (tmp_path / f"{split}-{name}-ubyte").write_bytes(idx(np.ascontiguousarray(values)))
+        turned = load_mnist(split, data_dir=tmp_path)
+        assert digits.kind == "MNIST" and turned.kind == "EMNIST's digits"
+        assert np.array_equal(turned.images, digits.images)
 
 
 def test_a_named_folder_without_the_files_is_an_error(tmp_path, monkeypatch):
@@ -601,7 +743,8 @@ def test_real_files():
         if split == "train":
             assert digits.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
             assert round(float(digits.images.mean()) / 255, 4) == 0.1307
-        for path, md5 in zip(mnist._find(split, REAL), (md5 for _, md5 in mnist.FILES[split]), strict=True):
+        found = find_set(split, REAL)
+        for path, md5 in zip((found.images, found.labels), (md5 for _, md5 in mnist.FILES[split]), strict=True):
             assert path.suffix != ".gz" or hashlib.md5(path.read_bytes()).hexdigest() == md5
 
 

@@ -7,12 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from tinygan.classes import find_classes
 from tinygan.data import images
 from tinygan.data.images import read_image, resize_image
 from tinygan.errors import TinyganError, UsageError
+
+AVIF = features.check("avif")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def png(width, height, depth, colour, rows, extra=b""):
 # ---- what is read ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["png", "bmp", "webp"])
+@pytest.mark.parametrize("kind", ["png", "bmp", "webp", "tif"])
 def test_colours_are_kept(tmp_path, rng, kind):
     array = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     array[0, 0], array[0, 1] = 255, 0
@@ -107,6 +109,64 @@ def test_other_kinds_of_transparency(tmp_path):
     assert alpha.tolist() == [[0, 1]] and rgb[0, 0, 0] == 1 and rgb[0, 0, 1] < -0.99
 
 
+@pytest.mark.parametrize("depth, colour, key, row", [
+    (1, 0, [1], b"\x40"), (1, 0, [0], b"\x80"), (2, 0, [2], b"\x60"), (2, 0, [3], b"\x70"), (4, 0, [7], b"\x67"),
+    (8, 0, [7], b"\x06\x07"), (8, 2, [1, 0, 9], bytes([1, 1, 9, 1, 0, 9])),
+    (16, 2, [256, 0, 9], struct.pack(">6H", 512, 0, 9, 256, 0, 9)), (16, 0, [300], struct.pack(">2H", 1, 300)),
+])
+def test_a_key_colour_counts_at_every_depth(tmp_path, depth, colour, key, row):
+    """The second of two pixels has the colour that is transparent."""
+    chunk = b"tRNS" + struct.pack(f">{len(key)}H", *key)
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(png(2, 1, depth, colour, b"\0" + row, chunk))
+    rgb, alpha = read_image(tmp_path / "a.png")
+    assert alpha.tolist() == [[1, 0]] and (rgb[:, 0, 1] == 1).all() and rgb[0, 0, 0] < 1 or key == [0]
+
+
+@pytest.mark.parametrize("mode, compression", [("RGBA", None), ("L", "tiff_lzw"), ("1", "group4"), ("P", None),
+                                               ("CMYK", None), ("LA", None)])
+def test_tiff_as_it_comes(tmp_path, rng, mode, compression):
+    picture = Image.fromarray(rng.integers(0, 256, (5, 7, 4), dtype=np.uint8)).convert(mode)
+    picture.save(tmp_path / "a.tiff", compression=compression)
+    rgb, alpha = read_image(tmp_path / "a.tiff")
+    right = np.asarray(picture.convert("RGBA" if "A" in mode else "RGB")).transpose(2, 0, 1).astype(np.float32)
+    assert (alpha is not None) == ("A" in mode)
+    if alpha is None:
+        assert np.allclose(rgb, right / 127.5 - 1)
+    else:
+        assert np.allclose(alpha, right[3] / 255)
+
+
+def test_tiff_of_sixteen_bits_and_on_its_side(tmp_path):
+    rgb, _ = read_image(save(tmp_path / "deep.tif", np.array([[0, 256, 65535]], np.uint16)))
+    assert np.allclose(rgb[0, 0], [-1, 256 / 32767.5 - 1, 1])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_image(save(tmp_path / "a.tif", np.zeros((4, 9, 3), np.uint8), exif=exif))[0].shape == (3, 9, 4)
+
+
+def test_a_damaged_tiff_is_one_line_and_libtiff_says_nothing(tmp_path, rng, capfd):
+    array = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    good = save(tmp_path / "a.tif", array, compression="tiff_lzw").read_bytes()
+    for place in (10, 11, 12):
+        (tmp_path / "a.tif").write_bytes(good[:place] + b"\xff\xff\xff" + good[place + 3:])
+        with pytest.raises(TinyganError, match="damaged or cut off") as caught:
+            read_image(tmp_path / "a.tif")
+        assert "\n" not in str(caught.value)
+    os.write(2, b"still there")
+    assert capfd.readouterr() == ("", "still there")
+
+
+@pytest.mark.skipif(not AVIF, reason="this Pillow has no AVIF")
+def test_avif_where_pillow_has_it(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.avif", np.full((16, 16, 3), (204, 102, 51), np.uint8), quality=95)
+    assert abs(read_image(path)[0] - (np.array([204, 102, 51]) / 127.5 - 1)[:, None, None]).max() < 0.05
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    with pytest.raises(TinyganError, match="it is AVIF, which .*this Pillow does not read .*11.3.*: save it as") as no:
+        read_image(path)
+    assert "\n" not in str(no.value) and str(no.value).endswith("read are PNG, JPEG, WEBP, BMP, GIF, TIFF")
+
+
 def test_the_first_frame_of_a_film(tmp_path):
     frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -153,12 +213,25 @@ def bad_files(folder, rng):
     ):
         (folder / name).write_bytes(data)
         yield folder / name, words
-    for name, options in (("a.png", {}), ("a.jpg", {}), ("a.bmp", {}), ("a.webp", {"lossless": True}), ("a.gif", {})):
+    for name, options in (("a.png", {}), ("a.jpg", {}), ("a.bmp", {}), ("a.webp", {"lossless": True}), ("a.gif", {}),
+                          ("a.tif", {"compression": "tiff_lzw"}), *((("a.avif", {}),) if AVIF else ())):
         data = save(folder / name, array, **options).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
         yield folder / name, "damaged or cut off|not a picture"
-    Image.fromarray(array).save(folder / "a.tiff")
-    yield folder / "a.tiff", "not a picture .*read are PNG, JPEG, WEBP, BMP, GIF"
+    for name, picture, words in (
+        ("float.tif", Image.fromarray(array[..., 0].astype(np.float32)), "floating-point numbers, .*save it as a PNG"),
+        ("deep.tif", Image.fromarray(array[..., 0].astype(np.int32)), "numbers of 32 bits, .*save it as a PNG"),
+        ("lab.tif", Image.new("LAB", (4, 4)), "CIELAB colours, .*save it as a PNG"),
+    ):
+        picture.save(folder / name)
+        yield folder / name, words
+    for name, start, words in (
+        ("a.heic", b"\0\0\0\x18ftypheic", "it is HEIC, .*save it as PNG or JPEG; read are PNG, JPEG, WEBP, BMP, GIF"),
+        ("a.jp2", b"\0\0\0\x0cjP  \r\n", "it is JPEG 2000 or JPEG XL: save it as PNG"),
+        ("a.psd", b"8BPS\0\1", "Photoshop's own format: save it as PNG"),
+    ):
+        (folder / name).write_bytes(start + bytes(40))
+        yield folder / name, words
     (folder / "b.png").write_bytes(png(4, 4, 8, 2, b"\0" * 52).replace(b"IDAT", b"IDAT\xff", 1))
     yield folder / "b.png", "damaged"
 
@@ -171,14 +244,15 @@ def test_bad_files_get_one_line(tmp_path, rng):
         text = str(caught.value)
         assert "\n" not in text and text.startswith(str(path)) and caught.value.exit_code == 1
         seen += 1
-    assert seen == 17
+    assert seen == 23 + AVIF
 
 
 def test_changed_bytes_never_escape(tmp_path, rng):
     """Any byte may be wrong: a picture or one line, nothing else."""
     array = rng.integers(0, 256, (12, 12, 4), dtype=np.uint8)
     refused = 0
-    for name, mode in (("a.png", "RGBA"), ("a.jpg", "RGB"), ("a.gif", "P"), ("a.webp", "RGBA"), ("a.bmp", "RGB")):
+    for name, mode in (("a.png", "RGBA"), ("a.jpg", "RGB"), ("a.gif", "P"), ("a.webp", "RGBA"), ("a.bmp", "RGB"),
+                       ("a.tif", "RGBA"), *((("a.avif", "RGB"),) if AVIF else ())):
         good = save(tmp_path / name, array, mode).read_bytes()
         for _ in range(60):
             data = bytearray(good)

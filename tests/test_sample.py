@@ -1,5 +1,7 @@
 """sample.py: pictures of the asked-for size, from the asked-for routes, the same for the same seed."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -280,6 +282,18 @@ def test_a_gpan_paints_on_what_it_is_given(paint, painters, tmp_path):
     for words in ([blue, green], [tmp_path / "more"]):
         middle = paint("red", "--n", 8, "--substrate", *words)[34::66, 34::66][:2].reshape(-1, 3)
         assert {int(pixel.argmax()) for pixel in middle.astype(int)} == {1, 2}
+
+
+def test_mirrored_only_where_the_run_was(paint, painters, tmp_path, capsys):
+    shutil.copytree(painters["red"], tmp_path / "old")
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    del config["flags"]["substrate_flip"]  # as before there was such a flag
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    for run, words, mirrored in ((painters["red"], [], False), (tmp_path / "old", [], True),
+                                 (tmp_path / "old", ["--substrate", painters["picture"]], False)):
+        words = ["--checkpoint", run, "--n", 2, "--device", "cpu", "--out", tmp_path / "a.png", *words]
+        assert cli.run_main(script.main, [str(word) for word in words]) == 0
+        assert ("half of them are mirrored" in capsys.readouterr().out) == mirrored, words
 
 
 def test_no_classifier_is_needed_to_paint(paint, monkeypatch, capsys):

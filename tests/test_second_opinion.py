@@ -126,7 +126,7 @@ def test_which_pictures(tmp_path):
         path.mkdir(parents=True)
     for name in ("step_000100.png", "step_000200.png", "other.png"):
         (run / "samples" / name).touch()
-    for name in ("b.png", "a.JPG", "notes.txt"):
+    for name in ("b.png", "a.JPG", "notes.txt", "._b.png", "Thumbs.db"):
         (folder / name).touch()
     single = tmp_path / "x.png"
     assert second_opinion.find_pictures([run], True) == [run / "samples" / "step_000200.png"]

@@ -169,8 +169,66 @@ def test_a_mask_beside_the_image_wins(tmp_path):
     with pytest.raises(TinyganError, match=r"photo\.mask\.png is black"):
         one(path)
     save(tmp_path / "photo.mask.png", np.full((40, 40), 255, np.uint8))
-    with pytest.raises(TinyganError, match="no background found"):
+    with pytest.raises(TinyganError, match=r"photo\.mask\.png marks all of it as object"):
         one(path)
+
+
+INSIDE = np.zeros((40, 40), bool)
+INSIDE[:, :10] = True
+CLEAR = np.zeros((40, 40, 4), np.uint8)
+CLEAR[INSIDE] = 255
+BLACK_AND_WHITE = CLEAR.copy()
+BLACK_AND_WHITE[:, 10:20, 3] = 255
+BLACK_AND_WHITE[:, 20, 3] = 160  # black that fades out
+CUT_OUT = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+CUT_OUT[..., 3] = INSIDE * np.uint8(255)
+SOFT = np.where(INSIDE, 255, 0).astype(np.uint8)
+SOFT[:, 9:11] = 200, 90
+
+
+def in_palette(indices, *colours):
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+MASKS = {
+    "white on transparent": CLEAR, "black and white on transparent": BLACK_AND_WHITE, "the object, cut out": CUT_OUT,
+    "grey with transparency": Image.fromarray(CLEAR).convert("LA"),
+    "0 and 1": INSIDE.astype(np.uint8), "0 and 1 in 16 bits": INSIDE.astype(np.uint16), "0 to 255": SOFT,
+    "bits": Image.fromarray(INSIDE), "labels": INSIDE * np.tile(np.arange(1, 5, dtype=np.uint8), (40, 10)),
+    "labels in 16 bits": INSIDE * np.tile(np.arange(1, 5, dtype=np.uint16), (40, 10)),
+    "a palette of two": in_palette(INSIDE, (0, 0, 0), (128, 0, 0)),
+    "a palette, white first": in_palette(~INSIDE, (255, 255, 255), (0, 0, 0)),
+    "a palette of labels": in_palette(INSIDE * np.tile([1, 2, 3, 3], (40, 10)), (0, 0, 0), (128, 0, 0), (0, 128, 0),
+                                      (224, 224, 192)),
+    "two greys": np.where(INSIDE, 255, 140).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("suffix", [".mask.png", ".mask.PNG", ".Mask.Png"])
+def test_masks_as_programs_write_them(tmp_path, kind, suffix):
+    mask = MASKS[kind]
+    (mask if isinstance(mask, Image.Image) else Image.fromarray(mask)).save(tmp_path / f"p{suffix}", "PNG")
+    path = save(tmp_path / "p.png", picture(background=90))
+    assert np.array_equal(one(path, size=40)[1], INSIDE)
+    assert np.array_equal(from_folder(tmp_path, 40).next(np.random.default_rng(0), 1)[1][0, 0], INSIDE)
+
+
+def test_which_mask_is_whose(tmp_path):
+    path = save(tmp_path / "p.png", picture(background=90))
+    Image.fromarray(INSIDE).save(tmp_path / "p.MASK.png")
+    both = from_files(sorted(tmp_path.glob("*.png")), 40)  # what *.png gives a shell
+    assert "from p.png" in both.describe() and np.array_equal(both.next(np.random.default_rng(0), 1)[1][0, 0], INSIDE)
+    if not (tmp_path / "P.PNG").exists():  # names differ in case here
+        Image.fromarray(~INSIDE).save(tmp_path / "p.mask.PNG", "PNG")
+        with pytest.raises(TinyganError, match=r"p\.png has 2 masks, p\.MASK\.png and p\.mask\.PNG: keep one"):
+            one(path)
+        Image.fromarray(~INSIDE).save(tmp_path / "p.mask.png")  # the very name
+        assert np.array_equal(one(path, size=40)[1], ~INSIDE)
+    Image.fromarray(~INSIDE).convert("RGBA").save(tmp_path / "p.mask.png")
+    assert np.array_equal(one(path, size=40)[1], ~INSIDE)  # all of it opaque
 
 
 def test_aspect_is_kept_and_padding_is_white(tmp_path):
@@ -215,9 +273,14 @@ def test_flip_mirrors_picture_and_mask_together(tmp_path):
     image = picture()
     image[10:30, 10:15] = (0, 0, 200)  # blue on the left
     image[10:30, 25:30] = 255  # and shorter on the right
-    source = from_files([save(tmp_path / "a.png", image)], 40)
+    source = from_files([save(tmp_path / "a.png", image)], 40, flip=True)
     target, mask = source.next(np.random.default_rng(0), 60)
-    plain = from_files([tmp_path / "a.png"], 40, flip=False).next(np.random.default_rng(0), 1)
+    assert source.describe() == "substrates from a.png; half of them are mirrored, 3 x 40 x 40"
+    assert "mirrored" in open_substrates(tmp_path, 40, flip=True).describe()
+    as_it_is = from_files([tmp_path / "a.png"], 40)
+    plain = as_it_is.next(np.random.default_rng(0), 1)
+    assert all(np.array_equal(t, plain[0][0]) for t in as_it_is.next(np.random.default_rng(1), 60)[0])  # unless asked
+    assert "mirrored" not in as_it_is.describe()
     mirrored = [array[..., ::-1] for array in plain]
     kinds = [[np.array_equal(t, a[0][0]) and np.array_equal(m, a[1][0]) for a in (plain, mirrored)]
              for t, m in zip(target, mask, strict=True)]
@@ -275,6 +338,7 @@ def test_a_nested_folder(tmp_path):
     save(tmp_path / "more" / "three.mask.png", mask)
     save(tmp_path / ".thumbs" / "four.png", picture(colour=(200, 200, 200)))
     save(tmp_path / "photo.png", picture(background=90))
+    (tmp_path / "._one.png").write_bytes(b"\0\5\x16\7")  # of macOS, beside each file on a foreign disk
     (tmp_path / "notes.txt").write_text("notes")
     source = from_folder(tmp_path, 40)
     target, mask = source.next(np.random.default_rng(0), 3)
@@ -285,12 +349,38 @@ def test_a_nested_folder(tmp_path):
     assert "\n" not in source.describe()
 
 
+def test_linked_folders_are_looked_through_once(tmp_path):
+    """As data sets are shared: a folder of class folders that lie elsewhere. Links may lead back, too."""
+    for name in ("balls", "cubes"):
+        save(tmp_path / "shared" / name / "a.png", picture())
+    used = tmp_path / "used"
+    used.mkdir()
+    try:
+        for name in ("balls", "cubes"):
+            (used / name).symlink_to(tmp_path / "shared" / name)
+        (used / "again").symlink_to(tmp_path / "shared" / "cubes")
+        (used / "circle").symlink_to(used)
+        (tmp_path / "shared" / "balls" / "up").symlink_to(tmp_path / "shared")
+        (used / "gone").symlink_to(tmp_path / "nowhere")
+        (used / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    except OSError:
+        pytest.skip("no links on this system")
+    assert "from 2 images in" in from_folder(used, 16).describe()
+    (tmp_path / "link").symlink_to(used)
+    assert "from 2 images in" in from_folder(tmp_path / "link", 16).describe()
+
+
 def test_folders_without_substrates(tmp_path):
     with pytest.raises(TinyganError, match="it is empty"):
         from_folder(tmp_path, 16)
     with pytest.raises(TinyganError, match="no folder"):
         from_folder(tmp_path / "nowhere", 16)
-    for name in ("a.txt", "b.txt", "c.tiff", "README"):
+    for name in (".DS_Store", "._x.png", "Thumbs.db", "desktop.ini", "__MACOSX/._y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(TinyganError, match="it is empty"):
+        from_folder(tmp_path, 16)
+    for name in ("a.txt", "b.txt", "c.xcf", "README"):
         (tmp_path / name).write_text("x")
     with pytest.raises(TinyganError, match=r"4 files there \(2 \.txt, 1 .*, 1 ") as caught:
         from_folder(tmp_path, 16)

@@ -122,6 +122,39 @@ def test_parts_of_one_storage_half_precision_parameters_and_notes(tmp_path):
     assert found["c"].dtype == np.float16 and found["c"].tolist() == [1, 2, 3] and found["d"].item() == 1.25
 
 
+@pytest.mark.parametrize("kind, dtype", [("DoubleStorage", "<f8"), ("LongStorage", "<i8")])
+def test_numbers_of_eight_bytes(tmp_path, kind, dtype):
+    values = np.arange(6, dtype=dtype) * 3
+    entries = {**GOOD, "net/data.pkl": program(values=text("a") + tensor(of=storage("0", 6, kind))),
+               "net/data/0": values.tobytes()}
+    found = read_state_dict(write_zip(tmp_path / "x.pth", entries), max_bytes=MAX)["a"]
+    assert found.dtype == np.dtype(dtype) and np.array_equal(found.ravel(), values)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "net"])
+def test_the_state_dict_of_a_training_checkpoint(tmp_path, key):
+    """Beside it lie numbers, texts and the optimiser's state, whose tensors are passed over, in both forms of file."""
+    def inner(*rest):
+        return program(values=text("a.weight") + tensor(of=storage("0", 6, "FloatStorage", *rest)))[2:-1]
+
+    def state(*rest):  # of an optimiser: {"state": {0: {"step": tensor}}, "param_groups": [{"lr": 0.5, ...}]}
+        step = tensor((2,), (1,), of=storage("7", 2, "FloatStorage", *rest))
+        groups = b"](}(" + text("lr") + b"G" + struct.pack(">d", 0.5) + text("betas") + b"G" + bytes(8) + b"K\x01\x86"
+        groups += text("params") + b"]K\x00au" + b"e"
+        return b"}(" + text("state") + b"}K\x00}" + text("step") + step + b"ss" + text("param_groups") + groups + b"u"
+
+    for form, rest in (("zip", ()), ("old", (b"N",))):
+        code = program(values=text("epoch") + whole(3) + text("arch") + text("vgg16") + text("optimizer") + state(*rest)
+                       + text(key) + inner(*rest) + text("best") + b"\x89")
+        if form == "zip":
+            path = write_zip(tmp_path / "x.pth", {**GOOD, "net/data.pkl": code, "net/data/7": bytes(8)})
+        else:
+            path = write_old(tmp_path / "y.pth", found=code, keys=("7", "0"), numbers=2,
+                             data=bytes(8) + struct.pack("<q", 6) + NUMBERS.tobytes())
+        found = read_state_dict(path, max_bytes=MAX)
+        assert list(found) == ["a.weight"] and np.array_equal(found["a.weight"], NUMBERS.reshape(2, 3))
+
+
 def test_files_that_python_2_wrote(tmp_path):
     """Short texts of bytes, an OrderedDict made of pairs, tensors of the first kind."""
     def short(value: str) -> bytes:
@@ -143,13 +176,16 @@ def calls(module: str, what: str, argument: str) -> bytes:
     return b"\x80\x02" + name(module, what) + text(argument) + b"\x85R."
 
 
+INNER = program()[2:-1]
 PROGRAMS = {  # program: words of the refusal
     "a shell": (calls("os", "system", "ls"), "names 'os.system', which is never looked up"),
     "a built-in function": (calls("builtins", "print", "x"), "names 'builtins.print'"),
     "a function of torch": (calls("torch.hub", "load", "x"), "names 'torch.hub.load'"),
     "a name with escape codes": (b"\x80\x02c\x1b[2J\nx\n.", "never looked up"),
-    "a module": (program(values=text("a") + name("torch.nn.modules.conv", "Conv2d") + b")\x81"), "names 'torch.nn.mod"),
-    "whole numbers": (program(values=text("a") + tensor(of=storage("0", 6, "LongStorage"))), "numbers of 'torch.Long"),
+    "a module": (program(values=text("a") + name("torch.nn.modules.conv", "Conv2d") + b")\x81"), "a whole net"),
+    "other numbers": (program(values=text("a") + tensor(of=storage("0", 6, "BFloat16Storage"))), "of 'torch.BFloat16"),
+    "two dictionaries of tensors": (program(values=text("net") + INNER + text("ema") + INNER),
+                                    "several dictionaries of tensors, 'net', 'ema'"),
     "a class made by an instruction": (program(values=text("a") + b")i" + b"os\nsystem\n"), "instruction b'i'"),
     "an instruction of protocol 4": (b"\x80\x02\x95" + bytes(8) + b".", "instruction b'\\x95'"),
     "protocol 4": (b"\x80\x04}.", "not of protocol 2"),

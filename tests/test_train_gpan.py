@@ -372,6 +372,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, c
 # flag -> values that must change what is learned; after "|" the flags that the comparison has as well.
 CHANGES = {
     "--classifier": ["VGG16 | --wanted 1"], "--wanted": ["7", "3,5", "3 --wanted 9"], "--substrate": ["PICTURE"],
+    "--substrate-flip": ["yes | --substrate PICTURE --seed 1"],
     "--size": ["128"], "--channels": ["1"], "--steps": ["3"], "--batch-size": ["3"], "-b": ["4"],
     "--accumulate": ["2 | --batch-size 4"], "--bank": ["3", "2,1,3,1"], "--routes": ["batch", "group:2"],
     "--seed": ["7"],
@@ -443,6 +444,20 @@ def test_every_flag_does_what_it_is_for(learned, flag):
         found = learned(" ".join(f"{others} {flag} {value}".split()))
         assert all(np.isfinite(array).all() for array in found.values() if array.dtype.kind == "f")
         assert equal(found, learned(others)) == (flag in SAME), text
+
+
+def test_runs_from_before_there_was_a_flag_go_on_mirroring(train, tmp_path, quick, capsys):
+    picture = write_picture(tmp_path / "picture.png")
+    words = ["--substrate", picture, "--out", "old"]
+    assert train("--steps", 1, *words) == 0 and "mirrored" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    assert config["flags"].pop("substrate_flip") == "no"
+    assert train("--resume", "old", "--steps", 2) == 0 and "mirrored" not in capsys.readouterr().out
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    for steps in (3, 4):
+        assert train("--resume", "old", "--steps", steps) == 0
+        assert "from picture.png; half of them are mirrored, 3 x" in capsys.readouterr().out
+    assert train("--substrate-flip", "yes", "--steps", 1) == 2 and "there are none" in error_line(capsys)
 
 
 def test_help_names_every_flag_and_both_presets():

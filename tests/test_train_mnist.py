@@ -139,6 +139,16 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
     assert "10 of 10 digits drawn, KL to equal shares 0.000 nats" in capsys.readouterr().out
 
 
+def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script, "find_classifier", lambda say=print: pytest.fail("clothes are no digits"))
+    words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1"]
+    assert cli.run_main(script.entry, words) == 0
+    out = capsys.readouterr().out
+    assert f"data: Fashion-MNIST train: {COUNT} clothes from {tmp_path / 'fashion'}\n" in out
+    assert "note: Fashion-MNIST shows clothes: classes drawn, KL and confidence are of digits, so they are not" in out
+
+
 def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):
     if find_classifier(say=print) is None:
         pytest.skip(f"no classifier: {capsys.readouterr().out}")

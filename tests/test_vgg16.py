@@ -7,7 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vgg16_tools import NAMES, SIDE, converter, plain_scores, small_file, small_net, small_weights, some_images
+from vgg16_tools import (
+    NAMES,
+    SIDE,
+    converter,
+    plain_scores,
+    small_file,
+    small_net,
+    small_weights,
+    some_images,
+    write_keras,
+)
 
 from tinygan import hdf5
 from tinygan.conv import _resize
@@ -32,7 +42,7 @@ def refusal(path) -> str:
     with pytest.raises(TinyganError) as caught:
         load_vgg16(path)
     text = str(caught.value)
-    assert "\n" not in text and len(text) < 400 + len(str(path)) and Path(path).name in text
+    assert "\n" not in text and len(text) < 400 + 2 * len(str(path)) and Path(path).name in text
     return text
 
 
@@ -250,7 +260,7 @@ def test_other_files(tmp_path):
     whole = small_file(tmp_path / "good.h5").read_bytes()
     for name, content, words in [
         ("empty.h5", b"", "empty"), ("page.h5", b"<!DOCTYPE html><html>404</html>", "not an HDF5 file"),
-        ("zip.h5", b"PK\x03\x04" + bytes(100), "not an HDF5 file"), ("signature.h5", whole[:8], "cut off"),
+        ("signature.h5", whole[:8], "cut off"),
         *((f"cut{n}.h5", whole[:len(whole) * n // 10], "cut off") for n in range(1, 10)),
     ]:
         (tmp_path / name).write_bytes(content)
@@ -262,7 +272,17 @@ def test_other_files(tmp_path):
         assert "not a file" in refusal(tmp_path / "pipe.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["block1_conv1/block1_conv1_W_1:0"] = np.zeros(3)
-    assert "lacks the attribute 'format'" in refusal(tmp_path / "foreign.h5")
+    convert = "first: python weights/convert_vgg16.py"
+    assert f"HDF5 of another program; if these are a VGG16's weights, convert them {convert} {tmp_path}/foreign.h5" in (
+        refusal(tmp_path / "foreign.h5"))
+    # What is to be converted is told so, by its content: Keras' files of any layout, PyTorch's, archives.
+    write_keras(tmp_path / "of keras.h5", small_weights())
+    assert f"{convert} '{tmp_path}/of keras.h5'" in refusal(tmp_path / "of keras.h5")
+    for name in ("small_vgg16.pth", "small_vgg16_old.pth", "small_keras.weights.h5", "small_keras_whole.h5"):
+        (tmp_path / name).write_bytes((STORED / name).read_bytes())
+        assert f"{convert} {tmp_path}/{name}" in refusal(tmp_path / name)
+    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04" + bytes(50))
+    assert "a PyTorch file or a .keras archive; convert" in refusal(tmp_path / "model.keras")
     with open(tmp_path / "huge.h5", "wb") as file:  # sparse: takes no room on the disk
         file.write(whole)
         file.truncate(vgg16.MAX_BYTES + 1)

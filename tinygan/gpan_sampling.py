@@ -59,7 +59,9 @@ class Painter:
         if source is not None and not (isinstance(source, (list, tuple)) and
                                        all(isinstance(path, (str, Path)) for path in source)):
             raise TinyganError(f"config.json names {source!r} as substrates, which are no paths: give --substrate")
-        return open_substrates(source, config.size, config.condition_channels)
+        # As the run saw them: before there was this flag, it mirrored half of them.
+        flip = not paths and self.flags.get("substrate_flip", "yes") == "yes"
+        return open_substrates(source, config.size, config.condition_channels, flip=flip)
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int
                ) -> Iterator[np.ndarray]:

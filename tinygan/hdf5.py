@@ -3,7 +3,8 @@
 HDF5 is more than a table of arrays. A name in a file can lead to another file of the reader's disk (external links
 and storage, virtual data sets), and a kilobyte can declare terabytes. So nothing is opened here before the kind of its
 link was looked at, and no array is read unless its type and shape are those the caller expects, all of its bytes are
-in the file, and no filter stands between them and the reader but a checksum.
+in the file, and no filter stands between them and the reader but a checksum. Where a caller allows it, arrays that are
+gzip-compressed are read, too: chunk by chunk, and no chunk may grow beyond the size that it declares.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +27,8 @@ CHUNK_BYTES = 4 << 20  # of what is written; a checksum covers a chunk, which HD
 MAX_DEPTH, MAX_NAMES = 6, 10_000  # of a search through groups, which hard links can make endless
 _DAMAGED = "it is cut off, damaged or was made by another program; use another copy"
 # What h5py raises for damaged bytes (found by changing bytes at random), and what the system says.
-_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError)
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError,
+           zlib.error)
 
 
 class Refused(Exception):
@@ -33,9 +36,10 @@ class Refused(Exception):
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike, *, max_bytes: int) -> Iterator[Reader]:
-    """Open `path` to read from it. Raises TinyganError, one line naming the file, for whatever is wrong with it,
-    also with what is read inside the block; `Refused` raised in the block is turned into such a line."""
+def open_hdf5(path: str | os.PathLike, *, max_bytes: int, compressed: bool = False) -> Iterator[Reader]:
+    """Open `path` to read from it; compressed: arrays may be gzip-compressed. Raises TinyganError, one line naming the
+    file, for whatever is wrong with it, also with what is read inside the block; `Refused` raised in the block is
+    turned into such a line."""
     h5py = import_h5py()
     try:
         info = os.stat(path)
@@ -49,7 +53,7 @@ def open_hdf5(path: str | os.PathLike, *, max_bytes: int) -> Iterator[Reader]:
         if start != SIGNATURE:
             raise Refused(f"it is {'not an HDF5 file' if start else 'empty'}; use another copy")
         with h5py.File(path, "r", locking=False) as file:  # no lock: it may lie where nothing can be written
-            yield Reader(file, h5py)
+            yield Reader(file, h5py, compressed)
     except FileNotFoundError:
         raise TinyganError(f"no file {path}") from None
     except Refused as error:
@@ -62,8 +66,11 @@ def open_hdf5(path: str | os.PathLike, *, max_bytes: int) -> Iterator[Reader]:
 class Reader:
     """An open file: its attributes, names and arrays, each checked before it is read."""
 
-    def __init__(self, file: Any, h5py: Any) -> None:
+    def __init__(self, file: Any, h5py: Any, compressed: bool = False) -> None:
         self._file, self._h5py = file, h5py
+        self._filters = {h5py.h5z.FILTER_FLETCHER32}
+        if compressed:
+            self._filters |= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """A text or a number from the head of the file. Refused if it is an array, or absent without a `default`."""
@@ -130,7 +137,7 @@ class Reader:
         if data.shape != shape:
             raise Refused(f"{name!r} declares {_shown(data.shape)}, not {_shown(shape)}; {_DAMAGED}")
         self._check_stored(name, data, kinds)
-        values = data[()]
+        values = data[()] if _filters(data) <= {self._h5py.h5z.FILTER_FLETCHER32} else self._inflated(name, data)
         if finite and values.dtype.kind == "f" and not np.isfinite(values).all():
             raise Refused(f"{name!r} holds NaN or infinity; {_DAMAGED}")
         return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -153,13 +160,13 @@ class Reader:
         return data
 
     def _check_stored(self, name: str, data: Any, kinds: tuple[str, ...]) -> None:
-        """The type is one of `kinds`, no filter but a checksum, and every number is in the file."""
+        """The type is one of `kinds`, no filter but those allowed, and every number is in the file."""
         if data.dtype.kind not in "fiu" or data.dtype.newbyteorder("=").name not in kinds:
             raise Refused(f"{name!r} holds {data.dtype}, not {' or '.join(kinds)}; {_DAMAGED}")
-        creation = data.id.get_create_plist()
-        filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
-        if filters - {self._h5py.h5z.FILTER_FLETCHER32}:
-            raise Refused(f"{name!r} is compressed, which is not read; write it again without compression")
+        filters = _filters(data)
+        if filters - self._filters:
+            how = " with something else than gzip" if len(self._filters) > 1 else ""
+            raise Refused(f"{name!r} is compressed{how}, which is not read; write it again without compression")
         numbers = math.prod(data.shape)
         if data.chunks:
             if math.prod(data.chunks) > numbers:
@@ -167,8 +174,37 @@ class Reader:
             # Chunks at the edge are stored whole, so that a missing one could hide behind the others' surplus.
             numbers = math.prod(-(-n // c) * c for n, c in zip(data.shape, data.chunks, strict=True))
         size = numbers * data.dtype.itemsize
-        if data.id.get_storage_size() < size:
+        if filters - {self._h5py.h5z.FILTER_FLETCHER32}:  # how many bytes are stored then says nothing
+            chunks = numbers // math.prod(data.chunks)
+            if data.id.get_num_chunks() != chunks:
+                raise Refused(f"{name!r} has {data.id.get_num_chunks():,} of {chunks:,} chunks; {_DAMAGED}")
+        elif data.id.get_storage_size() < size:
             raise Refused(f"{name!r} declares {size:,} bytes but {data.id.get_storage_size():,} are stored; {_DAMAGED}")
+
+    def _inflated(self, name: str, data: Any) -> np.ndarray:
+        """The numbers of an array of gzip-compressed chunks. HDF5's own reader lets a chunk grow without end."""
+        h5z, values = self._h5py.h5z, np.empty(data.shape, data.dtype)
+        size, creation = math.prod(data.chunks) * data.dtype.itemsize, data.id.get_create_plist()
+        steps = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+        for index in range(data.id.get_num_chunks()):
+            corner = data.id.get_chunk_info(index).chunk_offset
+            left_out, chunk = data.id.read_direct_chunk(corner)
+            for i, step in reversed([*enumerate(steps)]):
+                if left_out >> i & 1:  # a filter that was no use for this chunk
+                    continue
+                if step == h5z.FILTER_DEFLATE:
+                    chunk = zlib.decompressobj().decompress(chunk, size + 4)  # a checksum may come after
+                elif step == h5z.FILTER_SHUFFLE:  # first bytes of all numbers, then second bytes ...
+                    chunk = np.frombuffer(chunk, np.uint8).reshape(data.dtype.itemsize, -1).T.tobytes()
+                else:
+                    chunk = chunk[:-4]
+            if len(chunk) != size:
+                raise Refused(f"{name!r} has a chunk of other than the {size:,} bytes that it declares; {_DAMAGED}")
+            part = np.frombuffer(chunk, data.dtype).reshape(data.chunks)
+            place = tuple(slice(at, at + n) for at, n in zip(corner, data.chunks, strict=True))
+            inside = tuple(slice(n) for n in values[place].shape)  # a chunk at the edge reaches beyond it
+            values[place] = part[inside]
+        return values
 
     def _open(self, name: str) -> Any:
         place = self._file
@@ -185,6 +221,11 @@ class Reader:
             raise Refused(f"it lacks {name!r}; {_DAMAGED}")
         if not isinstance(link, self._h5py.HardLink):
             raise Refused(f"{name!r} is a link to somewhere else, which is never followed")
+
+
+def _filters(data: Any) -> set[int]:
+    creation = data.id.get_create_plist()
+    return {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:

@@ -19,6 +19,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -32,7 +33,8 @@ MAX_DIMENSIONS = 32
 OLD_MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001  # how the older form begins
 _SAVE = "save its state_dict() with torch.save and use that"
 # The names that a program may use, and what each becomes.
-_STORAGES = {"torch FloatStorage": "<f4", "torch HalfStorage": "<f2"}
+_STORAGES = {"torch FloatStorage": "<f4", "torch HalfStorage": "<f2", "torch DoubleStorage": "<f8",
+             "torch LongStorage": "<i8"}
 _TENSOR = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
 _PARAMETER, _DICT = "torch._utils _rebuild_parameter", "collections OrderedDict"
 _NAMES = {*_STORAGES, *_TENSOR, _PARAMETER, _DICT}
@@ -73,11 +75,24 @@ def is_torch_file(start: bytes) -> bool:
     return start.startswith((ZIP_SIGNATURE, b"\x80\x02"))
 
 
-def read_state_dict(path: str | os.PathLike, *, max_bytes: int) -> dict[str, np.ndarray]:
-    """Name -> array, float32 or float16, of a file made by `torch.save(net.state_dict(), path)`.
+def refuse_torch_file(path: str | os.PathLike, convert: str) -> None:
+    """Raise TinyganError where `path` is one of PyTorch's files or another archive; convert: the command to give it to.
+    Whatever is wrong with other files is left to who reads them."""
+    start = b""
+    if os.path.isfile(path):  # asked first: opening a pipe would wait for its other end
+        with suppress(OSError), open(path, "rb") as file:
+            start = file.read(8)
+    if is_torch_file(start):
+        raise TinyganError(f"cannot use {path}: it is a PyTorch file or a .keras archive; convert it first: {convert}")
 
-    Tensors that share their numbers in the file share them here. Raises TinyganError, one line that names the file,
-    for any other file: too large, damaged, compressed, or with anything in it but a dictionary of tensors.
+
+def read_state_dict(path: str | os.PathLike, *, max_bytes: int) -> dict[str, np.ndarray]:
+    """Name -> array, float16 to float64 or int64, of a file made by `torch.save(net.state_dict(), path)`.
+
+    A state_dict inside a dictionary, beside numbers, texts and an optimiser's state, is found, too: that of training
+    checkpoints. Tensors that share their numbers in the file share them here. Raises TinyganError, one line that names
+    the file, for any other file: too large, damaged, compressed, or with anything in it but dictionaries, lists,
+    numbers, texts and tensors.
     """
     try:
         info = os.stat(path)
@@ -125,7 +140,7 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         order = f"{folder}byteorder"
         if order in entries and archive.read(order) != b"little":
             raise _Refused(f"its numbers are big-endian; {_SAVE} on another computer")
-        found, _ = _Machine(archive.read(programs[0])).run()
+        found, _, _ = _Machine(archive.read(programs[0])).run()
 
         def numbers(storage: _Storage) -> np.ndarray:
             entry = entries.get(f"{folder}data/{storage.key}")
@@ -140,10 +155,11 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 
 def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
     data = file.read(MAX_PROGRAM)
-    place, parts = 0, []
+    place, parts, known = 0, [], {}
     for _ in range(5):  # magic number, version, facts of the machine, the dictionary, the order of the storages
-        value, place = _Machine(data, place).run()
+        value, place, storages = _Machine(data, place).run()
         parts.append(value)
+        known |= storages
         if len(parts) == 1 and value != OLD_MAGIC:
             raise _Refused(f"it is not a PyTorch file; {_SAVE}")
     _, version, machine, found, keys = parts
@@ -151,7 +167,7 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         raise _Refused(f"its format is unknown; {_SAVE}")
     if machine.get("little_endian") is not True:
         raise _Refused(f"its numbers are big-endian; {_SAVE} on another computer")
-    known = {storage.key: storage for storage in _storages(found)}
+    wanted = {storage.key for storage in _storages(_state_dict(found))}
     loaded: dict[str, np.ndarray] = {}
     file.seek(place)
     for key in keys:
@@ -161,8 +177,12 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         header = file.read(8)
         if struct.unpack("<q", header)[0] != storage.numbers:
             raise _Refused(f"the numbers {key!r} in it are not as many as declared; use another copy")
-        _check_size(storage, min(size - file.tell(), storage.numbers * np.dtype(storage.dtype).itemsize))
-        loaded[key] = _fill(file, storage)
+        length = storage.numbers * np.dtype(storage.dtype).itemsize
+        _check_size(storage, min(size - file.tell(), length))
+        if key in wanted:
+            loaded[key] = _fill(file, storage)
+        else:
+            file.seek(length, os.SEEK_CUR)
     return _arrays(found, lambda storage: loaded[storage.key])
 
 
@@ -185,23 +205,42 @@ def _fill(raw: Any, storage: _Storage) -> np.ndarray:
     return array if sys.byteorder == "little" else array.astype(array.dtype.newbyteorder("="))
 
 
-def _storages(found: Any) -> list[_Storage]:
+def _state_dict(found: Any) -> dict[str, _Tensor]:
+    """The dictionary of tensors in what a program made: itself, or the only one among its entries. Refused where there
+    is none or are several."""
     if not isinstance(found, dict):
         raise _Refused(f"it holds no dictionary of tensors; {_SAVE}")
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            inner = " (is the state_dict inside it?)" if isinstance(value, dict) else ""
-            raise _Refused(f"its entry {str(name)[:60]!r} is not a tensor{inner}; {_SAVE}")
-    return [value.storage for value in found.values()]
+    inner = [name for name, value in found.items() if isinstance(value, dict) and value and _first_fault(value) is None]
+    fault = _first_fault(found)
+    if fault is None:
+        return found
+    if len(inner) == 1 or "state_dict" in inner:
+        return found["state_dict" if "state_dict" in inner else inner[0]]
+    if inner:
+        raise _Refused(f"it holds several dictionaries of tensors, {', '.join(ascii(i)[:40] for i in inner[:5])}; "
+                       f"save one with torch.save and use that")
+    hint = " (is the state_dict inside it?)" if isinstance(found[fault], dict) else ""
+    raise _Refused(f"its entry {str(fault)[:60]!r} is not a tensor{hint}; {_SAVE}")
+
+
+def _first_fault(found: dict) -> Any:
+    """The first name of what is no named tensor; None in a state_dict."""
+    return next((name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, _Tensor)),
+                None)
+
+
+def _storages(state: dict[str, _Tensor]) -> list[_Storage]:
+    return [tensor.storage for tensor in state.values()]
 
 
 def _arrays(found: Any, numbers: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
     loaded: dict[_Storage, np.ndarray] = {}
-    for storage in _storages(found):
+    state = _state_dict(found)
+    for storage in _storages(state):
         if storage not in loaded:
             loaded[storage] = numbers(storage)
     return {name: loaded[t.storage][t.offset:t.offset + math.prod(t.shape)].reshape(t.shape)
-            for name, t in found.items()}
+            for name, t in state.items()}
 
 
 # ---- the machine ---------------------------------------------------------------------------------------------------
@@ -217,14 +256,16 @@ class _Machine:
         self.data, self.place = data, place
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.storages: dict[str, _Storage] = {}
 
-    def run(self) -> tuple[Any, int]:
-        """(the value, the place after the program). Raises _Refused, or one of _DAMAGE for bytes without sense."""
+    def run(self) -> tuple[Any, int, dict[str, _Storage]]:
+        """(the value, the place after the program, the storages it names, by key). Raises _Refused, or one of _DAMAGE
+        for bytes without sense."""
         while True:
             code = self.take(1)
             if code == b".":
                 (value,) = self.stack
-                return value, self.place
+                return value, self.place, self.storages
             action = _ACTIONS.get(code)
             if action is None:
                 raise _Refused(f"its program has the instruction {code!r}, which no dictionary of tensors needs; "
@@ -284,8 +325,9 @@ class _Machine:
         if name not in _NAMES:
             shown = ascii(".".join(name.split())[:80])
             if name.startswith("torch ") and name.endswith("Storage"):
-                raise _Refused(f"it holds numbers of {shown}; {_SAVE}, with float32 or float16 tensors alone")
-            raise _Refused(f"it names {shown}, which is never looked up; {_SAVE}")
+                raise _Refused(f"it holds numbers of {shown}; {_SAVE}, with tensors of float32 alone")
+            whole = "it holds a whole net, not its weights alone: " if name.startswith("torch.nn.") else ""
+            raise _Refused(f"{whole}it names {shown}, which is never looked up; {_SAVE}")
         self.push(_Name(name))
 
     def make_tuple(self, count: int) -> None:
@@ -304,7 +346,8 @@ class _Machine:
         if kind != "storage" or not isinstance(name, _Name) or name.text not in _STORAGES or any(
                 part is not None for part in rest) or not isinstance(key, str) or not _is_count(numbers):
             raise _Refused(f"it refers to numbers in an unknown way; {_SAVE}")
-        self.push(_Storage(_STORAGES[name.text], key, numbers))
+        self.storages[key] = _Storage(_STORAGES[name.text], key, numbers)
+        self.push(self.storages[key])
 
     def call(self) -> None:
         arguments, name = self.pop(), self.pop()
@@ -358,7 +401,7 @@ _ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"\x80": _skip_protocol,
     b"N": lambda m: m.push(None), b"\x88": lambda m: m.push(True), b"\x89": lambda m: m.push(False),
     b"K": lambda m: m.push(m.number("<B")), b"M": lambda m: m.push(m.number("<H")),
-    b"J": lambda m: m.push(m.number("<i")), b"\x8a": _Machine.long,
+    b"J": lambda m: m.push(m.number("<i")), b"\x8a": _Machine.long, b"G": lambda m: m.push(m.number(">d")),
     b"X": lambda m: m.text("<I", "utf-8"),
     b"U": lambda m: m.text("<B", "latin-1"), b"T": lambda m: m.text("<I", "latin-1"),  # Python 2's texts
     b"}": lambda m: m.push({}), b"]": lambda m: m.push([]), b")": lambda m: m.push(()),

@@ -2,6 +2,7 @@
 
     idx.py           the MNIST file format: bytes in, a checked array out
     mnist.py         where the four files are looked for, and what happens when they are nowhere
+    sets.py          which of MNIST's relatives lies in a folder, and which way up its images are
     download.py      one file from one of several mirrors, checksum first, never a half-written file
     cache.py         the folder that downloads are kept in
     images.py        one picture from a file that nobody vouches for; resizing it

@@ -35,13 +35,14 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
     return _read(path, IMAGES)
 
 
-def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """Read an idx labels file of digits: uint8 (N,), values 0 to 9. Refuses what `read_images` refuses."""
+def read_labels(path: str | os.PathLike, *, most: int = 9) -> np.ndarray:
+    """Read an idx labels file: uint8 (N,), values 0 to `most`. Refuses what `read_images` refuses, and larger ones."""
     labels = _read(path, LABELS)
-    wrong = np.flatnonzero(labels > 9)
+    wrong = np.flatnonzero(labels > most)
     if wrong.size:
         at = wrong[0]
-        raise TinyganError(f"{shown(path)}: label {labels[at]} at position {at}; digits are 0 to 9")
+        what = "digits are" if most == 9 else "the labels of this set are"
+        raise TinyganError(f"{shown(path)}: label {labels[at]} at position {at}; {what} 0 to {most}")
     return labels
 
 

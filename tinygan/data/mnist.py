@@ -5,6 +5,7 @@ them; a machine that is offline gets a small set of real digits that comes with 
 It never passes over a --data-dir that the user gave, and never reads a file without checking it (idx.py).
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from tinygan.data.cache import cache_dir
 from tinygan.data.idx import read_images, read_labels, shown
+from tinygan.data.sets import UNKNOWN, Found, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
 
 # The makers' own site answers 403 to programs; these two serve the same files.
@@ -34,7 +36,6 @@ FILES = {
 }
 LARGEST = 20_000_000  # bytes; the largest of the four is 9.9 MB
 BUNDLED = Path(__file__).parent / "bundled"
-SUBFOLDERS = ("", "mnist", "MNIST/raw")  # the last is where torchvision keeps them
 
 # cache folder -> why its download failed: tried once per process, since offline each try can cost seconds
 _failed_downloads: dict[Path, str] = {}
@@ -42,11 +43,15 @@ _failed_downloads: dict[Path, str] = {}
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9; source: one line."""
+    """images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9 where they are digits; source: one
+    line; kind: the set's name; shows: what is to be seen, "digits" or something that a classifier of digits cannot
+    judge."""
 
     images: np.ndarray
     labels: np.ndarray
     source: str
+    kind: str = "MNIST"
+    shows: str = "digits"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +63,7 @@ def load_mnist(
     data_dir: str | os.PathLike | None = None,
     download: bool = True,
     allow_bundled: bool = True,
+    other_sets: bool = False,
     say: Callable[[str], None] = print,
 ) -> Digits:
     """Load one split of MNIST, "train" or "test", from the first of these places that has its two files.
@@ -69,107 +75,103 @@ def load_mnist(
     5. with allow_bundled: the bundled set, the first 500 digits of each class of the original training files and
        the first 100 of each class of the test files
 
-    In 1 to 3 the files may lie in the folder itself, its mnist/ or its MNIST/raw/, plain or gzipped, named as
-    on the mirrors or with a dot (train-images.idx3-ubyte). `say` gets one line for each download and for the
-    bundled set. Raises UsageError for another split, TinyganError when the files are missing, damaged or not
-    MNIST's shape.
+    In 1 to 3 the files may lie in the folder itself or in one below it, plain or gzipped, under the names that MNIST
+    and its relatives come by (see sets.py); EMNIST's images are turned upright. `say` gets one line for each download
+    and for the bundled set. Raises UsageError for another split, TinyganError when the files are missing, damaged or
+    not MNIST's shape, are of several sets, or, unless other_sets, of one that shows no digits.
     """
     if split not in FILES:
         raise UsageError(f"MNIST has the splits train and test, not {split!r}")
     if data_dir is not None:
-        return _read_pair(split, *_find_named(split, data_dir))
+        return _checked(_read_pair(split, _find_named(split, data_dir)), other_sets)
 
     if named := os.environ.get("TINYGAN_DATA"):
-        if found := _find(split, named):
-            return _read_pair(split, *found)
+        if found := find_set(split, named):
+            return _checked(_read_pair(split, found), other_sets)
         say(f"TINYGAN_DATA: no MNIST {split} files in {shown(named)}; looking elsewhere")
 
     folder = cache_dir() / "mnist"
     reason = "none found on this machine"
-    if found := _find(split, folder):
+    if found := find_set(split, folder):
         try:
-            return _read_pair(split, *found)
+            return _read_pair(split, found)
         except TinyganError as error:  # the cache is ours to mend: a good download will replace the file
             reason = str(error)
             if download:
                 say(f"{reason}; downloading it")
     if download:
         try:
-            return _read_pair(split, *_download(split, folder, say))
+            _download(split, folder, say)
+            return _read_pair(split, _find_named(split, folder))
         except TinyganError as error:
             reason = str(error)
     if not allow_bundled:
         raise TinyganError(f"no MNIST {split} set: {reason}; name a folder that has it with --data-dir")
 
-    digits = _read_pair(split, *_find_named(split, BUNDLED))
+    digits = _read_pair(split, _find_named(split, BUNDLED))
     full = {"train": "60,000 training", "test": "10,000 test"}[split]
     source = f"the bundled set: {len(digits):,} of MNIST's {full} digits, shipped with tinygan"
     say(f"using {source} ({reason}). For all of them: go online, or name their folder with --data-dir")
     return Digits(digits.images, digits.labels, source)
 
 
-def _names(stem: str) -> tuple[str, ...]:
-    """The file names that users have for `stem`, the one on the mirrors first."""
-    dotted = stem.replace("-idx", ".idx")
-    return f"{stem}.gz", stem, f"{dotted}.gz", dotted
-
-
-def _find_file(stem: str, folder: Path) -> Path | None:
-    for subfolder in SUBFOLDERS:
-        for name in _names(stem):
-            path = folder / subfolder / name
-            if os.path.isfile(path):
-                return path
-    return None
-
-
-def _find(split: str, folder: str | os.PathLike) -> tuple[Path, Path] | None:
-    folder = Path(os.path.expanduser(folder))
-    images, labels = (_find_file(stem, folder) for stem, _ in FILES[split])
-    return (images, labels) if images and labels else None
-
-
-def _find_named(split: str, folder: str | os.PathLike) -> tuple[Path, Path]:
-    """`_find` in a folder that has to have them, with an error that says what was looked for."""
+def _find_named(split: str, folder: str | os.PathLike) -> Found:
+    """`find_set` in a folder that has to have them, with an error that says what was looked for."""
     try:
         path = os.path.expanduser(os.fsdecode(folder))
     except TypeError:
         path = ""
     if not path:  # an empty one would mean the working folder, which nobody named
         raise UsageError(f"the data folder has to be a path, not {folder!r}")
-    if found := _find(split, path):
+    if found := find_set(split, path):
         return found
     what = "holds no" if os.path.isdir(path) else "is not a folder, let alone one with"
     four = ", ".join(f"{stem}.gz" for pair in FILES.values() for stem, _ in pair)
-    missing = [stem for stem, _ in FILES[split] if _find_file(stem, Path(path)) is None]
+    absent, other = missing(split, Path(path))
+    stems = [stem for stem, _ in FILES[split] if any(part in stem for part in absent)] or [FILES[split][0][0]]
     raise TinyganError(
-        f"{shown(path)} {what} {' and no '.join(missing)}: MNIST is four files, {four}, looked for there "
-        f"and in {' and '.join(s + '/' for s in SUBFOLDERS if s)}, with or without .gz, -idx or .idx"
+        f"{shown(path)} {what} {' and no '.join(stems)}: MNIST is four files, {four}, looked for there and in mnist/, "
+        f"MNIST/raw/ and the like, with or without .gz, -idx or .idx{other}"
     )
 
 
-def _download(split: str, folder: Path, say: Callable[[str], None]) -> list[Path]:
+def _download(split: str, folder: Path, say: Callable[[str], None]) -> None:
     from tinygan.data import download  # here: the modules it needs are slow to import and seldom used
 
     if folder in _failed_downloads:
         raise TinyganError(_failed_downloads[folder])
     try:
-        paths = []
         for stem, md5 in FILES[split]:
             urls = [f"{mirror}{stem}.gz" for mirror in MIRRORS]
-            paths.append(download.fetch(urls, folder / f"{stem}.gz", md5, max_bytes=LARGEST, say=say))
-        return paths
+            download.fetch(urls, folder / f"{stem}.gz", md5, max_bytes=LARGEST, say=say)
     except TinyganError as error:
         _failed_downloads[folder] = str(error)
         raise
 
 
-def _read_pair(split: str, images_path: Path, labels_path: Path) -> Digits:
-    images, labels = read_images(images_path), read_labels(labels_path)
+def _read_pair(split: str, found: Found) -> Digits:
+    images, labels = read_images(found.images), read_labels(found.labels, most=found.kind.most)
     if images.shape[1:] != (28, 28):
         rows, columns = images.shape[1:]
-        raise TinyganError(f"{shown(images_path)}: images of {rows}x{columns} pixels, not 28x28")
+        raise TinyganError(f"{shown(found.images)}: images of {rows}x{columns} pixels, not 28x28")
     if len(images) != len(labels):
         counts = f"{len(images):,} images but {len(labels):,} labels"
-        raise TinyganError(f"{counts}: {shown(images_path)} and {shown(labels_path)} do not belong together")
-    return Digits(images, labels, f"MNIST {split}: {len(images):,} digits from {shown(images_path.parent)}")
+        raise TinyganError(f"{counts}: {shown(found.images)} and {shown(found.labels)} do not belong together")
+    images, kind, turned = upright(images, labels, found.kind, _known_digits())
+    what = f"{kind.shows}{', turned upright,' * turned}"
+    return Digits(images, labels, f"{kind.name} {split}: {len(images):,} {what} from {shown(found.place)}", kind.name,
+                  kind.shows)
+
+
+@functools.cache
+def _known_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The bundled training digits, which others are compared with."""
+    images, labels = (BUNDLED / f"{stem}.gz" for stem, _ in FILES["train"])
+    return read_images(images), read_labels(labels)
+
+
+def _checked(digits: Digits, other_sets: bool) -> Digits:
+    if digits.shows not in ("digits", UNKNOWN.shows) and not other_sets:
+        raise TinyganError(f"digits are needed here, and this is not what there is: {digits.source}; name a folder "
+                           "with MNIST by --data-dir")
+    return digits

@@ -5,7 +5,9 @@ come from image files, from a folder of them, or from a built-in set of drawn sh
 Whatever the source, T is exactly white (+1) outside the mask.
 """
 
+import contextlib
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,14 +16,15 @@ import numpy as np
 
 from tinygan.backend import xp_of
 from tinygan.data.idx import shown
-from tinygan.data.images import read_image, resize_image
+from tinygan.data.images import SUFFIXES, read_image, resize_image
 from tinygan.errors import TinyganError, UsageError
 
 NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it
 MIN_BACKGROUND = 0.05  # share of the image that must be white: a bright corner of a photo is no white background
 MIN_OBJECT = 0.001  # share of the image: less is dust on a white sheet
-FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-MASK_SUFFIX = ".mask.png"
+MASK_SUFFIX = ".mask.png"  # in any case
+NO_PICTURES = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders; macOS' files begin with a dot
+MIRRORED = "; half of them are mirrored"
 CONDITIONS = ("silhouette", "edges", "substrate")
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -102,51 +105,55 @@ def _check_format(size: int, channels: int) -> None:
 
 
 def from_files(paths: Iterable[str | Path], size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
-               flip: bool = True) -> Substrates:
+               flip: bool = False) -> Substrates:
     """Substrates from image files: the objects of `paths`, each padded with white to a square and resized.
 
     Where the object is, is decided by the first of these that is there:
 
-    - NAME.mask.png beside the image NAME.png (or .jpg ...), of the same size: light where the object is;
+    - NAME.mask.png (in any case) beside the image NAME.png (or .jpg ...), of the same size, see `read_mask`;
     - transparency: alpha > 0.5 is object, unless no pixel is transparent;
     - white background: a pixel is background when all its channels lie above `threshold` (in [-1, 1]) and a path
       of such pixels joins it to the border of the image. White inside an object so stays object; so does the
       white that a handle encloses, for which a mask or transparency is the remedy.
 
-    flip: mirror each drawn item with probability 1/2, the only augmentation. All images are held in memory, as
-    (channels + 1) * size**2 bytes each. Raises TinyganError, one line, for a file that cannot be read, holds no
-    object or has no background; UsageError for a wrong size, number of channels or threshold.
+    A mask among `paths` (toys/*.png names it, too) is taken as the mask of its image. flip: mirror each drawn item with
+    probability 1/2, the only augmentation; describe() says so. All images are held in memory, as (channels + 1) *
+    size**2 bytes each. Raises TinyganError, one line, for a file that cannot be read, holds no object or has no
+    background; UsageError for a wrong size, number of channels or threshold.
     """
     _check_options(size, channels, threshold)
     paths = [Path(path) for path in paths]
+    masks = {folder: _masks_in(folder) for folder in {path.parent for path in paths}}
+    of_images = {mask for path in paths for mask in masks[path.parent].get(path.stem.lower(), ())}
+    paths = [path for path in paths if path not in of_images]
     if not paths:
         raise UsageError("no image files given for the substrates")
-    items = np.stack([_read_item(path, size, channels, threshold) for path in paths])
+    items = np.stack([_read_item(path, masks[path.parent], size, channels, threshold) for path in paths])
     name = f"substrates from {shown(paths[0].name)}" if len(paths) == 1 else f"substrates from {len(paths)} files"
-    return Substrates(_from_memory(items, flip), size, channels, name)
+    return Substrates(_from_memory(items, flip), size, channels, name + MIRRORED * flip)
 
 
 def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
-                flip: bool = True) -> Substrates:
-    """Substrates from all images in a folder and the folders in it. Names that start with a dot are passed over.
+                flip: bool = False) -> Substrates:
+    """Substrates from all images in a folder and the folders in it, linked ones too, each folder once.
 
-    Files that do not serve (unreadable, no object, no background) are left out and counted in describe(), with
-    the first reason; when none serves, that is an error. Else as from_files.
+    Names that start with a dot are passed over. Files that do not serve (unreadable, no object, no background) are
+    left out and counted in describe(), with the first reason; when none serves, that is an error. Else as from_files.
     """
     _check_options(size, channels, threshold)
     folder = Path(path)
     if not folder.is_dir():
         raise TinyganError(f"{shown(folder)} is no folder: give one with images on white or transparent background")
-    files = [file for file in sorted(folder.rglob("*"))
-             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    files = _files_in(folder)
     images = [file for file in files
-              if file.suffix.lower() in FORMATS and not file.name.lower().endswith(MASK_SUFFIX)]
+              if file.suffix.lower() in SUFFIXES and not file.name.lower().endswith(MASK_SUFFIX)]
     if not images:
-        raise TinyganError(f"no images in {shown(folder)}: {_seen(files)}; expected {', '.join(FORMATS)}")
+        raise TinyganError(f"no images in {shown(folder)}: {_seen(files)}; expected {', '.join(SUFFIXES)}")
+    masks = {place: _masks_in(place) for place in {file.parent for file in images}}
     items, problems = [], []
     for file in images:
         try:
-            items.append(_read_item(file, size, channels, threshold))
+            items.append(_read_item(file, masks[file.parent], size, channels, threshold))
         except TinyganError as problem:
             problems.append(str(problem))
     if not items:
@@ -154,7 +161,31 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
                            f"the first: {problems[0]}")
     left_out = f" ({len(problems)} left out; the first: {problems[0]})" if problems else ""
     name = f"substrates from {len(items)} images in {shown(folder)}{left_out}"
-    return Substrates(_from_memory(np.stack(items), flip), size, channels, name)
+    return Substrates(_from_memory(np.stack(items), flip), size, channels, name + MIRRORED * flip)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files below a folder, sorted. A folder that links lead to twice, or back to, is looked through once."""
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.stat(place)
+        known = (here.st_dev, here.st_ino) in seen
+        seen.add((here.st_dev, here.st_ino))
+        folders[:] = [] if known else sorted(name for name in folders if not name.startswith("."))
+        if not known:
+            files += [Path(place, name) for name in names
+                      if not name.startswith(".") and name.lower() not in NO_PICTURES]
+    return sorted(file for file in files if file.is_file())
+
+
+def _masks_in(folder: Path) -> dict[str, list[Path]]:
+    """Lower-case stem -> masks of the images with that stem, which are one but for names that differ in case alone."""
+    found: dict[str, list[Path]] = {}
+    with contextlib.suppress(OSError):  # of a folder that is not there, its images say it
+        for name in sorted(os.listdir(folder)):
+            if name.lower().endswith(MASK_SUFFIX) and not name.startswith("."):
+                found.setdefault(name[:-len(MASK_SUFFIX)].lower(), []).append(folder / name)
+    return found
 
 
 def _check_options(size: int, channels: int, threshold: float) -> None:
@@ -188,35 +219,74 @@ def _from_memory(items: np.ndarray, flip: bool) -> Draw:
     return draw
 
 
-def _read_item(path: Path, size: int, channels: int, threshold: float) -> np.ndarray:
+def read_mask(path: str | Path) -> np.ndarray:
+    """The mask that a file shows: bool (H, W), True where the object is.
+
+    Transparency: what is opaque is object (so paint programs and background removers draw masks), or what is white of
+    it, where all that is opaque is black and white. Else light pixels are object; of two colours the lighter one, and
+    in a picture of several that are all dark, numbers of labels, or with hues, colours of labels, all but black.
+    Raises TinyganError as read_image does.
+    """
+    drawn, alpha = read_image(path)
+    grey, hue = drawn.mean(axis=0), np.ptp(drawn, axis=0) > 0.1
+    if alpha is not None and float(alpha.min()) < 0.5:
+        opaque = alpha > 0.5
+        # What lay on white is taken off it again: half-transparent black at an outline is black.
+        grey = 1 - (1 - grey[opaque]) / alpha[opaque]
+        if not hue[opaque].any() and (abs(grey) > 0.9).mean() > 0.9:
+            opaque[opaque] = grey > 0
+        return opaque
+    other = (drawn != drawn[:, :1, :1]).any(axis=0)
+    if other.any() and (drawn[:, other] == drawn[:, other][:, :1]).all():  # two colours in all
+        lighter = grey[other][0] - grey[0, 0]
+        if lighter:
+            return other if lighter > 0 else ~other
+    if hue.mean() > MIN_OBJECT or grey.max() <= 0:
+        return (drawn > -1).any(axis=0)
+    return grey > 0
+
+
+def _mask_of(path: Path, masks: dict[str, list[Path]]) -> Path | None:
+    """The mask file of an image; TinyganError where there are several and none has just its name."""
+    found = masks.get(path.stem.lower(), [])
+    exact = [mask for mask in found if mask.name == path.stem + MASK_SUFFIX]
+    same = exact or [mask for mask in found if mask.name.startswith(path.stem)] or found
+    if len(same) > 1:
+        raise TinyganError(f"{shown(path)} has {len(same)} masks, {' and '.join(shown(m.name) for m in same)}: "
+                           "keep one")
+    return same[0] if same else None
+
+
+def _read_item(path: Path, masks: dict[str, list[Path]], size: int, channels: int, threshold: float) -> np.ndarray:
     """One image file as uint8 (channels + 1, size, size): the picture on white, then the mask (0 or 255)."""
     rgb, alpha = read_image(path)
     name = shown(path)
-    mask_file = path.with_name(path.stem + MASK_SUFFIX)
-    given = mask_file.is_file()
+    mask_file = _mask_of(path, masks)
     least_background = 0.0  # what a mask or transparency says is meant
-    if given:
-        drawn, _ = read_image(mask_file)
-        if drawn.shape != rgb.shape:
-            sizes = [f"{array.shape[2]} x {array.shape[1]}" for array in (drawn, rgb)]
+    if mask_file is not None:
+        mask = read_mask(mask_file)
+        if mask.shape != rgb.shape[1:]:
+            sizes = [f"{array.shape[-1]} x {array.shape[-2]}" for array in (mask, rgb)]
             raise TinyganError(f"{shown(mask_file)} is {sizes[0]} but its image {sizes[1]}: "
                                "make the mask as large as the image")
-        mask = drawn.mean(axis=0) > 0
     elif alpha is not None and float(alpha.min()) < 0.5:
         mask = alpha > 0.5
     else:
         least_background = MIN_BACKGROUND
         mask = ~border_region((rgb > threshold).all(axis=0))
     share = float(mask.mean())
-    if share < MIN_OBJECT and given:
+    if share < MIN_OBJECT and mask_file is not None:
         raise TinyganError(f"no object found in {name}: {shown(mask_file.name)} is black; "
                            "make it white where the object is")
     if share < MIN_OBJECT:
         raise TinyganError(f"no object found in {name}: all of it is white or transparent; give an object on white, "
                            "or raise the near-white threshold")
+    if share >= 1 - least_background and mask_file is not None:
+        raise TinyganError(f"no background found in {name}: {shown(mask_file.name)} marks all of it as object; "
+                           "make it black where the background is")
     if share >= 1 - least_background:
         raise TinyganError(f"no background found in {name}: give it a transparent or white background, "
-                           f"or a mask in {shown(mask_file.name)} (white where the object is)")
+                           f"or a mask in {shown(path.stem + MASK_SUFFIX)} (white where the object is)")
     rgb = np.where(mask, rgb, np.float32(1))  # or the background's own colour would shine through at the outline
     if channels == 1:
         rgb = rgb.mean(axis=0, keepdims=True)

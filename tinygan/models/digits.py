@@ -200,8 +200,8 @@ def about(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_format(file: Reader) -> None:
-    if file.attribute("format") != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT}")
+    if file.attribute("format", "") != FORMAT:
+        raise Refused(f"it is not a file of the {FORMAT}; use the one that came with this version")
     if file.attribute("version") != VERSION:
         raise Refused(f"its version is {file.attribute('version')} and this tinygan reads {VERSION}")
 

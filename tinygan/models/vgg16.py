@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.functional import conv_relu
 from tinygan.hdf5 import Reader, Refused, open_hdf5, write_hdf5
 from tinygan.module import Module, Parameter
+from tinygan.torchfile import refuse_torch_file
 
 FORMAT, VERSION = "tinygan VGG16", 1
 LAYOUT = "convolutions (out, in, 3, 3); fc (out, in), fc6 over the flattened (channel, row, column) map"
@@ -239,8 +241,10 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
     Its weights are constants of `dtype` on the host, whatever they are stored as. Raises TinyganError, one line that
     names the file, for anything but a whole and sound file of this format.
     """
+    convert = f"python weights/convert_vgg16.py {shlex.quote(os.fsdecode(path))}"
+    refuse_torch_file(path, convert)
     with open_hdf5(path, max_bytes=MAX_BYTES) as file:
-        check_format(file)
+        check_format(file, convert)
         shapes = {name: tuple(file.shape(f"{name}/{part}", KINDS, max_size=MAX_SIZE) for part in ("weight", "bias"))
                   for name in LAYERS}
         side = check_shapes(shapes)
@@ -266,10 +270,14 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
     return net
 
 
-def check_format(file: Reader) -> None:
-    """Refused, unless the file says that it is one of these."""
-    if file.attribute("format") != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT}; make one with weights/convert_vgg16.py")
+def check_format(file: Reader, convert: str) -> None:
+    """Refused, unless the file says that it is one of these; convert: the command that makes one of another."""
+    found = str(file.attribute("format", ""))
+    if not found:
+        raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
+    if found != FORMAT:
+        raise Refused(f"it is not a file of the {FORMAT} but of the {found[:60]}; make one with "
+                      "weights/convert_vgg16.py")
     if file.attribute("version") != VERSION:
         raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")
     for name, value in (("channel_order", "RGB"), ("layout", LAYOUT)):

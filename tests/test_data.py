@@ -300,11 +300,14 @@ def test_the_test_digits_of_emnist_have_names_of_their_own(tmp_path):
 def test_several_sets_in_one_folder_are_refused_until_one_is_named(tmp_path, monkeypatch):
     put(tmp_path / "root/MNIST/raw", n=11)
     put(tmp_path / "root/KMNIST/raw", n=12)
+    put(tmp_path / "others/KMNIST/raw", n=12)
+    put(tmp_path / "others/FashionMNIST/raw", n=12)
     for part, n in (("digits", 13), ("letters", 14)):
         for name, values in zip(EMNIST, some_digits(n), strict=True):
             (tmp_path / "gzip").mkdir(exist_ok=True)
             (tmp_path / "gzip" / f"{name.format(part)}.gz").write_bytes(gzip.compress(idx(values)))
-    for folder, parts in (("root", ("MNIST/raw (MNIST)", "KMNIST/raw (KMNIST)")),
+    assert len(load_mnist("train", data_dir=tmp_path / "root", other_sets=True)) == 11  # MNIST is what was asked for
+    for folder, parts in (("others", ("FashionMNIST/raw (Fashion-MNIST)", "KMNIST/raw (KMNIST)")),
                           ("gzip", ("emnist-digits (EMNIST's digits)", "emnist-letters (EMNIST's letters)"))):
         monkeypatch.setenv("TINYGAN_DATA", str(tmp_path / folder))
         for options in ({"data_dir": tmp_path / folder}, {}):

@@ -67,8 +67,8 @@ def find_set(split: str, folder: str | os.PathLike) -> Found | None:
     """The images and labels of a split in `folder`, or in those below it that sets are kept in; None without.
 
     A path that ends with the start of file names, such as gzip/emnist-digits, means the files that start so. Files in
-    the folder itself come before those below. Raises TinyganError, one line that names them, where several sets are
-    there.
+    the folder itself come before those below, and MNIST before its relatives. Raises TinyganError, one line that names
+    them, where several of these are there.
     """
     folder = Path(os.path.expanduser(folder))
     start = ""
@@ -85,6 +85,7 @@ def find_set(split: str, folder: str | os.PathLike) -> Found | None:
     found = [Found(kind_of(begin, Path(place)), Path(place, begin), depth, *(min(pair[what])[1] for what in pair))
              for (depth, place, begin), pair in sorted(groups.items()) if all(pair.values())]
     found = [one for one in found if one.depth == 0] or found
+    found = [one for one in found if one.kind == MNIST] or found
     if len({one.kind for one in found}) > 1:
         several = ", ".join(f"{shown(one.place)} ({one.kind.name})" for one in found)
         raise TinyganError(f"{shown(folder)} holds several sets; name one of them with --data-dir: {several}")

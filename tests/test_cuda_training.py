@@ -166,31 +166,29 @@ def test_a_steps_graph_is_gone_before_the_next_is_built(train, standin, monkeypa
 
 
 def test_a_net_that_never_fits_is_said_to_be_too_large(train, standin, monkeypatch, capsys):
-    training = []
     draw = script.Training.draw
 
     def tighten(self, turn):
         if self.step == 1:
-            training.append(standin.live_bytes())
-            monkeypatch.setattr(standin, "memory_limit", standin.live_bytes())
+            standin.leave_room(0)
         return draw(self, turn)
 
     monkeypatch.setattr(script.Training, "draw", tighten)
     assert train("--steps", 3, "--save-every", 1, "--out", "run") == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert training and "not even one image fits: try smaller nets" in line and "from before" in line
+    assert "step 2: " in line and "not even one image fits: try smaller nets" in line and "from before" in line
 
 
-def test_pictures_are_drawn_in_smaller_batches_where_memory_is_short(standin, monkeypatch):
+def test_pictures_are_drawn_in_smaller_batches_where_memory_is_short(standin):
     config = GANConfig(base_channels=4, latent_dim=8, bank=2)
     g = grown(config, standin.module.asarray)[0]
     device = Device("gpu", standin.module, "")
     rng = np.random.default_rng(0)
     z, routes = g.draw_noise(rng, 40), g.draw_routes(rng, 40)
     whole = generate(g, z, routes, device)
-    monkeypatch.setattr(standin, "memory_limit", standin.live_bytes() + 40 * 4 * 1024)
+    standin.leave_room(40 * 4 * 1024)
     np.testing.assert_allclose(generate(g, z, routes, device), whole, atol=1e-6)
-    monkeypatch.setattr(standin, "memory_limit", standin.live_bytes())
+    standin.leave_room(0)
     with pytest.raises(MemoryError):
         generate(g, z, routes, device)
 

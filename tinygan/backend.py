@@ -41,6 +41,17 @@ def xp_of(array: Any) -> Any:
     return importlib.import_module("cupy") if is_cupy(array) else np
 
 
+def send(xp: Any, values: Any, dtype: Any = None) -> Any:
+    """Copy a host array or a number to the device of `xp` (cupy), in C order.
+
+    A lone number goes up with an axis: CuPy would make it by a fill, which clears the bytes of whatever equals zero
+    and so turns -0.0 into 0.0.
+    """
+    if is_cupy(values) or np.ndim(values):
+        return xp.asarray(values, dtype=dtype, order="C")
+    return xp.asarray(np.array([values], dtype)).reshape(())
+
+
 def to_numpy(array: Any) -> np.ndarray:
     """The same values as a NumPy array (a copy where they were on a GPU)."""
     return np.asarray(array) if xp_of(array) is np else array.get()
@@ -55,7 +66,7 @@ class Device(NamedTuple):
 
     def put(self, array: np.ndarray) -> Any:
         """The array on this device (the array itself when it is there already)."""
-        return array if self.xp is np else self.xp.asarray(array, order="C")
+        return array if self.xp is np else send(self.xp, array)
 
 
 def pick_device(name: str = "auto", tf32: bool = False) -> Device:

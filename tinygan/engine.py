@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import is_cupy, to_numpy, xp_of
+from tinygan.backend import is_cupy, send, to_numpy, xp_of
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 
@@ -229,7 +229,7 @@ def _number(value: float, like: Tensor) -> Any:
     if key not in _numbers:
         if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
             _numbers.clear()
-        _numbers[key] = like.xp.asarray(value, dtype=like.dtype)
+        _numbers[key] = send(like.xp, value, like.dtype)
     return _numbers[key]
 
 

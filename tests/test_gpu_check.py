@@ -216,6 +216,11 @@ def test_what_is_carried(has, tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("smoke: ok, ")
 
 
+def test_the_page_tells_every_part_and_its_time():
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| ", (ROOT / "docs" / "gpu.md").read_text("utf-8"), re.MULTILINE)
+    assert [(name, int(seconds)) for name, seconds in rows] == [(n, p.limit) for n, p in gpu_parts.PARTS.items()]
+
+
 def test_it_names_nobodys_machine():
     for name in ("gpu_check.py", "gpu_parts.py", "gpu_prepare.sh"):
         text = (ROOT / "benchmarks" / name).read_text()

@@ -336,6 +336,35 @@ def test_the_pool_keeps_splits_and_joins_chunks(cp):
     cp.empty(1, cp.uint8)
 
 
+def test_the_pool_is_left_alone_while_it_works(cp, monkeypatch):
+    """A cycle with an array in it may be collected at any time, such as when a free chunk is chosen but not yet taken."""
+    class Watched(list):
+        def remove(self, chunk):
+            if gc.isenabled():
+                gc.collect()
+            super().remove(chunk)
+
+    def leave_cycle(array):
+        held = [array]
+        held.append(held)
+
+    gc.collect()
+    pool = cp.get_default_memory_pool()
+    pool.free_all_blocks()
+    monkeypatch.setattr(pool, "_free", Watched(pool._free))
+    for _ in range(20):
+        whole = cp.empty(16 * 512, cp.uint8)
+        del whole
+        parts = [cp.empty(512, cp.uint8) for _ in range(16)]
+        for i in range(0, 16, 2):
+            leave_cycle(parts[i])
+        parts = parts[1::4]
+        kept = cp.empty(512, cp.uint8)
+    del parts, kept
+    gc.collect()
+    assert pool.free_bytes() == sum(chunk.size for chunk in pool._free)
+
+
 # ---- kernels and cuBLAS ------------------------------------------------------------------------------------------
 
 CODE = r"""

@@ -13,6 +13,7 @@ the pool rounds, keeps, splits and joins its chunks as CuPy's does, though the b
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import itertools
 import json
@@ -95,6 +96,21 @@ class Chunk:
             self.behind.before = self
 
 
+def _without_collecting(method: Any) -> Any:
+    """Arrays that the garbage collector finds give their memory back: not in the midst of the pool's work."""
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            if collecting:
+                gc.enable()
+
+    return call
+
+
 class Pool:
     """The memory pool. What arrays gave back stays in it until free_all_blocks, and after that, too, where the other
     part of what was one allocation is in use."""
@@ -103,6 +119,7 @@ class Pool:
         self._used = self._total = self._limit = 0
         self._free: list[Chunk] = []
 
+    @_without_collecting
     def take(self, size: int) -> Chunk:
         """A chunk of at least `size` bytes: the smallest free one, or new memory."""
         size = -(-size // _UNIT) * _UNIT
@@ -132,6 +149,7 @@ class Pool:
                                    f"bytes{limit}).")
         self._total += size
 
+    @_without_collecting
     def give_back(self, chunk: Chunk) -> None:
         """Keep a chunk for later, joined with its free neighbours."""
         self._used -= chunk.size
@@ -162,6 +180,7 @@ class Pool:
         """How many chunks are kept for later."""
         return len(self._free)
 
+    @_without_collecting
     def free_all_blocks(self, stream: Any = None) -> None:
         """Give back what no array holds a part of."""
         whole = [chunk for chunk in self._free if not (chunk.before or chunk.behind)]
@@ -1020,7 +1039,6 @@ vars(module).update({
     **{function.__name__: function for function in (
         array, asarray, asnumpy, empty, full, zeros, ones, empty_like, full_like, zeros_like, ones_like, copy, copyto,
         where, get_array_module)}})
-
 
 
 class _Libs(types.ModuleType):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, health, pictures
-from tinygan.backend import Device, first_line, pick_device
+from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor, anomaly
@@ -127,7 +127,9 @@ def start(flags: dict, run: Run | None) -> int:
           f"{training.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
     try:
         return train(training, run, flags)
-    except MemoryError as error:  # CuPy's is one, too
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
         parts = flags["accumulate"]
         advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device, training.rehearse,
@@ -352,7 +354,9 @@ class Training:
             learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
             learn_generator(images, maps, verdict, self.losses)
             return True
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
             return False
         finally:
             self.G.zero_grad()

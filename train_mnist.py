@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures
-from tinygan.backend import Device, first_line, pick_device
+from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
@@ -98,7 +98,9 @@ def start(flags: dict, run: Run | None) -> int:
           f"route{'s' if config.route_count > 1 else ''}; discriminator {training.D.parameter_count():,} weights")
     try:
         return train(training, run, flags)
-    except MemoryError as error:  # CuPy's is one, too
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
         advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device,
                                lambda n: rehearse(training, n), "try smaller nets (--base-channels, --bank)")
@@ -301,7 +303,9 @@ def rehearse(t: Training, n: int) -> bool:
         with frozen(t.D), normalised(t.D), normalised(t.G, routes):
             generator_loss(fake=t.D(t.G(z, routes))).backward()
         return True
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         return False
     finally:
         for net in (t.G, t.D):

@@ -60,7 +60,7 @@ from gpu_tinygan import (
 )
 
 from tinygan import cli
-from tinygan.backend import NO_MEMORY, first_line, pick_device, version
+from tinygan.backend import first_line, memory_is_full, pick_device, version
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import cuda_launch
 from tinygan.models.gpan import SIZES
@@ -170,7 +170,7 @@ def measure(problem: Problem, place: Place, args: argparse.Namespace) -> list[Ro
         try:
             measure_row(row, place, args, forms, timed=row.math in args.math)
         except Exception as error:
-            if not no_room(error):
+            if not memory_is_full(error):
                 raise
             row.status, row.ms = "out of memory", {}
         free(place)  # out here, where the error holds no array any more
@@ -240,7 +240,7 @@ def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if form != "tinygan" and no_room(error):
+        if form != "tinygan" and memory_is_full(error):
             why = "out of memory"
         elif form.startswith("compiled"):
             why = " ".join(first_line(error).split())[:200]
@@ -249,12 +249,6 @@ def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
         sides.pop(form, None)
         row.notes.append(f"{form} left out: {why}")
         say(f"{row.problem.name}, {row.math}: {row.notes[-1]}")
-
-
-def no_room(error: BaseException) -> bool:
-    """Whether an exception, of CuPy's or PyTorch's, means that the GPU's memory is full."""
-    text = f"{type(error).__name__}: {error}"
-    return bool(NO_MEMORY.search(text)) or "out of memory" in text.lower()
 
 
 def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | TinyganGPAN:

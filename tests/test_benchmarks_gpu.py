@@ -209,7 +209,7 @@ def test_speed_and_clock(place):
 def test_out_of_memory_in_one_row(place, standin, monkeypatch, capsys):
     quiet(monkeypatch, {"eager plain": Fake})
     args = words("--only", "layer", "--math", "fp32", "--batch", "3,4000", "--no-compile")
-    monkeypatch.setattr(standin, "memory_limit", 2_100_000)
+    standin.leave_room(2_100_000)
     assert gpu.run(place, args, []) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer")]
     assert rows[1].endswith("fp32 out of memory") and "out" not in rows[0]

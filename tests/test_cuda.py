@@ -9,6 +9,7 @@ import pytest
 from game import grown, play
 from test_kernels import problem, random_problem
 
+from tinygan.backend import Device
 from tinygan.conv import interpolation_matrix
 from tinygan.engine import Tensor, grad
 from tinygan.functional import tprelu
@@ -391,6 +392,10 @@ def test_the_sign_of_zero_is_kept(xp):
     one = Tensor(xp.ones(1, np.float32))
     with np.errstate(divide="ignore"):
         assert (one / 0.0).item() == np.inf and (one / -0.0).item() == -np.inf
+    for zero in (np.array(-0.0, np.float32), np.float32(-0.0), np.full(2, -0.0, np.float32)):
+        sent = Device("gpu", xp, "").put(zero)
+        assert sent.dtype == np.float32 and sent.shape == zero.shape and np.signbit(sent.get()).all()
+        assert Device("gpu", xp, "").put(sent) is sent
 
 
 def test_second_derivatives_work_on_the_device(xp):

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinygan import backend
+from tinygan import backend, cli
 from tinygan.backend import find_gpu, pick_device
 from tinygan.errors import TinyganError, UsageError
+from tinygan.sampling import in_batches
 
 CUDA12, CUDA13 = 'pip install ".[cuda12]"', 'pip install ".[cuda13]"'
 UNINSTALL = "pip uninstall cupy-cuda13x, then "
@@ -33,6 +34,10 @@ class OutOfMemoryError(MemoryError):
 
 
 class CUBLASError(RuntimeError):
+    """Of CuPy's name and base class."""
+
+
+class CUDADriverError(RuntimeError):
     """Of CuPy's name and base class."""
 
 
@@ -334,18 +339,52 @@ def test_no_libraries(computer, problem, told, package, advice):
     assert why.startswith("CuPy does not find the CUDA libraries (") and why.endswith(told + advice)
 
 
-@pytest.mark.parametrize("problem", [
-    CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"),
-    OutOfMemoryError("Out of memory allocating 512 bytes"),
-    CUBLASError("CUBLAS_STATUS_ALLOC_FAILED"),
-    MemoryError(),
-])
+FULL = [CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"),
+        CUDADriverError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"), CUBLASError("CUBLAS_STATUS_ALLOC_FAILED"),
+        OutOfMemoryError("Out of memory allocating 512 bytes"), MemoryError()]
+
+
+@pytest.mark.parametrize("problem", FULL)
 def test_out_of_memory(computer, problem):
     rest = "other processes hold it, nvidia-smi shows them; --device gpu:N picks another GPU"
     computer(FakeCupy(product=problem))
     assert reason() == f"GPU 0 is out of memory (0.5 of 80.0 GiB are free): {rest}"
     computer(FakeCupy(product=problem, memory=problem))
     assert reason() == f"GPU 0 is out of memory: {rest}"
+
+
+@pytest.mark.parametrize("problem", FULL)
+def test_every_kind_of_full_memory_ends_a_script_in_one_line(problem, capsys):
+    assert cli.run_main(raiser(problem), []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: out of memory ({problem or 'no details'}): try fewer images at a time (--batch")
+
+
+@pytest.mark.parametrize("problem", FULL)
+def test_every_kind_of_full_memory_makes_smaller_batches(problem):
+    """Of pictures, with room for three at a time."""
+    sizes = []
+
+    def draw(part):
+        sizes.append(len(range(20)[part]))
+        if sizes[-1] > 3:
+            raise problem
+        return np.arange(20)[part]
+
+    assert np.array_equal(in_batches(20, 20, draw), np.arange(20)) and sizes == [20, 5, *[2] * 10]
+    with pytest.raises(type(problem)):
+        in_batches(5, 5, raiser(problem))
+
+
+@pytest.mark.parametrize("problem", [
+    CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered"),
+    CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument"), CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED"),
+    RuntimeError("memory"), NotImplementedError()])
+def test_other_failures_are_no_matter_of_memory(problem):
+    assert not backend.memory_is_full(problem)
+    for place in (lambda: cli.run_main(raiser(problem), []), lambda: in_batches(5, 5, raiser(problem))):
+        with pytest.raises(type(problem)):
+            place()
 
 
 def test_a_wrong_product(computer):

@@ -3,6 +3,7 @@
 The list of lessons is the folder. Here they run in their short form; .ci/weekly runs them whole.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -50,18 +51,36 @@ def check_form(path: Path) -> None:
     assert prose <= PROSE_PER_CODE * program, f"{prose / program:.2f} times as much prose as code"
 
 
-def run(path: Path, out: Path) -> tuple[int, str, object]:
-    """(exit code, output, resource usage) of one lesson's short form, with its solutions tried."""
+# Linux counts what a process had in memory when it started another as that one's own. So it is not started from
+# here, where all earlier tests have left their mark, but from a process that holds nothing.
+MEASURE = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+with open(sys.argv[1], "w") as file:
+    json.dump([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, peak], file)
+"""
+
+
+def measured(words: list[str], out: Path, **options) -> tuple[int, float, float]:
+    """(exit code, seconds of processor time, bytes at the peak) of a command and of what it starts itself."""
+    into = out / "measured.json"
+    subprocess.run([sys.executable, "-c", MEASURE, str(into), *words], check=True, **options)
+    return tuple(json.loads(into.read_text("utf-8")))
+
+
+def run(path: Path, out: Path) -> tuple[int, str, float, float]:
+    """(exit code, output, seconds of processor time, bytes at the peak) of one lesson's short form, with its solutions
+    tried."""
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("TINYGAN_DATA", "TINYGAN_VGG16")}
     with open(out / "printed.txt", "w+b") as printed:
-        process = subprocess.Popen([sys.executable, str(path), "--quick", "--solutions"], stdout=printed,
-                                   stderr=subprocess.STDOUT, cwd=out,
-                                   env=environment | {"TINYGAN_LESSONS_OUT": str(out), "PYTHONPATH": str(ROOT)})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        code, seconds, peak = measured([sys.executable, str(path), "--quick", "--solutions"], out, stdout=printed,
+                                       stderr=subprocess.STDOUT, cwd=out,
+                                       env=environment | {"TINYGAN_LESSONS_OUT": str(out), "PYTHONPATH": str(ROOT)})
         printed.seek(0)
-        return process.returncode, printed.read().decode(), usage
+        return code, printed.read().decode(), seconds, peak
 
 
 def test_the_lessons_are_numbered_and_have_solutions():
@@ -95,7 +114,7 @@ def test_a_wrong_form_would_be_seen(tmp_path):
 
 @lesson
 def test_it_runs(path, tmp_path):
-    code, printed, usage = run(path, tmp_path)
+    code, printed, seconds, peak = run(path, tmp_path)
     assert code == 0, printed[-2_000:]
     pictures = sorted(tmp_path.glob("*.png"))
     assert pictures and all(p.name.startswith(path.name[:2] + "_") for p in pictures)
@@ -104,9 +123,17 @@ def test_it_runs(path, tmp_path):
     exercises = path.read_text("utf-8").count("\nlesson.exercise(")
     assert printed.count("the solution passes") == exercises
     assert printed.count("not solved yet") == exercises, "an exercise is solved before the reader comes"
-    assert usage.ru_utime + usage.ru_stime <= CPU_SECONDS
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
+    assert seconds <= CPU_SECONDS
     assert peak <= PEAK_BYTES, f"{peak / 1e6:.0f} MB at the peak"
+
+
+def test_its_memory_is_its_own(tmp_path):
+    """Neither what this process holds nor what earlier children held."""
+    held = bytearray(b"1" * 300_000_000)
+    measured([sys.executable, "-c", "held = b'1' * 400_000_000"], tmp_path)
+    assert measured([sys.executable, "-c", ""], tmp_path)[2] < 1e8 < len(held)
+    code, seconds, peak = measured([sys.executable, "-c", "held = b'1' * 200_000_000; raise SystemExit(3)"], tmp_path)
+    assert code == 3 and seconds > 0 and 2e8 < peak < 3e8
 
 
 def test_a_lesson_that_fails_is_seen(tmp_path):
@@ -114,7 +141,7 @@ def test_a_lesson_that_fails_is_seen(tmp_path):
     path = tmp_path / LESSONS[0].name
     path.write_text(text, "utf-8")
     (tmp_path / "lesson.py").write_text((FOLDER / "lesson.py").read_text("utf-8"), "utf-8")
-    code, printed, _ = run(path, tmp_path)
+    code, printed, _, _ = run(path, tmp_path)
     assert code == 1 and "AssertionError" in printed
 
 

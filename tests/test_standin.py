@@ -102,6 +102,40 @@ def test_numpy_numbers_are_fine(cp):
     assert (np.float64(2) * x).dtype == np.float64
 
 
+def test_a_comparison_with_text_is_refused(cp):
+    x = cp.asarray(numbers(3))
+    for compare in (lambda y: x == y, lambda y: x != y, lambda y: y == x, lambda y: x < y):
+        for other in ("a", [1, 2, 3], (1, 2, 3)):
+            with pytest.raises(TypeError):
+                compare(other)
+    assert (x == None) is False and (x != None) is True  # noqa: E711 - as CuPy has it
+
+
+def test_the_condition_of_where_must_be_an_array(cp):
+    x, y = cp.asarray(numbers(3)), cp.zeros(3, cp.float32)
+    for condition in (True, 1, [True, False, True]):
+        with pytest.raises(AttributeError, match="astype"):
+            cp.where(condition, x, y)
+    for condition in (np.bool_(True), cp.asarray(True), cp.ones(3)):
+        assert np.array_equal(cp.where(condition, x, y).get(), x.get())
+
+
+def test_cublas_is_found_by_its_package_alone(cp):
+    """The package loads the library that pip installed; imported by its own name the module lacks it."""
+    name = "cupy_backends.cuda.libs.cublas"
+    with pytest.raises(ImportError, match=r"libcublas\.so\.13"):
+        importlib.import_module(name)
+    found = importlib.import_module("cupy_backends.cuda.libs").cublas
+    assert importlib.import_module(name) is found
+    strict_cupy.uninstall()
+    assert name not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module(name)
+    strict_cupy.install()
+    with pytest.raises(ImportError, match="libcublas"):
+        importlib.import_module(name)
+
+
 # ---- what it computes --------------------------------------------------------------------------------------------
 
 
@@ -127,6 +161,20 @@ def test_operations_agree_with_numpy(cp):
     x[2, 3] = 7
     np.testing.assert_allclose(x.get()[1:3], np.stack([a[1] + 1, [*a[2, :3], 7, a[2, 4]]]), rtol=1e-6)
     assert cp.shares_memory(x, x[1]) and not cp.may_share_memory(x, y) and cp.ndim(x) == 2
+
+
+def test_a_fill_loses_the_sign_of_zero(cp):
+    """CuPy clears the bytes of dense memory for whatever equals zero. Lone numbers travel with a fill."""
+    lone, part = cp.asarray(-0.0), cp.ones((2, 3))
+    part[0], filled, whole = -0.0, cp.ones(3), cp.full(3, -0.0)
+    filled.fill(-0.0)
+    for lost in (lone, cp.asarray(np.array(-0.0, np.float32)), part[0], filled):
+        assert not np.signbit(lost.get()).any()
+    columns = cp.ones((2, 3))[:, 1]
+    columns.fill(-0.0)
+    for kept in (cp.asarray([-0.0]), cp.asarray(np.array([-0.0]).reshape(1, 1)), whole, cp.full_like(whole, -0.0),
+                 columns, -cp.asarray(0.0)):
+        assert np.signbit(kept.get()).all()
 
 
 def test_memory_order_is_cupys(cp):
@@ -250,6 +298,71 @@ def test_memory_is_accounted_and_limited(cp):
     assert cp.cuda.runtime.memGetInfo()[1] == start + 8192
     strict_cupy.memory_limit = None
     cp.zeros(2048, cp.float32)
+
+
+def test_the_pool_keeps_splits_and_joins_chunks(cp):
+    gc.collect()
+    pool = cp.get_default_memory_pool()
+    pool.free_all_blocks()
+    start, blocks = pool.total_bytes(), pool.n_free_blocks()
+    assert cp.empty(1000, cp.uint8).data.mem.size == 1024 and cp.empty(0).data.mem.size == 0
+    pool.free_all_blocks()
+    large = cp.empty(100_000, cp.uint8)  # 100,352 with what rounds it up to a multiple of 512
+    assert large.data.mem.size == 100_352 and pool.total_bytes() - start == 100_352
+    del large
+    strict_cupy.memory_limit = pool.total_bytes()
+    first, second = cp.empty(50_176, cp.uint8), cp.empty(25_088, cp.uint8)  # parts of what was kept
+    assert pool.total_bytes() - start == 100_352
+    del first
+    pool.free_all_blocks()
+    assert pool.total_bytes() - start == 100_352 and pool.free_bytes() >= 75_264  # the second holds the rest, too
+    with pytest.raises(cp.cuda.memory.OutOfMemoryError):
+        cp.empty(60_000, cp.uint8)  # there is as much, but in two pieces
+    cp.empty(50_176, cp.uint8)
+    del second
+    assert pool.n_free_blocks() == blocks + 1  # in one piece again
+    pool.free_all_blocks()
+    assert pool.total_bytes() == start
+    strict_cupy.memory_limit = start + 1024
+    pool.set_limit(start + 512)
+    kept = cp.empty(512, cp.uint8)
+    with pytest.raises(MemoryError, match=f"limit set to: {start + 512:,} bytes"):
+        cp.empty(512, cp.uint8)
+    pool.set_limit(0)
+    strict_cupy.leave_room(0)
+    with pytest.raises(MemoryError):
+        cp.empty(1, cp.uint8)
+    del kept
+    cp.empty(1, cp.uint8)
+
+
+def test_the_pool_is_left_alone_while_it_works(cp, monkeypatch):
+    """A cycle with an array in it may be collected at any time, such as when a free chunk is chosen but not yet taken."""
+    class Watched(list):
+        def remove(self, chunk):
+            if gc.isenabled():
+                gc.collect()
+            super().remove(chunk)
+
+    def leave_cycle(array):
+        held = [array]
+        held.append(held)
+
+    gc.collect()
+    pool = cp.get_default_memory_pool()
+    pool.free_all_blocks()
+    monkeypatch.setattr(pool, "_free", Watched(pool._free))
+    for _ in range(20):
+        whole = cp.empty(16 * 512, cp.uint8)
+        del whole
+        parts = [cp.empty(512, cp.uint8) for _ in range(16)]
+        for i in range(0, 16, 2):
+            leave_cycle(parts[i])
+        parts = parts[1::4]
+        kept = cp.empty(512, cp.uint8)
+    del parts, kept
+    gc.collect()
+    assert pool.free_bytes() == sum(chunk.size for chunk in pool._free)
 
 
 # ---- kernels and cuBLAS ------------------------------------------------------------------------------------------

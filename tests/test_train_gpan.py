@@ -18,7 +18,7 @@ from PIL import Image
 from script_tools import ROOT, load_script, start_script
 from vgg16_tools import small_file
 
-from tinygan import cli, pictures
+from tinygan import backend, cli, pictures
 from tinygan.backend import Device, pick_device
 from tinygan.data.substrates import open_substrates
 from tinygan.engine import Tensor
@@ -347,13 +347,15 @@ def test_detect_anomaly_names_operation_and_line(train, monkeypatch, quick, caps
     (["--batch-size", 12, "--accumulate", 3], 3, "try --batch-size 6, which fits"),  # 2 in a part; 4.5 is none
     (["--batch-size", 12, "--weight-split", 0], 0, "not even one image fits: try a larger --accumulate"),
 ])
-def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, capsys, words, limit, advice):
+@pytest.mark.parametrize("problem", [MemoryError("full"), RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory")])
+def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, capsys, words, limit, advice,
+                                                      problem):
     """With a generator that has room for `limit` images at a time when it learns."""
     forward = script.GPANGenerator.forward
 
     def tight(net, x, *rest):
         if len(x) > limit and net is nets[0]:
-            raise MemoryError("out of memory")
+            raise problem
         return forward(net, x, *rest)
 
     nets, init = [], script.Training.__init__
@@ -361,7 +363,8 @@ def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, c
     monkeypatch.setattr(script.GPANGenerator, "forward", tight)
     assert train(*words, "--steps", 3, "--out", "run") == 1
     line = error_line(capsys)
-    assert "step 1: out of memory at --batch-size 12" in line and "nothing was saved yet" in line
+    assert f"step 1: out of memory at --batch-size 12 ({type(problem).__name__}: " in line
+    assert "nothing was saved yet" in line
     assert advice in line
     if found := re.search(r"--batch-size (\d+), which", line):
         assert train(*words, "--batch-size", found[1], "--steps", 1, "--out", "smaller") == 0
@@ -419,6 +422,7 @@ def learned(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 (folder / str(len(known))).mkdir()
                 patch.chdir(folder / str(len(known)))
+                patch.setattr(backend, "find_gpu", lambda number=0: (None, "hidden"))  # whose bits are others
                 patch.setattr(script, "look", lambda *args: None)
                 patch.setattr(script, "finish", lambda t, *args: states.append(t.state()[0]) or 0)
                 patch.setattr(script.Training, "measure", lambda training, n=0: {})

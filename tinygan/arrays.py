@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import is_cupy, to_numpy, xp_of
+from tinygan.backend import is_cupy, send, to_numpy, xp_of
 from tinygan.errors import GraphError
 
 
@@ -64,7 +64,7 @@ def number(value: float, like: Any) -> Any:
     if array is None:
         if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
             _numbers.clear()
-        array = _numbers[key] = xp.asarray(value, dtype=like.dtype)
+        array = _numbers[key] = send(xp, value, like.dtype)
     return array
 
 

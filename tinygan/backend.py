@@ -28,7 +28,8 @@ PACKAGE = re.compile(r"cupy(-cuda\d+x?|-rocm-.*)?")  # each holds a whole CuPy; 
 NO_LIBRARY = re.compile(r"DynamicLibNotFound|Failure finding|cannot open (shared object|source) file"
                         r"|lib(nvrtc|cublas|cudart|curand|cusolver|cusparse|cufft|nvJitLink)")
 OLD_DRIVER = re.compile(r"cudaError(InsufficientDriver|CallRequiresNewerDriver)")
-NO_MEMORY = re.compile(r"OutOfMemory|MemoryError|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED")
+NO_MEMORY = re.compile(r"OutOfMemory|MemoryError|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
+                       r"|CUBLAS_STATUS_ALLOC_FAILED|out of memory", re.IGNORECASE)
 
 
 def is_cupy(array: Any) -> bool:
@@ -39,6 +40,26 @@ def is_cupy(array: Any) -> bool:
 def xp_of(array: Any) -> Any:
     """The module that made `array`: cupy for a CuPy array, numpy for everything else."""
     return importlib.import_module("cupy") if is_cupy(array) else np
+
+
+def send(xp: Any, values: Any, dtype: Any = None) -> Any:
+    """Copy a host array or a number to the device of `xp` (cupy), in C order.
+
+    A lone number goes up with an axis: CuPy would make it by a fill, which clears the bytes of whatever equals zero
+    and so turns -0.0 into 0.0.
+    """
+    if is_cupy(values) or np.ndim(values):
+        return xp.asarray(values, dtype=dtype, order="C")
+    return xp.asarray(np.array([values], dtype)).reshape(())
+
+
+def memory_is_full(problem: BaseException) -> bool:
+    """Whether an exception means that memory ran out: the host's, CuPy's pool, or what a GPU needs beside the pool.
+
+    The last (a kernel's code, cuBLAS' workspace, pinned buffers) CuPy reports by RuntimeErrors of several kinds, which
+    only their words tell from others; so `except (MemoryError, RuntimeError)` and this question belong together.
+    """
+    return isinstance(problem, MemoryError) or bool(NO_MEMORY.search(f"{type(problem).__name__}: {problem}"))
 
 
 def to_numpy(array: Any) -> np.ndarray:
@@ -55,7 +76,7 @@ class Device(NamedTuple):
 
     def put(self, array: np.ndarray) -> Any:
         """The array on this device (the array itself when it is there already)."""
-        return array if self.xp is np else self.xp.asarray(array, order="C")
+        return array if self.xp is np else send(self.xp, array)
 
 
 def pick_device(name: str = "auto", tf32: bool = False) -> Device:
@@ -170,7 +191,7 @@ def explain(problem: Exception, runtime: Any, number: int, packages: list[str]) 
         return no_libraries(problem, packages, number)
     if OLD_DRIVER.search(text):
         return driver_too_old(runtime.driverGetVersion(), runtime.runtimeGetVersion(), packages)
-    if NO_MEMORY.search(text):
+    if memory_is_full(problem):
         room = ""
         with contextlib.suppress(Exception):  # where not even a context fits, this fails as well
             free, total = (size / 2**30 for size in runtime.memGetInfo())

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from tinygan.backend import memory_is_full
 from tinygan.errors import TinyganError
 
 MAX_GRID = 10_000  # images in one picture
@@ -91,7 +92,9 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         # its way out, which would complain, so stdout is pointed at nothing.
         _silence_stdout()
         return 1
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         return _fail(f"out of memory ({error or 'no details'}): "
                      "try fewer images at a time (--batch-size, --n) or smaller nets", 1)
     except OSError as error:

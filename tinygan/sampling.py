@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinygan import checkpoint
-from tinygan.backend import Device
+from tinygan.backend import Device, memory_is_full
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
 from tinygan.kernels import counter, cuda_
@@ -38,8 +38,8 @@ def in_batches(n: int, batch: int, draw: Callable[[slice], np.ndarray]) -> np.nd
             try:
                 pictures.append(draw(slice(start, start + batch)))
                 start += batch
-            except MemoryError:
-                if batch == 1:
+            except (MemoryError, RuntimeError) as error:
+                if batch == 1 or not memory_is_full(error):
                     raise
                 batch = -(-batch // 4)
     return np.ascontiguousarray(np.concatenate(pictures))

@@ -126,7 +126,8 @@ def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterab
     if not n:
         advice = f"not even {'one image fits' if least == 1 else f'{least} images fit'}: {otherwise}"
     elif n == asked:
-        advice = "it fits now, so something else took the memory for a while: close it and try again"
+        advice = ("it fits now, so something else took the memory for a while: close it and try again, or try a "
+                  "smaller --batch-size")
     else:
         advice = f"try --batch-size {n}, which fits"
     return f"out of memory at --batch-size {asked} ({problem.rstrip('.')}); {advice}; {kept}"

@@ -6,12 +6,15 @@ that CuPy lacks are missing. Kernels given to RawModule run through tinygan.kern
 
 `count` tells what a GPU would be asked to do: "launches" (each operation that writes memory, one each: a lower bound,
 since CuPy needs several for some), "syncs" (each time the host must wait for a result), "uploads" and "bytes_up".
-Memory that nobody wrote holds NaN. Set `memory_limit` (bytes) to see what running out of memory does.
+Memory that nobody wrote holds NaN. Set `memory_limit` (bytes on the device) to see what running out of memory does:
+the pool rounds, keeps, splits and joins its chunks as CuPy's does, though the bytes themselves lie elsewhere.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+import gc
 import itertools
 import json
 import sys
@@ -35,8 +38,7 @@ memory_limit: int | None = None
 
 _TOTAL_MEMORY = 8 * 2**30  # what the device claims to have
 _UNIT = 512  # CuPy's pool gives memory out in pieces of this
-_pool = {"used": 0, "total": 0}
-_live: dict[int, int] = {}  # pointer -> bytes of every allocation
+_live: dict[int, int] = {}  # pointer -> bytes of every allocation, not rounded: what lies behind them is nobody's
 
 
 def reset_count() -> None:
@@ -47,7 +49,19 @@ def reset_count() -> None:
 
 def live_bytes() -> int:
     """Bytes of device memory that arrays hold now, each allocation rounded up as CuPy's pool does."""
-    return _pool["used"]
+    return _POOL.used_bytes()
+
+
+def leave_room(size: int) -> None:
+    """Let the device have room for `size` bytes more, and take what the pool kept for later, until uninstall()."""
+    global memory_limit
+    gc.collect()
+    _POOL.free_all_blocks()
+    _taken.extend(_fresh(free, np.uint8) for free in sorted(chunk.size for chunk in _POOL._free))
+    memory_limit = _POOL.total_bytes() + size
+
+
+_taken: list[ndarray] = []
 
 
 class OutOfMemoryError(MemoryError):
@@ -59,34 +73,151 @@ class OutOfMemoryError(MemoryError):
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def _rounded(size: int) -> int:
-    return -(-size // _UNIT) * _UNIT
+class Chunk:
+    """A piece of the pool's memory, in use or free; `before` and `behind` lie beside it in what the device gave."""
+
+    def __init__(self, size: int, before: Chunk | None = None, behind: Chunk | None = None) -> None:
+        self.size, self.before, self.behind = size, before, behind
+
+    def split(self, size: int) -> Chunk | None:
+        """Keep `size` bytes; the chunk of what is left, if anything is."""
+        if size == self.size:
+            return None
+        rest = Chunk(self.size - size, self, self.behind)
+        if rest.behind:
+            rest.behind.before = rest
+        self.size, self.behind = size, rest
+        return rest
+
+    def take_in(self, behind: Chunk) -> None:
+        """The opposite: one chunk of the two."""
+        self.size, self.behind = self.size + behind.size, behind.behind
+        if self.behind:
+            self.behind.before = self
 
 
-def _release(pointer: int, size: int) -> None:
-    _pool["used"] -= _rounded(size)
+def _without_collecting(method: Any) -> Any:
+    """Arrays that the garbage collector finds give their memory back: not in the midst of the pool's work."""
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            if collecting:
+                gc.enable()
+
+    return call
+
+
+class Pool:
+    """The memory pool. What arrays gave back stays in it until free_all_blocks, and after that, too, where the other
+    part of what was one allocation is in use."""
+
+    def __init__(self) -> None:
+        self._used = self._total = self._limit = 0
+        self._free: list[Chunk] = []
+
+    @_without_collecting
+    def take(self, size: int) -> Chunk:
+        """A chunk of at least `size` bytes: the smallest free one, or new memory."""
+        size = -(-size // _UNIT) * _UNIT
+        if not size:
+            return Chunk(0)
+        if fitting := [chunk for chunk in self._free if chunk.size >= size]:
+            chunk = min(fitting, key=lambda chunk: chunk.size)
+            self._free.remove(chunk)
+            if rest := chunk.split(size):
+                self._free.append(rest)
+        else:
+            self._ask_device(size)
+            chunk = Chunk(size)
+        self._used += size
+        return chunk
+
+    def _ask_device(self, size: int) -> None:
+        full = bool(self._limit) and self._total + size > self._limit
+        if not full and memory_limit is not None and self._total + size > memory_limit:
+            for let_go in (lambda: None, gc.collect):  # as CuPy does, before it gives up
+                let_go()
+                self.free_all_blocks()
+            full = self._total + size > memory_limit
+        if full:
+            limit = f", limit set to: {self._limit:,} bytes" if self._limit else ""
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {self._total:,} "
+                                   f"bytes{limit}).")
+        self._total += size
+
+    @_without_collecting
+    def give_back(self, chunk: Chunk) -> None:
+        """Keep a chunk for later, joined with its free neighbours."""
+        self._used -= chunk.size
+        if not chunk.size:
+            return
+        if chunk.behind in self._free:
+            self._free.remove(chunk.behind)
+            chunk.take_in(chunk.behind)
+        if chunk.before in self._free:
+            self._free.remove(chunk.before)
+            chunk.before.take_in(chunk)
+            chunk = chunk.before
+        self._free.append(chunk)
+
+    def used_bytes(self) -> int:
+        """Bytes that arrays hold."""
+        return self._used
+
+    def total_bytes(self) -> int:
+        """Bytes taken from the device: those in use and those kept for later."""
+        return self._total
+
+    def free_bytes(self) -> int:
+        """Bytes kept for later."""
+        return self._total - self._used
+
+    def n_free_blocks(self) -> int:
+        """How many chunks are kept for later."""
+        return len(self._free)
+
+    @_without_collecting
+    def free_all_blocks(self, stream: Any = None) -> None:
+        """Give back what no array holds a part of."""
+        whole = [chunk for chunk in self._free if not (chunk.before or chunk.behind)]
+        self._free = [chunk for chunk in self._free if chunk.before or chunk.behind]
+        self._total -= sum(chunk.size for chunk in whole)
+
+    def get_limit(self) -> int:
+        """Bytes that may be taken; 0: no limit."""
+        return self._limit
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        """Set how many bytes may be taken; 0: no limit. Beyond it nothing kept is given back first, as on a GPU."""
+        self._limit = int(_TOTAL_MEMORY * fraction) if size is None and fraction else size or 0
+
+
+_POOL = Pool()
+
+
+def _release(pointer: int, chunk: Chunk) -> None:
+    _POOL.give_back(chunk)
     _live.pop(pointer, None)
 
 
 class Memory:
-    """One allocation. All arrays that share it hold the same object."""
+    """One allocation. All arrays that share it hold the same object. Its size is a multiple of 512, as the pool's."""
 
     def __init__(self, buffer: np.ndarray) -> None:
-        size = buffer.nbytes
-        if memory_limit is not None and _pool["used"] + _rounded(size) > memory_limit:
-            raise OutOfMemoryError(f"Out of memory allocating {_rounded(size):,} bytes (allocated so far: "
-                                   f"{_pool['used']:,} bytes, limit set to: {memory_limit:,} bytes).")
-        self._buffer, self.size, self.device_id = buffer, size, 0
-        self.ptr = buffer.__array_interface__["data"][0] if size else 0
-        _pool["used"] += _rounded(size)
-        _pool["total"] = max(_pool["total"], _pool["used"])
-        if size:
-            _live[self.ptr] = size
-        weakref.finalize(self, _release, self.ptr, size)
+        chunk = _POOL.take(buffer.nbytes)
+        self._buffer, self.size, self.device_id = buffer, chunk.size, 0
+        self.ptr = buffer.__array_interface__["data"][0] if buffer.nbytes else 0
+        if buffer.nbytes:
+            _live[self.ptr] = buffer.nbytes
+        weakref.finalize(self, _release, self.ptr, chunk)
 
     def holds(self, pointer: int) -> bool:
         """Whether an address lies in this allocation."""
-        return self.ptr <= pointer < self.ptr + self.size
+        return self.ptr <= pointer < self.ptr + self._buffer.nbytes
 
 
 class MemoryPointer:
@@ -300,7 +431,7 @@ class ndarray:
             return
         shape = (int(shape),) if np.ndim(shape) == 0 else tuple(map(int, shape))
         mem = memptr.mem
-        whole = _bytes_at(mem.ptr, mem.size)
+        whole = _bytes_at(mem.ptr, mem._buffer.nbytes)
         self._a = np.ndarray(shape, dtype, whole, memptr.ptr - mem.ptr if mem.size else 0, strides, order)
         self._mem, self._base = mem, None
 
@@ -463,6 +594,8 @@ class ndarray:
             kind = "cupy" if isinstance(value, ndarray) else "numpy"
             raise ValueError(f"non-scalar {kind}.ndarray cannot be used for fill")
         count["launches"] += 1
+        if not isinstance(value, ndarray) and value == 0 and self.flags.c_contiguous:
+            value = 0  # a memset, which knows no -0.0
         self._a.fill(getattr(value, "_a", value))
 
     # Parts.
@@ -485,6 +618,9 @@ class ndarray:
             if not seen:
                 raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
             _count_upload(np.asarray(value, self.dtype).nbytes)
+        elif not seen:
+            self[index].fill(value)
+            return
         count["launches"] += 1
         self._a[index] = value
 
@@ -511,6 +647,18 @@ def _operator(ufunc: np.ufunc, side: str) -> Any:
     return operate
 
 
+def _comparison(ufunc: np.ufunc) -> Any:
+    """Only with what compares as any object does (None, a class) is an array merely unequal; text is refused."""
+    def compare(self: ndarray, other: Any) -> Any:
+        if type(other).__eq__ is object.__eq__:
+            return NotImplemented
+        if isinstance(other, (list, tuple, str)):
+            raise TypeError(f"Unsupported type {type(other)}")
+        return _call(ufunc, (self, other), {})
+
+    return compare
+
+
 for _name, _ufunc in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
                       "floordiv": np.floor_divide, "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
                       "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "lshift": np.left_shift,
@@ -521,7 +669,7 @@ for _name, _ufunc in {"add": np.add, "sub": np.subtract, "mul": np.multiply, "tr
         setattr(ndarray, f"__i{_name}__", _operator(_ufunc, "in place"))
 for _name, _ufunc in {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,
                       "ne": np.not_equal}.items():
-    setattr(ndarray, f"__{_name}__", _operator(_ufunc, "left"))
+    setattr(ndarray, f"__{_name}__", _comparison(_ufunc))
 for _name, _ufunc in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
     setattr(ndarray, f"__{_name}__", lambda self, _ufunc=_ufunc: _call(_ufunc, (self,), {}))
 
@@ -554,11 +702,11 @@ def array(obj: Any, dtype: Any = None, copy: Any = True, order: str | None = "K"
     if order in "KA":
         order = "F" if isinstance(obj, np.ndarray) and obj.flags.fnc else "C"
     made = _fresh(host.shape, host.dtype, order)
-    made._a[...] = host
     if host.ndim:
+        made._a[...] = host
         _count_upload(host.nbytes)
     else:
-        count["launches"] += 1  # the number travels with a fill
+        made.fill(host)  # the number travels with the launch
     return made
 
 
@@ -584,7 +732,7 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> nd
     if dtype is None:
         dtype = fill_value.dtype if isinstance(fill_value, ndarray) else np.array(fill_value).dtype
     made = _fresh(shape, dtype, order)
-    made[...] = fill_value
+    copyto(made, fill_value, "unsafe")
     return made
 
 
@@ -611,7 +759,7 @@ def full_like(a: ndarray, fill_value: Any, dtype: Any = None, order: str = "K", 
               shape: Any = None) -> ndarray:
     """cupy.full_like."""
     made = empty_like(a, dtype, order, subok, shape)
-    made[...] = fill_value
+    copyto(made, fill_value, "unsafe")
     return made
 
 
@@ -635,6 +783,12 @@ def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None
     seen: list[ndarray] = []
     count["launches"] += 1
     np.copyto(dst._a, _unwrap(src, seen), casting, where=True if where is None else _unwrap(where, seen))
+
+
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    """cupy.where: the condition must be an array (it is cast to bool by its own method)."""
+    condition = condition.astype(bool)
+    return _Function(np.where, waits=x is None)(condition, *(() if x is None else (x, y)))
 
 
 def get_array_module(*args: Any) -> types.ModuleType:
@@ -683,35 +837,6 @@ class RawFunction:
 
 sanitize = False  # compile kernels with the sanitizers; see hostcuda.sanitizer_environment
 raw_modules: list[RawModule] = []  # every RawModule made since install()
-
-
-class Pool:
-    """The memory pool. What arrays gave back stays in it until free_all_blocks."""
-
-    def used_bytes(self) -> int:
-        """Bytes that arrays hold."""
-        return _pool["used"]
-
-    def total_bytes(self) -> int:
-        """Bytes taken from the device: those in use and those kept for later."""
-        return _pool["total"]
-
-    def free_bytes(self) -> int:
-        """Bytes kept for later."""
-        return _pool["total"] - _pool["used"]
-
-    def free_all_blocks(self, stream: Any = None) -> None:
-        """Give back what no array holds."""
-        _pool["total"] = _pool["used"]
-
-    def get_limit(self) -> int:
-        """Bytes that may be taken; 0: no limit."""
-        return memory_limit or 0
-
-    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
-        """Set how many bytes may be taken; 0: no limit."""
-        global memory_limit
-        memory_limit = (int(_TOTAL_MEMORY * fraction) if size is None and fraction else size) or None
 
 
 # ---- cupy.cuda ---------------------------------------------------------------------------------------------------
@@ -812,7 +937,7 @@ class CUDARuntimeError(RuntimeError):
 
 def _mem_info() -> tuple[int, int]:
     total = _TOTAL_MEMORY if memory_limit is None else memory_limit
-    return total - _pool["total"], total
+    return total - _POOL.total_bytes(), total
 
 
 def _properties(device: int) -> dict[str, Any]:
@@ -908,15 +1033,35 @@ module = _Cupy("cupy")
 _stride_tricks = _functions_of(np.lib.stride_tricks, "stride_tricks", "cupy.lib.stride_tricks")
 _lib = _submodule("cupy.lib", stride_tricks=_stride_tricks, __path__=[])
 _linalg = _functions_of(np.linalg, "linalg", "cupy.linalg")
-_POOL = Pool()
 vars(module).update({
     "__version__": NAMES["version"], "__path__": [], "ndarray": ndarray, "cuda": _cuda, "lib": _lib, "linalg": _linalg,
     "RawModule": RawModule, "get_default_memory_pool": lambda: _POOL, "is_available": lambda: True,
     **{function.__name__: function for function in (
         array, asarray, asnumpy, empty, full, zeros, ones, empty_like, full_like, zeros_like, ones_like, copy, copyto,
-        get_array_module)}})
+        where, get_array_module)}})
 
-_libs = _submodule("cupy_backends.cuda.libs", cublas=_cublas, __path__=[])
+
+class _Libs(types.ModuleType):
+    """CuPy's bindings. Asked for one, it finds and loads the library that pip installed; nothing else does."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "cublas":
+            raise AttributeError(name)
+        return sys.modules.setdefault(_cublas.__name__, _cublas)
+
+
+class _NotLoaded:
+    """Imported by its own name before that, a binding fails for want of its library."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name == _cublas.__name__:
+            raise ImportError("libcublas.so.13: cannot open shared object file: No such file or directory")
+
+
+_libs = _Libs("cupy_backends.cuda.libs")
 _api = _submodule("cupy_backends.cuda.api", runtime=_runtime, __path__=[])
 _backends_cuda = _submodule("cupy_backends.cuda", libs=_libs, api=_api, __path__=[])
 _MODULES = {
@@ -925,7 +1070,7 @@ _MODULES = {
     "cupy.lib.stride_tricks": _stride_tricks, "cupy.linalg": _linalg,
     "cupy_backends": _submodule("cupy_backends", cuda=_backends_cuda, __path__=[]),
     "cupy_backends.cuda": _backends_cuda, "cupy_backends.cuda.api": _api, "cupy_backends.cuda.api.runtime": _runtime,
-    "cupy_backends.cuda.libs": _libs, "cupy_backends.cuda.libs.cublas": _cublas,
+    "cupy_backends.cuda.libs": _libs,
 }
 _replaced: dict[str, Any] | None = None
 
@@ -937,9 +1082,13 @@ def install() -> types.ModuleType:
         taken = [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx", "cupy_backends")]
         _replaced = {name: sys.modules.pop(name) for name in taken}
     sys.modules.update(_MODULES)
+    sys.modules.pop(_cublas.__name__, None)
+    if _NotLoaded not in sys.meta_path:
+        sys.meta_path.insert(0, _NotLoaded)
     host_blas.on_device = _on_device
     host_blas.reset()
     raw_modules.clear()
+    _POOL.free_all_blocks()
     reset_count()
     return module
 
@@ -947,9 +1096,13 @@ def install() -> types.ModuleType:
 def uninstall() -> None:
     """Put back what install() took away."""
     global _replaced, memory_limit
-    for name in _MODULES:
+    for name in (*_MODULES, _cublas.__name__):
         sys.modules.pop(name, None)
+    if _NotLoaded in sys.meta_path:
+        sys.meta_path.remove(_NotLoaded)
     sys.modules.update(_replaced or {})
     _replaced, memory_limit = None, None
+    _POOL.set_limit()
+    _taken.clear()
     host_blas.on_device = None
     raw_modules.clear()

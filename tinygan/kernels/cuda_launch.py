@@ -160,4 +160,5 @@ def _row_step(matrix: Any) -> int:
 @functools.cache
 def _cublas() -> tuple[Any, Any]:
     """CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
-    return importlib.import_module("cupy_backends.cuda.libs.cublas"), importlib.import_module("cupy.cuda.device")
+    # As an attribute of its package, which first finds and loads the library that pip installed; its own name does not.
+    return importlib.import_module("cupy_backends.cuda.libs").cublas, importlib.import_module("cupy.cuda.device")

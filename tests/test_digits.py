@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import real_mnist
 
 from tinygan import data, hdf5
 from tinygan.data.mnist import BUNDLED
@@ -66,8 +67,7 @@ def test_the_shipped_file_is_small_and_says_what_it_is(trained):
 
 def test_it_is_right(trained):
     """On all 10,000 test digits where they are at hand, else on the 1,000 that come with the package."""
-    shared = os.environ.get("TINYGAN_DATA")
-    test = data.load_mnist("test", data_dir=shared or BUNDLED)
+    test = data.load_mnist("test", data_dir=real_mnist() or BUNDLED)
     probabilities, features = trained.classify(test.images[:, None])
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
     assert accuracy >= (0.99 if len(test) == 10_000 else 0.985)

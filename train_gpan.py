@@ -1,6 +1,6 @@
 """Train a GPAN: a generator whose images a pre-trained classifier names as wanted, painted on a given shape.
 
-    python train_gpan.py                          digits on drawn shapes, with the classifier in weights/
+    python train_gpan.py                          digits on drawn shapes, with this project's classifier
     python train_gpan.py --classifier weights/vgg16.h5 --wanted flamingo
     python train_gpan.py --classifier weights/vgg16.h5 --wanted zebra,flamingo --wanted turtle --substrate shirt.png
     python train_gpan.py --resume                 go on with the newest run

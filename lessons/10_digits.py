@@ -19,7 +19,6 @@ from tinygan.engine import frozen, no_grad
 from tinygan.layers import normalised
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.models.digits import find_classifier
 from tinygan.optim import EMA, Adam
 from tinygan.sampling import as_digits
 
@@ -34,7 +33,7 @@ flags = lesson.flags()
 
 # %%
 digits = load_mnist("train", data_dir=BUNDLED)
-judge = find_classifier()
+judge = lesson.digit_net()
 probabilities, features = judge.classify(digits.images[:1_000, None])
 right = float((probabilities.argmax(axis=1) == digits.labels[:1_000]).mean())
 print(f"{len(digits):,} digits; the judge is right on {100 * right:.1f} % of the first 1,000")

@@ -264,7 +264,7 @@ def draw(kinds, side):
 if found:
     eye, shown = true_net, draw(list(SHAPES)[:8], true_net.side)
 else:
-    eye = digits.DigitEye(digits.load(lesson.ROOT / "weights" / "digits.h5"))
+    eye = digits.DigitEye(lesson.digit_net())
     test = load_mnist("test", data_dir=BUNDLED)
     written = 1 - np.repeat(test.images[:, None], 3, axis=1).astype(np.float32) / 127.5
     shown = np.concatenate([written[:4], draw(("star", "heart", "shirt", "bottle"), 28)])

@@ -111,7 +111,7 @@ if found:
     pictures = np.concatenate([drawn_shapes(eye.side, kinds=[kind]).next(np.random.default_rng(4), 1)[0]
                                for kind in ("star", "shirt")])[:1 if flags.quick else 2]
 else:
-    eye = digits.DigitEye(digits.load(lesson.ROOT / "weights" / "digits.h5"))
+    eye = digits.DigitEye(lesson.digit_net())
     test = load_mnist("test", data_dir=BUNDLED)
     chosen = [np.flatnonzero(test.labels == digit)[k] for k in range(2 if flags.quick else 6) for digit in range(10)]
     pictures = 1 - np.repeat(test.images[chosen][:, None], 3, axis=1).astype(np.float32) / 127.5

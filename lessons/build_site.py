@@ -1,28 +1,39 @@
 """All lessons as web pages and as notebooks, with what they print and draw.
 
-    pip install ".[site]" && python lessons/build_site.py
+    pip install ".[site]" && python lessons/build_site.py        all lessons
+    python lessons/build_site.py 07 12                           these two; the other pages stay as they are
 
-runs every lesson and writes lessons/out/site/index.html, a page for each lesson, and notebooks/ beside them.
-The pages need no network. --quick runs the lessons' short forms, --no-run leaves out what they print and draw.
+runs the lessons and writes lessons/out/site/index.html, a page for each lesson, and notebooks/ beside them.
+The pages need no network. --quick runs the lessons' short forms and says so on the pages, --no-run leaves out what they
+print and draw.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import html
 import io
 import multiprocessing
+import re
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
+from tinygan import __version__, cli
+from tinygan.errors import TinyganError, UsageError
+
 HERE = Path(__file__).resolve().parent
+TITLE = "tinygan: lessons"  # of the contents, by which a folder is known as a site
+QUICK = ("The lesson's short form: fewer steps and samples than the text speaks of, so its numbers and pictures are "
+         "poorer. Whole: python lessons/build_site.py")
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --code: #f5f7f9; --link: #1f5fa8; }
 * { box-sizing: border-box; }
@@ -40,8 +51,8 @@ pre { margin: .8rem 0; padding: .7rem .9rem; overflow-x: auto; background: var(-
       font: 13.5px/1.5 ui-monospace, Menlo, Consolas, monospace; }
 code { font: .86em ui-monospace, Menlo, Consolas, monospace; background: var(--code); overflow-wrap: anywhere; }
 pre code { background: none; font: inherit; overflow-wrap: normal; }
-pre.out { background: #fff; border-left: 3px solid #c9d3de; border-radius: 0; color: #35404d; white-space: pre-wrap;
-          overflow-wrap: anywhere; }
+pre.out { background: #fff; border-left: 3px solid #c9d3de; border-radius: 0; color: #35404d; }
+p.quick { margin: 1rem 0 0; padding: .6rem .9rem; border-left: 4px solid #d9822b; background: #fdf3e7; }
 img { display: block; max-width: 100%; height: auto; margin: 1rem auto; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .95em; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; vertical-align: top; }
@@ -125,6 +136,11 @@ def cell_html(cell: Any, shown: Shown | None, number: str) -> str:
     return "\n".join(parts)
 
 
+def quick_note(number: str) -> str:
+    """What a page of a short form says first."""
+    return f'<p class="quick">{html.escape(QUICK)} {number}</p>'
+
+
 def page(title: str, body: str, links: tuple[str, str, str] | None = None) -> str:
     """A whole page; links: previous, contents and next, as HTML."""
     def nav(place: str) -> str:
@@ -140,23 +156,26 @@ def link(path: Path, cells: list[Any], before: str = "", after: str = "") -> str
     return f'<a href="{path.stem}.html">{before}{html.escape(about(cells)["title"])}{after}</a>'
 
 
-def contents(lessons: list[tuple[Path, list[Any], list[Shown]]]) -> str:
-    """The page that leads to all others."""
+def contents(lessons: list[tuple[Path, list[Any]]], out: Path) -> str:
+    """The page that leads to all others: to every lesson that has its page in `out`."""
     rows = []
-    for path, cells, shown in lessons:
-        told = about(cells)
-        picture = next((p for s in shown for p in s.pictures), None)
-        image = f'<img src="pictures/{picture.name}" alt="" loading="lazy">' if picture else ""
+    for path, cells in lessons:
+        if not (out / f"{path.stem}.html").is_file():
+            continue
+        told, made = about(cells), (out / f"{path.stem}.html").read_text("utf-8")
+        picture = re.search(r'<img src="(pictures/[^"]+)"', made)
+        image = f'<img src="{picture[1]}" alt="" loading="lazy">' if picture else ""
         book = f'<a href="notebooks/{path.stem}.ipynb">notebook</a>'
+        short = "; the short form" if quick_note(path.name[:2]) in made else ""
         rows.append(f'<li>{image}<div><p>{link(path, cells)}</p><p>{html.escape(told["goal"].replace("*", ""))}</p>'
-                    f'<p class="about">Minutes: {html.escape(told["minutes"])}; {book}</p></div></li>')
-    return page("tinygan: lessons", "<h1>From one derivative to a GPAN</h1><p>Each lesson is a Python script that "
+                    f'<p class="about">Minutes: {html.escape(told["minutes"])}; {book}{short}</p></div></li>')
+    return page(TITLE, "<h1>From one derivative to a GPAN</h1><p>Each lesson is a Python script that "
                 "explains, computes, draws and checks itself. What follows is what the scripts printed and drew. "
                 "Run one yourself: <code>python lessons/01_a_derivative_three_ways.py</code>.</p>"
                 f'<ol class="lessons">{"".join(rows)}</ol>')
 
 
-def notebook(path: Path, shown: list[Shown]) -> str:
+def notebook(path: Path, shown: list[Shown], quick: bool) -> str:
     """The lesson as a notebook in Jupyter's format, with what its cells left."""
     import jupytext
 
@@ -169,59 +188,87 @@ def notebook(path: Path, shown: list[Shown]) -> str:
         cell.outputs += [{"output_type": "display_data", "metadata": {},
                           "data": {"image/png": base64.b64encode(p.read_bytes()).decode()}} for p in result.pictures]
     first = next(cell for cell in book.cells if cell.cell_type == "code")
-    first.source = ('import sys\nsys.path += ["..", "../..", "../../.."]  # where lesson.py and tinygan are\n\n'
+    first.source = ('import sys\nsys.path.insert(0, "../../..")  # the folder lessons/, if it is there\n\n'
                     + first.source)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     from nbformat import from_dict, writes
+    from nbformat.v4 import new_markdown_cell
 
+    if quick:
+        book.cells.insert(0, new_markdown_cell(f"**{QUICK} {path.name[:2]}**"))
     return writes(from_dict(book))
 
 
-def build(lessons: list[Path], out: Path, *, quick: bool = False, run: bool = True) -> list[str]:
-    """Write the site to `out`; returns what went wrong, a line for each lesson that failed."""
-    shutil.rmtree(out, ignore_errors=True)
+def check_place(out: Path) -> None:
+    """UsageError: `out` holds something else than a site of this script, which would be mixed up with it."""
+    index = out / "index.html"
+    ours = index.is_file() and f"<title>{TITLE}</title>" in index.read_text("utf-8", errors="replace")
+    if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} is there and is no site of the lessons; name another folder with --out")
+
+
+def build(lessons: list[Path], out: Path, *, only: Sequence[str] = (), quick: bool = False,
+          run: bool = True) -> list[str]:
+    """Write the site to `out`; returns what went wrong, a line for each lesson that failed.
+
+    lessons: all there are, in their order. only: numbers ("07") of those to build, all without it. Other pages and
+    notebooks that are there already stay. UsageError: the folder holds something else.
+    """
+    check_place(out)
     for part in ("pictures", "notebooks"):
-        (out / part).mkdir(parents=True)
-    done, failed = [], []
-    for i, path in enumerate(lessons):
-        started, shown = time.monotonic(), []
+        (out / part).mkdir(parents=True, exist_ok=True)
+    everything = [(path, read(path)) for path in lessons]
+    chosen = [i for i, path in enumerate(lessons) if not only or path.name[:2] in only]
+    linked = {i for i, path in enumerate(lessons) if i in chosen or (out / f"{path.stem}.html").is_file()}
+    shutil.copy(HERE / "lesson.py", out / "notebooks")  # so that they run elsewhere, with an installed tinygan
+    (out / "index.html").write_text(contents(everything, out), "utf-8")
+    failed = []
+    for count, i in enumerate(chosen, 1):
+        (path, cells), started, shown = everything[i], time.monotonic(), []
+        number = path.name[:2]
         if run:
-            print(f"{i + 1}/{len(lessons)} {path.name} ...", end=" ", flush=True)
+            print(f"{count}/{len(chosen)} {path.name} ...", end=" ", flush=True)
             # Each in a process of its own, so that none sees what another left.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 shown = pool.submit(run_cells, path, quick).result()
             print(f"{time.monotonic() - started:.0f} s")
             if shown and isinstance(shown[-1], str):
                 failed.append(f"{path.name}: {shown.pop().strip().splitlines()[-1]}")
+        for old in (out / "pictures").glob(f"{number}_*.png"):
+            old.unlink()
         for picture in (p for s in shown for p in s.pictures):
             shutil.copy(picture, out / "pictures")
-        done.append((path, read(path), shown))
-    for i, (path, cells, shown) in enumerate(done):
-        results, number = iter(shown), path.name[:2]
+        results, short = iter(shown), quick and run
         body = "\n".join(cell_html(cell, next(results, None) if cell.cell_type == "code" else None, number)
                          for cell in cells)
-        back = link(*done[i - 1][:2], before="← ") if i else ""
-        on = link(*done[i + 1][:2], after=" →") if i + 1 < len(done) else ""
-        title = about(cells)["title"]
+        back = link(*everything[i - 1], before="← ") if i - 1 in linked else ""
+        on = link(*everything[i + 1], after=" →") if i + 1 in linked else ""
         (out / f"{path.stem}.html").write_text(
-            page(title, body, (back, '<a href="index.html">contents</a>', on)), "utf-8")
-        (out / "notebooks" / f"{path.stem}.ipynb").write_text(notebook(path, shown), "utf-8")
-    (out / "index.html").write_text(contents(done), "utf-8")
+            page(about(cells)["title"], (quick_note(number) if short else "") + body,
+                 (back, '<a href="index.html">contents</a>', on)), "utf-8")
+        (out / "notebooks" / f"{path.stem}.ipynb").write_text(notebook(path, shown, short), "utf-8")
+    (out / "index.html").write_text(contents(everything, out), "utf-8")
     return failed
 
 
-def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    p.add_argument("--out", type=Path, default=HERE / "out" / "site", help="default: lessons/out/site")
-    p.add_argument("--quick", action="store_true", help="run the lessons' short forms")
+def main(argv: Sequence[str] | None = None) -> int:
+    p = cli.Parser(description=__doc__.partition("\n")[0], version=__version__)
+    p.add_argument("lesson", nargs="*", help="numbers of lessons to build (07 12, say); all without any")
+    p.add_argument("--out", type=Path, default=HERE / "out" / "site",
+                   help="an empty folder, or an earlier site [default: lessons/out/site]")
+    p.add_argument("--quick", action="store_true", help="run the lessons' short forms; the pages say so")
     p.add_argument("--no-run", action="store_true", help="pages without what the lessons print and draw")
     args = p.parse_args(argv)
+    lessons = find_lessons()
+    numbers = [path.name[:2] for path in lessons]
+    if unknown := [word for word in args.lesson if word.zfill(2) not in numbers]:
+        raise UsageError(f"there is no lesson {unknown[0]}: name numbers from {numbers[0]} to {numbers[-1]}")
     try:
         import jupytext  # noqa: F401 - here for its message
     except ImportError:
-        print('the site needs jupytext: pip install ".[site]"', file=sys.stderr)
-        return 1
-    failed = build(find_lessons(), args.out, quick=args.quick, run=not args.no_run)
+        raise TinyganError('the site needs jupytext: pip install ".[site]"') from None
+    failed = build(lessons, args.out, only=[word.zfill(2) for word in args.lesson], quick=args.quick,
+                   run=not args.no_run)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     print(f"open {args.out / 'index.html'}")
@@ -229,4 +276,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_main(main))

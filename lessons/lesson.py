@@ -24,8 +24,14 @@ if "ipykernel" not in sys.modules:
 import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).resolve().parent
-OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests want theirs elsewhere
 ROOT = FOLDER.parent
+if (ROOT / "tinygan" / "__init__.py").is_file():
+    sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
+from tinygan.errors import TinyganError  # noqa: E402
+from tinygan.kernels import pool  # noqa: E402
+from tinygan.models import digits  # noqa: E402
+
+OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests want theirs elsewhere
 WIDTH = 7.0  # inches; with DPI and 10 point letters a picture can be read on a phone
 DPI = 120
 BLUE, ORANGE, GREEN, RED, GREY = "#1f5fa8", "#d9822b", "#2f8f5b", "#c23b3b", "#8a8a8a"
@@ -36,6 +42,10 @@ plt.rcParams.update({"font.size": 10, "axes.titlesize": 10, "axes.spines.top": F
                      "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, GREY, "#7a4fa3"])})
 
 saved: list[Path] = []  # pictures in the order in which they were made
+
+# One thread for the BLAS. Its own threads wait for each other by turning in circles: beside another busy program on two
+# cores a lesson's small products took six times as long.
+pool.set_threads(os.cpu_count() or 1)
 
 
 def flags() -> argparse.Namespace:
@@ -87,6 +97,14 @@ def _solutions() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def digit_net() -> digits.DigitNet:
+    """The digit classifier that comes with tinygan. Where it is missing the lesson ends with one line that says so."""
+    try:
+        return digits.load()
+    except TinyganError as error:
+        raise SystemExit(str(error)) from None
 
 
 def classifier_file() -> Path | None:

@@ -15,6 +15,9 @@ import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # read by NumPy's BLAS when it is first imported
+os.environ["COLUMNS"] = "80"  # help texts wrap at the terminal's width
+for name in ("TINYGAN_LESSONS_OUT", "TINYGAN_VGG16"):
+    os.environ.pop(name, None)
 
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"

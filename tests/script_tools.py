@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.data import mnist
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--threads", "1", "--device", "cpu", "--base-channels", "2", "--batch-size", "4", "--bank", "2",
         "--latent-dim", "4"]
@@ -24,6 +26,12 @@ def load_script(name: str):
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+def real_mnist() -> str | None:
+    """The folder that TINYGAN_DATA names, if the four files are in it."""
+    folder = os.environ.get("TINYGAN_DATA")
+    return folder if folder and all(mnist._find(split, folder) for split in ("train", "test")) else None
 
 
 def idx_images(images: np.ndarray) -> bytes:

@@ -34,7 +34,7 @@ from test_bad_input import (
 from vgg16_tools import small_file
 
 from tinygan import checkpoint, cli
-from tinygan.models.digits import find_classifier
+from tinygan.models.digits import SHIPPED, find_classifier
 
 pytest.importorskip("h5py")
 SCRIPTS = {name: load_script(name) for name in ("train_gpan", "train_mnist", "sample", "evaluate", "gradcam")}
@@ -107,7 +107,7 @@ TRAIN = [
     ("classifier is empty", classifier(lambda p: p.file("x.h5", b"")), FAILED, "x.h5"),
     ("classifier is a folder", classifier(Site.folder), FAILED, "folder"),
     ("classifier is a picture", classifier(lambda p: p.data / "red.png"), FAILED, "red.png"),
-    ("classifier is the digits'", classifier(lambda p: ROOT / "weights/digits.h5"), FAILED, "digits.h5"),
+    ("classifier is the digits'", classifier(lambda p: SHIPPED), FAILED, "digits.h5"),
     ("a VGG16 sees no grey", vgg("--wanted", "1", "--channels", "1"), USAGE, "sees colours"),
     # substrates
     ("no such substrate", substrate(lambda p: p.root / "no.png"), FAILED, "no.png: there is no such file"),
@@ -281,7 +281,7 @@ OTHERS = [
         ("a web page", lambda p: [str(p.file("x.png", WEB_PAGE)), *vgg()(p)], FAILED, "not a picture"),
         ("no such classifier", lambda p: [str(p.data / "red.png"), "--classifier", "no.h5"], FAILED, "no.h5"),
         ("classifier is the digits'", lambda p: [str(p.data / "red.png"), "--classifier",
-                                                 str(ROOT / "weights/digits.h5")], FAILED, "digits.h5"),
+                                                 str(SHIPPED)], FAILED, "digits.h5"),
         ("classifier cut off", lambda p: [str(p.data / "red.png"), "--classifier", str(p.vgg16(cut))], FAILED,
          "changed.h5"),
         ("unknown class", lambda p: [str(p.data / "red.png"), *vgg("--class", "zebar")(p)], USAGE, "mean zebra"),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import real_mnist
 
 from tinygan.data import Batches, cache_dir, download, load_mnist, mnist, read_images, read_labels, to_canvas
 from tinygan.data.batches import _double
@@ -28,9 +29,8 @@ from tinygan.data.make_bundled import main as make_bundled
 from tinygan.data.sets import find_set
 from tinygan.errors import TinyganError, UsageError
 
-REAL = os.environ.get("TINYGAN_DATA", "")  # read before the fixture below takes it away
-HAS_REAL = bool(REAL) and all(find_set(split, REAL) for split in ("train", "test"))
-real_data = pytest.mark.skipif(not HAS_REAL, reason="TINYGAN_DATA names no folder with the four MNIST files")
+REAL = real_mnist()  # read before the fixture below takes it away
+real_data = pytest.mark.skipif(not REAL, reason="TINYGAN_DATA names no folder with the four MNIST files")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import real_mnist
 
 from tinygan import data, hdf5
 from tinygan.data.mnist import BUNDLED
@@ -15,12 +16,11 @@ from tinygan.engine import Tensor, grad
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import check_grads
 from tinygan.models import digits
-from tinygan.models.digits import DigitNet, find_classifier
+from tinygan.models.digits import SHIPPED, DigitNet, find_classifier
 
 h5py = pytest.importorskip("h5py")
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "weights" / "digits.h5"
 
 
 def script():
@@ -67,8 +67,7 @@ def test_the_shipped_file_is_small_and_says_what_it_is(trained):
 
 def test_it_is_right(trained):
     """On all 10,000 test digits where they are at hand, else on the 1,000 that come with the package."""
-    shared = os.environ.get("TINYGAN_DATA")
-    test = data.load_mnist("test", data_dir=shared or BUNDLED)
+    test = data.load_mnist("test", data_dir=real_mnist() or BUNDLED)
     probabilities, features = trained.classify(test.images[:, None])
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
     assert accuracy >= (0.99 if len(test) == 10_000 else 0.985)
@@ -325,10 +324,11 @@ def test_a_changed_byte_is_refused_or_harmless(good):
 
 def test_find_classifier_says_in_one_line_what_is_missing(monkeypatch, tmp_path):
     lines = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(digits, "FILE_NAME", "absent.h5")
+    monkeypatch.setattr(digits, "SHIPPED", tmp_path / "absent.h5")
     assert find_classifier(say=lines.append) is None
     assert len(lines) == 1 and "absent.h5" in lines[0] and "not measured" in lines[0]
+    with pytest.raises(TinyganError, match=r"^there is no .*absent\.h5, .* python weights/train_digits\.py$"):
+        digits.load()
 
 
 def test_find_classifier_without_h5py(monkeypatch):
@@ -338,15 +338,12 @@ def test_find_classifier_without_h5py(monkeypatch):
     assert len(lines) == 1 and "pip install h5py" in lines[0] and "not measured" in lines[0]
 
 
-def test_find_classifier_finds_the_shipped_one_and_the_folders_own(monkeypatch, tmp_path, good):
+def test_find_classifier_finds_the_shipped_one_from_any_folder_and_refuses_a_damaged_one(monkeypatch, tmp_path):
     lines = []
-    assert isinstance(find_classifier(say=lines.append), DigitNet) and not lines
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "own.h5").write_bytes(good.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(digits, "FILE_NAME", "own.h5")
     assert isinstance(find_classifier(say=lines.append), DigitNet) and not lines
-    (tmp_path / "weights" / "own.h5").write_bytes(b"")
+    monkeypatch.setattr(digits, "SHIPPED", tmp_path / "damaged.h5")
+    (tmp_path / "damaged.h5").write_bytes(b"")
     with pytest.raises(TinyganError, match="empty"):
         find_classifier(say=lines.append)
 

@@ -230,6 +230,6 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
     for words, code, expected in table:
         got, line = answer(capsys, *words)
         assert got == code and expected in line, (words, got, line)
-    monkeypatch.setattr(digits, "FILE_NAME", "absent.h5")
+    monkeypatch.setattr(digits, "SHIPPED", tmp_path / "absent.h5")
     got, line = answer(capsys, *good)
     assert got == 1 and "without the digit classifier" in line and "train_digits.py" in line

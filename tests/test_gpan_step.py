@@ -40,7 +40,7 @@ def classifier():
     eye = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
     found = find_classifier(say=print)
     if found is None:
-        pytest.skip("no weights/digits.h5")
+        pytest.skip("no digit classifier")
     eye.load_state_dict(found.state_dict())
     return DigitEye(eye)
 

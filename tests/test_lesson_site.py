@@ -76,8 +76,43 @@ def test_pages_show_what_a_lesson_printed_and_drew(site, tmp_path):
     assert broken_links(out) == []
     assert "http" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)  # nothing comes from a network
     book = json.loads((out / "notebooks" / "02_b.ipynb").read_text("utf-8"))
+    assert "short form" in "".join(book["cells"][0]["source"]) and "short form" in text.partition("<h1>")[0]
     outputs = [output for cell in book["cells"] for output in cell.get("outputs", [])]
     assert "".join(outputs[0]["text"]).startswith("x = 22") and "image/png" in outputs[-1]["data"]
+
+
+def test_one_lesson_is_built_and_the_other_pages_stay(site, tmp_path, capsys):
+    lessons, out = [write(tmp_path, number) for number in (1, 2, 3)], tmp_path / "site"
+    (tmp_path / "lesson.py").write_text((ROOT / "lessons" / "lesson.py").read_text("utf-8"), "utf-8")
+    site.build(lessons, out, only=["01", "02"], run=False)
+    before = (out / "01_a.html").read_bytes()
+    site.build(lessons, out, only=["02"], quick=True)
+    assert (out / "01_a.html").read_bytes() == before and not (out / "03_c.html").exists() and broken_links(out) == []
+    index = (out / "index.html").read_text("utf-8")
+    assert index.count("<li>") == 2 and index.count("the short form") == 1  # of lesson 2
+    assert "1/1 02_b.py" in capsys.readouterr().out
+
+
+def test_what_is_printed_does_not_wrap(site):
+    """A table must keep its columns on a narrow screen; it scrolls instead."""
+    rules = dict(re.findall(r"(?m)^(pre[^{]*?) \{([^}]*)\}", site.STYLE))
+    assert "overflow-x: auto" in rules["pre"] and not any("wrap" in rule for rule in (rules["pre"], rules["pre.out"]))
+
+
+@pytest.mark.parametrize("make, words, expected", [
+    (lambda out: out.mkdir() or (out / "mine.txt").write_text("x"), [], "is no site"),
+    (lambda out: out.mkdir() or (out / "index.html").write_text("my page"), [], "is no site"),
+    (lambda out: out.write_text("x"), [], "is no site"),
+    (lambda out: None, ["99"], "there is no lesson 99"), (lambda out: None, ["7a"], "there is no lesson 7a"),
+], ids=["a folder in use", "another site", "a file", "no such lesson", "no number"])
+def test_it_refuses_in_one_line_and_leaves_what_is_there(make, words, expected, site, tmp_path, capsys):
+    out = tmp_path / "out"
+    make(out)
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert site.cli.run_main(site.main, [*words, "--no-run", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
 
 
 def test_a_broken_link_is_seen(site, tmp_path):
@@ -92,6 +127,7 @@ def test_a_lesson_that_fails_is_named_with_its_line(site, tmp_path):
     assert failed == "01_a.py: AssertionError: x is wrong"
     shown = (tmp_path / "site" / "01_a.html").read_text("utf-8")
     assert "x = 21" in shown  # what came before it is there
+    assert "short form" not in shown + (tmp_path / "site" / "notebooks" / "01_a.ipynb").read_text("utf-8")
 
 
 def test_the_site_of_all_lessons_has_no_broken_link(site, tmp_path):
@@ -107,5 +143,5 @@ def test_the_site_of_all_lessons_has_no_broken_link(site, tmp_path):
 
 def test_without_jupytext_it_says_what_to_install(site, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jupytext", None)
-    assert site.main(["--no-run"]) == 1
-    assert capsys.readouterr().err == 'the site needs jupytext: pip install ".[site]"\n'
+    assert site.cli.run_main(site.main, ["--no-run"]) == 1
+    assert capsys.readouterr().err == 'error: the site needs jupytext: pip install ".[site]"\n'

@@ -6,12 +6,15 @@ The list of lessons is the folder. Here they run in their short form; .ci/weekly
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import LESSON_TESTS
+
+from tinygan.kernels import pool
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "lessons"
@@ -70,15 +73,45 @@ def measured(words: list[str], out: Path, **options) -> tuple[int, float, float]
     return tuple(json.loads(into.read_text("utf-8")))
 
 
-def run(path: Path, out: Path) -> tuple[int, str, float, float]:
+def install(folder: Path) -> Path:
+    """Put the package into `folder` as `pip install` does: the files that pyproject.toml names, and no others."""
+    told = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    for package in told["packages"]:
+        place = ROOT.joinpath(*package.split("."))
+        for pattern in ("*.py", *told["package-data"].get(package, [])):
+            for file in place.glob(pattern):
+                (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, folder / file.relative_to(ROOT))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder like site-packages, with an installed copy of the package."""
+    return install(tmp_path_factory.mktemp("site-packages"))
+
+
+@pytest.fixture(scope="module")
+def wrong_package(tmp_path_factory):
+    """A folder like site-packages, with a tinygan that must not be taken."""
+    folder = tmp_path_factory.mktemp("wrong-packages")
+    (folder / "tinygan").mkdir()
+    (folder / "tinygan" / "__init__.py").write_text("raise ImportError('not the tinygan beside lessons/')\n", "utf-8")
+    return folder
+
+
+def run(path: Path, out: Path, packages: Path) -> tuple[int, str, float, float]:
     """(exit code, output, seconds of processor time, bytes at the peak) of one lesson's short form, with its solutions
-    tried."""
+    tried.
+
+    As a reader runs it: from the folder it lies in. packages: where the installed packages are said to be.
+    """
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("TINYGAN_DATA", "TINYGAN_VGG16")}
     with open(out / "printed.txt", "w+b") as printed:
         code, seconds, peak = measured([sys.executable, str(path), "--quick", "--solutions"], out, stdout=printed,
-                                       stderr=subprocess.STDOUT, cwd=out,
-                                       env=environment | {"TINYGAN_LESSONS_OUT": str(out), "PYTHONPATH": str(ROOT)})
+                                       stderr=subprocess.STDOUT, cwd=path.parent,
+                                       env=environment | {"TINYGAN_LESSONS_OUT": str(out), "PYTHONPATH": str(packages)})
         printed.seek(0)
         return code, printed.read().decode(), seconds, peak
 
@@ -113,8 +146,8 @@ def test_a_wrong_form_would_be_seen(tmp_path):
 
 
 @lesson
-def test_it_runs(path, tmp_path):
-    code, printed, seconds, peak = run(path, tmp_path)
+def test_it_runs(path, tmp_path, wrong_package):
+    code, printed, seconds, peak = run(path, tmp_path, wrong_package)
     assert code == 0, printed[-2_000:]
     pictures = sorted(tmp_path.glob("*.png"))
     assert pictures and all(p.name.startswith(path.name[:2] + "_") for p in pictures)
@@ -136,19 +169,76 @@ def test_its_memory_is_its_own(tmp_path):
     assert code == 3 and seconds > 0 and 2e8 < peak < 3e8
 
 
+def until_the_classifier(sources: list[str]) -> str:
+    """The code cells of a lesson up to the one that loads the classifier, and a line that says whose code ran, on how
+    many threads of each BLAS: two of them wait for each other, for seconds where another program takes their core."""
+    end = next(i for i, source in enumerate(sources) if "lesson.digit_net()" in source)
+    return "\n".join([*sources[:end + 1], "import threadpoolctl, tinygan",
+                      "blas = [p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas']",
+                      "print(tinygan.__file__, set(blas) | {1})"])
+
+
+def run_elsewhere(folder: Path, name: str, code: str, packages: Path) -> tuple[int, list[str]]:
+    """(exit code, lines printed) of `code` as the file `name` in `folder`, run from there."""
+    (folder / name).write_text(code, "utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, name, "--quick"], cwd=folder, capture_output=True, text=True,
+                          env=environment | {"PYTHONPATH": str(packages), "TINYGAN_LESSONS_OUT": str(folder / "out")})
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+needs_the_classifier = pytest.mark.parametrize("path", [LESSONS[9], LESSONS[13]], ids=lambda path: path.stem)
+
+
+@needs_the_classifier
+def test_a_copied_lesson_takes_the_installed_package_and_its_classifier(path, tmp_path, installed):
+    shutil.copy(FOLDER / "lesson.py", tmp_path)
+    code = until_the_classifier([text for kind, text in cells(path) if kind == "code"])
+    code, lines = run_elsewhere(tmp_path, path.name, code, installed)
+    assert code == 0 and lines[-1] == f"{installed / 'tinygan' / '__init__.py'} {{1}}", lines[-3:]
+
+
+@needs_the_classifier
+def test_its_notebook_takes_the_package_beside_lessons(path, tmp_path, wrong_package, monkeypatch):
+    pytest.importorskip("jupytext")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import build_site
+
+    tree = install(tmp_path / "tree")
+    site = tree / "lessons" / "out" / "site"
+    site.mkdir(parents=True)
+    shutil.copy(FOLDER / "lesson.py", tree / "lessons")
+    build_site.build(LESSONS, site, only=[path.name[:2]], run=False)
+    book = json.loads((site / "notebooks" / f"{path.stem}.ipynb").read_text("utf-8"))
+    code = until_the_classifier(["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"])
+    code, lines = run_elsewhere(site / "notebooks", path.name, code, wrong_package)
+    assert code == 0 and lines[-1] == f"{tree / 'tinygan' / '__init__.py'} {{1}}", lines[-3:]
+
+
+def test_a_missing_classifier_is_said_in_one_line(tmp_path):
+    packages = install(tmp_path / "packages")
+    (packages / "tinygan" / "models" / "digits.h5").unlink()
+    shutil.copy(FOLDER / "lesson.py", tmp_path)
+    code, lines = run_elsewhere(tmp_path, LESSONS[9].name, "import lesson\nlesson.digit_net()\n", packages)
+    assert code == 1 and len(lines) == 1 and "digits.h5" in lines[0] and "train_digits.py" in lines[0]
+
+
 def test_a_lesson_that_fails_is_seen(tmp_path):
     text = LESSONS[0].read_text("utf-8").replace("assert best[np.float64] < 1e-9", "assert best[np.float64] < 0")
     path = tmp_path / LESSONS[0].name
     path.write_text(text, "utf-8")
     (tmp_path / "lesson.py").write_text((FOLDER / "lesson.py").read_text("utf-8"), "utf-8")
-    code, printed, _, _ = run(path, tmp_path)
+    code, printed, _, _ = run(path, tmp_path, ROOT)
     assert code == 1 and "AssertionError" in printed
 
 
 def test_an_exercise_is_tried_and_told(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", ["01_x.py"])
+    threads = pool.get_threads()
     import lesson
+
+    pool.set_threads(threads)
 
     def exercise_1(x):
         return x + 1

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import COUNT, ROOT, TINY, load_script, start_script, write_mnist
+from script_tools import COUNT, ROOT, TINY, load_script, real_mnist, start_script, write_mnist
 
 from tinygan import cli, data, pictures
 from tinygan.backend import pick_device
@@ -157,7 +157,7 @@ def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsy
     assert re.search(r"\d+ of 10 digits drawn, KL .* \(over 200 samples\)", capsys.readouterr().out)
 
 
-@pytest.mark.skipif("TINYGAN_DATA" not in os.environ, reason="TINYGAN_DATA does not name a folder with the real MNIST")
+@pytest.mark.skipif(not real_mnist(), reason="TINYGAN_DATA names no folder with the real MNIST")
 def test_real_mnist(tmp_path, monkeypatch, capsys, plain_finish):
     monkeypatch.chdir(tmp_path)
     assert cli.run_main(script.entry, [*TINY, "--steps", "2"]) == 0

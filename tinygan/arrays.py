@@ -104,7 +104,7 @@ def _own_part(part: Any, xp: Any) -> Any:
         return array.item()
     if array.size == 0 and not hasattr(part, "dtype"):
         array = array.astype(np.intp)  # NumPy would take [] for floating-point numbers
-    return array if xp is np else xp.asarray(array)
+    return array if xp is np else send(xp, array)
 
 
 def own_array(values: Any, xp: Any, dtype: Any) -> Any:
@@ -113,7 +113,7 @@ def own_array(values: Any, xp: Any, dtype: Any) -> Any:
         values = values.data
     if xp is np:
         return np.array(to_numpy(values), dtype=dtype)
-    return values.astype(dtype) if is_cupy(values) else xp.asarray(np.asarray(values, dtype=dtype))
+    return values.astype(dtype) if is_cupy(values) else send(xp, np.asarray(values), dtype)
 
 
 def own_labels(labels: Any, count: int, classes: int) -> np.ndarray:

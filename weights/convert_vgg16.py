@@ -30,6 +30,8 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
 from tinygan import __version__, cli, data
 from tinygan.data import download
 from tinygan.errors import TinyganError, UsageError

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
 from tinygan import __version__, cli, data
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
 from tinygan.losses import cross_entropy
-from tinygan.models.digits import FILE_NAME, DigitNet, save
+from tinygan.models.digits import SHIPPED, DigitNet, save
 from tinygan.optim import EMA, Adam
 
 BATCH = 100
@@ -133,7 +135,7 @@ def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--epochs", type=cli.positive_int, default=4, help="passes over the training images")
     p.add_argument("--seed", type=cli.non_negative_int, default=0)
-    p.add_argument("-o", "--out", type=Path, default=Path(__file__).with_name(FILE_NAME), help="the weight file")
+    p.add_argument("-o", "--out", type=Path, default=SHIPPED, help="the weight file")
     p.add_argument("--overwrite", action="store_true", help="replace the file in --out")
     p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")

@@ -8,8 +8,8 @@ code of its own. What it is for:
     classify   probabilities and features of many images: classes covered, confidence, Fréchet distance (metrics.py)
     scores     the logits as a differentiable function of the image, features likewise
 
-Its weights, weights/digits.h5, were made by weights/train_digits.py. The file carries its own answer key, a few
-digits and the logits they must give, so a net that loads is a net that works.
+Its weights, digits.h5 beside this file, were made by weights/train_digits.py. They carry their own answer key, a few
+digits and the logits these must give, so a net that loads is a net that works.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from tinygan.module import Module
 
 CLASSES = 10
 FORMAT, VERSION = "tinygan digit classifier", 1
-FILE_NAME = "digits.h5"
+SHIPPED = Path(__file__).with_name("digits.h5")
+REMEDY = "install tinygan again, or make it with: python weights/train_digits.py"
 MAX_BYTES = 1 << 20  # of a weight file
 # (channels, kernel, stride, padding) of each convolution; sides 28 -> 14 -> 14 -> 7 -> 3 -> 1. Our choice. Ending in a
 # mean over a 7 x 7 map instead of filters that know where they look learned much more slowly.
@@ -132,24 +133,21 @@ class DigitEye(Module):
 
 
 def find_classifier(say: Callable[[str], None] = print) -> DigitNet | None:
-    """The trained classifier from weights/digits.h5, beside the package or in the current folder.
+    """The trained classifier that comes with the package.
 
     Returns None, and says why in one line, where there is none or h5py is missing: a GAN trains without it.
     Raises TinyganError if the file is there and cannot be trusted.
     """
-    places = (Path(__file__).parents[2] / "weights" / FILE_NAME, Path("weights") / FILE_NAME)
-    path = next((place for place in places if place.is_file()), None)
     skipped = "classes drawn, KL and confidence are not measured"
-    if path is None:
-        say(f"note: no weights/{FILE_NAME} beside the package or in this folder, so {skipped}; "
-            "make it with: python weights/train_digits.py")
+    if not SHIPPED.is_file():
+        say(f"note: there is no {SHIPPED}, so {skipped}; {REMEDY}")
         return None
     try:
         import_h5py()
     except TinyganError as error:
         say(f"note: {error}; without it {skipped}")
         return None
-    return load(path)
+    return load()
 
 
 # ---- the weight file -----------------------------------------------------------------------------------------------
@@ -168,11 +166,16 @@ def save(net: DigitNet, path: str | os.PathLike, probe: np.ndarray, attributes: 
     write_hdf5(path, arrays, {"format": FORMAT, "version": VERSION, "probes": len(probe), **attributes})
 
 
-def load(path: str | os.PathLike) -> DigitNet:
-    """The net in a weight file, after it gave the right answers to the file's own questions.
+def load(path: str | os.PathLike | None = None) -> DigitNet:
+    """The net in a weight file (without a path the one that comes with the package), after it gave the right answers
+    to the file's own questions.
 
     Raises TinyganError, one line that names the file, for anything but a whole and sound file of this format.
     """
+    if path is None:
+        path = SHIPPED
+        if not path.is_file():
+            raise TinyganError(f"there is no {path}, the classifier that comes with tinygan; {REMEDY}")
     net = DigitNet(rng=np.random.default_rng(0))
     with open_hdf5(path, max_bytes=MAX_BYTES) as file:
         check_format(file)

@@ -337,7 +337,7 @@ def test_the_pool_keeps_splits_and_joins_chunks(cp):
 
 
 def test_the_pool_is_left_alone_while_it_works(cp, monkeypatch):
-    """A cycle with an array in it may be collected at any time, such as when a free chunk is chosen but not yet taken."""
+    """A cycle with an array in it may be collected at any time: when a free chunk is chosen but not taken yet."""
     class Watched(list):
         def remove(self, chunk):
             if gc.isenabled():

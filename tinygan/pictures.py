@@ -98,16 +98,29 @@ def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left
     return line if len(shape) == 2 else line[:, :, None].repeat(3, axis=2)
 
 
-def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written."""
-    _write(path, io.BytesIO(png_bytes(array)))
+def save_png(path: str | os.PathLike, array: np.ndarray, *, made_by: str | None = None) -> None:
+    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written.
+
+    made_by: a program's name, ASCII, that the file carries for `is_made_by`.
+    """
+    _write(path, io.BytesIO(png_bytes(array, made_by=made_by)))
 
 
-def png_bytes(array: np.ndarray) -> bytes:
+def png_bytes(array: np.ndarray, *, made_by: str | None = None) -> bytes:
     """The content of the file that `save_png` writes."""
-    data = io.BytesIO()
-    _image(array).save(data, "PNG")
+    from PIL.PngImagePlugin import PngInfo
+
+    data, info = io.BytesIO(), PngInfo()
+    if made_by is not None:
+        info.add_text("Software", made_by)
+    _image(array).save(data, "PNG", pnginfo=info)
     return data.getvalue()
+
+
+def is_made_by(path: str | os.PathLike, made_by: str) -> bool:
+    """Whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels."""
+    with open(path, "rb") as file:
+        return f"tEXtSoftware\0{made_by}".encode() in file.read(200)
 
 
 def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
@@ -123,15 +136,18 @@ def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
 
 
 def save_individual(
-    folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1
+    folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1, made_by: str | None = None
 ) -> list[Path]:
-    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths."""
+    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths.
+
+    made_by: see `save_png`.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, image in enumerate(to_uint8(images), start):
         paths.append(folder / f"{number:05d}.png")
-        save_png(paths[-1], grid(image[None], 1, 1, pad=0, scale=scale))
+        save_png(paths[-1], grid(image[None], 1, 1, pad=0, scale=scale), made_by=made_by)
     return paths
 
 

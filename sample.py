@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         if stale := [path for path in earlier if int(path.stem) >= n]:
             for path in stale:
                 path.unlink()
-            print(f"removed {len(stale)} images, {stale[0].name} to {stale[-1].name}, that an earlier call had made there")
+            print(f"removed {len(stale)} images of an earlier call there, {stale[0].name} to {stale[-1].name}")
         return 0
     out = args.out or folder / f"grid{name_of(args)}.png"
     if out.suffix.lower() != ".png":
@@ -181,8 +181,8 @@ def build_parser() -> cli.Parser:
     p.add_argument("--grid", type=cli.grid_size, metavar="RxC", help="rows x columns of the picture")
     p.add_argument("--individual", action="store_true", help="one file for each image")
     p.add_argument("--scale", type=cli.positive_int, default=1, help="enlarge each pixel of a grid to a square")
-    p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of noise and routes (and the order of a GPAN's "
-                   "substrates): image number i of a seed is the same whatever --n and --grid")
+    p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of noise and routes (of a GPAN also "
+                   "which substrate): image number i of a seed is the same whatever --n and --grid")
     p.add_argument("--route", type=route_choice, default="sample", help="sample (each image its own), batch (one for "
                    "all), group:g, or the filter sets themselves, one number per layer (evaluate.py says which digit a "
                    "route draws)")

@@ -22,7 +22,6 @@ from tinygan.models.gpan import GPANConfig, GPANGenerator
 from tinygan.runfiles import read_config
 from tinygan.sampling import load_best, run_folder
 
-
 LARGE = 256  # pixels from which on images are painted one by one: eight at once are hardly faster
 
 

@@ -235,16 +235,18 @@ def look(t: Training, run: Run, progress: Progress) -> None:
         progress.say(f"step {t.step}: {gpan_measure.in_words(t.latest)}")
 
 
-def sheet(batches: list[Batch], images: list[np.ndarray]) -> np.ndarray:
+def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
     """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [np.concatenate([batch.target.numpy()[:1], row]) for batch, row in zip(batches, images, strict=True)]
-    return pictures.grid(gpan_measure.for_the_eye(np.concatenate(rows)), len(rows), 1 + len(images[0]))
+    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
+            for batch, row in zip(batches, images, strict=True)]
+    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
 
 def finish(t: Training, run: Run, flags: dict) -> int:
     """The last pictures and a last measurement."""
     batches = t.fixed(same_substrate=True)
-    run.save_picture("routes.png", sheet(batches, [t.paint(batch) for batch in batches]))
+    names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
+    run.save_picture("routes.png", sheet(batches, [t.paint(batch) for batch in batches], names))
     found = t.measure(8 if flags["dry_run"] else 64)
     print(f"over {found['samples']:.0f} images: {gpan_measure.in_words(found)}")
     for note in run.finish():

@@ -187,11 +187,13 @@ def look(t: Training, run: Run, progress: Progress, flags: dict) -> None:
 def finish(t: Training, run: Run, flags: dict) -> int:
     """The last pictures and a first measurement."""
     rng = np.random.default_rng([flags["seed"], 9])
-    z = np.repeat(t.G.draw_noise(rng, GRID), GRID, axis=0)  # a row shares its noise, a column its route
-    routes = np.tile(t.G.draw_routes(rng, GRID), (GRID, 1))
-    if t.config.route_count > 1:
-        images = crop(generate(t.best, z, routes, t.device), flags)
-        run.save_picture("routes.png", pictures.grid(images, GRID, GRID))
+    z, routes = t.G.draw_noise(rng, GRID), t.G.draw_routes(rng, GRID)
+    if t.config.route_count > 1:  # a column shares its route, a row its noise
+        images = generate(t.best, np.tile(z, (GRID, 1)), np.repeat(routes, GRID, axis=0), t.device)
+        images = crop(images, flags)
+        names = [cli.as_typed(route.tolist()) for route in routes]
+        run.save_picture("routes.png", pictures.routes_sheet(images.reshape(GRID, GRID, *images.shape[1:]),
+                                                             headers=names))
     if found := measure(t, 200 if flags["dry_run"] else 2000):
         print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
               f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")

@@ -99,8 +99,8 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
     assert all(row[name] for row in rows for name in COLUMNS)
     assert [bool(row["view_top1"]) for row in rows] == [False, False, True, True]  # the last step is always measured
-    for name, cells in (("routes.png", 6), ("samples/step_000003.png", 6), ("cams.png", 6)):
-        assert pictures.read_png(folder / name).shape == (4 * 66 + 2, cells * 66 + 2, 3), name
+    for name, names in (("routes.png", pictures.LINE + 2), ("samples/step_000003.png", 0), ("cams.png", 0)):
+        assert pictures.read_png(folder / name).shape == (names + 4 * 66 + 2, 6 * 66 + 2, 3), name
     with Image.open(folder / "training.gif") as gif:
         assert gif.n_frames == 3
     out = capsys.readouterr()
@@ -140,6 +140,7 @@ def test_a_picture_shows_its_substrate_and_then_every_route(train, tmp_path, mon
     first, last, routes = (pictures.read_png(tmp_path / "run" / name) for name in (
         "samples/step_000000.png", "samples/step_000001.png", "routes.png"))
     assert (first == last).all()
+    routes = routes[-len(first):]  # below the names of its columns
     painted = first[34::66, 34::66][:, 1:, 0]
     assert painted.shape == (3, 4) and (painted == painted[0]).all() and len(set(painted[0])) > 1
     substrates = [picture[2 + 66 * row:66 + 66 * row, 2:66] for picture in (first, routes) for row in range(3)]

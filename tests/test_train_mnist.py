@@ -89,7 +89,8 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert [bool(row["spread"]) for row in rows] == [False, True, False, True, True]
     for path in [*folder.glob("samples/*.png"), folder / "routes.png"]:
         with Image.open(path) as picture:
-            assert picture.size == (SIDE, SIDE)
+            names = pictures.LINE + 2 if path.name == "routes.png" else 0  # above its columns
+            assert picture.size == (SIDE, SIDE + names)
     with Image.open(folder / "training.gif") as gif:
         assert gif.n_frames == 4
     assert "http" not in re.sub(r'"data:[^"]*"|http://www.w3.org[^"]*', "", (folder / "report.html").read_text())
@@ -104,8 +105,11 @@ def test_samples_come_at_the_papers_steps(train, tmp_path, plain_finish):
     assert names == [f"step_{step:06d}.png" for step in (0, 50, 100, 101)]
 
 
-def test_the_columns_of_routes_png_share_a_route(train, tmp_path, monkeypatch, plain_finish):
-    """Given routes that a fake generator paints in grey, every column is of one grey."""
+def test_the_columns_of_routes_png_share_a_route_and_are_named(train, tmp_path, monkeypatch, plain_finish):
+    """Given routes that a fake generator paints in grey, every column is of one grey, and its name is that route."""
+    named, sheet = [], pictures.routes_sheet
+    monkeypatch.setattr(pictures, "routes_sheet", lambda images, headers: named.extend(headers) or sheet(images))
+
     def paint(generator, z, routes, device):
         return np.broadcast_to((routes[:, :1, None, None] / 10).astype(np.float32), (len(z), 1, 32, 32)).copy()
 
@@ -114,6 +118,8 @@ def test_the_columns_of_routes_png_share_a_route(train, tmp_path, monkeypatch, p
     image = pictures.read_png(tmp_path / "runs/mnist-sgan-1/routes.png")
     centres = image[16::34, 16::34].reshape(8, 8, -1)[:, :, 0]
     assert (centres == centres[0]).all() and len(set(centres[0])) > 2
+    assert all(re.fullmatch(r"\d,\d,\d,0", name) for name in named)
+    assert [round(int(name[0]) / 10 * 255) for name in named] == centres[0].tolist()
 
 
 def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from tinygan.files import whole_file
 GAP = 70  # grey level between the images of a grid: tells a black image from no image
 UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper, and seen at once
 GREYS = 32  # grey levels in a GIF: the eye sees no difference on digits, the file is half the size
+LINE = 12  # pixels of a line of text above a column
 FRAMES = 120  # at most so many GIF frames, evenly picked: a long run does not make a file too large to send
 
 
@@ -66,7 +68,8 @@ def routes_sheet(
     """The picture of an ensemble: each column is one route, each row one noise vector.
 
     images: (R, S, C, H, W), S samples of each of R routes, the same S noise vectors for every route if rows
-    are to be compared. headers: R short texts drawn above the columns. Returns uint8 like `grid`.
+    are to be compared. headers: R short texts drawn above the columns, broken after commas where they are wider than
+    an image. Returns uint8 like `grid`.
     """
     images = to_uint8(images)
     if images.ndim != 5 or 0 in images.shape:
@@ -80,22 +83,32 @@ def routes_sheet(
         return sheet
     if len(headers) != routes:
         raise UsageError(f"{len(headers)} headers for {routes} routes")
-    return np.concatenate(
-        [_header_line(headers, sheet.shape, (images.shape[4] + pad) * scale, pad * scale), sheet]
-    )
+    try:
+        names = _header_lines(headers, sheet.shape, (images.shape[4] + pad) * scale, pad * scale)
+    except Exception:  # no font, or one that lacks a letter: the names are a help, not worth a picture
+        return sheet
+    return np.concatenate([names, sheet])
 
 
-def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
+def _header_lines(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
     pillow = _pillow()
     from PIL import ImageDraw
 
-    strip = pillow.new("L", (shape[1], 14), GAP)
+    measure = ImageDraw.Draw(pillow.new("L", (1, 1))).textlength
+    columns = [[""] for _ in headers]
+    for lines, text in zip(columns, headers, strict=True):
+        for word in re.findall(r"[^,]+,?", text):
+            if lines[-1] and measure(lines[-1] + word) > step - left:
+                lines.append("")
+            lines[-1] += word
+    strip = pillow.new("L", (shape[1], LINE * max(map(len, columns)) + 2), GAP)
     draw = ImageDraw.Draw(strip)
-    for column, text in enumerate(headers):
-        middle = left + column * step + (step - left) // 2
-        draw.text((middle, 7), text, fill=255, anchor="mm")
-    line = np.asarray(strip)
-    return line if len(shape) == 2 else line[:, :, None].repeat(3, axis=2)
+    for column, lines in enumerate(columns):
+        for number, text in enumerate(lines):
+            over = max(0, step - left - measure(text))
+            draw.text((left + column * step + over / 2, 1 + LINE * number), text, fill=255)
+    names = np.asarray(strip)
+    return names if len(shape) == 2 else names[:, :, None].repeat(3, axis=2)
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray, *, made_by: str | None = None) -> None:

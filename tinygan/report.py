@@ -137,6 +137,7 @@ def _pictures(folder: Path) -> str:
     gpan = (folder / CAMS).is_file()
     of_routes = ("left the substrate; each further column is one route through the filter banks, each row one noise"
                  if gpan else "each column is one route through the filter banks, each row one noise vector")
+    of_routes += "; above a column its route, as sample.py --route takes it"
     for name, heading, caption, style in (
         (CAMS, "Where the classifier looks", "beside each image, the brighter the more it speaks for what is wanted",
          "wide"),

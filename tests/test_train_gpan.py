@@ -5,6 +5,7 @@ That the gradients are right is held by test_gpan_step.py.
 """
 
 import csv
+import html
 import json
 import os
 import re
@@ -107,6 +108,24 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert "seed: 0" in out.out and "wanted: 3; 5; 8" in out.out and f"{run}/report.html" in out.out
     assert re.search(r"step 5/5 +100% .*left", out.err)
     assert re.search(r"over 63 images: the classifier finds what is wanted in \d+% of the images", out.out)
+
+
+def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "ROWS", 1)
+    monkeypatch.setattr(script, "COLUMNS", 2)
+    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script, "QUIET", 0)
+    assert train("--steps", 3, "--log-every", 1, "--sample-every", 2, "--eval-every", 2, "--out", "run") == 0
+    printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
+    game, seen = re.findall(r"^step 3: (.*)$", printed.out, re.MULTILINE)
+    assert f"At step 3, {game}." in page
+    words = seen.removeprefix("over 63 images: the")
+    assert words != seen and f"The{words}." in page and "routes change" in words
+    assert [row["samples"] for row in log_rows(tmp_path / "run")] == ["", "30", "63"]
+    assert "step 0/3    0%" in printed.err
+    counted = [tuple(map(int, pair)) for pair in re.findall(r"measuring, image (\d+)/(\d+) ", printed.err)]
+    assert [pair for pair in counted if pair[0] in (0, pair[1])] == [(0, 76), (76, 76), (0, 142), (142, 142)]
+    assert len(counted) > 10 and sorted(counted, key=lambda pair: (pair[1], pair[0])) == counted
 
 
 def test_the_weighted_losses_add_up_to_g_loss(train, tmp_path, quick):

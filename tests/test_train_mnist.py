@@ -4,6 +4,7 @@ The nets are as small as they can be and the digits are made up, so that whole r
 """
 
 import csv
+import html
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from script_tools import COUNT, ROOT, TINY, load_script, start_script, write_mnist
 
-from tinygan import cli, data, pictures
+from tinygan import cli, data, pictures, runfiles
 from tinygan.backend import pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
@@ -130,19 +131,45 @@ def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):
     assert (tmp_path / "kept/report.html").exists() and len(log_rows(tmp_path / "kept")) == 2
 
 
-def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys):
-    class Sure:
-        def classify(self, images):
-            assert images.shape[1:] == (1, 28, 28)
-            labels = np.arange(len(images)) % 10
-            return (0.05 + 0.5 * np.eye(10))[labels], np.zeros((len(images), 2), np.float32)
+class Sure:
+    """A digit classifier that sees every digit equally often."""
 
+    def classify(self, images):
+        assert images.shape[1:] == (1, 28, 28)
+        labels = np.arange(len(images)) % 10
+        return (0.05 + 0.5 * np.eye(10))[labels], np.zeros((len(images), 2), np.float32)
+
+
+@pytest.mark.parametrize("every, samples", [(2, ["1000", "2000"]), (4, ["", "2000"]), (0, ["", "2000"])])
+def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys, every,
+                                                             samples):
+    """Now and then with 1,000 images, at the end, whatever --eval-every says, with 2,000."""
     monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
-    assert train("--steps", 4, "--log-every", 2, "--eval-every", 4) == 0
-    first, second = log_rows(tmp_path / "runs/mnist-sgan-1")
-    assert (first["classes"], second["classes"]) == ("", "10")
-    assert float(second["kl"]) == 0 and float(second["confidence"]) == pytest.approx(0.55)
+    assert train("--steps", 4, "--log-every", 2, "--eval-every", every) == 0
+    rows = log_rows(tmp_path / "runs/mnist-sgan-1")
+    assert [row["samples"] for row in rows] == samples
+    assert [row["classes"] for row in rows] == ["10" if n else "" for n in samples]
+    assert float(rows[1]["kl"]) == 0 and float(rows[1]["confidence"]) == pytest.approx(0.55)
     assert "10 of 10 digits drawn, KL to equal shares 0.000 nats" in capsys.readouterr().out
+    # Where the run goes on, its row stays as it is.
+    before = (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes()
+    assert train("--resume", "--steps", 5) == 0
+    assert [row["samples"] for row in log_rows(tmp_path / "runs/mnist-sgan-1")] == [*samples, "2000"]
+    assert (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes().startswith(before)
+
+
+def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
+    monkeypatch.setattr(script.health, "EARLY", 2)
+    assert train("--steps", 7, "--log-every", 1, "--sample-every", 3, "--out", "run") == 0
+    printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
+    step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
+    assert step == "7" and f"At step 7, {sentence}." in page and "10 of 10 classes, KL 0.00 nats" in sentence
+    assert "images that the classifier judged" in page
+    # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
+    rows = runfiles.read_log(tmp_path / "run")
+    assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [
+        script.health.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
 def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):

@@ -114,11 +114,10 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _found(rows: Sequence[Mapping[str, float]]) -> str:
-    """What the classifier finds in a GPAN's images, in the latest measurement; nothing for another run."""
+    """What the classifier finds in a GPAN's images at the last logged step; nothing for another run."""
     if "wanted" not in rows[-1]:
         return ""
-    latest = {name: value for row in rows for name, value in row.items()}
-    words = in_words(latest)
+    words = in_words(rows[-1])
     return f'<p class="health">{html.escape(words[:1].upper() + words[1:])}.</p>'
 
 

@@ -139,13 +139,13 @@ def start(flags: dict, run: Run | None) -> int:
 def train(t: Training, run: Run, flags: dict) -> int:
     """The loop: a step of both nets on the same images, and now and then a look at the result."""
     total = flags["steps"]
-    progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)
     sys.stdout.flush()  # what was printed so far, where it goes to a file
     with StopSignal() as stop, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: stop_if_not_finite says more
         if t.step == 0:
-            progress.update(0)
+            Progress(total).update(0)
             look(t, run)
+        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             # Reading a number makes a GPU wait, so there it is done only when a number is shown.
@@ -163,6 +163,8 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 t.latest = numbers
                 if measure_now:
                     t.latest |= t.measure()
+                if t.step == total:
+                    progress.say(f"step {t.step}: the steps are done; painting the last pictures")
                 if look_now:
                     look(t, run)
                 run.log(t.step, **t.latest)

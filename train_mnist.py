@@ -109,13 +109,13 @@ def start(flags: dict, run: Run | None) -> int:
 def train(t: Training, run: Run, flags: dict) -> int:
     """The loop: one step of the discriminator, one of the generator, and now and then a look at the result."""
     total = flags["steps"]
-    progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)
     sys.stdout.flush()  # what was printed so far, where it goes to a file
     with StopSignal() as stop, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: check_finite says more
         if t.step == 0:
-            progress.update(0)
+            Progress(total).update(0)
             look(t, run, flags)
+        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             real = t.next_real()

@@ -289,6 +289,7 @@ class Progress:
         """Take the moving line away."""
         if self.on_terminal:
             self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._shown = -math.inf
 
     def close(self) -> None:
         """End the moving line."""

@@ -112,8 +112,8 @@ def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
     if folder is None and (run_folder(checkpoint) / "config.json").is_file():
         stored = runfiles.read_config(run_folder(checkpoint))["flags"].get("data_dir")
         if stored is not None and not os.path.isdir(stored):
-            raise TinyganError(f"the run was trained on the digits in {stored}, which is not there any more: say with "
-                               "--data-dir where they are now")
+            raise TinyganError(f"the run was trained on the digits in {stored}, which is gone, or not seen from this "
+                               "folder: say with --data-dir where they are now")
     try:
         return [data.load_mnist(split, data_dir=folder or stored, say=note) for split in ("train", "test")]
     except TinyganError as error:
@@ -417,15 +417,20 @@ def as_routes(drawn: DrawnDigits, of: int) -> str:
         return f"  {words:19}{name:14}" + "".join(f"{100 * x:5.0f}" for x in shares) + rest
 
     asked, chosen = drawn.by_route, [("", d) for d in drawn.by_route]
+    alive = sorted((d for d in asked if not d.dead), key=lambda d: -max(d.shares))
+    missing = [digit for digit in range(10) if not any(d.shares[digit] for d in alive)]
     if len(asked) > LISTED:
-        purest = sorted((d for d in asked if not d.dead), key=lambda d: -max(d.shares))
-        chosen = [*((f"most of digit {digit}", max(asked, key=lambda d: d.shares[digit])) for digit in range(10)),
-                  *(("purest", d) for d in purest[:PUREST]), *(("", d) for d in [d for d in asked if d.dead][:PUREST])]
+        chosen = [(f"most of digit {digit}", max(alive, key=lambda d: d.shares[digit])) for digit in range(10)
+                  if digit not in missing]
+        chosen += [*(("purest", d) for d in alive[:PUREST]),
+                   *(("", d) for d in [d for d in asked if d.dead][:PUREST])]
     lines = [f"which digit a route draws, % of {PER_ROUTE} images each ({len(asked):,} of {of:,} routes asked"
              + (", all of them in --json)" if len(asked) > LISTED else ")"),
              line("", "--route", []) + "".join(f"{digit:5}" for digit in range(10)) + "  confidence"]
     lines += [line(words, ",".join(map(str, d.route)), d.shares, f"{d.confidence:12.2f}" + "  dead" * d.dead)
               for words, d in chosen]
+    if missing:
+        lines.append(f"  no live route draws {', '.join(map(str, missing))}")
     if 1 < sum(map(len, drawn.by_set.values())) <= LISTED:
         lines += [line(layer, f"set {k}", shares) for layer, sets in drawn.by_set.items() for k, shares in sets.items()]
     return "\n".join(lines)

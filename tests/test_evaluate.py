@@ -195,18 +195,20 @@ def test_routes_that_draw_nothing_are_dead(subject, monkeypatch):
 
 
 def test_of_many_routes_those_worth_a_look_are_listed():
-    """Of 20 routes one draws mostly fours, and two are dead."""
+    """Of 20 routes one draws mostly fours, and two are dead, which alone draw sevens."""
     def drawn(i):
-        shares = np.full(10, 0.1) + (np.arange(10) == 4) * (i == 12) * 0.8
+        shares = np.full(10, 0.1) + (np.arange(10) == 4) * (i == 12) * 0.7
+        shares[7] = 0.9 if i in (3, 5) else 0
         return metrics_routes.Drawn([i, 0], (shares / shares.sum()).tolist(), 0.9, i in (3, 5))
 
     table = evaluate.DrawnDigits([drawn(i) for i in range(20)], {"projection": {i: [0.1] * 10 for i in range(20)}})
     lines = evaluate.as_routes(table, 20).splitlines()
     assert "20 of 20 routes asked, all of them in --json" in lines[0]
     assert [line.split()[4] for line in lines if "most of digit" in line][4] == "12,0"
-    assert lines[12].split()[:2] == ["purest", "12,0"] and lines[12].split()[6] == "50"
+    assert lines[11].split()[:2] == ["purest", "12,0"] and lines[11].split()[6] == "50"
     assert [line.split()[0] for line in lines if line.endswith("dead")] == ["3,0", "5,0"]
-    assert len(lines) == 2 + 10 + evaluate.PUREST + 2
+    assert "most of digit 7" not in " ".join(lines) and lines[-1] == "  no live route draws 7"
+    assert len(lines) == 2 + 9 + evaluate.PUREST + 2 + 1
 
 
 # ---- the reference digits ----------------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ def test_substrates_that_have_moved_are_asked_for(paint, painters, tmp_path, cap
     try:
         assert paint("red", "--n", 1) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"trained on {painters['picture']}, which is not there any more" in line and "--substrate" in line
+        assert f"trained on {painters['picture']}, which is gone" in line and "--substrate" in line
         assert paint("red", "--n", 1, "--substrate", moved).shape == (68, 68, 3)
     finally:
         moved.rename(painters["picture"])

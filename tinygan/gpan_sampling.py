@@ -63,8 +63,8 @@ class Painter:
                                        all(isinstance(path, (str, Path)) for path in source)):
             raise TinyganError(f"config.json names {source!r} as substrates, which are no paths: give --substrate")
         if not paths and (gone := [path for path in source or () if not Path(path).exists()]):
-            raise TinyganError(f"the run was trained on {shown(gone[0])}, which is not there any more: say with "
-                               "--substrate where it is now, or what else to paint on")
+            raise TinyganError(f"the run was trained on {shown(gone[0])}, which is gone, or not seen from this folder: "
+                               "say with --substrate where it is now, or what else to paint on")
         return open_substrates(source, config.size, config.condition_channels)
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int

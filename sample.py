@@ -116,12 +116,14 @@ def draw_gpan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dic
 def choose_routes(generator: Generator | GPANGenerator, wanted: str, rng: np.random.Generator, n: int) -> np.ndarray:
     """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image.
 
-    Each route is drawn by itself, in the order of the images, so that the first ones do not depend on n.
+    They are drawn AT_ONCE at a time, never fewer, so that the first ones do not depend on n.
     """
     config = generator.config
     if not ONE_ROUTE.fullmatch(wanted):
-        share = {"sample": 1, "batch": n}.get(wanted) or int(wanted.removeprefix("group:"))  # images with one route
-        return np.concatenate([generator.draw_routes(rng, min(share, n), "batch") for _ in range(0, n, share)])[:n]
+        share = {"sample": 1, "batch": n}.get(wanted) or min(n, int(wanted.removeprefix("group:")))
+        groups = math.ceil(n / share)  # of images with one route
+        drawn = np.concatenate([generator.draw_routes(rng, AT_ONCE["gan"]) for _ in range(0, groups, AT_ONCE["gan"])])
+        return np.repeat(drawn[:groups], share, axis=0)[:n]
     route = [int(part) for part in wanted.split(",")]
     if len(route) != len(config.bank) or any(r >= k for r, k in zip(route, config.bank, strict=False)):
         raise UsageError(f"--route {wanted}: this generator takes {len(config.bank)} numbers, each below its bank "

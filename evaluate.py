@@ -10,11 +10,12 @@ measure means is explained in tinygan/metrics.py and tinygan/metrics_routes.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from tinygan.models.adapted_gan import Generator
 from tinygan.models.digits import DigitNet, find_classifier
 from tinygan.module import Parameter
 from tinygan.optim import RMSprop
-from tinygan.sampling import as_digits, generate, load_generator
+from tinygan.sampling import as_digits, generate, load_generator, run_folder
 
 ROUTES, PER_ROUTE = 64, 100  # routes asked, and noise vectors for each
 LAYER_SAMPLES = 1000  # images for the effect of one layer
@@ -39,6 +40,10 @@ NEIGHBOURS = 5  # k of precision, recall, density and coverage
 BINS = 100  # of NDB
 BIN_DIGITS = 45_000  # training digits that the bins are made from, as in the paper of NDB
 COPY_SAMPLES = 2000  # samples among which copies are looked for
+LISTED, PUREST = 16, 5  # routes that are all listed; of more, so many that draw one digit above all, and dead ones
+# What RESULTS.md measures against: SHA-256 of the pixels and the labels of MNIST's 60,000 and 10,000 digits.
+ORIGINAL = {"train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
+            "test": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b"}
 RECONSTRUCT_STEPS, RECONSTRUCT_LR, RECONSTRUCT_ROUTES = 50, 0.01, 8
 
 
@@ -67,13 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         raise TinyganError(f"{args.checkpoint} draws images of {generator.config.channels} colours; the digit "
                            "classifier takes gray ones")
     classifier = classifier_or_error()
-    train, test = (data.load_mnist(split, data_dir=args.data_dir, say=note) for split in ("train", "test"))
+    train, test = load_digits(args.data_dir, args.checkpoint)
     subject = Subject(generator, classifier, device, train, test, args.seed)
     note(f"drawing {args.n:,} samples")
-    rows = measure_samples(subject, args.n, full=args.full)
+    rows, drawn = measure_samples(subject, args.n, full=args.full), None
     if generator.config.route_count > 1:
         note("asking the routes")
-        rows += measure_routes(subject)
+        of_routes, drawn = measure_routes(subject)
+        rows += of_routes
     rows += measure_training(args.checkpoint)
     if args.reconstruct:
         note(f"reconstructing {args.reconstruct:,} test digits")
@@ -81,16 +87,44 @@ def main(argv: list[str] | None = None) -> int:
     head = {"checkpoint": str(args.checkpoint), "step": meta.get("step"), "tinygan": __version__, "samples": args.n,
             "seed": args.seed, "bank": list(generator.config.bank), "routes": generator.config.route_count,
             "features": f"the {classifier.last.weight.shape[2]} before the classifier's last layer",
-            "train": train.source, "test": test.source}
-    text = as_json(head, rows)
+            "train": train.source, "test": test.source,
+            "comparable": all(fingerprint(digits) == ORIGINAL[split]
+                              for split, digits in (("train", train), ("test", test)))}
+    text = as_json(head, rows, drawn)
     if str(args.json) == "-":
         print(text)
         return 0
     print(as_table(head, rows))
+    if drawn is not None:
+        print(as_routes(drawn, generator.config.route_count))
     if args.json is not None:
         with whole_file(args.json) as file:
             file.write((text + "\n").encode())
     return 0
+
+
+def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
+    """The training and the test digits in `folder`; None: where the run of `checkpoint` had its own from.
+
+    Raises TinyganError where they are not, or not there any more.
+    """
+    stored = None
+    if folder is None and (run_folder(checkpoint) / "config.json").is_file():
+        stored = runfiles.read_config(run_folder(checkpoint))["flags"].get("data_dir")
+        if stored is not None and not os.path.isdir(stored):
+            raise TinyganError(f"the run was trained on the digits in {stored}, which is gone, or not seen from this "
+                               "folder: say with --data-dir where they are now")
+    try:
+        return [data.load_mnist(split, data_dir=folder or stored, say=note) for split in ("train", "test")]
+    except TinyganError as error:
+        if stored is None:
+            raise
+        raise TinyganError(f"{error}; that is the run's own folder: name another with --data-dir") from None
+
+
+def fingerprint(digits: data.Digits) -> str:
+    """SHA-256 of pixels and labels: the same digits, wherever they lie."""
+    return hashlib.sha256(digits.images.tobytes() + digits.labels.tobytes()).hexdigest()
 
 
 class Subject(NamedTuple):
@@ -202,7 +236,14 @@ def shares(histogram: np.ndarray) -> list[float]:
 # ---- the routes ------------------------------------------------------------------------------------------------------
 
 
-def measure_routes(s: Subject) -> list[Row]:
+class DrawnDigits(NamedTuple):
+    """Which digits the routes that were asked draw, and the filter sets of each layer, {layer: {set: shares}}."""
+
+    by_route: list[metrics_routes.Drawn]
+    by_set: dict[str, dict[int, list[float]]]
+
+
+def measure_routes(s: Subject) -> tuple[list[Row], DrawnDigits]:
     """What 64 routes (or all, if there are fewer) draw from 100 noise vectors each, and what each layer adds."""
     config, rng = s.generator.config, s.rng(2)
     chosen = some_routes(s.generator, ROUTES, rng)
@@ -232,7 +273,16 @@ def measure_routes(s: Subject) -> list[Row]:
         ("eta_squared", "eta squared: features' variance between routes", eta["eta_squared"], eta["by_chance"],
          chance),
     ]
-    return [Row("routes", *row) for row in rows] + measure_layers(s, rng, tied=config.tied)
+    drawn = DrawnDigits(metrics_routes.drawn_by_route(routes, probabilities, images),
+                        {} if config.tied else {name: metrics_routes.drawn_by_set(labels, routes, layer)
+                                                for layer, name in banked_layers(config.bank).items()})
+    return [Row("routes", *row) for row in rows] + measure_layers(s, rng, tied=config.tied), drawn
+
+
+def banked_layers(bank: Sequence[int]) -> dict[int, str]:
+    """The layers with more than one filter set: {number: name}."""
+    names = ["projection"] + [f"deconvs.{i}" for i in range(len(bank) - 1)]
+    return {layer: names[layer] for layer, k in enumerate(bank) if k > 1}
 
 
 def measure_training(checkpoint: Path) -> list[Row]:
@@ -267,14 +317,14 @@ def measure_layers(s: Subject, rng: np.random.Generator, *, tied: bool) -> list[
     """
     bank = s.generator.config.bank
     z, routes = s.generator.draw_noise(rng, LAYER_SAMPLES), s.generator.draw_routes(rng, LAYER_SAMPLES)
-    banked = [layer for layer, k in enumerate(bank) if k > 1]
-    names = ["projection"] + [f"deconvs.{i}" for i in range(len(bank) - 1)]
+    names = banked_layers(bank)
+    banked = list(names)
     if tied:
         other = np.array(routes)
         other[:, banked] = metrics_routes.change_one_layer(routes, banked[0], bank[banked[0]], rng)[:, banked[:1]]
         changed = {"all layers": other}
     else:
-        changed = {names[layer]: metrics_routes.change_one_layer(routes, layer, bank[layer], rng) for layer in banked}
+        changed = {names[layer]: metrics_routes.change_one_layer(routes, layer, bank[layer], rng) for layer in names}
 
     def features(noise: np.ndarray, way: np.ndarray) -> np.ndarray:
         return s.classifier.classify(s.draw(noise, way))[1]
@@ -342,8 +392,11 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
     """The table as text."""
     lines = [f"{head['checkpoint']}, step {head['step']}: {head['samples']:,} samples, seed {head['seed']}, bank "
              f"{','.join(map(str, head['bank']))} ({head['routes']:,} route{'s' * (head['routes'] > 1)})",
-             f"training digits: {head['train']}", f"test digits: {head['test']}", f"features: {head['features']}", "",
-             f"{'':50}{'value':>9}{'compare':>9}   with"]
+             f"training digits: {head['train']}", f"test digits: {head['test']}", f"features: {head['features']}"]
+    if not head["comparable"]:
+        lines.append("not comparable with RESULTS.md: its figures are against the 60,000 and 10,000 digits of the "
+                     "original MNIST, these are not")
+    lines += ["", f"{'':50}{'value':>9}{'compare':>9}   with"]
     part = ""
     for row in rows:
         if row.part != part:
@@ -358,14 +411,40 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def as_routes(drawn: DrawnDigits, of: int) -> str:
+    """Which digits routes and filter sets draw, as text: all routes, or where they are many those worth a look."""
+    def line(words: str, name: str, shares: Sequence[float], rest: str = "") -> str:
+        return f"  {words:19}{name:14}" + "".join(f"{100 * x:5.0f}" for x in shares) + rest
+
+    asked, chosen = drawn.by_route, [("", d) for d in drawn.by_route]
+    alive = sorted((d for d in asked if not d.dead), key=lambda d: -max(d.shares))
+    missing = [digit for digit in range(10) if not any(d.shares[digit] for d in alive)]
+    if len(asked) > LISTED:
+        chosen = [(f"most of digit {digit}", max(alive, key=lambda d: d.shares[digit])) for digit in range(10)
+                  if digit not in missing]
+        chosen += [*(("purest", d) for d in alive[:PUREST]),
+                   *(("", d) for d in [d for d in asked if d.dead][:PUREST])]
+    lines = [f"which digit a route draws, % of {PER_ROUTE} images each ({len(asked):,} of {of:,} routes asked"
+             + (", all of them in --json)" if len(asked) > LISTED else ")"),
+             line("", "--route", []) + "".join(f"{digit:5}" for digit in range(10)) + "  confidence"]
+    lines += [line(words, ",".join(map(str, d.route)), d.shares, f"{d.confidence:12.2f}" + "  dead" * d.dead)
+              for words, d in chosen]
+    if missing:
+        lines.append(f"  no live route draws {', '.join(map(str, missing))}")
+    if 1 < sum(map(len, drawn.by_set.values())) <= LISTED:
+        lines += [line(layer, f"set {k}", shares) for layer, sets in drawn.by_set.items() for k, shares in sets.items()]
+    return "\n".join(lines)
+
+
 def number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def as_json(head: dict[str, Any], rows: list[Row]) -> str:
-    """{"run": ..., "rows": {key: {"value", "compare", "compare_with", "part", "label"}}}; null where not finite."""
+def as_json(head: dict[str, Any], rows: list[Row], drawn: DrawnDigits | None = None) -> str:
+    """{"run": ..., "rows": {key: {"value", "compare", "compare_with", "part", "label"}}}; null where not finite. With
+    routes also {"by_route": [{"route", "shares", "confidence", "dead"}], "by_set": {layer: {set: shares}}}."""
     def plain(value: Any) -> Any:
         if isinstance(value, list):
             return [plain(v) for v in value]
@@ -373,7 +452,10 @@ def as_json(head: dict[str, Any], rows: list[Row]) -> str:
 
     table = {row.key: {"part": row.part, "label": row.label, "value": plain(row.value), "compare": plain(row.compare),
                        "compare_with": row.basis} for row in rows}
-    return json.dumps({"run": head, "rows": table}, indent=2, allow_nan=False, ensure_ascii=False)
+    found = {"run": head, "rows": table}
+    if drawn is not None:
+        found |= {"by_route": [d._asdict() for d in drawn.by_route], "by_set": drawn.by_set}
+    return json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def note(line: str) -> None:
@@ -399,7 +481,8 @@ def build_parser() -> cli.Parser:
                    "half a minute more")
     p.add_argument("--reconstruct", type=cli.non_negative_int, default=0, metavar="N", help="also search the noise "
                    "that draws each of N test digits")
-    p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
+    p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files [default: the one that the "
+                   "run was trained on]")
     p.add_argument("--device", type=cli.device, default="cpu", help="auto, cpu, gpu or gpu:N, for the generator")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
     return p

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, pictures
+from tinygan import __version__, checkpoint, cli, gpan_measure, pictures
 from tinygan.backend import Device, pick_device
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_sampling import load_painter
@@ -31,6 +31,9 @@ from tinygan.sampling import as_digits, generate, restore_generator, run_folder
 MOST_FILES, MOST_SCALE, MOST_PIXELS = 100_000, 64, 1 << 30
 ONE_ROUTE = re.compile(r"\d{1,6}(,\d{1,6})*")  # a filter set for each layer, such as 3,0,2,0
 USUAL = {"gan": 64, "gpan": 16}  # images in a picture
+# Images are drawn so many at a time, never fewer: the last bit of an image depends on how many its product holds.
+AT_ONCE = {"gan": 64, "gpan": gpan_measure.AT_ONCE}
+MADE_BY = "tinygan sample.py"  # written into single images, so that a later call knows them from a user's own
 OF_A_GPAN = ("wanted", "substrate")  # flags that mean nothing to a GAN
 
 
@@ -51,15 +54,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.grid and n > rows * columns:
         raise UsageError(f"a grid of {rows}x{columns} holds {rows * columns} images, not {n}: leave --n out")
     draw = draw_gpan if kind == "gpan" else draw_gan
-    side, parts = draw(args, arrays, meta, device, n)
+    whole = math.ceil(n / AT_ONCE[kind]) * AT_ONCE[kind]
+    side, parts = draw(args, arrays, meta, device, whole)
+    parts = first(parts, n)
     folder = run_folder(args.checkpoint)
     if args.individual:
-        out, count = args.out or folder / "images", 0
+        out, count = args.out or folder / f"images{name_of(args)}", 0
+        earlier = earlier_images(out)
         for images in parts:
-            count += len(pictures.save_individual(out, images, start=count))
+            count += len(pictures.save_individual(out, images, start=count, made_by=MADE_BY))
         print(f"{count} images of {side}x{side} pixels in {out}, step {meta['step']}")
+        if stale := [path for path in earlier if int(path.stem) >= n]:
+            for path in stale:
+                path.unlink()
+            print(f"removed {len(stale)} images of an earlier call there, {stale[0].name} to {stale[-1].name}")
         return 0
-    out = args.out or folder / "grid.png"
+    out = args.out or folder / f"grid{name_of(args)}.png"
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: a grid is one picture, name a .png file (or use --individual)")
     if not out.parent.is_dir():
@@ -75,22 +85,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
              ) -> tuple[int, Iterator[np.ndarray]]:
-    """(side in pixels, images (n, C, side, side) in [0, 1] in parts) of a run of train_mnist.py."""
+    """(side in pixels, images (n, C, side, side) in [0, 1] in parts, drawn as they are asked for) of a run of
+    train_mnist.py."""
     if typed := [name for name in OF_A_GPAN if getattr(args, name)]:
         raise UsageError(f"--{typed[0]} is for runs of train_gpan.py, and {args.checkpoint} is not one: leave it out")
     generator = restore_generator(args.checkpoint, arrays, meta, device, average=not args.no_average)
-    rng = np.random.default_rng(args.seed)
-    z = generator.draw_noise(rng, n)
-    routes = choose_routes(generator, args.route, rng, n)
-    images = generate(generator, z, routes, device)
-    if generator.config.size == 28:
-        images = as_digits(images)
-    return images.shape[2], iter([images])
+    # A stream for each: with one for both, the routes would depend on how much noise was drawn before them.
+    z = generator.draw_noise(np.random.default_rng(args.seed), n)
+    routes = choose_routes(generator, args.route, np.random.default_rng([args.seed, 1]), n)
+    size, at_once = generator.config.size, AT_ONCE["gan"]
+
+    def draw(part: slice) -> np.ndarray:
+        images = generate(generator, z[part], routes[part], device)
+        return as_digits(images) if size == 28 else images
+
+    return size, (draw(slice(start, start + at_once)) for start in range(0, n, at_once))
 
 
 def draw_gpan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
               ) -> tuple[int, Iterator[np.ndarray]]:
-    """The same of a run of train_gpan.py; the images are painted as they are asked for."""
+    """The same of a run of train_gpan.py."""
     painter = load_painter(args.checkpoint, arrays, meta, device, average=not args.no_average)
     wanted = painter.find_set(args.wanted)
     routes = choose_routes(painter.generator, args.route, np.random.default_rng(args.seed), n)
@@ -100,10 +114,16 @@ def draw_gpan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dic
 
 
 def choose_routes(generator: Generator | GPANGenerator, wanted: str, rng: np.random.Generator, n: int) -> np.ndarray:
-    """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image."""
+    """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image.
+
+    They are drawn AT_ONCE at a time, never fewer, so that the first ones do not depend on n.
+    """
     config = generator.config
     if not ONE_ROUTE.fullmatch(wanted):
-        return generator.draw_routes(rng, n, wanted)
+        share = {"sample": 1, "batch": n}.get(wanted) or min(n, int(wanted.removeprefix("group:")))
+        groups = math.ceil(n / share)  # of images with one route
+        drawn = np.concatenate([generator.draw_routes(rng, AT_ONCE["gan"]) for _ in range(0, groups, AT_ONCE["gan"])])
+        return np.repeat(drawn[:groups], share, axis=0)[:n]
     route = [int(part) for part in wanted.split(",")]
     if len(route) != len(config.bank) or any(r >= k for r, k in zip(route, config.bank, strict=False)):
         raise UsageError(f"--route {wanted}: this generator takes {len(config.bank)} numbers, each below its bank "
@@ -111,6 +131,32 @@ def choose_routes(generator: Generator | GPANGenerator, wanted: str, rng: np.ran
     if getattr(config, "tied", False) and len({r for r, k in zip(route, config.bank, strict=True) if k > 1}) > 1:
         raise UsageError(f"--route {wanted}: a tied ensemble has the same number in every layer with a bank")
     return np.tile(np.asarray(route, np.int64), (n, 1))
+
+
+def first(parts: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
+    """The first n images of `parts`; no part is asked for that holds none of them."""
+    while n > 0:
+        part = next(parts)[:n]
+        n -= len(part)
+        yield part
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """What tells a default name from that of another seed, route or set of classes, so that none replaces another."""
+    words = [("seed", args.seed or ""), ("route", args.route if args.route != "sample" else ""),
+             ("wanted", args.wanted or "")]
+    return "".join(f"-{name}-{re.sub(r'[^0-9A-Za-z]+', '-', str(value))}" for name, value in words if value)
+
+
+def earlier_images(folder: Path) -> list[Path]:
+    """The images that an earlier call left in `folder`, by number. Raises TinyganError where another file is named like
+    one: it is not this script's to replace, nor to leave among the new ones."""
+    found = sorted(path for path in folder.glob("*.png") if re.fullmatch(r"\d{5}\.png", path.name))
+    for path in found:
+        if not pictures.is_made_by(path, MADE_BY):
+            raise TinyganError(f"{path} was not made by sample.py (or by an earlier version of it): move it away, or "
+                               "name another folder with --out")
+    return found
 
 
 def square(n: int) -> tuple[int, int]:
@@ -137,9 +183,11 @@ def build_parser() -> cli.Parser:
     p.add_argument("--grid", type=cli.grid_size, metavar="RxC", help="rows x columns of the picture")
     p.add_argument("--individual", action="store_true", help="one file for each image")
     p.add_argument("--scale", type=cli.positive_int, default=1, help="enlarge each pixel of a grid to a square")
-    p.add_argument("--seed", type=cli.non_negative_int, default=0)
+    p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of noise and routes (of a GPAN also "
+                   "which substrate): image number i of a seed is the same whatever --n and --grid")
     p.add_argument("--route", type=route_choice, default="sample", help="sample (each image its own), batch (one for "
-                   "all), group:g, or the filter sets themselves, one number per layer")
+                   "all), group:g, or the filter sets themselves, one number per layer (evaluate.py says which digit a "
+                   "route draws)")
     p.add_argument("--wanted", metavar="CLASS[,CLASS]", help="one of the sets of classes that a GPAN was trained for, "
                    "by name or number [default: the first]")
     p.add_argument("--substrate", nargs="+", type=Path, metavar="PATH", help="pictures for a GPAN to paint on, or a "
@@ -147,7 +195,8 @@ def build_parser() -> cli.Parser:
     p.add_argument("--no-average", action="store_true", help="the weights themselves, not their moving average")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
-    p.add_argument("-o", "--out", type=Path, help="file (grid) or folder (individual) [default: in the run's folder]")
+    p.add_argument("-o", "--out", type=Path, help="file (grid) or folder (individual) [default: in the run's folder, "
+                   "named after seed, route and wanted classes where these are given]")
     return p
 
 

@@ -43,7 +43,8 @@ from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPA
 from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
-from tinygan.run import Progress, Run, sample_due
+from tinygan.run import QUIET, Progress, Run, sample_due
+from tinygan.runfiles import read_log
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
@@ -141,16 +142,18 @@ def start(flags: dict, run: Run | None) -> int:
 def train(t: Training, run: Run, flags: dict) -> int:
     """The loop: a step of both nets on the same images, and now and then a look at the result."""
     total = flags["steps"]
-    progress = Progress(total, start=t.step, every=flags["log_every"])
+    sys.stdout.flush()  # what was printed so far, where it goes to a file
     with StopSignal() as stop, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: stop_if_not_finite says more
         if t.step == 0:
-            look(t, run, progress)
+            Progress(total).update(0)
+            look(t, run)
+        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             # Reading a number makes a GPU wait, so there it is done only when a number is shown.
             look_now = sample_due(t.step + 1, total, flags["sample_every"])
-            measure_now = bool(flags["eval_every"]) and ((t.step + 1) % flags["eval_every"] == 0 or t.step + 1 == total)
+            measure_now = flags["eval_every"] and (t.step + 1) % flags["eval_every"] == 0 and t.step + 1 < total
             log_now = look_now or measure_now or (t.step + 1) % flags["log_every"] == 0
             read_now = log_now or t.device.kind == "cpu"
             numbers = take_step(t, run, read_now, log_now)
@@ -163,9 +166,14 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 t.latest = numbers
                 if measure_now:
                     t.latest |= t.measure()
+                if t.step == total:
+                    progress.say(f"step {t.step}: the steps are done; painting the last pictures")
                 if look_now:
-                    look(t, run, progress)
+                    look(t, run)
                 run.log(t.step, **t.latest)
+                if look_now and t.step < total:  # of the last step `finish` says more
+                    for words in in_words(read_log(run.folder)):
+                        progress.say(words)
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
     progress.close()
@@ -223,33 +231,36 @@ def take_step(t: Training, run: Run, read: bool, log: bool) -> dict[str, float]:
     return numbers
 
 
-def look(t: Training, run: Run, progress: Progress) -> None:
-    """Draw the same substrates, noise and routes as always, and say in words how the training is going."""
+def look(t: Training, run: Run) -> None:
+    """Draw the same substrates, noise and routes as always."""
     batches, images = t.fixed(), []
     for batch in batches:
         images.append(t.paint(batch))
     run.save_sample(t.step, sheet(batches, images))
     run.save_picture("cams.png", gpan_measure.cam_sheet(t.classifier, batches, images, t.device))
-    if t.latest and "d_loss" in t.latest:
-        known = ("d_real", "d_fake", "d_loss", "g_loss", "d_grad", "g_grad", "logit_gap")
-        state = health.assess(step=t.step, **{name: t.latest[name] for name in known})
-        progress.say(f"step {t.step}: {state.sentence}")
-    if t.latest:
-        progress.say(f"step {t.step}: {gpan_measure.in_words(t.latest)}")
 
 
-def sheet(batches: list[Batch], images: list[np.ndarray]) -> np.ndarray:
+def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
+    """How the game of the two nets goes, where there is one, and what the classifier sees: the words of the report."""
+    seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
+    return [health.line(rows), seen] if "d_loss" in rows[-1] else [seen]
+
+
+def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
     """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [np.concatenate([batch.target.numpy()[:1], row]) for batch, row in zip(batches, images, strict=True)]
-    return pictures.grid(gpan_measure.for_the_eye(np.concatenate(rows)), len(rows), 1 + len(images[0]))
+    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
+            for batch, row in zip(batches, images, strict=True)]
+    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
 
 def finish(t: Training, run: Run, flags: dict) -> int:
-    """The last pictures and a last measurement."""
+    """The last pictures and the last measurement, which goes into the log, and from there into the report."""
     batches = t.fixed(same_substrate=True)
-    run.save_picture("routes.png", sheet(batches, [t.paint(batch) for batch in batches]))
+    names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
+    run.save_picture("routes.png", sheet(batches, [t.paint(batch) for batch in batches], names))
     found = t.measure(8 if flags["dry_run"] else 64)
-    print(f"over {found['samples']:.0f} images: {gpan_measure.in_words(found)}")
+    run.amend(t.step, **found)
+    print(*in_words(read_log(run.folder), f"over {found['samples']:.0f} images: "), sep="\n")
     for note in run.finish():
         print(f"note: {note}")
     run.close()
@@ -329,7 +340,11 @@ class Training:
 
     def measure(self, n: int = 32) -> dict[str, float]:
         """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        return gpan_measure.measure(self, n)
+        progress = Progress(gpan_measure.to_judge(self, n), every=0, quiet=QUIET, word="measuring, image")
+        progress.update(0)
+        found = gpan_measure.measure(self, n, progress.update)
+        progress.clear()
+        return found
 
     def set_learning_rate(self) -> None:
         factor = rate_factor(self.flags, self.step)

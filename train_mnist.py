@@ -30,7 +30,8 @@ from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminato
 from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
-from tinygan.run import Progress, Run, sample_due
+from tinygan.run import QUIET, Progress, Run, sample_due
+from tinygan.runfiles import read_log
 from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
@@ -110,17 +111,19 @@ def start(flags: dict, run: Run | None) -> int:
 def train(t: Training, run: Run, flags: dict) -> int:
     """The loop: one step of the discriminator, one of the generator, and now and then a look at the result."""
     total = flags["steps"]
-    progress = Progress(total, start=t.step, every=flags["log_every"])
+    sys.stdout.flush()  # what was printed so far, where it goes to a file
     with StopSignal() as stop, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: check_finite says more
         if t.step == 0:
-            look(t, run, progress, flags)
+            Progress(total).update(0)
+            look(t, run, flags)
+        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             real = t.next_real()
             # Reading a number makes a GPU wait, so there it is done only when a number is shown.
             look_now = sample_due(t.step + 1, total, flags["sample_every"])
-            measure_now = bool(flags["eval_every"]) and (t.step + 1) % flags["eval_every"] == 0
+            measure_now = flags["eval_every"] and (t.step + 1) % flags["eval_every"] == 0 and t.step + 1 < total
             log_now = look_now or measure_now or (t.step + 1) % flags["log_every"] == 0
             read_now = log_now or t.device.kind == "cpu"
 
@@ -165,8 +168,10 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 if measure_now:
                     t.latest |= measure(t, 1000)
                 if look_now:
-                    look(t, run, progress, flags)
+                    look(t, run, flags)
                 run.log(t.step, **t.latest)
+                if look_now and t.step < total:  # of the last step `finish` says more
+                    progress.say(health.line(read_log(run.folder)))
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
     progress.close()
@@ -177,26 +182,30 @@ def train(t: Training, run: Run, flags: dict) -> int:
     return finish(t, run, flags)
 
 
-def look(t: Training, run: Run, progress: Progress, flags: dict) -> None:
-    """Draw the same noise through the same routes as always, and say in words how the training is going."""
+def look(t: Training, run: Run, flags: dict) -> None:
+    """Draw the same noise through the same routes as always, and take how much the images differ into the log."""
     images = generate(t.best, t.fixed_z, t.fixed_routes, t.device)
     run.save_sample(t.step, pictures.grid(crop(images, flags), GRID, GRID))
     if t.latest:
         t.latest["spread"] = health.relative_spread(images, t.reference)
-        progress.say(f"step {t.step}: {health.assess(step=t.step, **health_numbers(t.latest)).sentence}")
 
 
 def finish(t: Training, run: Run, flags: dict) -> int:
-    """The last pictures and a first measurement."""
+    """The last pictures and the last measurement, which goes into the log, and from there into the report."""
     rng = np.random.default_rng([flags["seed"], 9])
-    z = np.repeat(t.G.draw_noise(rng, GRID), GRID, axis=0)  # a row shares its noise, a column its route
-    routes = np.tile(t.G.draw_routes(rng, GRID), (GRID, 1))
-    if t.config.route_count > 1:
-        images = crop(generate(t.best, z, routes, t.device), flags)
-        run.save_picture("routes.png", pictures.grid(images, GRID, GRID))
+    z, routes = t.G.draw_noise(rng, GRID), t.G.draw_routes(rng, GRID)
+    if t.config.route_count > 1:  # a column shares its route, a row its noise
+        images = generate(t.best, np.tile(z, (GRID, 1)), np.repeat(routes, GRID, axis=0), t.device)
+        images = crop(images, flags)
+        names = [cli.as_typed(route.tolist()) for route in routes]
+        run.save_picture("routes.png", pictures.routes_sheet(images.reshape(GRID, GRID, *images.shape[1:]),
+                                                             headers=names))
     if found := measure(t, 200 if flags["dry_run"] else 2000):
+        run.amend(t.step, **found)
         print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
               f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")
+    if rows := read_log(run.folder):
+        print(health.line(rows))
     for note in run.finish():
         print(f"note: {note}")
     run.close()
@@ -322,11 +331,6 @@ def measure(t: Training, n: int) -> dict[str, float]:
     histogram = metrics.class_histogram(probabilities.argmax(axis=1))
     return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
             "confidence": metrics.mean_confidence(probabilities), "samples": n}
-
-
-def health_numbers(latest: dict[str, float]) -> dict[str, float]:
-    """Those numbers of a log row that `health.assess` takes."""
-    return {name: value for name, value in latest.items() if name not in ("confidence", "samples")}
 
 
 def crop(images: np.ndarray, flags: dict) -> np.ndarray:

@@ -274,7 +274,7 @@ OTHERS = [
     ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "say nothing of --model"),
     ("train_mnist", "resume of a GPAN's checkpoint", resume(lambda p: p.run / checkpoint.FILE_NAME), FAILED,
      "is not a run of"),
-    ("evaluate", "a GPAN's run", run_and(), FAILED, "not one of a GAN made by train_mnist.py"),
+    ("evaluate", "a GPAN's run", run_and(), FAILED, "report.html has what was measured"),
     *[("gradcam", name, words, code, text) for name, words, code, text in [
         ("no picture", flags(), USAGE, "IMAGE"),
         ("no such picture", lambda p: ["no.png", *vgg()(p)], FAILED, "no.png"),

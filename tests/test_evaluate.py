@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import math
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import write_mnist
 
-from tinygan import checkpoint, data
+from tinygan import checkpoint, data, metrics_routes
 from tinygan.backend import pick_device
 from tinygan.data.mnist import BUNDLED
 from tinygan.models import digits
@@ -89,6 +92,12 @@ def test_every_row_is_printed_and_in_the_json(runs, tmp_path, capsys, model, eff
     found = json.loads(out.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     expected = SAMPLES + (ROUTES if model != "gan" else []) + effects + ["reconstruction"]
     assert list(found["rows"]) == expected
+    if model == "gan":
+        assert set(found) == {"run", "rows"} and "--route" not in table
+    else:
+        assert "which digit a route draws" in table and "confidence" in table
+        assert all(sum(d["shares"]) == pytest.approx(1) and len(d["route"]) == 4 for d in found["by_route"])
+        assert set(found["by_set"]) == (set() if model == "tied" else {"projection", "deconvs.0"})
     for key, row in found["rows"].items():
         assert row["label"] in table, key
         assert row["compare_with"] in table, key
@@ -158,20 +167,94 @@ def test_routes_that_choose_the_digit_are_found_out(subject, monkeypatch):
         return np.stack([groups[r[0]][int(abs(v[0]) * 1e4) % 90] for v, r in zip(z, routes, strict=True)])
 
     draws(monkeypatch, digit_of_route)
-    value, compare = values(evaluate.measure_routes(subject))
+    rows, drawn = evaluate.measure_routes(subject)
+    value, compare = values(rows)
     assert value["information"] > 0.9 and value["information"] > 10 * compare["information"]
     assert value["entropy_given_route"] < 0.2 < compare["entropy_given_route"]
     assert value["specialised_routes"] == 1 and value["specialised"] == pytest.approx(1, abs=0.1)
     assert value["dead_routes"] == 0 and value["eta_squared"] > 0.3 > compare["eta_squared"]
     assert value["effect.deconvs.1"] == 0 < value["effect.projection"]
+    digit = {0: 1, 1: 4, 2: 8}
+    assert all(np.argmax(d.shares) == digit[d.route[0]] and max(d.shares) > 0.9 and not d.dead for d in drawn.by_route)
+    assert [d.route for d in drawn.by_route] == [[i, 0, j, 0] for i in range(3) for j in range(2)]
+    assert {k: np.argmax(row) for k, row in drawn.by_set["projection"].items()} == digit
+    assert all(row[d] == pytest.approx(1 / 3, abs=0.02) for row in drawn.by_set["deconvs.1"].values() for d in (1, 4))
+    lines = evaluate.as_routes(drawn, 6).splitlines()
+    assert "(6 of 6 routes asked)" in lines[0] and lines[1].split() == ["--route", *"0123456789", "confidence"]
+    assert re.fullmatch(r" +2,0,1,0 +0 +0 +0 +0 +0 +0 +0 +0 +\d+ +0 +0\.\d\d", lines[7])
 
 
 def test_routes_that_draw_nothing_are_dead(subject, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (28, 28)).astype(np.uint8)
     draws(monkeypatch, lambda z, routes: np.where((routes[:, 0] == 0)[:, None, None], noise,
                                                   subject.test.images[:len(z)]))
-    value, _ = values(evaluate.measure_routes(subject))
-    assert value["dead_routes"] == pytest.approx(1 / 3)
+    rows, drawn = evaluate.measure_routes(subject)
+    assert values(rows)[0]["dead_routes"] == pytest.approx(1 / 3)
+    assert [d.route[0] for d in drawn.by_route if d.dead] == [0, 0]
+    assert evaluate.as_routes(drawn, 6).count("  dead\n") == 2
+
+
+def test_of_many_routes_those_worth_a_look_are_listed():
+    """Of 20 routes one draws mostly fours, and two are dead, which alone draw sevens."""
+    def drawn(i):
+        shares = np.full(10, 0.1) + (np.arange(10) == 4) * (i == 12) * 0.7
+        shares[7] = 0.9 if i in (3, 5) else 0
+        return metrics_routes.Drawn([i, 0], (shares / shares.sum()).tolist(), 0.9, i in (3, 5))
+
+    table = evaluate.DrawnDigits([drawn(i) for i in range(20)], {"projection": {i: [0.1] * 10 for i in range(20)}})
+    lines = evaluate.as_routes(table, 20).splitlines()
+    assert "20 of 20 routes asked, all of them in --json" in lines[0]
+    assert [line.split()[4] for line in lines if "most of digit" in line][4] == "12,0"
+    assert lines[11].split()[:2] == ["purest", "12,0"] and lines[11].split()[6] == "50"
+    assert [line.split()[0] for line in lines if line.endswith("dead")] == ["3,0", "5,0"]
+    assert "most of digit 7" not in " ".join(lines) and lines[-1] == "  no live route draws 7"
+    assert len(lines) == 2 + 9 + evaluate.PUREST + 2 + 1
+
+
+# ---- the reference digits ----------------------------------------------------------------------------------------
+
+
+def moved_data(run, folder):
+    """The run as if it had been trained on the digits in `folder`."""
+    config = json.loads((run / "config.json").read_text())
+    config["flags"]["data_dir"] = None if folder is None else str(folder)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_the_runs_own_digits_are_the_reference_unless_told(runs, tmp_path, capsys, monkeypatch):
+    run_folder, few = shutil.copytree(runs / "gan", tmp_path / "run"), write_mnist(tmp_path / "few", 300)
+    words = ["--checkpoint", run_folder, "--n", 200]
+    for stored, typed, expected in ((few, None, "300 digits"), (few, BUNDLED, "1,000 digits"),
+                                    (tmp_path / "gone", BUNDLED, "1,000 digits")):
+        moved_data(run_folder, stored)
+        assert run(*words, *(["--data-dir", typed] if typed else [])) == 0
+        table = capsys.readouterr().out
+        assert f"test: {expected}" in table and "not comparable with RESULTS.md" in table
+    code, line = answer(capsys, *words)
+    assert code == 1 and f"trained on the digits in {tmp_path / 'gone'}" in line and "--data-dir" in line
+    next(few.glob("t10k-labels*")).unlink()
+    moved_data(run_folder, few)
+    code, line = answer(capsys, *words)
+    assert code == 1 and "t10k-labels" in line and "name another with --data-dir" in line
+    # The checkpoint by itself says nothing of its data: what is found on the machine will do.
+    (run_folder / "config.json").unlink()
+    monkeypatch.setenv("TINYGAN_DATA", str(BUNDLED))
+    assert run(*words) == 0 and "test: 1,000 digits" in capsys.readouterr().out
+
+
+def test_the_original_digits_are_comparable(runs, capsys, monkeypatch):
+    marks = {split: evaluate.fingerprint(data.load_mnist(split, data_dir=BUNDLED)) for split in ("train", "test")}
+    monkeypatch.setattr(evaluate, "ORIGINAL", marks)
+    words = ["--checkpoint", runs / "gan", "--n", 200, "--data-dir", BUNDLED]
+    assert run(*words) == 0 and "not comparable" not in capsys.readouterr().out
+    monkeypatch.setitem(marks, "test", marks["train"])
+    assert run(*words, "--json", "-") == 0 and json.loads(capsys.readouterr().out)["run"]["comparable"] is False
+
+
+@pytest.mark.skipif("TINYGAN_DATA" not in os.environ, reason="TINYGAN_DATA does not name a folder with the real MNIST")
+def test_the_fingerprints_are_those_of_mnist():
+    for split, mark in evaluate.ORIGINAL.items():
+        assert evaluate.fingerprint(data.load_mnist(split, download=False, allow_bundled=False)) == mark
 
 
 def test_routes_asked_are_all_different(subject):
@@ -214,12 +297,14 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
     checkpoint.save(tmp_path / "colour.npz", {f"generator/{name}": a for name, a in colour.items()},
                     {"kind": "gan", "config": config.to_dict(), "step": 1})
     checkpoint.save(tmp_path / "other.npz", {}, {"kind": "something else"})
+    checkpoint.save(tmp_path / "gpan.npz", {}, {"kind": "gpan"})
     (tmp_path / "page.npz").write_text("<html>")
     good = ["--checkpoint", runs / "gan", "--n", "200", "--data-dir", BUNDLED]
     table = [
         ([], 2, "--checkpoint"), (["--checkpoint", tmp_path / "absent"], 1, "no checkpoint"),
         (["--checkpoint", tmp_path], 1, "no checkpoint.npz"), (["--checkpoint", tmp_path / "page.npz"], 1, "page.npz"),
         (["--checkpoint", tmp_path / "other.npz"], 1, "not one of a GAN"),
+        (["--checkpoint", tmp_path / "gpan.npz"], 1, "its report.html has what was measured"),
         (["--checkpoint", tmp_path / "colour.npz"], 1, "3 colours"), ([*good, "--n", "0"], 2, "whole number"),
         ([*good, "--n", "10"], 2, "at least 40"), ([*good, "--seed", "-1"], 2, "--seed"),
         ([*good, "--json", tmp_path / "absent" / "x.json"], 2, "no folder"),

@@ -87,6 +87,12 @@ def test_rare_measures_keep_their_last_value():
     assert health.assess_log([*rows, row(400, classes=10, kl=0.1)]).status == "well"
 
 
+def test_the_line_of_a_log_is_its_verdict_with_the_step():
+    rows = [row(100 * i, d_real=0.5 + 0.02 * i) for i in range(1, 11)]
+    assert health.line(rows) == f"step 1000: {health.assess_log(rows).sentence}"
+    assert "D calls real images 0.66 real" in health.line(rows)  # the median of five, not the last
+
+
 def test_empty_and_foreign_logs():
     assert health.assess_log([]).status == "starting"
     assert "d_real" in health.assess_log([{"step": 500, "loss": 1.0}]).sentence

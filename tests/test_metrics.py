@@ -418,6 +418,23 @@ def test_dead_routes(rng):
     assert singles["constant"] == 0  # a single image says nothing about spread
 
 
+def test_what_routes_and_filter_sets_draw():
+    """Four images of route (1, 0), two of (0, 2), in no order."""
+    routes = [[1, 0], [0, 2], [1, 0], [1, 0], [0, 2], [1, 0]]
+    labels = np.array([3, 9, 3, 7, 9, 3])
+    probabilities = np.full((6, 10), 0.02)
+    probabilities[np.arange(6), labels] = 0.82
+    probabilities[[1, 4]] = np.where(np.arange(10) == 9, 0.28, 0.08)
+    first, second = mr.drawn_by_route(routes, probabilities)
+    assert first.route == [0, 2] and second.route == [1, 0]
+    assert first.shares == [0] * 9 + [1] and second.shares == [0, 0, 0, 0.75, 0, 0, 0, 0.25, 0, 0]
+    assert (first.confidence, second.confidence) == (pytest.approx(0.28), pytest.approx(0.82))
+    assert first.dead and not second.dead
+    assert mr.drawn_by_set(labels, routes, 1) == {0: second.shares, 2: first.shares}
+    same = np.zeros((6, 1, 2, 2))  # images all alike: dead, however sure the classifier is
+    assert [d.dead for d in mr.drawn_by_route(routes, probabilities, same)] == [True, True]
+
+
 def test_specialised_classes(rng):
     plain = rng.integers(0, 10, 1000)
     routes = np.repeat(np.arange(10), 100)

@@ -116,10 +116,34 @@ def test_routes_sheet_has_one_column_per_route():
         assert (strip[:, 2 + column * 8 :][:, :6] > pictures.GAP).any()
     colour = pictures.routes_sheet(np.zeros((2, 2, 3, 8, 8)), headers=["a", "b"])
     assert colour.ndim == 3
+    wide = [pictures.routes_sheet(np.zeros((2, 1, 1, 32, 32)), headers=["1,2", text]) for text in (
+        "3,0,2,0", "15,15,15,0")]
+    assert [len(picture) for picture in wide] == [36 + 2 + pictures.LINE * lines for lines in (1, 2)]
+    assert not (wide[1][: -36, :2] > pictures.GAP).any() and not (wide[1][: -36, 34:36] > pictures.GAP).any()
     with pytest.raises(UsageError):
         pictures.routes_sheet(images, headers=["0"])
     with pytest.raises(UsageError):
         pictures.routes_sheet(images[0])
+
+
+def test_a_sheet_without_a_font_has_no_names(monkeypatch):
+    from PIL import ImageDraw
+
+    def no_font(*args, **kwargs):
+        raise OSError("cannot open resource")
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", no_font)
+    images = np.zeros((2, 1, 1, 8, 8))
+    assert np.array_equal(pictures.routes_sheet(images, headers=["0", "1"]), pictures.routes_sheet(images))
+
+
+def test_bitmap_letters_will_do(monkeypatch):
+    """A Pillow without FreeType has a font of its own."""
+    from PIL import ImageDraw, ImageFont
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "getfont", lambda self: ImageFont.load_default_imagefont())
+    sheet = pictures.routes_sheet(np.zeros((2, 1, 1, 32, 32)), headers=["3,0,2,0", "15,15,15,0"])
+    assert len(sheet) > 36 and (sheet[:-36] > pictures.GAP).any()
 
 
 # --- files ---

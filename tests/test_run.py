@@ -2,6 +2,7 @@
 
 import html.parser
 import io
+import itertools
 import json
 import math
 import os
@@ -360,6 +361,31 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch):
     ]
 
 
+def test_progress_says_something_now_and_then_however_slow_the_steps(monkeypatch):
+    clock = itertools.count(step=4)  # seconds a step
+    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    for every, expected in ((6, ["5/12", "6/12", "11/12", "12/12"]), (0, ["5/12", "10/12"])):
+        out = io.StringIO()
+        progress = Progress(12, every=every, quiet=20, word="image", stream=out)
+        for number in range(1, 13):
+            progress.update(number)
+        progress.clear()
+        assert [line.split()[:2] for line in out.getvalue().splitlines()] == [["image", n] for n in expected]
+
+
+def test_what_is_measured_later_is_added_to_the_last_row(tmp_path):
+    made = Run.create(FLAGS, out=tmp_path / "run")
+    made.log(1, d_loss=0.123456789)
+    made.log(2, d_loss=0.5, g_loss=1.0)
+    made.amend(2, g_loss=2.0, classes=10)
+    made.amend(2, samples=2000)
+    made.amend(3, samples=5)
+    text = "step,d_loss,g_loss,classes,samples\n1,0.123457,,,\n2,0.5,2,10,2000\n3,,,,5\n"
+    assert made.log_path.read_text() == text
+    made.log(4, kl=0.5)
+    assert made.log_path.read_text().splitlines()[-1] == "4,,,,,0.5"
+
+
 def test_progress_on_a_terminal_is_one_line_that_fits(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     out = Terminal()
@@ -371,7 +397,7 @@ def test_progress_on_a_terminal_is_one_line_that_fits(monkeypatch):
     text = out.getvalue()
     shown = [part for part in text.replace("\n", "\r").split("\r") if part.strip()]
     assert max(map(len, shown)) <= 39 and any("100%" in part for part in shown)
-    assert text.count("\n") == 2 and len(shown) < 100  # redrawn at most ten times a second
+    assert text.count("\n") == 1 and len(shown) < 100  # redrawn at most ten times a second
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gpan_tools import TINY as GPAN_TINY
 from gpan_tools import write_picture
 from script_tools import TINY, load_script, write_mnist
 
-from tinygan import checkpoint, cli, pictures
+from tinygan import checkpoint, cli, gpan_sampling, pictures
 from tinygan.backend import pick_device
 from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import Tensor, no_grad
@@ -93,6 +93,52 @@ def test_individual_images(sample, tmp_path, name, side, capsys):
     grid = sample(name, "--grid", "1x11")
     assert (grid[2 : 2 + side, 2 : 2 + side] == images[0]).all()
     assert (grid[2 : 2 + side, -2 - side : -2] == images[10]).all()
+
+
+def test_images_of_an_earlier_call_are_not_left_among_the_new(sample, tmp_path, capsys):
+    folder = tmp_path / "digits"
+    assert sample("sgan", "--individual", "--n", 12, "--out", folder) == 0
+    for name in ("notes.txt", "100.png", "00100.jpg", "x00001.png"):
+        (folder / name).write_text("mine")
+    (folder / "00002.png").unlink()
+    assert "removed" not in capsys.readouterr().out
+    assert sample("sgan", "--individual", "--n", 4, "--seed", 1, "--out", folder) == 0
+    assert "removed 8 images of an earlier call there, 00004.png to 00011.png" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "00000.png", "00001.png", "00002.png", "00003.png", "00100.jpg", "100.png", "notes.txt", "x00001.png"]
+
+
+@pytest.mark.parametrize("number", [1, 3, 50])
+def test_a_picture_of_the_users_own_is_neither_replaced_nor_removed(sample, tmp_path, capsys, number):
+    folder = tmp_path / "digits"
+    own = folder / f"{number:05d}.png"
+    folder.mkdir()
+    pictures.save_png(own, np.zeros((4, 4), np.uint8))
+    before = own.read_bytes()
+    assert sample("sgan", "--individual", "--n", 3, "--out", folder) == 1
+    assert f"{own.name} was not made by sample.py" in capsys.readouterr().err
+    assert list(folder.iterdir()) == [own] and own.read_bytes() == before
+
+
+@pytest.mark.parametrize("words, name", [
+    ([], "grid.png"), (["--route", "1,0,2,0"], "grid-route-1-0-2-0.png"), (["--route", "group:2"],
+     "grid-route-group-2.png"), (["--seed", 7, "--route", "batch"], "grid-seed-7-route-batch.png"),
+    (["--individual"], "images"), (["--individual", "--route", "0,0,0,0"], "images-route-0-0-0-0"),
+])
+def test_a_default_name_says_which_route_and_seed(runs, words, name):
+    before = {path.name for path in runs["sgan"].iterdir()} - {name}
+    command = ["--checkpoint", runs["sgan"], "--n", 2, "--threads", 1, *words]
+    assert cli.run_main(script.main, [str(word) for word in command]) == 0
+    assert {path.name for path in runs["sgan"].iterdir()} - before == {name}
+
+
+@pytest.mark.parametrize("name, route", [("sgan", "sample"), ("sgan", "batch"), ("sgan", "group:5"), ("tied", "sample"),
+                                         ("sgan", "2,0,1,0"), ("gan", "sample"), ("small", "group:70")])
+def test_an_image_of_a_seed_is_the_same_however_many_are_drawn(sample, name, route):
+    whole = sample(name, "--grid", "1x150", "--seed", 3, "--route", route)
+    for n in (1, 7, 64, 65, 149):
+        part = sample(name, "--grid", f"1x{n}", "--seed", 3, "--route", route)
+        assert (part == whole[:, :part.shape[1]]).all(), n
 
 
 @pytest.mark.parametrize("name", ["sgan", "tied", "gan"])
@@ -252,8 +298,11 @@ def test_a_gpan_paints_what_its_own_run_painted(paint, painters):
         assert np.abs(found.astype(int) - expected).max() <= 1, wanted
 
 
-def test_a_gpans_images_do_not_depend_on_how_many_are_drawn(paint, tmp_path):
-    route = ["--route", "0,1,0,2", "--seed", 3]
+@pytest.mark.parametrize("mode", ["0,1,0,2", "sample", "group:3", "batch"])
+@pytest.mark.parametrize("large", [32, 256])
+def test_a_gpans_images_do_not_depend_on_how_many_are_drawn(paint, tmp_path, monkeypatch, mode, large):
+    monkeypatch.setattr(gpan_sampling, "LARGE", large)  # of 64 pixels: painted one by one, or several at once
+    route = ["--route", mode, "--seed", 3]
     whole = paint("two", "--grid", "1x19", *route)
     for n in (1, 7, 9):
         assert (paint("two", "--grid", f"1x{n}", *route) == whole[:, :n * 66 + 2]).all()
@@ -294,6 +343,17 @@ def test_mirrored_only_where_the_run_was(paint, painters, tmp_path, capsys):
         words = ["--checkpoint", run, "--n", 2, "--device", "cpu", "--out", tmp_path / "a.png", *words]
         assert cli.run_main(script.main, [str(word) for word in words]) == 0
         assert ("half of them are mirrored" in capsys.readouterr().out) == mirrored, words
+
+
+def test_substrates_that_have_moved_are_asked_for(paint, painters, tmp_path, capsys):
+    moved = painters["picture"].rename(tmp_path / "red.png")
+    try:
+        assert paint("red", "--n", 1) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"trained on {painters['picture']}, which is gone" in line and "--substrate" in line
+        assert paint("red", "--n", 1, "--substrate", moved).shape == (68, 68, 3)
+    finally:
+        moved.rename(painters["picture"])
 
 
 def test_no_classifier_is_needed_to_paint(paint, monkeypatch, capsys):

@@ -5,6 +5,7 @@ That the gradients are right is held by test_gpan_step.py.
 """
 
 import csv
+import html
 import json
 import os
 import re
@@ -99,14 +100,32 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert all(np.isfinite(float(value)) for row in rows for value in row.values() if value)
     assert all(row[name] for row in rows for name in COLUMNS)
     assert [bool(row["view_top1"]) for row in rows] == [False, False, True, True]  # the last step is always measured
-    for name, cells in (("routes.png", 6), ("samples/step_000003.png", 6), ("cams.png", 6)):
-        assert pictures.read_png(folder / name).shape == (4 * 66 + 2, cells * 66 + 2, 3), name
+    for name, names in (("routes.png", pictures.LINE + 2), ("samples/step_000003.png", 0), ("cams.png", 0)):
+        assert pictures.read_png(folder / name).shape == (names + 4 * 66 + 2, 6 * 66 + 2, 3), name
     with Image.open(folder / "training.gif") as gif:
         assert gif.n_frames == 3
     out = capsys.readouterr()
     assert "seed: 0" in out.out and "wanted: 3; 5; 8" in out.out and f"{run}/report.html" in out.out
     assert re.search(r"step 5/5 +100% .*left", out.err)
     assert re.search(r"over 63 images: the classifier finds what is wanted in \d+% of the images", out.out)
+
+
+def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "ROWS", 1)
+    monkeypatch.setattr(script, "COLUMNS", 2)
+    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script, "QUIET", 0)
+    assert train("--steps", 3, "--log-every", 1, "--sample-every", 2, "--eval-every", 2, "--out", "run") == 0
+    printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
+    game, seen = re.findall(r"^step 3: (.*)$", printed.out, re.MULTILINE)
+    assert f"At step 3, {game}." in page
+    words = seen.removeprefix("over 63 images: the")
+    assert words != seen and f"The{words}." in page and "routes change" in words
+    assert [row["samples"] for row in log_rows(tmp_path / "run")] == ["", "30", "63"]
+    assert "step 0/3    0%" in printed.err
+    counted = [tuple(map(int, pair)) for pair in re.findall(r"measuring, image (\d+)/(\d+) ", printed.err)]
+    assert [pair for pair in counted if pair[0] in (0, pair[1])] == [(0, 76), (76, 76), (0, 142), (142, 142)]
+    assert len(counted) > 10 and sorted(counted, key=lambda pair: (pair[1], pair[0])) == counted
 
 
 def test_the_weighted_losses_add_up_to_g_loss(train, tmp_path, quick):
@@ -140,6 +159,7 @@ def test_a_picture_shows_its_substrate_and_then_every_route(train, tmp_path, mon
     first, last, routes = (pictures.read_png(tmp_path / "run" / name) for name in (
         "samples/step_000000.png", "samples/step_000001.png", "routes.png"))
     assert (first == last).all()
+    routes = routes[-len(first):]  # below the names of its columns
     painted = first[34::66, 34::66][:, 1:, 0]
     assert painted.shape == (3, 4) and (painted == painted[0]).all() and len(set(painted[0])) > 1
     substrates = [picture[2 + 66 * row:66 + 66 * row, 2:66] for picture in (first, routes) for row in range(3)]

@@ -4,6 +4,7 @@ The nets are as small as they can be and the digits are made up, so that whole r
 """
 
 import csv
+import html
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from script_tools import COUNT, ROOT, TINY, load_script, real_mnist, start_script, write_mnist
 
-from tinygan import cli, data, pictures
+from tinygan import cli, data, pictures, runfiles
 from tinygan.backend import pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
@@ -89,7 +90,8 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
     assert [bool(row["spread"]) for row in rows] == [False, True, False, True, True]
     for path in [*folder.glob("samples/*.png"), folder / "routes.png"]:
         with Image.open(path) as picture:
-            assert picture.size == (SIDE, SIDE)
+            names = pictures.LINE + 2 if path.name == "routes.png" else 0  # above its columns
+            assert picture.size == (SIDE, SIDE + names)
     with Image.open(folder / "training.gif") as gif:
         assert gif.n_frames == 4
     assert "http" not in re.sub(r'"data:[^"]*"|http://www.w3.org[^"]*', "", (folder / "report.html").read_text())
@@ -104,8 +106,11 @@ def test_samples_come_at_the_papers_steps(train, tmp_path, plain_finish):
     assert names == [f"step_{step:06d}.png" for step in (0, 50, 100, 101)]
 
 
-def test_the_columns_of_routes_png_share_a_route(train, tmp_path, monkeypatch, plain_finish):
-    """Given routes that a fake generator paints in grey, every column is of one grey."""
+def test_the_columns_of_routes_png_share_a_route_and_are_named(train, tmp_path, monkeypatch, plain_finish):
+    """Given routes that a fake generator paints in grey, every column is of one grey, and its name is that route."""
+    named, sheet = [], pictures.routes_sheet
+    monkeypatch.setattr(pictures, "routes_sheet", lambda images, headers: named.extend(headers) or sheet(images))
+
     def paint(generator, z, routes, device):
         return np.broadcast_to((routes[:, :1, None, None] / 10).astype(np.float32), (len(z), 1, 32, 32)).copy()
 
@@ -114,6 +119,8 @@ def test_the_columns_of_routes_png_share_a_route(train, tmp_path, monkeypatch, p
     image = pictures.read_png(tmp_path / "runs/mnist-sgan-1/routes.png")
     centres = image[16::34, 16::34].reshape(8, 8, -1)[:, :, 0]
     assert (centres == centres[0]).all() and len(set(centres[0])) > 2
+    assert all(re.fullmatch(r"\d,\d,\d,0", name) for name in named)
+    assert [round(int(name[0]) / 10 * 255) for name in named] == centres[0].tolist()
 
 
 def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):
@@ -124,19 +131,45 @@ def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):
     assert (tmp_path / "kept/report.html").exists() and len(log_rows(tmp_path / "kept")) == 2
 
 
-def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys):
-    class Sure:
-        def classify(self, images):
-            assert images.shape[1:] == (1, 28, 28)
-            labels = np.arange(len(images)) % 10
-            return (0.05 + 0.5 * np.eye(10))[labels], np.zeros((len(images), 2), np.float32)
+class Sure:
+    """A digit classifier that sees every digit equally often."""
 
+    def classify(self, images):
+        assert images.shape[1:] == (1, 28, 28)
+        labels = np.arange(len(images)) % 10
+        return (0.05 + 0.5 * np.eye(10))[labels], np.zeros((len(images), 2), np.float32)
+
+
+@pytest.mark.parametrize("every, samples", [(2, ["1000", "2000"]), (4, ["", "2000"]), (0, ["", "2000"])])
+def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys, every,
+                                                             samples):
+    """Now and then with 1,000 images, at the end, whatever --eval-every says, with 2,000."""
     monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
-    assert train("--steps", 4, "--log-every", 2, "--eval-every", 4) == 0
-    first, second = log_rows(tmp_path / "runs/mnist-sgan-1")
-    assert (first["classes"], second["classes"]) == ("", "10")
-    assert float(second["kl"]) == 0 and float(second["confidence"]) == pytest.approx(0.55)
+    assert train("--steps", 4, "--log-every", 2, "--eval-every", every) == 0
+    rows = log_rows(tmp_path / "runs/mnist-sgan-1")
+    assert [row["samples"] for row in rows] == samples
+    assert [row["classes"] for row in rows] == ["10" if n else "" for n in samples]
+    assert float(rows[1]["kl"]) == 0 and float(rows[1]["confidence"]) == pytest.approx(0.55)
     assert "10 of 10 digits drawn, KL to equal shares 0.000 nats" in capsys.readouterr().out
+    # Where the run goes on, its row stays as it is.
+    before = (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes()
+    assert train("--resume", "--steps", 5) == 0
+    assert [row["samples"] for row in log_rows(tmp_path / "runs/mnist-sgan-1")] == [*samples, "2000"]
+    assert (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes().startswith(before)
+
+
+def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
+    monkeypatch.setattr(script.health, "EARLY", 2)
+    assert train("--steps", 7, "--log-every", 1, "--sample-every", 3, "--out", "run") == 0
+    printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
+    step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
+    assert step == "7" and f"At step 7, {sentence}." in page and "10 of 10 classes, KL 0.00 nats" in sentence
+    assert "images that the classifier judged" in page
+    # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
+    rows = runfiles.read_log(tmp_path / "run")
+    assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [
+        script.health.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
 def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import ArrayLike, is_own, operand, real_array
+from tinygan.arrays import ArrayLike, is_own, operand, own_array, real_array
 from tinygan.backend import xp_of
 from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels import for_array
@@ -248,7 +248,7 @@ def _seed(output: Tensor, seed: Any) -> Tensor:
             raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
         return Tensor(output.xp.ones_like(output.data))
     if not isinstance(seed, Tensor):
-        seed = Tensor(output.xp.asarray(seed, dtype=output.dtype).copy())
+        seed = Tensor(own_array(seed, output.xp, output.dtype))
     if seed.shape != output.shape or seed.dtype != output.dtype:
         raise GraphError(f"the gradient given has shape {seed.shape} and dtype {seed.dtype}, not those of the output "
                          f"{describe(output)}")

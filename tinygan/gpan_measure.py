@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,9 +77,10 @@ def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.
     return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
 
 
-def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed: int | None = None
-              ) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, features as rows) of images, seen whole, or with a seed through views of HELD_OUT."""
+def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed: int | None = None,
+              tell: Callable[[int], None] = lambda count: None) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, features as rows) of images, seen whole, or with a seed through views of HELD_OUT. tell is called with
+    the number of images that have just been judged."""
     scores, features = [], []
     with no_grad():
         for start in range(0, len(images), AT_ONCE):
@@ -93,6 +94,7 @@ def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed
             found = classifier.features(seen)
             features.append(found.numpy().reshape(len(part), -1))
             scores.append(classifier.head(found).numpy())
+            tell(len(part))
     return np.concatenate(scores), np.concatenate(features)
 
 
@@ -101,37 +103,56 @@ def hit_rates(scores: Any, wanted: Sequence[int], prefix: str = "") -> dict[str,
     return {prefix + name: value for name, value in metrics_gpan.hit_rates(to_numpy(scores), wanted).items()}
 
 
-def measure(t: Any, n: int = 32) -> dict[str, float]:
+def to_judge(t: Any, n: int = 32) -> int:
+    """How many images `measure` has the classifier judge: each twice, and those of which routes are compared."""
+    return 2 * max(2, n // len(t.sets)) * len(t.sets) + (ROUTES * NOISES if _has_variety(t) else 0)
+
+
+def _has_variety(t: Any) -> bool:
+    return t.config.route_count > 1 and t.config.noise_dim > 0
+
+
+def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None) -> dict[str, float]:
     """top1, top5, probability: over n fresh images of all sets, seen whole; view_top1, view_probability: through views
-    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training."""
+    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training.
+
+    tell(done): called now and then with how many of the `to_judge` images have been judged.
+    """
     rng = np.random.default_rng([t.flags["seed"], 101])
     found: dict[str, list[float]] = {}
     each, speckle = max(2, n // len(t.sets)), []
+    done = 0
+
+    def judged(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(done)
+
     for i, wanted in enumerate(t.sets):
         images = t.paint(t.batch(wanted, t.best.draw_routes(rng, each), t.best.draw_noise(rng, each),
                                  *t.substrates.next(rng, each)))
         speckle.append(metrics_gpan.speckle(images))
-        scores, _ = scores_of(t.classifier, images, t.device)
+        scores, _ = scores_of(t.classifier, images, t.device, tell=judged)
         numbers = hit_rates(scores, wanted)
-        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i)
+        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i, tell=judged)
         numbers |= {f"view_{name}": value for name, value in hit_rates(scores, wanted).items() if name != "top5"}
         for name, value in numbers.items():
             found.setdefault(name, []).append(value)
     numbers = {name: float(np.mean(values)) for name, values in found.items()}
     numbers |= {"speckle": float(np.mean(speckle)), "samples": each * len(t.sets)}
-    if t.config.route_count > 1 and t.config.noise_dim:
-        numbers["variety"] = variety(t, rng)
+    if _has_variety(t):
+        numbers["variety"] = variety(t, rng, judged)
     return numbers
 
 
-def variety(t: Any, rng: np.random.Generator) -> float:
+def variety(t: Any, rng: np.random.Generator, tell: Callable[[int], None] = lambda count: None) -> float:
     """How far routes move the classifier's features, over how far noises do, on one substrate."""
     target, mask = t.substrates.next(rng, 1)
     routes, noises = t.best.draw_routes(rng, ROUTES), t.best.draw_noise(rng, NOISES)
     count = ROUTES * NOISES  # row r * NOISES + z: route r with noise z
     images = t.paint(t.batch(t.sets[0], np.repeat(routes, NOISES, axis=0), np.tile(noises, (ROUTES, 1, 1, 1)),
                              np.repeat(target, count, axis=0), np.repeat(mask, count, axis=0)))
-    features = scores_of(t.classifier, images, t.device)[1].reshape(ROUTES, NOISES, -1)
+    features = scores_of(t.classifier, images, t.device, tell=tell)[1].reshape(ROUTES, NOISES, -1)
     return float(metrics_gpan.route_variety(features.transpose(1, 0, 2), features))
 
 

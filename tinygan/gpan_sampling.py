@@ -12,6 +12,7 @@ import numpy as np
 
 from tinygan.backend import Device
 from tinygan.classes import find_classes
+from tinygan.data.idx import shown
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
@@ -20,6 +21,8 @@ from tinygan.gpan_step import Batch
 from tinygan.models.gpan import GPANConfig, GPANGenerator
 from tinygan.runfiles import read_config
 from tinygan.sampling import load_best, run_folder
+
+LARGE = 256  # pixels from which on images are painted one by one: eight at once are hardly faster
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,30 @@ class Painter:
         if source is not None and not (isinstance(source, (list, tuple)) and
                                        all(isinstance(path, (str, Path)) for path in source)):
             raise TinyganError(f"config.json names {source!r} as substrates, which are no paths: give --substrate")
+        if not paths and (gone := [path for path in source or () if not Path(path).exists()]):
+            raise TinyganError(f"the run was trained on {shown(gone[0])}, which is gone, or not seen from this folder: "
+                               "say with --substrate where it is now, or what else to paint on")
         # As the run saw them: before there was this flag, it mirrored half of them.
         flip = not paths and self.flags.get("substrate_flip", "yes") == "yes"
         return open_substrates(source, config.size, config.condition_channels, flip=flip)
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int
                ) -> Iterator[np.ndarray]:
-        """An image for each row of routes (N, stochastic layers): (n, C, S, S) float32 in [0, 1] on the host, a few at
-        a time. The first of them do not depend on how many there will be."""
+        """An image for each row of routes (N, stochastic layers), N a multiple of AT_ONCE: (n, C, S, S) float32 in
+        [0, 1] on the host, a few at a time. All parts have the same n, so the first images are the same to the last
+        bit however many there will be."""
         draw_noise, draw_substrates = (np.random.default_rng([seed, purpose]) for purpose in (1, 2))
         categories = sorted({i for ids in self.sets for i in ids})
         code = np.isin(categories, wanted).astype(np.float32)
-        for start in range(0, len(routes), AT_ONCE):
-            some = routes[start:start + AT_ONCE]
-            n, put = len(some), self.device.put
-            target, mask = (part[:n] for part in substrates.next(draw_substrates, AT_ONCE))
-            noise = self.generator.draw_noise(draw_noise, AT_ONCE)[:n]
+        n, put = 1 if self.generator.config.size >= LARGE else AT_ONCE, self.device.put
+        for start in range(0, len(routes), n):
+            if start % AT_ONCE == 0:
+                drawn = [*substrates.next(draw_substrates, AT_ONCE), self.generator.draw_noise(draw_noise, AT_ONCE)]
+            target, mask, noise = (array[start % AT_ONCE:][:n] for array in drawn)
             seen = Tensor(put(condition(mask, target, self.sees)))
             images = paint(self.generator, Batch(Tensor(put(target)), Tensor(put(mask)), seen, seen,
-                                                 Tensor(put(np.tile(code, (n, 1)))), Tensor(put(noise)), some,
-                                                 tuple(wanted)))
+                                                 Tensor(put(np.tile(code, (n, 1)))), Tensor(put(noise)),
+                                                 routes[start:start + n], tuple(wanted)))
             yield ((images + 1) * 0.5).clip(0, 1)
 
     def _all_sets(self) -> str:

@@ -141,6 +141,11 @@ def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = 5) -> Healt
     return assess(step=int(rows[-1]["step"]), **numbers)
 
 
+def line(rows: Sequence[Mapping[str, float]]) -> str:
+    """What `assess_log` says of a log, as the line that a script prints: with the step of its last row."""
+    return f"step {rows[-1]['step']}: {assess_log(rows).sentence}"
+
+
 def history(rows: Sequence[Mapping[str, float]]) -> list[tuple[int, Health]]:
     """(step, health) at the first logged step and wherever the state changed: a short story of the run."""
     story: list[tuple[int, Health]] = []

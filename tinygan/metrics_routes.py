@@ -14,6 +14,7 @@ Shapes: routes (N, L) integers, one column per layer with a bank, or (N,) for on
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,21 +88,50 @@ def dead_routes(
     26th of that of the MNIST test images. Returns `share`, and the numbers `unsure` and `constant`.
     """
     top = as_probabilities(probabilities).max(axis=1)
-    ids = _route_ids(routes, len(top))
-    unsure = np.array([group.mean() < confidence for group in _by_route(top, ids)])
-    constant = np.zeros_like(unsure)
-    if images is not None:
-        pixels = as_matrix("images", images)
-        if len(pixels) != len(top):
-            raise TinyganError(
-                f"{len(pixels)} images but {len(top)} rows of probabilities; give one of each per sample"
-            )
-        constant = np.array([len(group) > 1 and pixel_std(group) < std for group in _by_route(pixels, ids)])
+    unsure, constant = _dead(_route_ids(routes, len(top)), top, images, confidence, std)
     return {
         "share": float((unsure | constant).mean()),
         "unsure": int(unsure.sum()),
         "constant": int(constant.sum()),
     }
+
+
+class Drawn(NamedTuple):
+    """What one route draws. route: its filter sets, a number for each layer; shares of the classes among its images'
+    labels; confidence: their mean; dead: see `dead_routes`."""
+
+    route: list[int]
+    shares: list[float]
+    confidence: float
+    dead: bool
+
+
+def drawn_by_route(
+    routes: ArrayLike,
+    probabilities: ArrayLike,
+    images: ArrayLike | None = None,
+    *,
+    confidence: float = 0.5,
+    std: float = 0.01,
+) -> list[Drawn]:
+    """What each route of `routes` (N, L) draws, in the order of their numbers; the arguments are dead_routes'."""
+    p, routes = as_probabilities(probabilities), np.asarray(routes)
+    ids, top = _route_ids(routes, len(p)), p.max(axis=1)
+    table = _table(p.argmax(axis=1), ids, p.shape[1])
+    dead = np.logical_or(*_dead(ids, top, images, confidence, std))
+    return [
+        Drawn(route.tolist(), (counts / counts.sum()).tolist(), float(group.mean()), bool(is_dead))
+        for route, counts, group, is_dead in zip(
+            np.unique(routes.reshape(len(p), -1), axis=0), table, _by_route(top, ids), dead, strict=True
+        )
+    ]
+
+
+def drawn_by_set(labels: ArrayLike, routes: ArrayLike, layer: int, *, classes: int = 10) -> dict[int, list[float]]:
+    """Shares of the classes among the images that went through each filter set of `layer`: {set: shares}."""
+    labels, chosen = as_labels("labels", labels, classes), np.asarray(routes)[:, layer]
+    table = _table(labels, _route_ids(chosen, len(labels)), classes)
+    return {int(k): (row / row.sum()).tolist() for k, row in zip(np.unique(chosen), table, strict=True)}
 
 
 def specialised_classes(
@@ -155,6 +185,22 @@ def per_layer_effect(features: ArrayLike, changed: Sequence[ArrayLike]) -> list[
             )
         effects.append(float(np.linalg.norm(x - other, axis=1).mean(dtype=np.float64)))
     return effects
+
+
+def _dead(
+    ids: np.ndarray, top: np.ndarray, images: ArrayLike | None, confidence: float, std: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(unsure, constant), each a truth value for every route."""
+    unsure = np.array([group.mean() < confidence for group in _by_route(top, ids)])
+    constant = np.zeros_like(unsure)
+    if images is not None:
+        pixels = as_matrix("images", images)
+        if len(pixels) != len(top):
+            raise TinyganError(
+                f"{len(pixels)} images but {len(top)} rows of probabilities; give one of each per sample"
+            )
+        constant = np.array([len(group) > 1 and pixel_std(group) < std for group in _by_route(pixels, ids)])
+    return unsure, constant
 
 
 def _route_ids(routes, samples: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from tinygan.files import whole_file
 GAP = 70  # grey level between the images of a grid: tells a black image from no image
 UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper, and seen at once
 GREYS = 32  # grey levels in a GIF: the eye sees no difference on digits, the file is half the size
+LINE = 12  # pixels of a line of text above a column
 FRAMES = 120  # at most so many GIF frames, evenly picked: a long run does not make a file too large to send
 
 
@@ -66,7 +68,8 @@ def routes_sheet(
     """The picture of an ensemble: each column is one route, each row one noise vector.
 
     images: (R, S, C, H, W), S samples of each of R routes, the same S noise vectors for every route if rows
-    are to be compared. headers: R short texts drawn above the columns. Returns uint8 like `grid`.
+    are to be compared. headers: R short texts drawn above the columns, broken after commas where they are wider than
+    an image. Returns uint8 like `grid`.
     """
     images = to_uint8(images)
     if images.ndim != 5 or 0 in images.shape:
@@ -80,34 +83,57 @@ def routes_sheet(
         return sheet
     if len(headers) != routes:
         raise UsageError(f"{len(headers)} headers for {routes} routes")
-    return np.concatenate(
-        [_header_line(headers, sheet.shape, (images.shape[4] + pad) * scale, pad * scale), sheet]
-    )
+    try:
+        names = _header_lines(headers, sheet.shape, (images.shape[4] + pad) * scale, pad * scale)
+    except Exception:  # no font, or one that lacks a letter: the names are a help, not worth a picture
+        return sheet
+    return np.concatenate([names, sheet])
 
 
-def _header_line(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
+def _header_lines(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
     pillow = _pillow()
     from PIL import ImageDraw
 
-    strip = pillow.new("L", (shape[1], 14), GAP)
+    measure = ImageDraw.Draw(pillow.new("L", (1, 1))).textlength
+    columns = [[""] for _ in headers]
+    for lines, text in zip(columns, headers, strict=True):
+        for word in re.findall(r"[^,]+,?", text):
+            if lines[-1] and measure(lines[-1] + word) > step - left:
+                lines.append("")
+            lines[-1] += word
+    strip = pillow.new("L", (shape[1], LINE * max(map(len, columns)) + 2), GAP)
     draw = ImageDraw.Draw(strip)
-    for column, text in enumerate(headers):
-        middle = left + column * step + (step - left) // 2
-        draw.text((middle, 7), text, fill=255, anchor="mm")
-    line = np.asarray(strip)
-    return line if len(shape) == 2 else line[:, :, None].repeat(3, axis=2)
+    for column, lines in enumerate(columns):
+        for number, text in enumerate(lines):
+            over = max(0, step - left - measure(text))
+            draw.text((left + column * step + over / 2, 1 + LINE * number), text, fill=255)
+    names = np.asarray(strip)
+    return names if len(shape) == 2 else names[:, :, None].repeat(3, axis=2)
 
 
-def save_png(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written."""
-    _write(path, io.BytesIO(png_bytes(array)))
+def save_png(path: str | os.PathLike, array: np.ndarray, *, made_by: str | None = None) -> None:
+    """Write a uint8 picture, (H, W) grey or (H, W, 3) RGB, as PNG. Raises OSError if it cannot be written.
+
+    made_by: a program's name, ASCII, that the file carries for `is_made_by`.
+    """
+    _write(path, io.BytesIO(png_bytes(array, made_by=made_by)))
 
 
-def png_bytes(array: np.ndarray) -> bytes:
+def png_bytes(array: np.ndarray, *, made_by: str | None = None) -> bytes:
     """The content of the file that `save_png` writes."""
-    data = io.BytesIO()
-    _image(array).save(data, "PNG")
+    from PIL.PngImagePlugin import PngInfo
+
+    data, info = io.BytesIO(), PngInfo()
+    if made_by is not None:
+        info.add_text("Software", made_by)
+    _image(array).save(data, "PNG", pnginfo=info)
     return data.getvalue()
+
+
+def is_made_by(path: str | os.PathLike, made_by: str) -> bool:
+    """Whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels."""
+    with open(path, "rb") as file:
+        return f"tEXtSoftware\0{made_by}".encode() in file.read(200)
 
 
 def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
@@ -123,15 +149,18 @@ def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
 
 
 def save_individual(
-    folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1
+    folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1, made_by: str | None = None
 ) -> list[Path]:
-    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths."""
+    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths.
+
+    made_by: see `save_png`.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, image in enumerate(to_uint8(images), start):
         paths.append(folder / f"{number:05d}.png")
-        save_png(paths[-1], grid(image[None], 1, 1, pad=0, scale=scale))
+        save_png(paths[-1], grid(image[None], 1, 1, pad=0, scale=scale), made_by=made_by)
     return paths
 
 

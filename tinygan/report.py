@@ -114,11 +114,10 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _found(rows: Sequence[Mapping[str, float]]) -> str:
-    """What the classifier finds in a GPAN's images, in the latest measurement; nothing for another run."""
+    """What the classifier finds in a GPAN's images at the last logged step; nothing for another run."""
     if "wanted" not in rows[-1]:
         return ""
-    latest = {name: value for row in rows for name, value in row.items()}
-    words = in_words(latest)
+    words = in_words(rows[-1])
     return f'<p class="health">{html.escape(words[:1].upper() + words[1:])}.</p>'
 
 
@@ -137,6 +136,7 @@ def _pictures(folder: Path) -> str:
     gpan = (folder / CAMS).is_file()
     of_routes = ("left the substrate; each further column is one route through the filter banks, each row one noise"
                  if gpan else "each column is one route through the filter banks, each row one noise vector")
+    of_routes += "; above a column its route, as sample.py --route takes it"
     for name, heading, caption, style in (
         (CAMS, "Where the classifier looks", "beside each image, the brighter the more it speaks for what is wanted",
          "wide"),

@@ -43,6 +43,7 @@ from tinygan.files import whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
 
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
+QUIET = 15.0  # seconds after which a script that is no terminal's says how far it is
 GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
@@ -167,6 +168,16 @@ class Run:
         with open(self.log_path, "a", newline="", encoding="utf-8") as file:
             file.write(_csv_line(_cell(row.get(name)) for name in self._columns))
 
+    def amend(self, step: int, **numbers: float) -> None:
+        """Add numbers to the row of `step`, the last one in log.csv: what is measured after it was written."""
+        rows = read_log(self.folder)
+        if not rows or rows[-1]["step"] != step:
+            self.log(step, **numbers)
+            return
+        rows[-1] |= numbers
+        self._columns += [name for name in numbers if name not in self._columns]
+        self._rewrite_log(rows)
+
     def save_sample(self, step: int, picture: np.ndarray) -> None:
         """Write a uint8 picture as samples/step_000100.png."""
         pictures.save_png(self.folder / "samples" / f"step_{step:06d}.png", picture)
@@ -234,16 +245,27 @@ class Run:
 
 class Progress:
     """One line that says how far the run is: on a terminal it is rewritten in place, elsewhere (a file, a
-    pipe) plain lines come every `every` steps.
+    pipe) plain lines come every `every` steps (0: none), and after `quiet` seconds without one.
 
         step 1,200/5,000  24%  11.3 it/s  05:36 left  d_loss 0.812  g_loss 1.31
+
+    word: what is counted.
     """
 
-    def __init__(self, total: int, *, start: int = 0, every: int = 100, stream=None):
-        self.total, self.start, self.every = total, start, every
+    def __init__(
+        self,
+        total: int,
+        *,
+        start: int = 0,
+        every: int = 100,
+        quiet: float = math.inf,
+        word: str = "step",
+        stream=None,
+    ):
+        self.total, self.start, self.every, self.quiet, self.word = total, start, every, quiet, word
         self.stream = sys.stderr if stream is None else stream
         self.on_terminal = self.stream.isatty()
-        self._begun = time.monotonic()
+        self._begun = self._said = time.monotonic()
         self._shown = -math.inf
 
     def update(self, step: int, **numbers: float) -> None:
@@ -254,13 +276,20 @@ class Progress:
                 self._shown = now
                 width = shutil.get_terminal_size().columns - 1
                 self._write("\r" + self.line(step, now - self._begun, numbers)[:width].ljust(width))
-        elif step % self.every == 0 or step == self.total:
+        elif (self.every and (step % self.every == 0 or step == self.total)) or now - self._said >= self.quiet:
+            self._said = now
             self._write(self.line(step, now - self._begun, numbers) + "\n")
 
     def say(self, text: str) -> None:
         """Show a whole line of text, above the moving one."""
-        blank = "\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r" if self.on_terminal else ""
-        self._write(f"{blank}{text}\n")
+        self.clear()
+        self._write(f"{text}\n")
+
+    def clear(self) -> None:
+        """Take the moving line away."""
+        if self.on_terminal:
+            self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._shown = -math.inf
 
     def close(self) -> None:
         """End the moving line."""
@@ -269,7 +298,7 @@ class Progress:
 
     def line(self, step: int, seconds: float, numbers: Mapping[str, float]) -> str:
         rate = (step - self.start) / seconds if seconds > 0 else 0.0
-        parts = [f"step {step:,}/{self.total:,}", f"{100 * step / max(self.total, 1):3.0f}%"]
+        parts = [f"{self.word} {step:,}/{self.total:,}", f"{100 * step / max(self.total, 1):3.0f}%"]
         if rate > 0:
             parts += [
                 f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it",

@@ -80,6 +80,9 @@ def load_generator(path: str | os.PathLike, device: Device, *, average: bool = T
 def restore_generator(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any],
                       device: Device, *, average: bool = True) -> Generator:
     """The same from a checkpoint's arrays and header, which were read from `path`."""
+    if meta.get("kind") == "gpan":
+        raise TinyganError(f"{path} is a run of train_gpan.py: its report.html has what was measured of it, and "
+                           "sample.py draws from it")
     if meta.get("kind") != "gan" or not isinstance(meta.get("config"), dict):
         raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py")
     try:

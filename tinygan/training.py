@@ -210,6 +210,6 @@ def add_place_flags(group: argparse._ArgumentGroup, *, name: str, pictures: str,
     group.add_argument("--sample-every", type=cli.positive_int, help=f"steps between pictures [default: {pictures}]")
     group.add_argument("--save-every", type=cli.positive_int, default=save_every, help="steps between checkpoints")
     group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between measurements "
-                       f"with {measured_with}; 0: never")
+                       f"with {measured_with}; 0: only at the end")
     group.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
     group.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")

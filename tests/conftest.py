@@ -64,10 +64,12 @@ def standin(gpp):
     """The strict stand-in for CuPy, in its place for one test."""
     from standin import strict_cupy
 
+    from tinygan import arrays
     from tinygan.kernels import cuda_conv, cuda_launch, cuda_maps
 
     def fresh() -> None:
         cuda_launch.forget()
+        arrays._numbers.clear()  # what earlier tests left on the device
         cuda_conv._order.cache_clear()
         cuda_maps._band.cache_clear()
 

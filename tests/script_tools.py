@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data import mnist
+from tinygan.data.sets import find_set
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--threads", "1", "--device", "cpu", "--base-channels", "2", "--batch-size", "4", "--bank", "2",
@@ -31,7 +31,7 @@ def load_script(name: str):
 def real_mnist() -> str | None:
     """The folder that TINYGAN_DATA names, if the four files are in it."""
     folder = os.environ.get("TINYGAN_DATA")
-    return folder if folder and all(mnist._find(split, folder) for split in ("train", "test")) else None
+    return folder if folder and all(find_set(split, folder) for split in ("train", "test")) else None
 
 
 def idx_images(images: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from game import grown, play
-from script_tools import TINY, load_script, write_mnist
+from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import cli
 from tinygan.backend import Device, pick_device
@@ -36,7 +36,7 @@ def train(xp, tmp_path, monkeypatch):
 
     def run(*words):
         first = [] if "--resume" in words else [*tiny, "--data-dir", str(digits), "--eval-every", "0"]
-        return cli.run_main(script.entry, [*first, *map(str, words)])
+        return cli.run_main(script.entry, over(first, words))
 
     yield run
     cuda_launch.set_tf32(False)

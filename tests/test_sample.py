@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gpan_tools import TINY as GPAN_TINY
 from gpan_tools import write_picture
-from script_tools import TINY, load_script, write_mnist
+from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import checkpoint, cli, pictures
 from tinygan.backend import pick_device
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
         patch.setattr(trainer, "find_classifier", lambda say=print: None)
         patch.setattr(trainer.Run, "finish", lambda run: [])
         for name, options in KINDS.items():
-            words = [*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name), *options]
+            words = over([*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name)], options)
             assert cli.run_main(trainer.entry, words) == 0
     return {name: root / name for name in KINDS}
 
@@ -199,7 +199,7 @@ def painters(tmp_path_factory):
         patch.setattr(gpan, "look", lambda *args: None)
         patch.setattr(gpan, "finish", lambda *args: 0)
         for name, words in options.items():
-            words = [*GPAN_TINY, *words, "--steps", "2", "--eval-every", "0", "--out", str(root / name)]
+            words = over([*GPAN_TINY, "--steps", "2", "--eval-every", "0", "--out", str(root / name)], words)
             assert cli.run_main(gpan.entry, words) == 0
     return {name: root / name for name in options} | {"picture": picture}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gpan_tools import TINY, write_picture
 from PIL import Image
-from script_tools import ROOT, load_script, start_script
+from script_tools import ROOT, load_script, over, start_script
 from vgg16_tools import small_file
 
 from tinygan import cli, pictures
@@ -54,7 +54,7 @@ def train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        return cli.run_main(script.entry, [*([] if "--resume" in words else TINY), *map(str, words)])
+        return cli.run_main(script.entry, over([] if "--resume" in words else TINY, words))
 
     return run
 
@@ -423,7 +423,7 @@ def learned(tmp_path_factory):
                 patch.setattr(script.Training, "measure", lambda training, n=0: {})
                 typed = [str(files.get(word, word)) for word in words.split()]
                 steps = [] if "--steps" in typed else ["--steps", "2"]
-                assert cli.run_main(script.entry, [*TINY, *steps, *typed]) == 0, words
+                assert cli.run_main(script.entry, over(TINY, [*steps, *typed])) == 0, words
             (known[words],) = states
         return known[words]
 
@@ -465,7 +465,7 @@ def test_presets_know_every_flag_that_has_no_default_of_its_own():
 
 def made(*words, device=None, base_channels=1):
     """A Training as the script makes it."""
-    flags, _ = script.read_flags([*TINY, *map(str, words)])
+    flags, _ = script.read_flags(over(TINY, words))
     sets = [tuple(map(int, text.split(","))) for text in flags["wanted"]]
     config = GPANConfig(size=64, base_channels=base_channels, patch_channels=1, noise_dim=2, bank=flags["bank"],
                         categories=len({i for ids in sets for i in ids}))

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import COUNT, ROOT, TINY, load_script, start_script, write_mnist
+from script_tools import COUNT, ROOT, TINY, load_script, over, start_script, write_mnist
 
 from tinygan import cli, data, pictures
 from tinygan.backend import pick_device
@@ -53,7 +53,7 @@ def train(digits, tmp_path, monkeypatch):
 
     def run(*words):
         first = [] if "--resume" in words else [*TINY, "--data-dir", str(digits)]
-        return cli.run_main(script.entry, [*first, *map(str, words)])
+        return cli.run_main(script.entry, over(first, words))
 
     return run
 
@@ -400,7 +400,7 @@ def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, word
         return drawn[-1]
 
     monkeypatch.setattr(script.Training, "draw", spy)
-    assert train("--bank", 50, "--batch-size", 8, "--steps", 2, *words) == 0
+    assert train(*over(["--bank", "50", "--batch-size", "8", "--steps", "2"], words)) == 0
     assert len(drawn) == 4  # fresh noise and routes for either net in each step
     for z, chosen in drawn:
         assert z.shape == (8, 4) and chosen.shape == (8, 4) and len(np.unique(chosen, axis=0)) in (routes, routes - 1)

@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         if action.option_strings and not isinstance(action, argparse._AppendAction):
             if action in self._seen:
                 more = ", with all its values after it" if action.nargs == "+" else ""
-                raise argparse.ArgumentError(action, f"is there twice: give it once{more}")
+                raise argparse.ArgumentError(action, f"is given twice: give it once{more}")
             self._seen.add(action)
         return super()._get_values(action, arg_strings)
 

@@ -151,8 +151,8 @@ class Run:
         """
         known = self.inputs.get(name)
         if known and known["hash"] != made_of["hash"]:
-            raise TinyganError(f"the run in {self.folder} was trained on {known['source']}, and this is "
-                               f"{made_of['source']}, of other content: {advice}")
+            raise TinyganError(f"the run in {self.folder} was trained on {known['source']}; what is there now "
+                               f"({made_of['source']}) holds something else: {advice}")
         self.inputs[name] = dict(made_of)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:

@@ -213,7 +213,7 @@ def paint(painters, tmp_path, capsys):
     def draw(name, *words):
         made.append(tmp_path / f"{len(made)}.png")
         own = [] if "--out" in words else ["--out", made[-1]]
-        words = ["--checkpoint", painters[name], "--threads", "1", "--device", "cpu", *words, *own]
+        words = over(["--checkpoint", painters[name], "--threads", "1", "--device", "cpu"], [*words, *own])
         code = cli.run_main(script.main, [str(word) for word in words])
         return pictures.read_png(made[-1]) if own and code == 0 else code
 

@@ -61,6 +61,8 @@ class Parser(argparse.ArgumentParser):
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]):
         # argparse asks here for the value of each flag that it comes across.
+        if action.option_strings and arg_strings == ["--"]:  # it would take that for no value at all
+            raise argparse.ArgumentError(action, "needs a value, which -- is not")
         if action.option_strings and not isinstance(action, argparse._AppendAction):
             if action in self._seen:
                 more = ", with all its values after it" if action.nargs == "+" else ""

@@ -79,7 +79,7 @@ def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
 def test_every_net_and_loss_runs_on_either_device_alike(train, tmp_path, words):
     """Three steps with each option that decides what is computed."""
     for device in ("gpu", "cpu"):
-        assert train(*SAME, *words.split(), "--steps", 3, "--log-every", 1, "--device", device,
+        assert train(*over(SAME, words.split()), "--steps", 3, "--log-every", 1, "--device", device,
                      "--out", tmp_path / device) == 0
     for on_gpu, on_cpu in zip(numbers(tmp_path / "gpu"), numbers(tmp_path / "cpu"), strict=True):
         assert on_gpu["d_loss"] == pytest.approx(on_cpu["d_loss"], rel=1e-3)

@@ -364,7 +364,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, c
     assert "step 1: out of memory at --batch-size 12" in line and "nothing was saved yet" in line
     assert advice in line
     if found := re.search(r"--batch-size (\d+), which", line):
-        assert train(*words, "--batch-size", found[1], "--steps", 1, "--out", "smaller") == 0
+        assert train(*over(words, ["--batch-size", found[1], "--steps", 1, "--out", "smaller"])) == 0
 
 
 # ---- every flag --------------------------------------------------------------------------------------------------

@@ -238,7 +238,11 @@ def measure_routes(s: Subject) -> list[Row]:
 def measure_training(checkpoint: Path) -> list[Row]:
     """What the log of the run says about its stability; nothing where there is no log beside the checkpoint."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    log = runfiles.columns(runfiles.read_log(folder))
+    try:
+        log = runfiles.columns(runfiles.read_log(folder))
+    except TinyganError as error:  # no reason to lose the other figures
+        note(f"note: nothing is said of the training: {error}")
+        return []
     if not {"step", "d_loss", "g_loss", "g_grad"} <= set(log) or len(log["step"]) < WINDOW:
         return []
     steps, every = log["step"], f"{len(log['step'])} logged steps"

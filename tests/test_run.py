@@ -465,6 +465,13 @@ def test_hash_of_files_and_folders(tmp_path):
     assert not same("a/cup.png", "b/renamed.png")
     with pytest.raises(TinyganError, match="cannot read .*gone.png"):
         runfiles.hash_files([tmp_path / "gone.png"])
+    if os.name != "nt":
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c/deep").symlink_to(tmp_path / "a/deep")
+        (tmp_path / "c/again").symlink_to(tmp_path / "c")
+        before = runfiles.hash_files([tmp_path / "c"])
+        (tmp_path / "a/deep/vase.PNG").write_bytes(b"another")
+        assert runfiles.hash_files([tmp_path / "c"]) != before
     a = np.arange(6, dtype=np.uint8)
     assert runfiles.hash_arrays(a) == runfiles.hash_arrays(a.copy())
     assert len({runfiles.hash_arrays(x) for x in (a, a.reshape(2, 3), a.astype(np.int8), a[::-1])}) == 4

@@ -74,6 +74,8 @@ class Run:
     say: what is called with each one-line note, such as a picture that could not be written.
     """
 
+    _lock: int | None = None
+
     def __init__(self, folder: Path, flags: Mapping, config: Mapping | None = None):
         self.folder = folder
         self.flags = dict(flags)
@@ -225,6 +227,9 @@ class Run:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def __del__(self) -> None:
+        self.close()  # a run that was refused after all must not keep others, in this process, from its folder
 
     def _draw_curves(self) -> None:
         title = os.fsencode(self.folder.name).decode(errors="backslashreplace")  # it may hold bytes that are no text

@@ -150,9 +150,7 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [(file.relative_to(path), file) for file in sorted(path.rglob("*"))]
-            files = [(name.as_posix(), file) for name, file in inside if file.suffix.lower() in FORMATS
-                     and file.is_file() and not any(part.startswith(".") for part in name.parts)]
+            files = [(file.relative_to(path).as_posix(), file) for file in _pictures(path)]
         else:
             mask = (path.stem + MASK_SUFFIX).lower()
             beside = sorted(path.parent.iterdir()) if path.suffix.lower() in FORMATS and path.is_file() else []
@@ -163,6 +161,20 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All pictures in a folder and those below it, linked ones included, each folder once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in sorted(names)
+                  if not name.startswith(".") and name.lower().endswith(FORMATS)]
+    return found
 
 
 def _size(file: Path) -> int:

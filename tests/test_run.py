@@ -268,6 +268,8 @@ SAVED_AS = {  # what a spreadsheet or an editor makes of the log: as bytes, of i
     "no last line end": lambda text: text.rstrip("\n").encode(),
     "notes": edited,
     "notes in an old code": lambda text: edited(text).decode().encode("latin-1"),
+    "notes without a name, no last line end": lambda text: text.replace(
+        "\n200,0.01,0.5\n", "\n200,0.01,0.5,gut,x\n").rstrip("\n").encode(),
     "notes without a name": lambda text: text.replace("\n200,0.01,0.5\n", "\n200,0.01,0.5,gut,x\n").encode(),
     "columns in another order": lambda text: "\n".join(
         ",".join(reversed(line.split(","))) for line in text.splitlines()).encode() + b"\n",
@@ -292,7 +294,7 @@ def test_a_log_that_was_saved_by_another_program_loses_nothing(tmp_path, name):
     expected += [{"step": 400, "d_loss": 0.5, "g_loss": 0.5}, {"step": 500, "kl": 0.25}]
     assert runfiles.read_log(tmp_path) == expected
     text = log.read_text(encoding="utf-8")
-    assert text.count("gut") == (1 if name == "notes without a name" else 3 if "notes" in name else 0)
+    assert text.count("gut") == (1 if "notes without a name" in name else 3 if "notes" in name else 0)
     assert text.count('"gut, für 1,5 h"') == (3 if "Notiz" in text else 0)
     assert sorted(os.listdir(tmp_path)) == ["checkpoint.npz", "config.json", "log.csv", "samples"]  # nothing put aside
 
@@ -301,7 +303,9 @@ def test_a_log_that_was_saved_by_another_program_loses_nothing(tmp_path, name):
     (b"PK\x03\x04\x00\x00 a spreadsheet's own format", 0, "no column is named step"),
     (b"Schritt;d_loss\n100;1\n", 0, "no column is named step"),
     (b"step,d_loss\n100," + b"1" * 200_000 + b"\n", 0, "field larger"),
-    (b"step,d_loss\n100,1\nmean,1\n200,1\n", 2, "1 of its lines name no step"),
+    (b"step,d_loss\n100,1\nmean,1\n200,1\n", 2, "1 of its lines are no whole rows"),
+    (b"step,d_loss,note\n100,1,good\n200,2", 1, "1 of its lines are no whole rows"),
+    (b"step,d_loss\n100,1\nmean,1", 1, "1 of its lines are no whole rows"),
 ])
 def test_what_cannot_be_read_of_a_log_is_kept_and_said(tmp_path, content, rows, words):
     filled(tmp_path, steps=300).close()

@@ -259,10 +259,9 @@ class Run:
             return
         new = [name for row in self._waiting for name in row if name not in self._columns]
         if new or self._log_stamp != _stamp(self.log_path):
-            table = self._read_log() if self._log_stamp else Table([], [], [], 0)
             # A last line that does not end may be what a full disk left of the first row that waits.
-            ended = table.last and table.step(table.last) != int(self._waiting[0]["step"])
-            self._rewrite_log(table.names, table.rows + [table.last] * bool(ended))
+            table = self._read_log(int(self._waiting[0]["step"]) - 1) if self._log_stamp else Table()
+            self._rewrite_log(table.names, table.rows)
         else:
             with open(self.log_path, "ab") as file:
                 file.write(_csv(_in_columns(row, self._columns) for row in self._waiting))
@@ -278,23 +277,32 @@ class Run:
 
     def _cut_log(self, step: int) -> None:
         """Take the log back to `step`, with whatever a user has added to the rows that stay."""
-        table = self._read_log()
-        rows = [row for row in [*table.rows, *([table.last] if table.last else [])] if (table.step(row) or 0) <= step]
+        table = self._read_log(step)
+        rows = [row for row in table.rows if table.step(row) <= step]
         if rows:
             self._rewrite_log(table.names, rows)
         else:
             Path(os.path.realpath(self.log_path)).unlink(missing_ok=True)
         self._log_stamp = _stamp(self.log_path)
 
-    def _read_log(self) -> Table:
-        """The log to be written anew. A file of which anything would be lost is kept under another name."""
+    def _read_log(self, step: int) -> Table:
+        """The log to be written anew, its last line among the rows if that is whole and not beyond `step`.
+
+        A file of which anything else would be lost is kept under another name.
+        """
         try:
             table = read_table(self.folder)
-            if not table.strange:
+            lost, last = table.strange, table.step(table.last) if table.last else None
+            if table.last and (last is None or last <= step):
+                if table.whole and last is not None:
+                    table.rows.append(table.last)
+                else:
+                    lost += 1
+            if not lost:
                 return table
-            problem = f"{table.strange} of its lines name no step"
+            problem = f"{lost} of its lines are no whole rows"
         except TinyganError as error:
-            table, problem = Table([], [], [], 0), error.__cause__
+            table, problem = Table(), error.__cause__
         kept = put_aside(self.log_path)
         self._note(str(kept), f"log.csv is written anew without what could not be read in it ({problem}): "
                               f"the file as it was is {kept.name}")

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +47,15 @@ def read_config(folder: str | os.PathLike) -> dict:
 class Table:
     """log.csv as it stands there, text for text. names: of the columns; rows: cells, as many as there are names.
 
-    last: the cells of a last line that has all of them but does not end (a kill may have torn it, an editor may have
-    left it so), or []; strange: how many lines were left out because they name no step.
+    last: the cells of a last line that does not end (a kill may have torn it, an editor may have left it so), or [];
+    whole: whether that has a cell for each name; strange: how many lines were left out because they name no step.
     """
 
-    names: list[str]
-    rows: list[list[str]]
-    last: list[str]
-    strange: int
+    names: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    last: list[str] = field(default_factory=list)
+    whole: bool = False
+    strange: int = 0
 
     def step(self, row: Sequence[str]) -> int | None:
         """The step of a row; None where it names none."""
@@ -73,7 +74,7 @@ def read_table(folder: str | os.PathLike) -> Table:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return Table([], [], [], 0)
+        return Table()
     try:
         return _parse(_decoded(data).replace("\r\n", "\n").replace("\r", "\n"))
     except (csv.Error, ValueError) as error:
@@ -89,13 +90,15 @@ def _parse(text: str) -> Table:
     else:
         if lines:
             raise ValueError("no column is named step")
-        return Table([], [], [], 0)
+        return Table()
     width = max(map(len, lines))  # notes may stand beside the columns, without a name
-    torn = [] if text.endswith("\n") or len(lines) < 2 else lines.pop()
-    lines = [line + [""] * (width - len(line)) for line in lines]
-    table = Table(names + [""] * (width - len(names)), [], torn if len(torn) == width else [], 0)
-    table.rows = [line for line in lines[1:] if table.step(line) is not None]
-    table.strange = len(lines) - 1 - len(table.rows)
+    whole = len(lines[-1]) >= len(names)
+    rest = [line + [""] * (width - len(line)) for line in lines[1:]]
+    table = Table(names + [""] * (width - len(names)), whole=whole)
+    if rest and not text.endswith("\n"):
+        table.last = rest.pop()
+    table.rows = [line for line in rest if table.step(line) is not None]
+    table.strange = len(rest) - len(table.rows)
     _mend_decimals([*table.rows, *([table.last] if table.last else [])])
     return table
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,9 @@ def test_a_flag_newer_than_the_run_takes_its_default(tmp_path):
     assert Run.resume(tmp_path, FLAGS | {"ema": 0.0}).flags["ema"] == 0.0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"flags": 3}', "null", '{"flags": [1]}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"flags": 3}', "null", '{"flags": [1]}', "[" * 100_000,
+                                  '{"flags": {}, "inputs": [1]}', '{"flags": {}, "inputs": {"data": {}}}',
+                                  '{"flags": {}, "resumed": 3}'])
 def test_damaged_config_is_one_line(tmp_path, text):
     filled(tmp_path).close()
     (tmp_path / "config.json").write_text(text)
@@ -388,6 +391,16 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path):
     os.close(reader)
 
 
+def test_overwrite_refuses_a_file_named_samples(tmp_path):
+    filled(tmp_path, steps=100).close()
+    shutil.rmtree(tmp_path / "samples")
+    (tmp_path / "samples").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="samples is no folder"):
+        Run.create(FLAGS, out=tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", ["loss.png", "checkpoint.npz", "config.json"])
 def test_overwrite_refuses_what_no_run_made(tmp_path, name):
     """A folder with such a name, and such a file where no run was."""
@@ -400,7 +413,7 @@ def test_overwrite_refuses_what_no_run_made(tmp_path, name):
     for folder, words in (("a", "is a folder, which no run made"), ("b", "no config.json of a run")):
         with pytest.raises(UsageError, match=words):
             Run.create(FLAGS, out=tmp_path / folder, overwrite=True)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == before and not (tmp_path / "b" / "samples").exists()
 
 
 def test_overwrite_leaves_a_users_files_in_samples(tmp_path):

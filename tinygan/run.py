@@ -108,9 +108,9 @@ class Run:
         """
         folder = _next_free(Path(root), name) if out is None else _claim(Path(out), overwrite)
         run = cls(folder, flags, {"inputs": inputs, "command": _command()})
-        _make_samples(folder)
         if overwrite:
             run._remove_files()
+        _make_samples(folder)
         run._write_config()
         return run
 
@@ -260,7 +260,7 @@ class Run:
         new = [name for row in self._waiting for name in row if name not in self._columns]
         if new or self._log_stamp != _stamp(self.log_path):
             # A last line that does not end may be what a full disk left of the first row that waits.
-            table = self._read_log(int(self._waiting[0]["step"]) - 1) if self._log_stamp else Table()
+            table = self._read_log(int(self._waiting[0]["step"]) - 1)
             self._rewrite_log(table.names, table.rows)
         else:
             with open(self.log_path, "ab") as file:
@@ -314,6 +314,8 @@ class Run:
         for path in paths:
             if path.is_dir():
                 raise UsageError(f"{path} is a folder, which no run made: move it away, or choose another --out")
+        if os.path.lexists(self.folder / "samples") and not (self.folder / "samples").is_dir():
+            raise UsageError(f"{self.folder / 'samples'} is no folder: move it away, or choose another --out")
         if paths and not _is_run(self.folder):
             raise UsageError(f"{self.folder} has a {paths[0].name} but no config.json of a run: --overwrite replaces "
                              "runs only, so move the file away, or choose another --out")

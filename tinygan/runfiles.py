@@ -34,6 +34,9 @@ def read_config(folder: str | os.PathLike) -> dict:
         config["flags"] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in config["flags"].items()
         }
+        inputs, resumed = config.get("inputs") or {}, config.get("resumed") or []
+        if not isinstance(resumed, list) or not all({"hash", "source"} <= given.keys() for given in inputs.values()):
+            raise ValueError("inputs, resumed")
         return config
     except OSError as error:
         raise TinyganError(

@@ -26,7 +26,7 @@ FLOORS = {
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
         "pictures"],
-    6: ["runfiles", "health", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
+    6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
         "gpan_sampling"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

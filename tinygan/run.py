@@ -21,8 +21,6 @@ views that training does not use view_...; variety, speckle, map_size. A log wit
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -41,7 +39,8 @@ import tinygan
 from tinygan import checkpoint, cli, pictures, report
 from tinygan.errors import TinyganError, UsageError
 from tinygan.files import put_aside, whole_file
-from tinygan.runfiles import Table, columns, read_config, read_log, read_table, samples
+from tinygan.runfiles import columns, read_config, read_log, samples
+from tinygan.runlog import RunLog
 from tinygan.streams import Patient
 
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
@@ -84,9 +83,7 @@ class Run:
         self.say: Callable[[str], None] = print
         self._config = dict(config or {})
         self.inputs: dict[str, dict[str, str]] = dict(self._config.get("inputs") or {})
-        self._columns: list[str] = []
-        self._waiting: list[dict[str, str]] = []  # rows of the log that are not in the file yet
-        self._log_stamp = _stamp(self.log_path)
+        self._log = RunLog(self.log_path)
         self._noted: set[str] = set()
         self._lock = _lock_folder(folder)
 
@@ -166,7 +163,7 @@ class Run:
                 f"the checkpoint in {self.folder} does not say its step: it is not one of a training run"
             )
         Path(f"{os.path.realpath(self.checkpoint_path)}.tmp").unlink(missing_ok=True)  # left by a kill during a save
-        self._cut_log(step)
+        self._log.cut(step, self._note)
         for number, path in self.samples():
             if number > step:
                 path.unlink()
@@ -184,11 +181,7 @@ class Run:
         If somebody has edited the file since the last row, all that they wrote is kept. Where it cannot be written
         (full disk, a spreadsheet that holds it), the row waits for the next one.
         """
-        self._waiting.append({name: _cell(value) for name, value in {"step": step, **numbers}.items()})
-        try:
-            self._write_log()
-        except OSError as error:
-            self._note("log.csv", f"log.csv cannot be written now ({error.strerror or error}): its rows wait")
+        self._log.append({"step": step, **numbers}, self._note)
 
     def save_sample(self, step: int, picture: np.ndarray) -> None:
         """Write a uint8 picture as samples/step_000100.png; where that fails, say so once."""
@@ -214,7 +207,7 @@ class Run:
         """
         # The report first, lest anything keep it away, and again with what was drawn.
         jobs = {
-            "log.csv": self._write_log,
+            "log.csv": lambda: self._log.write(self._note),
             "report.html": lambda: report.write_report(self.folder),
             "loss.png": self._draw_curves,
             "training.gif": self._write_gif,
@@ -251,62 +244,6 @@ class Run:
         config |= {name: value for name, value in self._config.items() if name not in config}
         with whole_file(self.folder / "config.json") as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
-
-    def _write_log(self) -> None:
-        """Write the rows that wait: at the end of the file or, where its columns change or somebody else has changed
-        it, all of it anew."""
-        if not self._waiting:
-            return
-        new = [name for row in self._waiting for name in row if name not in self._columns]
-        if new or self._log_stamp != _stamp(self.log_path):
-            # A last line that does not end may be what a full disk left of the first row that waits.
-            table = self._read_log(int(self._waiting[0]["step"]) - 1)
-            self._rewrite_log(table.names, table.rows)
-        else:
-            with open(self.log_path, "ab") as file:
-                file.write(_csv(_in_columns(row, self._columns) for row in self._waiting))
-        self._waiting = []
-        self._log_stamp = _stamp(self.log_path)
-
-    def _rewrite_log(self, names: list[str], rows: Iterable[list[str]]) -> None:
-        new = dict.fromkeys(name for row in self._waiting for name in row if name not in names)
-        self._columns = [*names, *new]
-        lines = [*(row + [""] * len(new) for row in rows), *(_in_columns(row, self._columns) for row in self._waiting)]
-        with whole_file(self.log_path) as file:
-            file.write(_csv([self._columns, *lines]))
-
-    def _cut_log(self, step: int) -> None:
-        """Take the log back to `step`, with whatever a user has added to the rows that stay."""
-        table = self._read_log(step)
-        rows = [row for row in table.rows if table.step(row) <= step]
-        if rows:
-            self._rewrite_log(table.names, rows)
-        else:
-            Path(os.path.realpath(self.log_path)).unlink(missing_ok=True)
-        self._log_stamp = _stamp(self.log_path)
-
-    def _read_log(self, step: int) -> Table:
-        """The log to be written anew, its last line among the rows if that is whole and not beyond `step`.
-
-        A file of which anything else would be lost is kept under another name.
-        """
-        try:
-            table = read_table(self.folder)
-            lost, last = table.strange, table.step(table.last) if table.last else None
-            if table.last and (last is None or last <= step):
-                if table.whole and last is not None:
-                    table.rows.append(table.last)
-                else:
-                    lost += 1
-            if not lost:
-                return table
-            problem = f"{lost} of its lines are no whole rows"
-        except TinyganError as error:
-            table, problem = Table(), error.__cause__
-        kept = put_aside(self.log_path)
-        self._note(str(kept), f"log.csv is written anew without what could not be read in it ({problem}): "
-                              f"the file as it was is {kept.name}")
-        return table
 
     def _remove_files(self) -> None:
         """Remove the files of an earlier run, and nothing that no run made."""
@@ -464,15 +401,6 @@ def _command() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file is written; () where there is none."""
-    try:
-        status = os.stat(path)
-        return status.st_ino, status.st_size, status.st_mtime_ns
-    except OSError:
-        return ()
-
-
 def _lock_folder(folder: Path) -> int | None:
     """Hold the folder while this process lives, so that two runs never write into one. Where the system has
     no such locks the run goes on without."""
@@ -496,20 +424,3 @@ def _lock_folder(folder: Path) -> int | None:
 def _as_json(value):
     """`value` as it comes back from JSON: tuples as lists, paths as text, absolute so that they hold everywhere."""
     return json.loads(json.dumps(value, default=lambda v: os.path.abspath(v) if isinstance(v, Path) else str(v)))
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int | np.integer) else f"{float(value):.6g}"
-
-
-def _in_columns(row: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    left = dict(row)
-    return [left.pop(name, "") for name in names]  # of two columns of one name, the first
-
-
-def _csv(lines: Iterable[list[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()

@@ -277,6 +277,9 @@ OTHERS = [
     ("evaluate", "a GPAN's run", run_and(), FAILED, "not one of a GAN made by train_mnist.py"),
     *[("gradcam", name, words, code, text) for name, words, code, text in [
         ("no picture", flags(), USAGE, "IMAGE"),
+        ("an empty name", flags(""), USAGE, "must be a path, not ''"),
+        ("the working folder", flags("."), USAGE, ". is a folder: name a picture"),
+        ("the root folder", flags("/"), USAGE, "/ is a folder: name a picture"),
         ("no such picture", lambda p: ["no.png", *vgg()(p)], FAILED, "no.png"),
         ("a web page", lambda p: [str(p.file("x.png", WEB_PAGE)), *vgg()(p)], FAILED, "not a picture"),
         ("no such classifier", lambda p: [str(p.data / "red.png"), "--classifier", "no.h5"], FAILED, "no.h5"),

@@ -110,6 +110,12 @@ def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
     assert texts[0] != texts[2]
 
 
+def test_a_damaged_log_costs_no_other_figures(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("no log\n")
+    assert evaluate.measure_training(tmp_path) == []
+    assert "log.csv is damaged" in capsys.readouterr().err
+
+
 def test_nothing_but_json_where_json_is_asked_for(runs, capsys):
     path = runs / "gan" / checkpoint.FILE_NAME
     assert run("--checkpoint", path, "--n", 200, "--data-dir", BUNDLED, "--json", "-") == 0

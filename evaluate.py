@@ -288,7 +288,11 @@ def banked_layers(bank: Sequence[int]) -> dict[int, str]:
 def measure_training(checkpoint: Path) -> list[Row]:
     """What the log of the run says about its stability; nothing where there is no log beside the checkpoint."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    log = runfiles.columns(runfiles.read_log(folder))
+    try:
+        log = runfiles.columns(runfiles.read_log(folder))
+    except TinyganError as error:  # no reason to lose the other figures
+        note(f"note: nothing is said of the training: {error}")
+        return []
     if not {"step", "d_loss", "g_loss", "g_grad"} <= set(log) or len(log["step"]) < WINDOW:
         return []
     steps, every = log["step"], f"{len(log['step'])} logged steps"
@@ -473,15 +477,17 @@ def classifier_or_error() -> DigitNet:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="the run's folder, or its checkpoint")
+    p.add_argument("--checkpoint", type=cli.path, required=True, metavar="RUN",
+                   help="the run's folder, or its checkpoint")
     p.add_argument("--n", type=cli.positive_int, default=10_000, help="samples to measure")
     p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the noise, the routes and the bins")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the table there as JSON; - prints JSON, no table")
+    p.add_argument("--json", type=cli.path, metavar="FILE", help="write the table there as JSON; - prints JSON, no "
+                   "table")
     p.add_argument("--full", action="store_true", help=f"look for copies among all samples, not {COPY_SAMPLES:,}: "
                    "half a minute more")
     p.add_argument("--reconstruct", type=cli.non_negative_int, default=0, metavar="N", help="also search the noise "
                    "that draws each of N test digits")
-    p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files [default: the one that the "
+    p.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files [default: the one that the "
                    "run was trained on]")
     p.add_argument("--device", type=cli.device, default="cpu", help="auto, cpu, gpu or gpu:N, for the generator")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")

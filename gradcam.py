@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.layer not in MAPS:
         raise UsageError(f"--layer {args.layer}: use one of {', '.join(MAPS)}")
+    if args.image.is_dir():
+        raise UsageError(f"{args.image} is a folder: name a picture")
     out = check_out(args.out or args.image.with_name(f"{args.image.stem}-gradcam.png"), args.image)
     picture, _ = read_image(args.image)
     if not args.classifier.is_file():
@@ -83,17 +85,18 @@ def check_out(out: Path, image: Path) -> Path:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF")
-    p.add_argument("--classifier", type=Path, default=CLASSIFIER, metavar="FILE",
+    p.add_argument("image", type=cli.path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF")
+    p.add_argument("--classifier", type=cli.path, default=CLASSIFIER, metavar="FILE",
                    help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
     p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")
     p.add_argument("--layer", default="pool5", help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones know more, early "
                    "ones have more places")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
-    p.add_argument("-o", "--out", type=Path, help="the picture to write [default: IMAGE-gradcam.png beside the image]")
+    p.add_argument("-o", "--out", type=cli.path, help="the picture to write [default: IMAGE-gradcam.png beside the "
+                   "image]")
     return p
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(main))
+    sys.exit(cli.run_main(main, leaves_files=True))

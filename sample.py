@@ -177,7 +177,8 @@ def route_choice(text: str) -> str:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("--checkpoint", required=True, metavar="RUN", help="a run's folder, or its checkpoint.npz")
+    p.add_argument("--checkpoint", type=cli.path, required=True, metavar="RUN",
+                   help="a run's folder, or its checkpoint.npz")
     p.add_argument("--n", type=cli.positive_int, help=f"how many images [default: {USUAL['gan']}, of a GPAN "
                    f"{USUAL['gpan']}, or what --grid holds]")
     p.add_argument("--grid", type=cli.grid_size, metavar="RxC", help="rows x columns of the picture")
@@ -190,15 +191,15 @@ def build_parser() -> cli.Parser:
                    "route draws)")
     p.add_argument("--wanted", metavar="CLASS[,CLASS]", help="one of the sets of classes that a GPAN was trained for, "
                    "by name or number [default: the first]")
-    p.add_argument("--substrate", nargs="+", type=Path, metavar="PATH", help="pictures for a GPAN to paint on, or a "
-                   "folder of them [default: what it was trained on]")
+    p.add_argument("--substrate", nargs="+", type=cli.path, metavar="PATH", help="pictures for a GPAN to paint on, or "
+                   "a folder of them [default: what it was trained on]")
     p.add_argument("--no-average", action="store_true", help="the weights themselves, not their moving average")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
-    p.add_argument("-o", "--out", type=Path, help="file (grid) or folder (individual) [default: in the run's folder, "
-                   "named after seed, route and wanted classes where these are given]")
+    p.add_argument("-o", "--out", type=cli.path, help="file (grid) or folder (individual) [default: in the run's "
+                   "folder, named after seed, route and wanted classes where these are given]")
     return p
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(main))
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -12,10 +12,8 @@ and how hard it pulls, curves, a checkpoint, report.html. The training loop is `
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
 import warnings
-from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +48,9 @@ from tinygan.training import (
     add_optimiser_flags,
     add_place_flags,
     check_numbers,
+    check_steps,
+    dry_run,
+    file_inputs,
     gradient_norm,
     make_optimizer,
     nets_state,
@@ -88,8 +89,7 @@ WEIGHTS = {"split": "L_split", "cgan": "L_cGAN", "vgg": "L_VGG", "background": "
 def main(argv: list[str] | None = None) -> int:
     flags, run = read_flags(argv)
     if flags["dry_run"] and not flags["out"]:
-        with tempfile.TemporaryDirectory() as scratch:
-            return start({**flags, "out": scratch}, None)
+        return dry_run(start, flags)
     return start(flags, run)
 
 
@@ -118,9 +118,11 @@ def start(flags: dict, run: Run | None) -> int:
                         **{name: flags[name] for name in same})
     training = Training(config, flags, classifier, sets, substrates, device)
     if run is None:
-        run = Run.create(flags, out=flags["out"], name="gpan", overwrite=flags["overwrite"])
+        run = Run.create(flags, out=flags["out"], name="gpan", overwrite=flags["overwrite"],
+                         inputs=file_inputs(flags))
     else:
         training.restore(*checkpoint.load(run.folder))  # may refuse: so before the log is cut back to its step
+        check_steps(training.step, flags, run)
         run.load()
         print(f"going on at step {training.step} of {run.folder}")
     estimate = gpan_measure.estimate_bytes(training.G, training.D, classifier, flags["batch_size"], flags["accumulate"])
@@ -149,6 +151,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
             Progress(total).update(0)
             look(t, run)
         progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
+        run.say = progress.say
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             # Reading a number makes a GPU wait, so there it is done only when a number is shown.
@@ -176,8 +179,8 @@ def train(t: Training, run: Run, flags: dict) -> int:
                         progress.say(words)
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
-    progress.close()
-    run.save(*t.state())
+        progress.close()
+        run.save(*t.state())  # while signals are still held back: a lost terminal often says so twice
     if stop.requested:
         print(f"stopped at step {t.step}; saved. Go on with: python train_gpan.py --resume {run.folder}")
         return 130
@@ -477,13 +480,13 @@ def build_parser() -> cli.Parser:
         return f"[default: {small}]" if small == large else f"[default: {small}; {large} with a VGG16]"
 
     what = p.add_argument_group("what to train")
-    what.add_argument("--classifier", type=Path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
+    what.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
                       "[default: the digit classifier that comes with the project]")
     what.add_argument("--wanted", action="append", metavar="CLASS[,CLASS]", help="classes to be seen in one image, by "
                       "name or number; repeat it for several sets, of which each batch has one [default: 3; 5; 8, for "
                       "digits]")
-    what.add_argument("--substrate", action="append", type=Path, metavar="PATH", help="pictures to paint on: a file on "
-                      "transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
+    what.add_argument("--substrate", action="append", type=cli.path, metavar="PATH", help="pictures to paint on: a "
+                      "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
     what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: not "
                       "for what has a text or a handle [default: no]")
     what.add_argument("--size", type=int, choices=SIZES, help=f"pixels {preset('size')}")
@@ -573,4 +576,4 @@ def entry(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(entry))
+    sys.exit(cli.run_main(entry, leaves_files=True))

@@ -11,10 +11,8 @@ The training loop is `train` below; what it calls is explained in the modules it
 from __future__ import annotations
 
 import sys
-import tempfile
 import traceback
 import warnings
-from pathlib import Path
 
 import numpy as np
 
@@ -31,13 +29,15 @@ from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.runfiles import read_log
+from tinygan.runfiles import hash_arrays, read_log
 from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
     add_place_flags,
     check_numbers,
+    check_steps,
+    dry_run,
     gradient_norm,
     make_optimizer,
     nets_state,
@@ -65,8 +65,7 @@ LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  
 def main(argv: list[str] | None = None) -> int:
     flags, run = read_flags(argv)
     if flags["dry_run"] and not flags["out"]:
-        with tempfile.TemporaryDirectory() as scratch:
-            return start({**flags, "out": scratch}, None)
+        return dry_run(start, flags)
     return start(flags, run)
 
 
@@ -88,11 +87,15 @@ def start(flags: dict, run: Run | None) -> int:
     training = Training(config, flags, digits, device)
     if flags["epochs"]:
         flags["steps"] = flags["epochs"] * training.batches.batches_per_epoch
+    of_data = {"hash": hash_arrays(digits.images, digits.labels), "source": digits.source}
     # Last, so that a command which cannot be carried out leaves no folder behind, and replaces none.
     if run is None:
-        run = Run.create(flags, out=flags["out"], name=f"mnist-{flags['model']}", overwrite=flags["overwrite"])
+        run = Run.create(flags, out=flags["out"], name=f"mnist-{flags['model']}", overwrite=flags["overwrite"],
+                         inputs={"data": of_data})
     else:
+        run.check_input("data", of_data, "name the folder of the old ones with --data-dir")
         training.restore(*checkpoint.load(run.folder))  # may refuse: so before the log is cut back to its step
+        check_steps(training.step, flags, run)
         run.load()
         print(f"going on at step {training.step} of {run.folder}")
     print(f"{flags['model']}: generator {training.G.parameter_count():,} weights, {config.route_count:,} "
@@ -118,6 +121,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
             Progress(total).update(0)
             look(t, run, flags)
         progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
+        run.say = progress.say
         while t.step < total and not stop.requested:
             t.set_learning_rate()
             real = t.next_real()
@@ -174,8 +178,8 @@ def train(t: Training, run: Run, flags: dict) -> int:
                     progress.say(health.line(read_log(run.folder)))
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
-    progress.close()
-    run.save(*t.state())
+        progress.close()
+        run.save(*t.state())  # while signals are still held back: a lost terminal often says so twice
     if stop.requested:
         print(f"stopped at step {t.step}; saved. Go on with: python train_mnist.py --resume {run.folder}")
         return 130
@@ -410,7 +414,7 @@ def build_parser() -> cli.Parser:
     net.add_argument("--d-input", choices=("pm1", "01"), default="pm1", help="range of the discriminator's input")
     net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
     place = p.add_argument_group("where and how often")
-    place.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
+    place.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
     add_place_flags(place, name="mnist-MODEL", pictures="0, 50, 100, 250, 500, then every 1,000",
                     measured_with="the digit classifier", log_every=50, save_every=500, eval_every=500)
     return p
@@ -425,4 +429,4 @@ def entry(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(entry))
+    sys.exit(cli.run_main(entry, leaves_files=True))

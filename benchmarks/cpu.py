@@ -274,7 +274,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
                    f"{', '.join(map(str, SIZES))} [default: 128]")
     p.add_argument("--sees", choices=gpan_problem.SEES, default="view", help="gpan: what the classifier looks at in a "
                    "step, the whole image, one random view (as train_gpan.py has it), or both")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the table's rows there as well")
+    p.add_argument("--json", type=cli.path, metavar="FILE", help="write the table's rows there as well")
     p.add_argument("--quick", action="store_true", help="2 rounds of 2 steps, base 16, size 64, small batches and a "
                    "narrow VGG16 of 64 pixels, where not given")
     args = p.parse_args(argv)

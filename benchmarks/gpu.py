@@ -388,7 +388,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--rounds", type=cli.positive_int, default=5, help="turns that each form takes")
     p.add_argument("--steps", type=cli.positive_int, default=20, help="iterations per round")
     p.add_argument("--no-compile", action="store_true", help="leave PyTorch's compiled forms out")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the conditions and the rows there as well")
+    p.add_argument("--json", type=cli.path, metavar="FILE", help="write the conditions and the rows there as well")
     p.add_argument("--quick", action="store_true", help="small sizes, 2 rounds of 3 iterations, where not given")
     layer = p.add_argument_group("the stochastic transposed convolution")
     layer.add_argument("--bank", type=cli.bank_list, default=(1, 4, 16, 64), help="filter sets, a row for each "

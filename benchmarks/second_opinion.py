@@ -219,13 +219,13 @@ def tile_size(text: str) -> tuple[int, int]:
 
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p = cli.Parser(description=__doc__.split("\n\n")[0])
-    p.add_argument("sources", nargs="+", type=Path, metavar="IMAGES_OR_RUN_FOLDER",
+    p.add_argument("sources", nargs="+", type=cli.path, metavar="IMAGES_OR_RUN_FOLDER",
                    help="pictures, folders of pictures, run folders (their newest grid of samples)")
     p.add_argument("--wanted", type=wanted_ids, required=True, metavar="CLASSES",
                    help=f"ImageNet class numbers or of {', '.join(GROUPS)}, with commas")
     p.add_argument("--tile", type=tile_size, metavar="HxW", help="pictures are grids of images of this size, in pixels")
     p.add_argument("--pad", type=cli.non_negative_int, default=2, help="pixels around and between a grid's images")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
+    p.add_argument("--json", type=cli.path, metavar="FILE", help="write the results there as well")
     return p.parse_args(argv)
 
 

@@ -79,9 +79,9 @@ def open_judge(path: Path) -> Module:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__, version=__version__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of train_gpan.py")
-    p.add_argument("--judge", action="append", type=Path, default=[], metavar="FILE", help="a classifier file; repeat "
-                   "it for more")
+    p.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="folder of a run of train_gpan.py")
+    p.add_argument("--judge", action="append", type=cli.path, default=[], metavar="FILE", help="a classifier file; "
+                   "repeat it for more")
     p.add_argument("--n", type=cli.positive_int, default=96, help="images of each run")
     p.add_argument("--seed", type=cli.non_negative_int, default=0)
     p.add_argument("--device", type=cli.device, default="auto")

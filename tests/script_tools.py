@@ -19,6 +19,17 @@ TINY = ["--threads", "1", "--device", "cpu", "--base-channels", "2", "--batch-si
 COUNT = 24  # images of the made-up set: six batches of four
 
 
+SHORT = {"-b": "--batch-size", "-o": "--out", "--nz": "--latent-dim"}
+
+
+def over(defaults, words) -> list[str]:
+    """`words` after those flags of `defaults`, each with one value, that they do not give themselves: none is twice."""
+    words = [str(word) for word in words]
+    names = {SHORT.get(name, name) for name in (word.partition("=")[0] for word in words)}
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [part for flag, value in pairs if flag not in names for part in (flag, str(value))] + words
+
+
 def load_script(name: str):
     """The script `name`.py of the project's top folder as a module, loaded once."""
     if name not in sys.modules:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from script_tools import COUNT, TINY, contents, idx_images, idx_labels, load_script, start_script, write_mnist
+from script_tools import COUNT, TINY, contents, idx_images, idx_labels, load_script, over, start_script, write_mnist
 
 from tinygan import backend, checkpoint, cli
 
@@ -252,7 +252,7 @@ TRAIN = [
     ("another batch size", lambda p: ["--resume", str(p.run), "-b", "5"], USAGE, "--batch-size is 5 but"),
     ("dry run of a resume", lambda p: ["--resume", str(p.run), "--dry-run"], USAGE, "leave --resume out"),
     ("data of another size", lambda p: ["--resume", str(p.run), "--data-dir", str(write_mnist(p.root / "d", 9))],
-     FAILED, "data order has n 24"),
+     FAILED, "24 digits"),
     ("checkpoint cut off", resume(lambda p: p.run_with_file(cut)), FAILED, "checkpoint"),
     ("checkpoint with a flipped bit", resume(lambda p: p.run_with_file(flip)), FAILED, "CRC"),
     ("checkpoint is a web page", resume(lambda p: p.run_with_file(lambda _: WEB_PAGE)), FAILED, "not a checkpoint"),
@@ -288,7 +288,7 @@ SAMPLE = [
     ("no checkpoint named", flags("--n", "4"), USAGE, "--checkpoint"),
     ("mistyped flag", flags("--chekpoint", "x"), USAGE, "--checkpoint"),
     ("no such folder", sample(lambda p: p.root / "nowhere"), FAILED, "no checkpoint at"),
-    ("an empty name", flags("--checkpoint", ""), FAILED, "checkpoint"),
+    ("an empty name", flags("--checkpoint", ""), USAGE, "must be a path"),
     ("a folder of something else", sample(Place.folder), FAILED, "no checkpoint.npz"),
     ("a picture instead", sample(lambda p: p.run / "samples/step_000000.png"), FAILED, "not a checkpoint"),
     ("checkpoint cut off", sample(lambda p: p.run_with_file(cut)), FAILED, "checkpoint"),
@@ -380,7 +380,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, no
         words = make_words(Place(root, good / "run", good / "mnist"))
         own = contents(root)
         if script == "train_mnist" and "--resume" not in words:
-            words = [*(TINY if "--data-dir" in words else [*TINY, "--data-dir", str(good / "mnist")]), *words]
+            words = over([*TINY, "--data-dir", str(good / "mnist")], words)
         got, lines = answer(trainer.entry if script == "train_mnist" else sampler.main, words, capsys)
         told = len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0] and "Traceback" not in lines[0]
         right_code = got in ((USAGE, FAILED) if code is None else (code,))

@@ -15,7 +15,7 @@ import pytest
 from gpan_tools import TINY, write_picture
 from PIL import Image
 from script_tools import TINY as MNIST_TINY
-from script_tools import contents, load_script, start_script, write_mnist
+from script_tools import contents, load_script, over, start_script, write_mnist
 from test_bad_input import (
     FAILED,
     USAGE,
@@ -277,6 +277,9 @@ OTHERS = [
     ("evaluate", "a GPAN's run", run_and(), FAILED, "report.html has what was measured"),
     *[("gradcam", name, words, code, text) for name, words, code, text in [
         ("no picture", flags(), USAGE, "IMAGE"),
+        ("an empty name", flags(""), USAGE, "must be a path, not ''"),
+        ("the working folder", flags("."), USAGE, ". is a folder: name a picture"),
+        ("the root folder", flags("/"), USAGE, "/ is a folder: name a picture"),
         ("no such picture", lambda p: ["no.png", *vgg()(p)], FAILED, "no.png"),
         ("a web page", lambda p: [str(p.file("x.png", WEB_PAGE)), *vgg()(p)], FAILED, "not a picture"),
         ("no such classifier", lambda p: [str(p.data / "red.png"), "--classifier", "no.h5"], FAILED, "no.h5"),
@@ -330,7 +333,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, ca
         words = make_words(Site(root, good / "run", good / "data"))
         own = contents(root)
         if script == "train_gpan" and "--resume" not in words:
-            words = [*TINY, "--steps", "1", *words]  # if a fault is not seen, let it not take long
+            words = over([*TINY, "--steps", "1"], words)  # if a fault is not seen, let it not take long
         entry = getattr(SCRIPTS[script], "entry", SCRIPTS[script].main)
         got, lines = answer(entry, words, capsys)
         told = len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0] and "Traceback" not in lines[0]
@@ -354,7 +357,7 @@ def test_the_good_files_are_good(good, tmp_path, monkeypatch, capsys):
     red, vgg16 = str(good / "data/red.png"), str(good / "data/vgg16.h5")
     assert cli.run_main(gradcam.main, [red, "--classifier", vgg16, "--out", str(tmp_path / "b.png")]) == 0
     words = ["--steps", "1", "--classifier", vgg16, "--wanted", ALL_BUT_ONE, "--substrate", red]
-    assert cli.run_main(gpan.entry, [*TINY, *words, "--out", str(tmp_path / "vgg")]) == 0
+    assert cli.run_main(gpan.entry, over(TINY, [*words, "--out", tmp_path / "vgg"])) == 0
     assert json.loads((tmp_path / "vgg/config.json").read_text())["flags"]["wanted"] == [ALL_BUT_ONE]
 
 

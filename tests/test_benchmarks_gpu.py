@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import over
 
 from tinygan import cli
 from tinygan.errors import TinyganError, UsageError
@@ -104,9 +105,10 @@ def test_an_optimiser_that_stands_still_is_seen(place, gpu_torch, monkeypatch):
 
 
 def words(*more):
-    return gpu.read_args(["--quick", "--bank", "2", "--batch", "3", "--inputs", "3", "--outputs", "2", "--side", "3",
-                          "--base", "2", "--step-bank", "2", "--step-batch", "3", "--product", "16", "--copy-mb", "1",
-                          "--photos", "2", "--gpan-batch", "2", "--gpan-base", "2", *more])
+    small = ["--bank", "2", "--batch", "3", "--inputs", "3", "--outputs", "2", "--side", "3", "--base", "2",
+             "--step-bank", "2", "--step-batch", "3", "--product", "16", "--copy-mb", "1", "--photos", "2",
+             "--gpan-batch", "2", "--gpan-base", "2"]
+    return gpu.read_args(["--quick", *over(small, more)])
 
 
 def test_a_whole_run(place, gpu_torch, tmp_path, capsys, monkeypatch):

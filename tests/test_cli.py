@@ -1,12 +1,14 @@
 """Command lines: value types, one-line errors with the right exit code, what was typed."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from script_tools import ROOT, load_script
 
 from tinygan import cli
 from tinygan.errors import TinyganError, UsageError
@@ -67,6 +69,9 @@ def a_parser():
     parser.add_argument("--model", choices=["sgan", "gan"], default="sgan", help="which")
     parser.add_argument("--resume", nargs="?", const="", help="go on")
     parser.add_argument("--dry-run", action="store_true", help="try")
+    parser.add_argument("--pictures", nargs="+", help="some")
+    parser.add_argument("--wanted", action="append", help="any number of times")
+    parser.add_argument("--out", type=cli.path, help="where")
     return parser
 
 
@@ -82,6 +87,13 @@ def a_parser():
         (["--model", "sgn"], "invalid choice: 'sgn'"),
         (["--steps", "a\nb"], "must be"),
         (["--dry-run=yes"], "explicit argument"),
+        (["--steps", "3", "--model", "gan", "--steps", "5"], "--steps: is given twice: give it once"),
+        (["-b", "3", "--batch-size=3"], "--batch-size/-b: is given twice"),
+        (["--dry-run", "--dry-run"], "is given twice"),
+        (["--pictures", "a", "--pictures", "b"], "give it once, with all its values after it"),
+        (["--steps=--"], "needs a value"),
+        (["--resume=--"], "needs a value"),
+        (["--out", ""], "must be a path, not ''"),
     ],
 )
 def test_wrong_commands_are_one_line(argv, words, capsys):
@@ -109,10 +121,31 @@ def test_version_and_help(capsys):
         (["-b", "3", "--dry-run"], {"batch_size", "dry_run"}),
         (["--resume"], {"resume"}),
         (["--resume", "x", "--model=gan"], {"resume", "model"}),
+        (["--wanted", "3", "--wanted", "5"], {"wanted"}),
     ],
 )
 def test_typed(argv, names):
     assert cli.typed(a_parser(), argv) == names
+
+
+def test_a_tilde_is_the_home_folder_wherever_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(tmp_path))
+    assert cli.path("~/runs/1") == tmp_path / "runs" / "1" == a_parser().parse_args(["--out=~/runs/1"]).out
+    assert cli.path("a~b") == Path("a~b")
+
+
+PATH_FLAGS = {"train_mnist": {"--out", "--data-dir", "--resume"}, "evaluate": {"--checkpoint", "--json", "--data-dir"},
+              "train_gpan": {"--out", "--resume", "--classifier", "--substrate"}, "gradcam": {"--out", "--classifier"},
+              "sample": {"--checkpoint", "--out", "--substrate"}, "weights/train_digits": {"--out", "--data-dir"},
+              "weights/convert_vgg16": {"--out", "--classes"}}
+
+
+@pytest.mark.parametrize("script", PATH_FLAGS)
+def test_every_path_of_every_script_is_one(script):
+    """Expanded, and never empty."""
+    actions = load_script(script).build_parser()._actions
+    taken = {word for action in actions if action.type is cli.path for word in action.option_strings}
+    assert PATH_FLAGS[script] <= taken and Path not in [action.type for action in actions]
 
 
 # --- run_main ---
@@ -154,6 +187,54 @@ def test_success_exit_codes_and_bugs():
     assert cli.run_main(lambda argv: len(argv), ["a", "b"]) == 2
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         cli.run_main(lambda argv: 1 // 0, [])
+
+
+@pytest.mark.parametrize("leaves_files", [False, True])
+@pytest.mark.parametrize(("streams", "lost"), [("None", False), ("closed", True), ("full", True)])
+def test_missing_and_broken_streams_stop_nothing(monkeypatch, tmp_path, streams, lost, leaves_files):
+    if streams == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    for name in ("stdout", "stderr"):
+        stream = None if streams == "None" else open("/dev/full" if streams == "full" else tmp_path / name, "w")
+        if streams == "closed":
+            stream.close()
+        monkeypatch.setattr(sys, name, stream)
+    done = []
+
+    def main(argv):
+        print("caf\udce9 " * 10_000)
+        print("to the other one", file=sys.stderr, flush=True)
+        done.append(True)
+
+    before = sys.stdout
+    assert cli.run_main(main, [], leaves_files=leaves_files) == (1 if lost and not leaves_files else 0)
+    assert done and sys.stdout is before
+
+
+def test_output_that_does_not_arrive_is_said(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert cli.run_main(lambda argv: print("figures"), []) == 1
+    assert capsys.readouterr().err == "error: standard output was lost: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell's own way to close a stream")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_nothing_printed_lands_in_a_file(tmp_path, closed):
+    """A file that is opened where standard output is closed would get its number, and with it its text."""
+    code = ("import os, sys; from tinygan import cli\n"
+            "def main(argv):\n"
+            "    with open('data', 'wb') as file:\n"
+            "        print('line', flush=True); print('line', file=sys.stderr, flush=True)\n"
+            "        [os.write(number, b'from a library') for number in (1, 2)]; file.write(b'data')\n"
+            "sys.exit(cli.run_main(main))")
+    done = subprocess.run(f'"{sys.executable}" -c "$CODE" {closed}', shell=True, cwd=tmp_path, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "CODE": code})
+    assert done.returncode == 0 and (tmp_path / "data").read_bytes() == b"data"
+    assert (b"line" in done.stdout, b"line" in done.stderr) == (" >&-" not in f" {closed}", "2>" not in closed)
 
 
 def test_closed_pipe_is_quiet():

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 from game import grown, play
-from script_tools import TINY, load_script, write_mnist
+from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import cli
 from tinygan.backend import Device, pick_device
@@ -37,7 +37,7 @@ def train(xp, tmp_path, monkeypatch):
 
     def run(*words):
         first = [] if "--resume" in words else [*tiny, "--data-dir", str(digits), "--eval-every", "0"]
-        return cli.run_main(script.entry, [*first, *map(str, words)])
+        return cli.run_main(script.entry, over(first, words))
 
     yield run
     cuda_launch.set_tf32(False)
@@ -80,7 +80,7 @@ def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
 def test_every_net_and_loss_runs_on_either_device_alike(train, tmp_path, words):
     """Three steps with each option that decides what is computed."""
     for device in ("gpu", "cpu"):
-        assert train(*SAME, *words.split(), "--steps", 3, "--log-every", 1, "--device", device,
+        assert train(*over(SAME, words.split()), "--steps", 3, "--log-every", 1, "--device", device,
                      "--out", tmp_path / device) == 0
     for on_gpu, on_cpu in zip(numbers(tmp_path / "gpu"), numbers(tmp_path / "cpu"), strict=True):
         assert on_gpu["d_loss"] == pytest.approx(on_cpu["d_loss"], rel=1e-3)

@@ -119,6 +119,12 @@ def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
     assert texts[0] != texts[2]
 
 
+def test_a_damaged_log_costs_no_other_figures(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("no log\n")
+    assert evaluate.measure_training(tmp_path) == []
+    assert "log.csv is damaged" in capsys.readouterr().err
+
+
 def test_nothing_but_json_where_json_is_asked_for(runs, capsys):
     path = runs / "gan" / checkpoint.FILE_NAME
     assert run("--checkpoint", path, "--n", 200, "--data-dir", BUNDLED, "--json", "-") == 0
@@ -305,8 +311,8 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
         (["--checkpoint", tmp_path], 1, "no checkpoint.npz"), (["--checkpoint", tmp_path / "page.npz"], 1, "page.npz"),
         (["--checkpoint", tmp_path / "other.npz"], 1, "not one of a GAN"),
         (["--checkpoint", tmp_path / "gpan.npz"], 1, "its report.html has what was measured"),
-        (["--checkpoint", tmp_path / "colour.npz"], 1, "3 colours"), ([*good, "--n", "0"], 2, "whole number"),
-        ([*good, "--n", "10"], 2, "at least 40"), ([*good, "--seed", "-1"], 2, "--seed"),
+        (["--checkpoint", tmp_path / "colour.npz"], 1, "3 colours"), ([*good[:2], "--n", "0"], 2, "whole number"),
+        ([*good[:2], "--n", "10"], 2, "at least 40"), ([*good, "--seed", "-1"], 2, "--seed"),
         ([*good, "--json", tmp_path / "absent" / "x.json"], 2, "no folder"),
         ([*good, "--samples", "3"], 2, "unknown flag"),
         ([*good[:4], "--data-dir", tmp_path], 1, "MNIST is four files"), ([*good, "--device", "tpu"], 2, "auto, cpu"),

@@ -7,11 +7,16 @@ import json
 import math
 import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from script_tools import ROOT, contents
 
-from tinygan import pictures, report, run, runfiles
+from tinygan import files, pictures, report, run, runfiles
 from tinygan.errors import TinyganError, UsageError
 from tinygan.run import Progress, Run, sample_due
 
@@ -133,7 +138,9 @@ def test_a_flag_newer_than_the_run_takes_its_default(tmp_path):
     assert Run.resume(tmp_path, FLAGS | {"ema": 0.0}).flags["ema"] == 0.0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"flags": 3}', "null", '{"flags": [1]}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"flags": 3}', "null", '{"flags": [1]}', "[" * 100_000,
+                                  '{"flags": {}, "inputs": [1]}', '{"flags": {}, "inputs": {"data": {}}}',
+                                  '{"flags": {}, "resumed": 3}'])
 def test_damaged_config_is_one_line(tmp_path, text):
     filled(tmp_path).close()
     (tmp_path / "config.json").write_text(text)
@@ -244,6 +251,250 @@ def test_sample_schedule(total, every, steps):
     assert [step for step in range(total + 1) if sample_due(step, total, every)] == steps
 
 
+# --- what others do to its files ---
+
+
+def edited(text: str) -> bytes:
+    """A column of notes, as a user adds it."""
+    head, *rows = text.splitlines()
+    return "\n".join([head + ",Notiz", *(row + ',"gut, für 1,5 h"' for row in rows), ""]).encode()
+
+
+SAVED_AS = {  # what a spreadsheet or an editor makes of the log: as bytes, of its text
+    "as it was": lambda text: text.encode(),
+    "a mark and CRLF": lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+    "semicolons, decimal commas": lambda text: text.replace(",", ";").replace(".", ",").encode(),
+    "semicolons, CR": lambda text: text.replace(",", ";").replace("\n", "\r").encode(),
+    "CR alone": lambda text: text.replace("\n", "\r").encode(),
+    "UTF-16 with tabs": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "quoted decimal commas": lambda text: "\n".join(
+        ",".join(f'"{cell}"'.replace(".", ",") for cell in line.split(",")) for line in text.splitlines()).encode(),
+    "no last line end": lambda text: text.rstrip("\n").encode(),
+    "notes": edited,
+    "notes in an old code": lambda text: edited(text).decode().encode("latin-1"),
+    "notes without a name, no last line end": lambda text: text.replace(
+        "\n200,0.01,0.5\n", "\n200,0.01,0.5,gut,x\n").rstrip("\n").encode(),
+    "notes without a name": lambda text: text.replace("\n200,0.01,0.5\n", "\n200,0.01,0.5,gut,x\n").encode(),
+    "columns in another order": lambda text: "\n".join(
+        ",".join(reversed(line.split(","))) for line in text.splitlines()).encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", SAVED_AS)
+def test_a_log_that_was_saved_by_another_program_loses_nothing(tmp_path, name):
+    made = Run.create(FLAGS, out=tmp_path)
+    for step in (100, 200, 300, 400):
+        made.log(step, d_loss=step / 20000, g_loss=0.5)
+    made.save({}, {"step": 300})
+    made.close()
+    log = tmp_path / "log.csv"
+    log.write_bytes(SAVED_AS[name](log.read_text()))
+    again = Run.resume(tmp_path, FLAGS)
+    again.load()
+    expected = [{"step": step, "d_loss": step / 20000, "g_loss": 0.5} for step in (100, 200, 300)]
+    assert runfiles.read_log(tmp_path) == expected
+    again.log(400, d_loss=0.5, g_loss=0.5)
+    again.log(500, kl=0.25)
+    expected += [{"step": 400, "d_loss": 0.5, "g_loss": 0.5}, {"step": 500, "kl": 0.25}]
+    assert runfiles.read_log(tmp_path) == expected
+    text = log.read_text(encoding="utf-8")
+    assert text.count("gut") == (1 if "notes without a name" in name else 3 if "notes" in name else 0)
+    assert text.count('"gut, für 1,5 h"') == (3 if "Notiz" in text else 0)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.npz", "config.json", "log.csv", "samples"]  # nothing put aside
+
+
+@pytest.mark.parametrize(("content", "rows", "words"), [
+    (b"PK\x03\x04\x00\x00 a spreadsheet's own format", 0, "no column is named step"),
+    (b"Schritt;d_loss\n100;1\n", 0, "no column is named step"),
+    (b"step,d_loss\n100," + b"1" * 200_000 + b"\n", 0, "field larger"),
+    (b"step,d_loss\n100,1\nmean,1\n200,1\n", 2, "1 of its lines are no whole rows"),
+    (b"step,d_loss,note\n100,1,good\n200,2", 1, "1 of its lines are no whole rows"),
+    (b"step,d_loss\n100,1\nmean,1", 1, "1 of its lines are no whole rows"),
+])
+def test_what_cannot_be_read_of_a_log_is_kept_and_said(tmp_path, content, rows, words):
+    filled(tmp_path, steps=300).close()
+    (tmp_path / "log-kept-1.csv").write_text("of an earlier time")
+    (tmp_path / "log.csv").write_bytes(content)
+    again, said = Run.resume(tmp_path, FLAGS), []
+    again.say = said.append
+    again.load()
+    again.log(400, d_loss=1.0)
+    assert (tmp_path / "log-kept-2.csv").read_bytes() == content
+    assert (tmp_path / "log-kept-1.csv").read_text() == "of an earlier time"
+    assert len(runfiles.read_log(tmp_path)) == rows + 1
+    (line,) = said
+    assert words in line and "log-kept-2.csv" in line and "\n" not in line
+
+
+def test_a_log_that_is_edited_while_the_run_goes_on(tmp_path):
+    made = Run.create(FLAGS, out=tmp_path)
+    made.log(1, d_loss=1.5)
+    log = tmp_path / "log.csv"
+    log.write_bytes(b"step;d_loss;note\r\n1;1,5;good\r\n")
+    made.log(2, d_loss=2.5)
+    made.log(3, d_loss=3.5)
+    assert log.read_text() == "step,d_loss,note\n1,1.5,good\n2,2.5,\n3,3.5,\n"
+    log.unlink()
+    made.log(4, d_loss=4.5)
+    assert log.read_text() == "step,d_loss\n4,4.5\n"
+
+
+def test_rows_of_a_log_that_cannot_be_written_wait(tmp_path):
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    made.log(1, d_loss=1.5)
+    log = tmp_path / "log.csv"
+    log.rename(tmp_path / "away")
+    log.mkdir()
+    for step in (2, 3):
+        made.log(step, d_loss=0.5)
+    assert len(said) == 1 and "log.csv cannot be written" in said[0]
+    log.rmdir()
+    (tmp_path / "away").rename(log)
+    made.log(4, d_loss=0.5)
+    assert [row["step"] for row in runfiles.read_log(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_linked_files_stay_links(tmp_path):
+    run_folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    filled(run_folder, steps=300).close()
+    elsewhere.mkdir()
+    names = ("checkpoint.npz", "log.csv", "config.json")
+    for name in names:
+        (run_folder / name).rename(elsewhere / name)
+        (run_folder / name).symlink_to(f"../elsewhere/{name}")
+    again = Run.resume(run_folder, FLAGS)
+    again.load()
+    again.log(400, d_loss=0.5, kl=1.0)
+    again.save({"w": np.ones(2)}, {"step": 400})
+    again.close()
+    assert all((run_folder / name).is_symlink() for name in names)
+    assert sorted(os.listdir(elsewhere)) == sorted(names)
+    assert runfiles.read_log(elsewhere)[-1] == {"step": 400, "d_loss": 0.5, "kl": 1.0}
+    assert runfiles.read_config(elsewhere)["resumed"]
+    # And a new run in their place destroys nothing that lies elsewhere.
+    before = {name: (elsewhere / name).read_bytes() for name in names}
+    fresh = Run.create(FLAGS, out=run_folder, overwrite=True)
+    fresh.save({"w": np.zeros(2)}, {"step": 1})
+    kept = {name: (elsewhere / name.replace(".", "-kept-1.")).read_bytes() for name in names}
+    assert kept == before
+    assert (run_folder / "checkpoint.npz").is_symlink() and (elsewhere / "checkpoint.npz").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with files.whole_file(tmp_path / "pipe") as file:
+        file.write(b"figures")
+    assert os.read(reader, 100) == b"figures" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_overwrite_refuses_a_file_named_samples(tmp_path):
+    filled(tmp_path, steps=100).close()
+    shutil.rmtree(tmp_path / "samples")
+    (tmp_path / "samples").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="samples is no folder"):
+        Run.create(FLAGS, out=tmp_path, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["loss.png", "checkpoint.npz", "config.json"])
+def test_overwrite_refuses_what_no_run_made(tmp_path, name):
+    """A folder with such a name, and such a file where no run was."""
+    filled(tmp_path / "a", steps=100).close()
+    (tmp_path / "a" / name).unlink(missing_ok=True)
+    (tmp_path / "a" / name).mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / name).write_text("mine")
+    before = contents(tmp_path)
+    for folder, words in (("a", "is a folder, which no run made"), ("b", "no config.json of a run")):
+        with pytest.raises(UsageError, match=words):
+            Run.create(FLAGS, out=tmp_path / folder, overwrite=True)
+    assert contents(tmp_path) == before and not (tmp_path / "b" / "samples").exists()
+
+
+def test_overwrite_leaves_a_users_files_in_samples(tmp_path):
+    filled(tmp_path, steps=100).close()
+    (tmp_path / "samples" / "step_7.png").write_text("mine")
+    (tmp_path / "samples" / "step_000007.png").mkdir()
+    Run.create(FLAGS, out=tmp_path, overwrite=True)
+    assert sorted(os.listdir(tmp_path / "samples")) == ["step_000007.png", "step_7.png"]
+
+
+def test_what_a_file_manager_leaves_is_nothing(tmp_path):
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._x"):
+        (tmp_path / name).write_bytes(b"")
+    Run.create(FLAGS, out=tmp_path).close()
+    assert (tmp_path / ".DS_Store").exists() and (tmp_path / "config.json").exists()
+
+
+def test_config_keeps_the_first_command_and_what_a_user_wrote_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/x/train.py", "--steps", "1000"])
+    filled(tmp_path, steps=100).close()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"remark": "the good one"}))
+    for number in (1, 2):
+        monkeypatch.setattr("sys.argv", ["/x/train.py", "--resume", str(number)])
+        again = Run.resume(tmp_path, FLAGS)
+        again.load()
+        again.close()
+    config = runfiles.read_config(tmp_path)
+    assert config["command"] == ["train.py", "--steps", "1000"] and config["remark"] == "the good one"
+    assert config["resumed"] == [["train.py", "--resume", "1"], ["train.py", "--resume", "2"]]
+
+
+def test_paths_are_kept_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Run.create(FLAGS | {"data_dir": Path("data"), "substrate": [Path("a.png"), tmp_path / "b.png"]}, out="run")
+    flags = runfiles.read_config("run")["flags"]
+    assert flags["data_dir"] == str(tmp_path / "data")
+    assert flags["substrate"] == (str(tmp_path / "a.png"), str(tmp_path / "b.png"))
+
+
+def test_inputs_of_other_content_are_refused(tmp_path):
+    known = {"hash": "1", "source": "60,000 digits from /a"}
+    Run.create(FLAGS, out=tmp_path, inputs={"data": known}).close()
+    again = Run.resume(tmp_path, FLAGS)
+    again.check_input("data", {"hash": "1", "source": "60,000 digits from /b"}, "advice")
+    with pytest.raises(TinyganError, match="trained on 60,000 digits from /b; .*5,000 of them.* else: name the folder"):
+        again.check_input("data", {"hash": "2", "source": "5,000 of them"}, "name the folder")
+    again.check_input("other", {"hash": "3", "source": "x"}, "advice")  # an older run says nothing of it
+
+
+def test_hash_of_files_and_folders(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "cup.png").write_bytes(b"cup")
+        (tmp_path / folder / "deep/vase.PNG").write_bytes(b"vase")
+    (tmp_path / "b/.DS_Store").write_bytes(b"x")
+    (tmp_path / "b/notes.txt").write_bytes(b"x")
+
+    def same(a, b):
+        return runfiles.hash_files([tmp_path / a]) == runfiles.hash_files([tmp_path / b])
+
+    assert same("a", "b") and not same("a", "a/cup.png")
+    (tmp_path / "b/renamed.png").write_bytes(b"cup")
+    assert same("a/cup.png", "b/renamed.png") and not same("a", "b")
+    (tmp_path / "b/renamed.MASK.png").write_bytes(b"mask")
+    assert not same("a/cup.png", "b/renamed.png")
+    with pytest.raises(TinyganError, match="cannot read .*gone.png"):
+        runfiles.hash_files([tmp_path / "gone.png"])
+    if os.name != "nt":
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c/deep").symlink_to(tmp_path / "a/deep")
+        (tmp_path / "c/again").symlink_to(tmp_path / "c")
+        before = runfiles.hash_files([tmp_path / "c"])
+        (tmp_path / "a/deep/vase.PNG").write_bytes(b"another")
+        assert runfiles.hash_files([tmp_path / "c"]) != before
+    a = np.arange(6, dtype=np.uint8)
+    assert runfiles.hash_arrays(a) == runfiles.hash_arrays(a.copy())
+    assert len({runfiles.hash_arrays(x) for x in (a, a.reshape(2, 3), a.astype(np.int8), a[::-1])}) == 4
+
+
 # --- what it leaves ---
 
 
@@ -262,8 +513,6 @@ def test_finish_leaves_the_pictures_and_the_report(tmp_path):
 
 
 def test_finish_without_matplotlib_still_makes_the_rest(tmp_path, monkeypatch):
-    import sys
-
     made = filled(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     (note,) = made.finish()
@@ -276,6 +525,70 @@ def test_finish_with_a_damaged_sample_says_so(tmp_path):
     made.samples()[1][1].write_bytes(b"<html>")
     (note,) = made.finish()
     assert "cannot read picture" in note
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("two\nlines"), MemoryError(), UserWarning("a glyph")])
+def test_nothing_that_drawing_raises_ends_a_run(tmp_path, monkeypatch, error):
+    made = filled(tmp_path, steps=100)
+
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(run.pictures, "loss_plot", broken)
+    monkeypatch.setattr(run.pictures, "save_gif", broken)
+    notes = made.finish()
+    assert len(notes) == 2 and all(type(error).__name__ in note and "\n" not in note for note in notes)
+    assert "loss.png" in notes[0] and "training.gif" in notes[1]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_report_is_there_before_anything_is_drawn(tmp_path, monkeypatch):
+    made = filled(tmp_path, steps=100)
+
+    def stop(*args, **kwargs):
+        assert (tmp_path / "report.html").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.pictures, "loss_plot", stop)
+    with pytest.raises(KeyboardInterrupt):
+        made.finish()
+
+
+def test_a_report_that_cannot_be_written_is_one_note(tmp_path):
+    made = filled(tmp_path, steps=100)
+    (tmp_path / "report.html").mkdir()
+    assert len(made.finish()) == 1 and (tmp_path / "loss.png").exists()
+
+
+@pytest.mark.parametrize("variables", [{}, {"MPLBACKEND": "no-such"}, {"MPLBACKEND": "module://no.such"},
+                                       {"PYTHONWARNINGS": "error"}, {"MATPLOTLIBRC": "latex"}])
+def test_curves_do_not_depend_on_a_users_matplotlib(tmp_path, variables):
+    (tmp_path / "latex").write_text("text.usetex: True\nfont.family: NoSuchFont\nsavefig.format: svg\n")
+    code = ("import sys; from tinygan.run import Run; r = Run.create({}, out=sys.argv[1])\n"
+            "for step in (1, 2, 3): r.log(step, d_loss=1.0, g_loss=2.0)\n"
+            "r.save({}, {'step': 3}); print(r.finish())")
+    folder = tmp_path / "a$b^{_ \u6f22 $"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **variables})
+    assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+    assert pictures.read_png(folder / "loss.png").shape[1] == 880
+
+
+def test_samples_that_cannot_be_written_are_said_once(tmp_path):
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    (tmp_path / "samples").rmdir()
+    made.save_sample(1, picture())
+    assert [step for step, _ in made.samples()] == [1] and said == []  # the folder is made again
+    made.samples()[0][1].unlink()
+    (tmp_path / "samples").rmdir()
+    (tmp_path / "samples").write_text("mine")
+    (tmp_path / "cams.png").mkdir()
+    for step in range(2, 50):
+        made.save_sample(step, picture())
+        made.save_picture("cams.png", picture())
+    assert len(said) == 2 and all(line.startswith("note: ") and "\n" not in line for line in said)
+    assert (tmp_path / "samples").read_text() == "mine"
 
 
 class Page(html.parser.HTMLParser):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gpan_tools import TINY as GPAN_TINY
 from gpan_tools import write_picture
-from script_tools import TINY, load_script, write_mnist
+from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import checkpoint, cli, gpan_sampling, pictures
 from tinygan.backend import pick_device
@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
         patch.setattr(trainer, "find_classifier", lambda say=print: None)
         patch.setattr(trainer.Run, "finish", lambda run: [])
         for name, options in KINDS.items():
-            words = [*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name), *options]
+            words = over([*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name)], options)
             assert cli.run_main(trainer.entry, words) == 0
     return {name: root / name for name in KINDS}
 
@@ -247,7 +247,7 @@ def painters(tmp_path_factory):
         patch.setattr(gpan, "look", lambda *args: None)
         patch.setattr(gpan, "finish", lambda *args: 0)
         for name, words in options.items():
-            words = [*GPAN_TINY, *words, "--steps", "2", "--eval-every", "0", "--out", str(root / name)]
+            words = over([*GPAN_TINY, "--steps", "2", "--eval-every", "0", "--out", str(root / name)], words)
             assert cli.run_main(gpan.entry, words) == 0
     return {name: root / name for name in options} | {"picture": picture}
 
@@ -261,7 +261,7 @@ def paint(painters, tmp_path, capsys):
     def draw(name, *words):
         made.append(tmp_path / f"{len(made)}.png")
         own = [] if "--out" in words else ["--out", made[-1]]
-        words = ["--checkpoint", painters[name], "--threads", "1", "--device", "cpu", *words, *own]
+        words = over(["--checkpoint", painters[name], "--threads", "1", "--device", "cpu"], [*words, *own])
         code = cli.run_main(script.main, [str(word) for word in words])
         return pictures.read_png(made[-1]) if own and code == 0 else code
 

@@ -11,12 +11,13 @@ import os
 import re
 import signal
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 from gpan_tools import TINY, write_picture
 from PIL import Image
-from script_tools import ROOT, load_script, start_script
+from script_tools import ROOT, contents, load_script, over, start_script
 from vgg16_tools import small_file
 
 from tinygan import backend, cli, pictures
@@ -55,7 +56,7 @@ def train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        return cli.run_main(script.entry, [*([] if "--resume" in words else TINY), *map(str, words)])
+        return cli.run_main(script.entry, over([] if "--resume" in words else TINY, words))
 
     return run
 
@@ -138,10 +139,14 @@ def test_the_weighted_losses_add_up_to_g_loss(train, tmp_path, quick):
         assert float(row["g_loss"]) == pytest.approx(total, rel=1e-4)
 
 
-def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):
+def test_dry_run_does_everything_in_a_folder_that_it_names(train, tmp_path, tmp_path_factory, monkeypatch, capsys):
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     assert train("--dry-run") == 0
     assert list(tmp_path.iterdir()) == []
-    assert "dry run" in capsys.readouterr().out
+    (folder,) = scratch.iterdir()
+    out = capsys.readouterr().out
+    assert "dry run" in out and f"its pictures and report are in {folder}" in out and (folder / "cams.png").exists()
     assert train("--dry-run", "--out", tmp_path / "kept") == 0
     assert (tmp_path / "kept/report.html").exists() and len(log_rows(tmp_path / "kept")) == 2
 
@@ -249,6 +254,62 @@ def test_log_and_samples_go_on_without_a_seam(train, tmp_path, quick):
     assert train("--resume", folder, "--steps", 4, *often) == 0
     assert [int(row["step"]) for row in log_rows(folder)] == [1, 2, 3, 4]
     assert sorted(path.name for path in folder.glob("samples/*")) == [f"step_{n:06d}.png" for n in (0, 2, 3, 4)]
+
+
+def test_a_run_can_move(train, tmp_path, quick, monkeypatch, capsys):
+    """Its pictures and its classifier may lie elsewhere by then; what they hold must be the same."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, old / "pictures", new):
+        folder.mkdir()
+    write_picture(old / "pictures" / "a.png")
+    write_picture(old / "pictures" / "b.png", colour=(0, 0, 200))
+    small_file(old / "net.h5")
+    small_file(new / "other.h5", seed=1)
+    write_picture(new / "a.png", colour=(0, 200, 0))
+    monkeypatch.chdir(old)
+    words = ["--size", 64, "--wanted", "1", "--classifier", "net.h5", "--substrate", "pictures"]
+    assert train(*words, "--steps", 3, "--out", tmp_path / "whole") == 0
+    assert train(*words, "--steps", 1, "--out", tmp_path / "run") == 0
+    monkeypatch.chdir(new)
+    assert train("--resume", tmp_path / "run", "--steps", 2) == 0  # relative paths hold from here, too
+    (old / "net.h5").rename(new / "net.h5")
+    (old / "pictures").rename(new / "pictures")
+    before, _ = contents(tmp_path / "run"), capsys.readouterr()
+    for moved, code, said in (
+            ([], 1, f"--classifier {old / 'net.h5'}, which the run"),
+            (["--classifier", "net.h5"], 1, f"--substrate {old / 'pictures'}, which the run"),
+            (["--classifier", "other.h5"], 2, f"--classifier is other.h5 but the run was made with {old / 'net.h5'}"),
+            (["--classifier", "gone.h5"], 1, "--classifier gone.h5: there is no such"),
+            (["--classifier", "net.h5", "--substrate", "a.png"], 2, "--substrate is a.png but the run was made with")):
+        assert train("--resume", tmp_path / "run", "--steps", 3, *moved) == code
+        assert said in error_line(capsys)
+    assert contents(tmp_path / "run") == before
+    assert train("--resume", tmp_path / "run", "--steps", 3, "--classifier", "net.h5", "--substrate", "pictures") == 0
+    assert saved(tmp_path / "run") == saved(tmp_path / "whole")
+    flags = json.loads((tmp_path / "run/config.json").read_text())["flags"]
+    assert (flags["classifier"], flags["substrate"]) == (str(new / "net.h5"), [str(new / "pictures")])
+    write_picture(new / "pictures" / "a.png", colour=(0, 0, 100))  # the same place, and something else there
+    assert train("--resume", tmp_path / "run", "--steps", 4) == 1
+    assert "holds something else" in error_line(capsys)
+
+
+def test_a_run_of_an_older_version_can_move_once_its_pictures_are_gone(train, tmp_path, quick, capsys):
+    """It knows its paths as they were typed, and nothing of what they held."""
+    write_picture(tmp_path / "ball.png")
+    write_picture(tmp_path / "else.png")
+    assert train("--substrate", "ball.png", "--steps", 1, "--out", "run") == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config["inputs"], config["command"]
+    config["flags"]["substrate"] = ["ball.png"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    assert train("--resume", "run", "--steps", 2, "--substrate", "else.png") == 2
+    assert "--substrate is else.png but" in error_line(capsys)
+    assert train("--resume", "run", "--steps", 2, "--substrate", tmp_path / "ball.png") == 0
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    (tmp_path / "ball.png").unlink()
+    assert train("--resume", "run", "--steps", 3, "--substrate", "else.png") == 0
+    assert "hash" in json.loads((tmp_path / "run/config.json").read_text())["inputs"]["substrate"]
 
 
 def test_resume_finds_the_newest_run(train, tmp_path, quick, capsys):
@@ -387,7 +448,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, c
     assert "nothing was saved yet" in line
     assert advice in line
     if found := re.search(r"--batch-size (\d+), which", line):
-        assert train(*words, "--batch-size", found[1], "--steps", 1, "--out", "smaller") == 0
+        assert train(*over(words, ["--batch-size", found[1], "--steps", 1, "--out", "smaller"])) == 0
 
 
 # ---- every flag --------------------------------------------------------------------------------------------------
@@ -448,7 +509,7 @@ def learned(tmp_path_factory):
                 patch.setattr(script.Training, "measure", lambda training, n=0: {})
                 typed = [str(files.get(word, word)) for word in words.split()]
                 steps = [] if "--steps" in typed else ["--steps", "2"]
-                assert cli.run_main(script.entry, [*TINY, *steps, *typed]) == 0, words
+                assert cli.run_main(script.entry, over(TINY, [*steps, *typed])) == 0, words
             (known[words],) = states
         return known[words]
 
@@ -504,7 +565,7 @@ def test_presets_know_every_flag_that_has_no_default_of_its_own():
 
 def made(*words, device=None, base_channels=1):
     """A Training as the script makes it."""
-    flags, _ = script.read_flags([*TINY, *map(str, words)])
+    flags, _ = script.read_flags(over(TINY, words))
     sets = [tuple(map(int, text.split(","))) for text in flags["wanted"]]
     config = GPANConfig(size=64, base_channels=base_channels, patch_channels=1, noise_dim=2, bank=flags["bank"],
                         categories=len({i for ids in sets for i in ids}))

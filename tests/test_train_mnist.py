@@ -4,17 +4,33 @@ The nets are as small as they can be and the digits are made up, so that whole r
 """
 
 import csv
+import gzip
 import html
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 from PIL import Image
-from script_tools import COUNT, ROOT, TINY, load_script, real_mnist, start_script, write_mnist
+from script_tools import (
+    COUNT,
+    ROOT,
+    TINY,
+    contents,
+    idx_images,
+    load_script,
+    over,
+    real_mnist,
+    start_script,
+    write_mnist,
+)
 
 from tinygan import cli, data, pictures, runfiles
 from tinygan.backend import pick_device
@@ -54,7 +70,7 @@ def train(digits, tmp_path, monkeypatch):
 
     def run(*words):
         first = [] if "--resume" in words else [*TINY, "--data-dir", str(digits)]
-        return cli.run_main(script.entry, [*first, *map(str, words)])
+        return cli.run_main(script.entry, over(first, words))
 
     return run
 
@@ -123,10 +139,16 @@ def test_the_columns_of_routes_png_share_a_route_and_are_named(train, tmp_path, 
     assert [round(int(name[0]) / 10 * 255) for name in named] == centres[0].tolist()
 
 
-def test_dry_run_does_everything_and_leaves_nothing(train, tmp_path, capsys):
+def test_dry_run_does_everything_in_a_folder_that_it_names(train, tmp_path, tmp_path_factory, monkeypatch, capsys):
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     assert train("--dry-run") == 0
     assert list(tmp_path.iterdir()) == []
-    assert "dry run" in capsys.readouterr().out
+    (folder,) = scratch.iterdir()
+    out = capsys.readouterr().out
+    assert "dry run" in out and f"its pictures and report are in {folder}" in out and (folder / "report.html").exists()
+    assert train("--dry-run", "--bank", "2,2") == 2
+    assert list(scratch.iterdir()) == [folder]  # what comes to nothing leaves nothing
     assert train("--dry-run", "--out", tmp_path / "kept") == 0
     assert (tmp_path / "kept/report.html").exists() and len(log_rows(tmp_path / "kept")) == 2
 
@@ -281,7 +303,7 @@ def test_steps_after_epochs_and_epochs_after_steps(train, tmp_path, plain_finish
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path, plain_finish, number):
     folder = tmp_path / "run"
     options = [*TINY, "--data-dir", str(digits), "--log-every", "1", "--eval-every", "0"]
@@ -289,7 +311,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path,
     seen = [next(process.stderr, "")]
     while seen[-1] and not seen[-1].startswith("step 5/"):
         seen.append(next(process.stderr, ""))
-    process.send_signal(number)
+    process.send_signal(getattr(signal, number))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, "".join(seen) + err
     assert f"--resume {folder}" in out and "Traceback" not in err
@@ -301,6 +323,103 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path,
     assert train("--steps", total, "--out", tmp_path / "whole") == 0
     assert saved(folder) == saved(tmp_path / "whole")
     assert [int(row["step"]) for row in log_rows(folder)] == list(range(1, total + 1))
+
+
+# ---- going on with a run -----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_there_already_is_not_rewritten(train, tmp_path, plain_finish, capsys):
+    assert train("--steps", 7, "--out", "run") == 0
+    before = contents(tmp_path / "run")
+    for words, said in ((["--steps", 5], "at step 7 already, and --steps 5 is less: give more"),
+                        (["--epochs", 1], "at step 7 already, and --epochs 1 is 6 steps: give more")):
+        capsys.readouterr()
+        assert train("--resume", "run", *words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    assert contents(tmp_path / "run") == before
+    assert train("--resume", "run") == 0
+    assert "this run is finished, at step 7 of 7: more --steps would go on" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/config.json").read_text())["flags"]["steps"] == 7
+
+
+def test_out_names_the_run_to_go_on_with(train, tmp_path, plain_finish, capsys):
+    assert train("--steps", 1, "--out", "a") == 0
+    assert train("--steps", 1) == 0  # a newer one, which is not meant
+    assert train("--out", "a", "--resume", "--steps", 2) == 0
+    assert int(log_rows(tmp_path / "a")[-1]["step"]) == 2
+    assert train("--out", "a", "--resume", tmp_path / "a", "--steps", 3) == 0
+    capsys.readouterr()
+    for words, said in ((["--out", "b", "--resume", "a"], "a run goes on where it is, in a: leave --out out"),
+                        (["--out", "a", "--resume", "--overwrite"], "give one of them"),
+                        (["--out", "b", "--resume"], "b is not the folder of a run")):
+        assert train(*words) != 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_knows_its_data(train, digits, tmp_path, plain_finish, monkeypatch, capsys):
+    """The same digits elsewhere are the same; others of that number, or none where they lay, are refused."""
+    assert train("--steps", 1, "--out", "run") == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    moved, other = shutil.copytree(digits, tmp_path / "moved"), shutil.copytree(digits, tmp_path / "other")
+    images = np.full((COUNT, 28, 28), 7, np.uint8)
+    (other / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_images(images), mtime=0))
+    assert train("--resume", "run", "--data-dir", "moved", "--steps", 2) == 0
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    assert train("--resume", tmp_path / "run", "--steps", 3) == 0  # the relative path was kept as an absolute one
+    before, _ = contents(tmp_path / "run"), capsys.readouterr()
+    assert train("--resume", tmp_path / "run", "--data-dir", other, "--steps", 4) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"trained on MNIST train: {COUNT} digits from {moved}" in line and f"digits from {other}" in line
+    moved.rename(tmp_path / "again")
+    assert train("--resume", tmp_path / "run", "--steps", 4) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--data-dir {moved}" in line and "say where with --data-dir" in line
+    assert contents(tmp_path / "run") == before
+    # A run of an older version, whose folder was kept as it was typed and nothing else of its data.
+    del config["inputs"], config["command"]
+    monkeypatch.chdir(tmp_path)
+    config["flags"]["data_dir"] = "again"
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert train("--resume", "run", "--steps", 5) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["flags"]["data_dir"] == str(tmp_path / "again") and "hash" in config["inputs"]["data"]
+
+
+STREAMS = [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -1"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell's own way to close a stream")
+@pytest.mark.parametrize("streams", STREAMS)
+def test_nobody_watching_is_no_reason_to_stop(digits, tmp_path, streams):
+    """The run ends well, and its files are those of a run that was watched."""
+    words = [sys.executable, str(ROOT / "train_mnist.py"), *TINY, "--data-dir", str(digits), "--eval-every", "0",
+             "--log-every", "1", "--save-every", "2", "--steps", "9", "--out"]
+    subprocess.run([*words, "watched"], cwd=tmp_path, capture_output=True, check=True)
+    done = subprocess.run(f"({shlex.join([*words, 'alone'])}; echo $? > code) {streams}", shell=True, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert (tmp_path / "code").read_text() == "0\n" and "Traceback" not in done.stdout + done.stderr
+    a, b = (contents(tmp_path / name) for name in ("watched", "alone"))
+    assert a.keys() == b.keys() and all(a[name] == b[name] for name in ("checkpoint.npz", "log.csv", "routes.png"))
+
+
+def test_samples_that_are_cleared_away_under_way_stop_nothing(train, tmp_path, plain_finish, monkeypatch, capsys):
+    look = script.look
+
+    def clear(t, run, *rest):
+        if t.step == 2:
+            shutil.rmtree(run.folder / "samples")
+            (run.folder / "samples").write_text("mine")
+        look(t, run, *rest)
+
+    monkeypatch.setattr(script, "look", clear)
+    assert train("--steps", 6, "--sample-every", 1, "--out", "run") == 0
+    assert capsys.readouterr().err.count("note: ") == 1
+    assert int(log_rows(tmp_path / "run")[-1]["step"]) == 6 and saved(tmp_path / "run")
 
 
 # ---- NaN ---------------------------------------------------------------------------------------------------------
@@ -443,7 +562,7 @@ def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, word
         return drawn[-1]
 
     monkeypatch.setattr(script.Training, "draw", spy)
-    assert train("--bank", 50, "--batch-size", 8, "--steps", 2, *words) == 0
+    assert train(*over(["--bank", "50", "--batch-size", "8", "--steps", "2"], words)) == 0
     assert len(drawn) == 4  # fresh noise and routes for either net in each step
     for z, chosen in drawn:
         assert z.shape == (8, 4) and chosen.shape == (8, 4) and len(np.unique(chosen, axis=0)) in (routes, routes - 1)

@@ -1,6 +1,6 @@
 """What every script's command line has in common: value types, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 the run failed, 2 the command was typed wrong, 130 stopped with Ctrl-C. Every failure a
+Exit codes: 0 done, 1 the run failed, 2 the command was typed wrong, 130 told to stop (Ctrl-C). Every failure a
 user can cause or act on is one line, "error: what, where, what to do". Anything else is a bug and shows its
 traceback.
 """
@@ -16,7 +16,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from tinygan import streams
 from tinygan.backend import memory_is_full
 from tinygan.errors import TinyganError
 
@@ -32,17 +34,23 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and --version."""
+    """argparse with one-line errors (exit code 2), suggestions for mistyped flags, no guessing, and --version.
+
+    A flag that is typed twice is refused, where argparse would keep the last value in silence; action="append" is for
+    flags that may be.
+    """
 
     def __init__(self, *args, version: str | None = None, **kwargs):
         kwargs.setdefault("formatter_class", _Help)
         # Abbreviated flags would change their meaning whenever a flag is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._seen: set[argparse.Action] = set()
         if version is not None:
             text = f"{self.prog} (tinygan {version})"
             self.add_argument("--version", action="version", version=text, help="print the version and exit")
 
     def parse_args(self, args=None, namespace=None):
+        self._seen = set()
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self._about(unknown[0]))
@@ -51,6 +59,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Print one line and exit with code 2."""
         self.exit(2, f"error: {' '.join(message.split())} (--help lists all flags)\n")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]):
+        # argparse asks here for the value of each flag that it comes across.
+        if action.option_strings and arg_strings == ["--"]:  # it would take that for no value at all
+            raise argparse.ArgumentError(action, "needs a value, which -- is not")
+        if action.option_strings and not isinstance(action, argparse._AppendAction):
+            if action in self._seen:
+                more = ", with all its values after it" if action.nargs == "+" else ""
+                raise argparse.ArgumentError(action, f"is given twice: give it once{more}")
+            self._seen.add(action)
+        return super()._get_values(action, arg_strings)
 
     def _about(self, word: str) -> str:
         if not word.startswith("-"):
@@ -74,24 +93,33 @@ def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return {name for name, value in vars(seen).items() if value is not unset.get(name)}
 
 
-def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call main(argv) and return the exit code, printing one line for every failure a user can act on."""
-    for stream in (sys.stdout, sys.stderr):  # a folder's name may hold bytes that are no text: show, never fail
-        with contextlib.suppress(AttributeError, ValueError, OSError):
-            stream.reconfigure(errors="backslashreplace")
+def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None, *,
+             leaves_files: bool = False) -> int:
+    """Call main(argv) and return the exit code, printing one line for every failure a user can act on.
+
+    Nothing stops because standard output or error is missing, closed or read by nobody any more (`| head`). At the end
+    it counts as a failure that what was printed did not arrive, unless main leaves_files: then they are what counts.
+    """
+    with streams.patient() as out:
+        for stream in (sys.stdout, sys.stderr):  # a folder's name may hold bytes that are no text: show, never fail
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
+        code = _run(main, argv)
+        out.flush()
+        if code or leaves_files or out.lost is None:
+            return code
+        if isinstance(out.lost, BrokenPipeError):  # the reader has seen what it wanted: not worth a word
+            return 1
+        return _fail(f"standard output was lost: {getattr(out.lost, 'strerror', None) or out.lost}", 1)
+
+
+def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     try:
-        code = main(argv)
-        sys.stdout.flush()
-        return code or 0
+        return main(argv) or 0
     except TinyganError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("stopped by Ctrl-C", 130, word="")
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not worth a word. Python flushes stdout once more on
-        # its way out, which would complain, so stdout is pointed at nothing.
-        _silence_stdout()
-        return 1
     except (MemoryError, RuntimeError) as error:
         if not memory_is_full(error):
             raise
@@ -110,13 +138,6 @@ _ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
 def _fail(message: str, code: int, *, word: str = "error: ") -> int:
     print(f"{word}{' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _silence_stdout() -> None:
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass  # stdout is not a real file (a test, a notebook): nothing will be flushed there
 
 
 def as_typed(value: object) -> str:
@@ -183,6 +204,13 @@ def grid_size(text: str) -> tuple[int, int]:
             f"must be rows x columns, such as 8x8, at most {MAX_GRID:,} images in all, not {text!r}"
         )
     return int(match[1]), int(match[2])
+
+
+def path(text: str) -> Path:
+    """A file or folder; a ~ at its beginning is the home folder, also where no shell has seen it (--out=~/run)."""
+    if not text or "\0" in text:  # an empty one is a variable that was not set: it would mean the working folder
+        raise argparse.ArgumentTypeError(f"must be a path, not {text!r}")
+    return Path(os.path.expanduser(text))
 
 
 def route_mode(text: str) -> str:

@@ -3,12 +3,14 @@
 The bytes go to one fixed temporary name beside the target and move over it in a single step (os.replace):
 whoever looks, at any moment and after any crash, finds the old file or the new one, never half of either. The
 temporary name is fixed, so a run that is killed leaves at most one such file and the next write replaces it.
+A link stays a link: the file that it names is replaced, with the temporary one beside that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,10 +21,15 @@ def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bi
     """Open `path` for binary writing; it changes only when the block ends without an error.
 
     durable: also wait until the bytes, and the folder's entry for them, are on the disk (fsync), so that a
-    power cut loses nothing either. Checkpoints want this; pictures do not. Raises OSError as the system gives
-    it; the previous file is then untouched and the temporary one is gone.
+    power cut loses nothing either. Checkpoints want this; pictures do not. What is no file (a pipe, /dev/stdout)
+    is written into as it is. Raises OSError as the system gives it; the previous file is then untouched and the
+    temporary one is gone.
     """
-    path = Path(path)
+    if _is_stream(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(path.name + ".tmp")
     # One left by a killed run is removed, not reopened: it may be a link to elsewhere.
     temporary.unlink(missing_ok=True)
@@ -39,6 +46,27 @@ def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bi
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def put_aside(path: str | os.PathLike) -> Path:
+    """Rename the file at `path` to the first free of NAME-kept-1.EXT, NAME-kept-2.EXT ... beside it; return that.
+
+    Of a link the file that it names is renamed, and the link stays. Raises OSError as the system gives it.
+    """
+    path, number = Path(os.path.realpath(path)), 1
+    while os.path.lexists(kept := path.with_name(f"{path.stem}-kept-{number}{path.suffix}")):
+        number += 1
+    os.rename(path, kept)
+    return kept
+
+
+def _is_stream(path: str | os.PathLike) -> bool:
+    """Whether there is something at `path` that is neither file nor folder: it must never be replaced by a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,9 +8,11 @@ straight into a file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -231,27 +233,44 @@ def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *
     columns: the log by column; "step", and any of those in _PANELS. Values that are not finite leave a gap. A column
     that is absent draws nothing. A log with "wanted" is a GPAN's.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TinyganError("the loss curves need matplotlib: pip install matplotlib") from error
+    matplotlib = _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     chosen = [panel for panel in (GPAN_PANELS if "wanted" in values else GAN_PANELS)
               if any(np.isfinite(values.get(name, np.nan)).any() for name in panel.curves)] or GAN_PANELS[:1]
-    figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)  # draws into memory: no display, no global state
-    axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
-                           height_ratios=[panel.height for panel in chosen])[:, 0]
-    for axis, panel in zip(axes, chosen, strict=True):
-        _draw_panel(axis, panel, values)
-    axes[-1].set_xlabel("training step")
-    if title:
-        figure.suptitle(title)
     data = io.BytesIO()
-    figure.savefig(data, format="png", metadata={"Software": None})
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own settings may ask for LaTeX, or for fonts that are not there
+        figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
+        FigureCanvasAgg(figure)  # draws into memory: no display, no global state
+        axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
+                               height_ratios=[panel.height for panel in chosen])[:, 0]
+        for axis, panel in zip(axes, chosen, strict=True):
+            _draw_panel(axis, panel, values)
+        axes[-1].set_xlabel("training step")
+        if title:
+            figure.suptitle(title, parse_math=False)  # a folder's name may hold a $
+        figure.savefig(data, format="png", metadata={"Software": None})
     _write(path, data)
+
+
+def _matplotlib():
+    # A backend that this matplotlib does not know would make the import fail, and nothing here needs one.
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise TinyganError("the loss curves need matplotlib: pip install matplotlib") from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend  # as its import would have done
+    return matplotlib
 
 
 class Panel(NamedTuple):

@@ -150,7 +150,10 @@ def _pictures(folder: Path) -> str:
 
 
 def _figure(path: Path, caption: str, style: str = "pixels", widest: int | None = None) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError:  # cleared away this moment, or somebody else's
+        return ""
     if widest:
         try:
             picture = pictures.read_png(path)

@@ -7,8 +7,9 @@
                         loss.png  training.gif  routes.png  report.html; of a GPAN cams.png, too
 
 `Run` knows where things belong and keeps them consistent: it never writes into somebody's folder unasked, and
-on resume it takes the log and the samples back to the checkpoint's step, so that nothing is there twice. It
-does not train: the loop stands in the script.
+on resume it takes the log and the samples back to the checkpoint's step, so that nothing is there twice. Pictures,
+curves and the report are worth a note where they cannot be made, never the training. It does not train: the loop
+stands in the script.
 
 Log columns by convention (curves, health and report know these; others may be added freely): step, d_loss,
 g_loss, d_real, d_fake, d_grad, g_grad, logit_gap, spread, classes, kl, confidence, frechet (samples: how many
@@ -20,9 +21,6 @@ views that training does not use view_...; variety, speckle, map_size. A log wit
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
 import math
 import os
@@ -31,7 +29,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +38,10 @@ import numpy as np
 import tinygan
 from tinygan import checkpoint, cli, pictures, report
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import whole_file
+from tinygan.files import put_aside, whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
+from tinygan.runlog import RunLog
+from tinygan.streams import Patient
 
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
 QUIET = 15.0  # seconds after which a script that is no terminal's says how far it is
@@ -50,6 +51,10 @@ MAY_CHANGE = frozenset(
     {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
     | {"log_every", "sample_every", "save_every", "eval_every"}
 )
+MADE = ("log.csv", "routes.png", "cams.png", "loss.png", "training.gif", "report.html", checkpoint.FILE_NAME,
+        "config.json")  # beside samples/
+# What a file manager leaves in a folder that it has shown: such a folder is empty to its owner.
+NOBODYS = {".ds_store", ".localized", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
 
 
 def sample_due(step: int, total: int, every: int | None = None) -> bool:
@@ -65,14 +70,22 @@ class Run:
 
     flags: the settings in force; after a resume, the stored ones with the changes that were typed.
     folder: where everything is written.
+    inputs: what was given to the run from outside: {name: {"hash", "source"}}, kept in config.json.
+    say: what is called with each one-line note, such as a picture that could not be written.
     """
 
-    def __init__(self, folder: Path, flags: Mapping):
+    _lock: int | None = None
+
+    def __init__(self, folder: Path, flags: Mapping, config: Mapping | None = None):
         self.folder = folder
         self.flags = dict(flags)
         self.checkpoint_path = folder / checkpoint.FILE_NAME
         self.log_path = folder / "log.csv"
-        self._columns: list[str] = []
+        self.say: Callable[[str], None] = print
+        self._config = dict(config or {})
+        self.inputs: dict[str, dict[str, str]] = dict(self._config.get("inputs") or {})
+        self._log = RunLog(self.log_path)
+        self._noted: set[str] = set()
         self._lock = _lock_folder(folder)
 
     @classmethod
@@ -84,6 +97,7 @@ class Run:
         name: str = "run",
         root: str | os.PathLike = "runs",
         overwrite: bool = False,
+        inputs: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Run:
         """Start a new run in `out`, or in root/name-1, root/name-2 ... (the next free number).
 
@@ -91,10 +105,10 @@ class Run:
         are removed and anything else in the folder is left alone.
         """
         folder = _next_free(Path(root), name) if out is None else _claim(Path(out), overwrite)
-        run = cls(folder, flags)
+        run = cls(folder, flags, {"inputs": inputs, "command": _command()})
         if overwrite:
-            _remove_run_files(folder)
-        (folder / "samples").mkdir(exist_ok=True)
+            run._remove_files()
+        _make_samples(folder)
         run._write_config()
         return run
 
@@ -115,7 +129,8 @@ class Run:
         there is no run at `path`.
         """
         folder = Path(path).parent if Path(path).is_file() else Path(path)
-        stored = read_config(folder)["flags"]
+        config = read_config(folder)
+        stored = config["flags"]
         typed, may_change = frozenset(typed), frozenset(may_change)
         merged = {}
         for name, value in flags.items():
@@ -127,9 +142,18 @@ class Run:
                     f"{flag} is {cli.as_typed(value)} but the run in {folder} was made with {stored_value}: "
                     f"leave {flag} out to go on with it, or start a new run with --out"
                 )
-        run = cls(folder, merged)
-        (folder / "samples").mkdir(exist_ok=True)
-        return run
+        return cls(folder, merged, config)
+
+    def check_input(self, name: str, made_of: Mapping[str, str], advice: str) -> None:
+        """Keep what a resumed run is given, {"hash", "source"}, if it is what the run was made with.
+
+        Runs of older versions say nothing of it, and take what they get. Raises TinyganError, with both sources.
+        """
+        known = self.inputs.get(name)
+        if known and known["hash"] != made_of["hash"]:
+            raise TinyganError(f"the run in {self.folder} was trained on {known['source']}; what is there now "
+                               f"({made_of['source']}) holds something else: {advice}")
+        self.inputs[name] = dict(made_of)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
         """The checkpoint (arrays, meta), with log and samples cut back to its step, meta["step"]."""
@@ -139,17 +163,12 @@ class Run:
             raise TinyganError(
                 f"the checkpoint in {self.folder} does not say its step: it is not one of a training run"
             )
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.checkpoint_path}.tmp")  # left by a kill during a save
-        rows = [row for row in read_log(self.folder) if row["step"] <= step]
-        self._columns = list(dict.fromkeys(name for row in rows for name in row))
-        if rows:
-            self._rewrite_log(rows)
-        else:
-            self.log_path.unlink(missing_ok=True)
+        Path(f"{os.path.realpath(self.checkpoint_path)}.tmp").unlink(missing_ok=True)  # left by a kill during a save
+        self._log.cut(step, self._note)
         for number, path in self.samples():
             if number > step:
                 path.unlink()
+        self._config["resumed"] = [*(self._config.get("resumed") or []), _command()]
         self._write_config()
         return arrays, meta
 
@@ -158,33 +177,28 @@ class Run:
         checkpoint.save(self.checkpoint_path, arrays, meta)
 
     def log(self, step: int, **numbers: float) -> None:
-        """Append one row to log.csv. A column that was not there before is added to the whole file."""
-        row = {"step": step, **numbers}
-        if new := [name for name in row if name not in self._columns]:
-            rows = read_log(self.folder) if self._columns else []
-            self._columns += new
-            self._rewrite_log([*rows, row])
-            return
-        with open(self.log_path, "a", newline="", encoding="utf-8") as file:
-            file.write(_csv_line(_cell(row.get(name)) for name in self._columns))
+        """Append one row to log.csv. A column that was not there before is added to the whole file.
+
+        If somebody has edited the file since the last row, all that they wrote is kept. Where it cannot be written
+        (full disk, a spreadsheet that holds it), the row waits for the next one.
+        """
+        self._log.append({"step": step, **numbers}, self._note)
 
     def amend(self, step: int, **numbers: float) -> None:
         """Add numbers to the row of `step`, the last one in log.csv: what is measured after it was written."""
-        rows = read_log(self.folder)
-        if not rows or rows[-1]["step"] != step:
-            self.log(step, **numbers)
-            return
-        rows[-1] |= numbers
-        self._columns += [name for name in numbers if name not in self._columns]
-        self._rewrite_log(rows)
+        self._log.amend(step, numbers, self._note)
 
     def save_sample(self, step: int, picture: np.ndarray) -> None:
-        """Write a uint8 picture as samples/step_000100.png."""
-        pictures.save_png(self.folder / "samples" / f"step_{step:06d}.png", picture)
+        """Write a uint8 picture as samples/step_000100.png; where that fails, say so once."""
+        def write() -> None:
+            _make_samples(self.folder)  # somebody may have cleared it away
+            pictures.save_png(self.folder / "samples" / f"step_{step:06d}.png", picture)
+
+        self._attempt("samples", write)
 
     def save_picture(self, name: str, picture: np.ndarray) -> None:
-        """Write a uint8 picture beside the log, as routes.png for instance."""
-        pictures.save_png(self.folder / name, picture)
+        """Write a uint8 picture beside the log, as routes.png for instance; where that fails, say so once."""
+        self._attempt(name, lambda: pictures.save_png(self.folder / name, picture))
 
     def samples(self) -> list[tuple[int, Path]]:
         """The sample pictures so far: (step, path), by step."""
@@ -196,25 +210,28 @@ class Run:
         A run that trained for hours must not fail for want of a plotting library: what cannot be drawn is
         returned as a list of one-line notes to show.
         """
-        notes = []
-        title = os.fsencode(self.folder.name).decode(errors="backslashreplace")  # it may hold bytes that are no text
-        jobs = (
-            lambda: pictures.loss_plot(self.folder / "loss.png", columns(read_log(self.folder)), title=title),
-            self._write_gif,
-            lambda: report.write_report(self.folder),
-        )
-        for job in jobs:
-            try:
-                job()
-            except (TinyganError, OSError) as error:
-                notes.append(" ".join(str(error).split()))
-        return notes
+        # The report first, lest anything keep it away, and again with what was drawn.
+        jobs = {
+            "log.csv": lambda: self._log.write(self._note),
+            "report.html": lambda: report.write_report(self.folder),
+            "loss.png": self._draw_curves,
+            "training.gif": self._write_gif,
+        }
+        notes = [_problem(name, job) for name, job in [*jobs.items(), ("report.html", jobs["report.html"])]]
+        return [note for note in dict.fromkeys(notes) if note]
 
     def close(self) -> None:
         """Let go of the folder, so that another process may go on with the run (so does this one's end)."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def __del__(self) -> None:
+        self.close()  # a run that was refused after all must not keep others, in this process, from its folder
+
+    def _draw_curves(self) -> None:
+        title = os.fsencode(self.folder.name).decode(errors="backslashreplace")  # it may hold bytes that are no text
+        pictures.loss_plot(self.folder / "loss.png", columns(read_log(self.folder)), title=title)
 
     def _write_gif(self) -> None:
         if paths := [path for _, path in self.samples()]:
@@ -228,19 +245,55 @@ class Run:
             "python": platform.python_version(),
             "system": platform.platform(),
         }
-        config = {
-            "flags": _as_json(self.flags),
-            "versions": versions,
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        }
+        config = {"flags": _as_json(self.flags), "versions": versions, "inputs": self.inputs}
+        config |= {name: value for name, value in self._config.items() if name not in config}
         with whole_file(self.folder / "config.json") as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
 
-    def _rewrite_log(self, rows: Iterable[Mapping[str, float]]) -> None:
-        text = _csv_line(self._columns)
-        text += "".join(_csv_line(_cell(row.get(name)) for name in self._columns) for row in rows)
-        with whole_file(self.log_path) as file:
-            file.write(text.encode())
+    def _remove_files(self) -> None:
+        """Remove the files of an earlier run, and nothing that no run made."""
+        paths = [path for path in (self.folder / name for name in MADE) if os.path.lexists(path)]
+        for path in paths:
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder, which no run made: move it away, or choose another --out")
+        if os.path.lexists(self.folder / "samples") and not (self.folder / "samples").is_dir():
+            raise UsageError(f"{self.folder / 'samples'} is no folder: move it away, or choose another --out")
+        if paths and not _is_run(self.folder):
+            raise UsageError(f"{self.folder} has a {paths[0].name} but no config.json of a run: --overwrite replaces "
+                             "runs only, so move the file away, or choose another --out")
+        for path in [path for _, path in self.samples()] + paths:
+            if not path.is_symlink():
+                path.unlink()
+            elif path.exists():
+                kept = put_aside(path)
+                self._note(str(path), f"{path.name} is a link: what it named is kept as {kept}")
+            path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+
+    def _attempt(self, name: str, job: Callable[[], object]) -> None:
+        if problem := _problem(name, job):
+            self._note(name, problem)
+
+    def _note(self, about: str, text: str) -> None:
+        """Say something once, however often it happens."""
+        if about not in self._noted:
+            self._noted.add(about)
+            self.say(f"note: {text}")
+
+
+def _problem(name: str, job: Callable[[], object]) -> str:
+    """Do what must not end a run; "", or in one line why `name` was not made."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they may have been turned into errors
+            job()
+    except KeyboardInterrupt:
+        raise
+    except TinyganError as error:
+        return " ".join(str(error).split())
+    except BaseException as error:  # a broken plotting library may raise anything
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"{name} was not made ({words[:200]})"
+    return ""
 
 
 class Progress:
@@ -263,7 +316,7 @@ class Progress:
         stream=None,
     ):
         self.total, self.start, self.every, self.quiet, self.word = total, start, every, quiet, word
-        self.stream = sys.stderr if stream is None else stream
+        self.stream = Patient(sys.stderr if stream is None else stream)
         self.on_terminal = self.stream.isatty()
         self._begun = self._said = time.monotonic()
         self._shown = -math.inf
@@ -339,7 +392,8 @@ def _next_free(root: Path, name: str) -> Path:
 def _claim(folder: Path, overwrite: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not overwrite:
+        if not overwrite and any(path.name.lower() not in NOBODYS and not path.name.startswith("._")
+                                 for path in folder.iterdir()):
             raise UsageError(
                 f"{folder} is not empty: --resume {folder} goes on with the run in it, --overwrite starts "
                 "anew in it, --out names another folder"
@@ -351,20 +405,23 @@ def _claim(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def _remove_run_files(folder: Path) -> None:
-    names = (
-        "config.json",
-        "log.csv",
-        "routes.png",
-        "cams.png",
-        "loss.png",
-        "training.gif",
-        "report.html",
-        checkpoint.FILE_NAME,
-    )
-    for path in [folder / name for name in names] + [path for _, path in samples(folder)]:
-        path.unlink(missing_ok=True)
-        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
+def _make_samples(folder: Path) -> None:
+    try:
+        (folder / "samples").mkdir(exist_ok=True)
+    except OSError as error:
+        raise TinyganError(f"cannot make the folder {folder / 'samples'}: {error.strerror}; move away what is there, "
+                           "or choose another --out") from error
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return "tinygan" in read_config(folder)["versions"]
+    except (TinyganError, KeyError, TypeError):
+        return False
+
+
+def _command() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _lock_folder(folder: Path) -> int | None:
@@ -388,17 +445,5 @@ def _lock_folder(folder: Path) -> int | None:
 
 
 def _as_json(value):
-    """`value` as it comes back from JSON: tuples as lists, paths as text."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int | np.integer) else f"{float(value):.6g}"
-
-
-def _csv_line(cells: Iterable[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(list(cells))
-    return line.getvalue()
+    """`value` as it comes back from JSON: tuples as lists, paths as text, absolute so that they hold everywhere."""
+    return json.loads(json.dumps(value, default=lambda v: os.path.abspath(v) if isinstance(v, Path) else str(v)))

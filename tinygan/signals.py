@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from types import FrameType
 
+# Ctrl-C; a request to end; a terminal that has gone (not on Windows).
+ASK_TO_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 class StopSignal:
-    """`with StopSignal() as stop:` sets stop.requested on Ctrl-C (or a termination request) instead of breaking in.
+    """`with StopSignal() as stop:` sets stop.requested on Ctrl-C, a termination request or a lost terminal instead of
+    breaking in.
 
     A loop that looks at it after each step can save a whole state, equal to that of a run that was told to end
-    there. A second Ctrl-C breaks in at once.
+    there. Another Ctrl-C breaks in at once; the other signals often come twice, and do not. A signal that was ignored
+    before (nohup, the background job of a script) stays ignored.
     """
 
     requested = False
 
     def __enter__(self) -> StopSignal:
         self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread (a notebook, a test): signals keep their usual meaning
-                break
+        for number in ASK_TO_STOP:
+            before = signal.getsignal(number)
+            if before in (signal.SIG_IGN, None):  # None: a handler that was not set from Python, and stays
+                continue
+            with contextlib.suppress(ValueError):  # not in the main thread (a notebook): they stay as they are
+                signal.signal(number, self._note)
+                self._before[number] = before
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
 

@@ -5,7 +5,9 @@ memory runs out. The training loops themselves stand in the scripts.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.module import Module
 from tinygan.optim import Adam, RMSprop
-from tinygan.run import Run
+from tinygan.run import MAY_CHANGE, Run
 from tinygan.sampling import section, with_prefix
 
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
+FILES = ("classifier", "substrate")  # flags that name files whose content a run depends on, and may lie elsewhere later
 
 # ---- optimisers --------------------------------------------------------------------------------------------------
 
@@ -139,17 +142,85 @@ def out_of_memory(problem: str, flags: Mapping[str, Any], run: Run, nets: Iterab
 def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: str) -> tuple[dict, Run]:
     """The flags in force and the run to go on with, where --resume was given; name: of the newest run it may mean.
 
-    own: a flag that no other script's runs have. Raises TinyganError for the run of another script.
+    own: a flag that no other script's runs have. Files that the run was made with may lie elsewhere by now. Raises
+    TinyganError for the run of another script, and where such a file holds something else.
     """
-    folder = flags["resume"] or runfiles.newest("runs", name)
-    if own not in runfiles.read_config(Path(folder).parent if Path(folder).is_file() else folder)["flags"]:
+    if "overwrite" in typed:
+        raise UsageError("--resume goes on with a run, --overwrite starts anew: give one of them")
+    folder = Path(flags["out"] or runfiles.newest("runs", name) if flags["resume"] is True else flags["resume"])
+    folder = folder.parent if folder.is_file() else folder
+    if "out" in typed and os.path.realpath(flags["out"]) != os.path.realpath(folder):
+        raise UsageError(f"--out {flags['out']}: a run goes on where it is, in {folder}: leave --out out")
+    config = runfiles.read_config(folder)
+    if own not in config["flags"]:
         raise TinyganError(f"{folder} is not a run of {parser.prog}: its settings say nothing of "
                            f"--{own.replace('_', '-')}")
-    run = Run.resume(folder, flags, typed=typed)
+    moved = {name for name in FILES if name in typed and _same_files(config, name, flags[name])}
+    run = Run.resume(folder, flags, typed=typed, may_change=MAY_CHANGE | moved)
     if "steps" in typed:
         run.flags["epochs"] = None  # the total said last holds
     # config.json is a text that anybody may edit: what it says must pass for flags.
-    return vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)}))), run
+    flags = vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)})))
+    run.flags |= {name: flags[name] for name in ("data_dir", *FILES) if flags.get(name)}  # as paths: kept absolute
+    for name in ("data_dir", *FILES):
+        for path in _listed(flags.get(name)):
+            if not path.exists():
+                flag = "--" + name.replace("_", "-")
+                raise TinyganError(f"{flag} {path}, which the run in {folder} was made with, is not there: if it lies "
+                                   f"elsewhere now, say where with {flag}")
+    for name, made_of in file_inputs(flags).items():
+        run.check_input(name, made_of, f"name the old one with --{name}, wherever it lies now, or start a new run")
+    return flags, run
+
+
+def _same_files(config: Mapping[str, Any], name: str, typed: Any) -> bool:
+    """Whether what was typed may be what the run was made with: it has the same content or, where nothing is known of
+    that (an older run), is the same place, or the old one is gone. Raises TinyganError for other content."""
+    known, before = (config.get("inputs") or {}).get(name), _listed(config["flags"].get(name))
+    paths = _listed(typed)
+    if not known:
+        return bool(before) and (list(map(os.path.abspath, before)) == list(map(os.path.abspath, paths))
+                                 or not all(path.exists() for path in before))
+    if missing := [path for path in paths if not path.exists()]:
+        raise TinyganError(f"--{name} {missing[0]}: there is no such file or folder")
+    if runfiles.hash_files(paths) != known["hash"]:
+        raise UsageError(f"--{name} is {cli.as_typed(typed)} but the run was made with {known['source']}, which held "
+                         f"something else: leave --{name} out, or name what it was made with")
+    return True
+
+
+def _listed(value: Any) -> list[Path]:
+    """The paths in the value of a flag: none, one or several."""
+    return [Path(path) for path in (value if isinstance(value, (list, tuple)) else [value] if value else [])]
+
+
+def file_inputs(flags: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What Run keeps of the files that the flags name: {flag: {"hash", "source"}}, for those that were given."""
+    return {name: {"hash": runfiles.hash_files(paths), "source": cli.as_typed([os.path.abspath(p) for p in paths])}
+            for name in FILES if (paths := _listed(flags.get(name)))}
+
+
+def check_steps(step: int, flags: Mapping[str, Any], run: Run) -> None:
+    """UsageError where a resumed run has gone beyond --steps or --epochs; says so where it is just there."""
+    total = flags["steps"]
+    if step > total:
+        asked = f"--epochs {flags['epochs']} is {total:,} steps" if flags.get("epochs") else f"--steps {total} is less"
+        raise UsageError(f"the run in {run.folder} is at step {step:,} already, and {asked}: give more to go on")
+    if step == total:
+        print(f"this run is finished, at step {step:,} of {total:,}: more --steps would go on; its pictures and report "
+              "are made anew")
+
+
+def dry_run(start: Callable[[dict, Run | None], int], flags: dict) -> int:
+    """Call start for a new run in a folder of its own among the system's temporary ones, which is named at the end."""
+    folder = tempfile.mkdtemp(prefix="tinygan-dry-run-")
+    try:
+        code = start({**flags, "out": Path(folder)}, None)
+        print(f"its pictures and report are in {folder}")
+        return code
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # only where nothing has come of it
 
 
 def as_words(flags: Mapping[str, Any]) -> list[str]:
@@ -157,7 +228,7 @@ def as_words(flags: Mapping[str, Any]) -> list[str]:
     words = []
     for name, value in flags.items():
         flag = "--" + name.replace("_", "-")
-        if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):  # a flag that may be repeated
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, Path)):  # may be repeated
             words += [f"{flag}={item}" for item in value]
         elif value is not None and value is not False:
             words.append(flag + ("" if value is True else f"={cli.as_typed(value)}"))
@@ -202,9 +273,9 @@ def add_place_flags(group: argparse._ArgumentGroup, *, name: str, pictures: str,
     group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
     group.add_argument("--tf32", action="store_true", help="let a GPU multiply matrices in TF32: faster, less exact")
     group.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
-    group.add_argument("-o", "--out", type=Path, help=f"run folder [default: the next free runs/{name}-N]")
-    group.add_argument("--resume", nargs="?", const="", metavar="PATH", help="go on with a run (its folder); without "
-                       "a path, with the newest one of this kind")
+    group.add_argument("-o", "--out", type=cli.path, help=f"run folder [default: the next free runs/{name}-N]")
+    group.add_argument("--resume", nargs="?", type=cli.path, const=True, metavar="PATH", help="go on with a run (its "
+                       "folder); without a path, with the one in --out or else the newest of this kind")
     group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
     group.add_argument("--sample-every", type=cli.positive_int, help=f"steps between pictures [default: {pictures}]")

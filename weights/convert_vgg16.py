@@ -474,11 +474,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("source", type=Path, nargs="?", help="the file to convert")
+    p.add_argument("source", type=cli.path, nargs="?", help="the file to convert")
     p.add_argument("--download", action="store_true", help=f"convert Keras' ImageNet file, {KERAS_BYTES / 1e6:.0f} MB")
-    p.add_argument("-o", "--out", type=Path, default=Path(__file__).with_name(FILE_NAME), help="the file to write")
+    p.add_argument("-o", "--out", type=cli.path, default=Path(__file__).with_name(FILE_NAME), help="the file to write")
     p.add_argument("--overwrite", action="store_true", help="replace the file in --out")
-    p.add_argument("--classes", type=Path, help="class names: a text file, one a line, or imagenet_class_index.json")
+    p.add_argument("--classes", type=cli.path, help="class names: a text file, one a line, or "
+                   "imagenet_class_index.json")
     p.add_argument("--side", type=cli.positive_int, help="pixels of the images that a head after GlobalAveragePooling "
                    f"was trained on [default: {USUAL_SIDE}]; other files say it themselves")
     p.add_argument("--dtype", choices=KINDS, help="how the weights are stored [default: float32, or as they are]")
@@ -487,4 +488,4 @@ def build_parser() -> cli.Parser:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(main))
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -135,12 +135,12 @@ def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--epochs", type=cli.positive_int, default=4, help="passes over the training images")
     p.add_argument("--seed", type=cli.non_negative_int, default=0)
-    p.add_argument("-o", "--out", type=Path, default=SHIPPED, help="the weight file")
+    p.add_argument("-o", "--out", type=cli.path, default=SHIPPED, help="the weight file")
     p.add_argument("--overwrite", action="store_true", help="replace the file in --out")
-    p.add_argument("--data-dir", type=Path, help="folder with the four MNIST files")
+    p.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
     return p
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_main(main))
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -194,7 +194,7 @@ class _Meter:
 
     def __init__(self, name: str, progress: bool | None, say: Callable[[str], None]) -> None:
         self.name, self.say = name, say
-        self.follow = sys.stderr.isatty() if progress is None else progress
+        self.follow = bool(sys.stderr and sys.stderr.isatty()) if progress is None else progress
         self.bar = None
         self.total: int | None = None
         self.received = 0

@@ -1,0 +1,138 @@
+"""The log that a run writes: log.csv, a row at a time, whatever others do to the file meanwhile.
+
+What a user adds to it (notes, columns) stays; what cannot be read of it is kept under another name; and where it
+cannot be written its rows wait.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tinygan.errors import TinyganError
+from tinygan.files import put_aside, whole_file
+from tinygan.runfiles import Table, read_table
+
+Note = Callable[[str, str], None]
+
+
+class RunLog:
+    """log.csv at `path`. The methods call note(about, text) with what there is to tell, in one line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+        self._waiting: list[dict[str, str]] = []  # rows that are not in the file yet
+        self._stamp = _stamp(path)
+
+    def append(self, row: Mapping[str, float], note: Note) -> None:
+        """Add a row, {column: number} with a step; a column that was not there before is added to the whole file."""
+        self._waiting.append({name: _cell(value) for name, value in row.items()})
+        try:
+            self.write(note)
+        except OSError as error:
+            note("log.csv", f"log.csv cannot be written now ({error.strerror or error}): its rows wait")
+
+    def amend(self, step: int, numbers: Mapping[str, float], note: Note) -> None:
+        """Add numbers to the last row if it is that of `step`, else append a row with them."""
+        table = self._read(step, note)
+        if self._waiting or not table.rows or table.step(table.rows[-1]) != step:
+            self.append({"step": step, **numbers}, note)
+            return
+        names = [*table.names, *(name for name in numbers if name not in table.names)]
+        rows = [row + [""] * (len(names) - len(row)) for row in table.rows]
+        for name, value in numbers.items():
+            rows[-1][names.index(name)] = _cell(value)
+        try:
+            with whole_file(self._path) as file:
+                file.write(_csv([names, *rows]))
+        except OSError as error:
+            note("log.csv", f"log.csv cannot be written now ({error.strerror or error}): it lacks the last measurement")
+        self._columns, self._stamp = names, _stamp(self._path)
+
+    def write(self, note: Note) -> None:
+        """Write the rows that wait: at the end of the file or, where its columns change or somebody else has changed
+        it, all of it anew. Raises OSError as the system gives it."""
+        if not self._waiting:
+            return
+        new = [name for row in self._waiting for name in row if name not in self._columns]
+        if new or self._stamp != _stamp(self._path):
+            # A last line that does not end may be what a full disk left of the first row that waits.
+            table = self._read(int(self._waiting[0]["step"]) - 1, note)
+            self._rewrite(table.names, table.rows)
+        else:
+            with open(self._path, "ab") as file:
+                file.write(_csv(_in_columns(row, self._columns) for row in self._waiting))
+        self._waiting = []
+        self._stamp = _stamp(self._path)
+
+    def cut(self, step: int, note: Note) -> None:
+        """Take the log back to `step`, with whatever a user has added to the rows that stay."""
+        table = self._read(step, note)
+        rows = [row for row in table.rows if table.step(row) <= step]
+        if rows:
+            self._rewrite(table.names, rows)
+        else:
+            Path(os.path.realpath(self._path)).unlink(missing_ok=True)
+        self._stamp = _stamp(self._path)
+
+    def _rewrite(self, names: list[str], rows: Iterable[list[str]]) -> None:
+        new = dict.fromkeys(name for row in self._waiting for name in row if name not in names)
+        self._columns = [*names, *new]
+        lines = [*(row + [""] * len(new) for row in rows), *(_in_columns(row, self._columns) for row in self._waiting)]
+        with whole_file(self._path) as file:
+            file.write(_csv([self._columns, *lines]))
+
+    def _read(self, step: int, note: Note) -> Table:
+        """The log to be written anew, its last line among the rows if that is whole and not beyond `step`.
+
+        A file of which anything else would be lost is kept under another name.
+        """
+        try:
+            table = read_table(self._path.parent)
+            lost, last = table.strange, table.step(table.last) if table.last else None
+            if table.last and (last is None or last <= step):
+                if table.whole and last is not None:
+                    table.rows.append(table.last)
+                else:
+                    lost += 1
+            if not lost:
+                return table
+            problem = f"{lost} of its lines are no whole rows"
+        except TinyganError as error:
+            table, problem = Table(), error.__cause__
+        kept = put_aside(self._path)
+        note(str(kept), f"log.csv is written anew without what could not be read in it ({problem}): the file as it was "
+                        f"is {kept.name}")
+        return table
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written; () where there is none."""
+    try:
+        status = os.stat(path)
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    except OSError:
+        return ()
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int | np.integer) else f"{float(value):.6g}"
+
+
+def _in_columns(row: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    left = dict(row)
+    return [left.pop(name, "") for name in names]  # of two columns of one name, the first
+
+
+def _csv(lines: Iterable[list[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()

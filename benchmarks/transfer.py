@@ -24,7 +24,7 @@ from tinygan import __version__, checkpoint, cli
 from tinygan.backend import pick_device
 from tinygan.errors import TinyganError
 from tinygan.gpan_measure import hit_rates, load_classifier, scores_of
-from tinygan.gpan_sampling import Painter, load_painter
+from tinygan.gpan_sampling import AT_ONCE, Painter, load_painter
 from tinygan.kernels import pool
 from tinygan.models import digits
 from tinygan.models.vgg16 import load_vgg16
@@ -58,8 +58,8 @@ def verdict(painter: Painter, judge: Module, n: int, seed: int) -> dict[str, flo
     rng, found = np.random.default_rng([seed, 3]), []
     each = max(1, n // len(painter.sets))
     for wanted in painter.sets:
-        routes = painter.generator.draw_routes(rng, each)
-        images = np.concatenate(list(painter.images(wanted, routes, painter.substrates(), seed))) * 2 - 1
+        routes = painter.generator.draw_routes(rng, -(-each // AT_ONCE) * AT_ONCE)
+        images = np.concatenate(list(painter.images(wanted, routes, painter.substrates(), seed)))[:each] * 2 - 1
         row = hit_rates(scores_of(judge, images, painter.device)[0], wanted)
         row |= hit_rates(scores_of(judge, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
         found.append(row)

@@ -22,15 +22,18 @@ class Parameter(Tensor):
     """A tensor that is learned.
 
     bank: axis 0 counts filter sets, which may be used or not in a step. bounds: (low, high) between which an
-    optimiser keeps the values, moving them back after each of its steps. outside: its way into the loss is not
+    optimiser keeps the values, moving them back after each of its steps. copy: False takes the array itself, from a
+    caller who gives it away. outside: its way into the loss is not
     recorded at the moment (layers.normalised), so `grad` refuses it.
     """
 
     __slots__ = ("bank", "bounds", "outside")
 
-    def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None) -> None:
+    def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None,
+                 copy: bool = True) -> None:
         super().__init__(data, requires_grad=True)
-        self.data = self.data.copy(order="K")  # an optimiser writes into it: it must not be the caller's array
+        if copy:  # an optimiser writes into it
+            self.data = self.data.copy(order="K")
         self.bank, self.bounds, self.outside = bank, bounds, False
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import checkpoint
-from tinygan.data.substrates import FORMATS, MASK_SUFFIX
+from tinygan.data.images import SUFFIXES
+from tinygan.data.substrates import MASK_SUFFIX, files_in
 from tinygan.errors import TinyganError, UsageError
 
 DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d*(?:[eE][+-]?\d+)?)$")  # as spreadsheets of many languages write it
@@ -156,10 +157,11 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in map(Path, paths):
         if path.is_dir():
-            files = [(file.relative_to(path).as_posix(), file) for file in _pictures(path)]
+            files = [(file.relative_to(path).as_posix(), file) for file in files_in(path)
+                     if file.suffix.lower() in SUFFIXES]
         else:
             mask = (path.stem + MASK_SUFFIX).lower()
-            beside = sorted(path.parent.iterdir()) if path.suffix.lower() in FORMATS and path.is_file() else []
+            beside = sorted(path.parent.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file() else []
             files = [("", path), *(("mask", file) for file in beside if file.name.lower() == mask)]
         for name, file in files:
             digest.update(f"{name}\n{_size(file)}\n".encode(errors="surrogateescape"))
@@ -167,20 +169,6 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and those below it, linked ones included, each folder once."""
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in sorted(names)
-                  if not name.startswith(".") and name.lower().endswith(FORMATS)]
-    return found
 
 
 def _size(file: Path) -> int:

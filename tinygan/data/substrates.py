@@ -144,7 +144,7 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
     folder = Path(path)
     if not folder.is_dir():
         raise TinyganError(f"{shown(folder)} is no folder: give one with images on white or transparent background")
-    files = _files_in(folder)
+    files = files_in(folder)
     images = [file for file in files
               if file.suffix.lower() in SUFFIXES and not file.name.lower().endswith(MASK_SUFFIX)]
     if not images:
@@ -164,8 +164,11 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
     return Substrates(_from_memory(np.stack(items), flip), size, channels, name + MIRRORED * flip)
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """The files below a folder, sorted. A folder that links lead to twice, or back to, is looked through once."""
+def files_in(folder: Path) -> list[Path]:
+    """List the files below a folder, sorted, but for hidden ones and what systems leave there.
+
+    A folder that links lead to twice, or back to, is looked through once.
+    """
     files, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         here = os.stat(place)

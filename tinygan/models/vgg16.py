@@ -53,7 +53,7 @@ class Layer(Module):
     """A weight and a bias; a convolution or a fully-connected layer, as the weight's shape says."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        self.weight, self.bias = Parameter(weight), Parameter(bias)
+        self.weight, self.bias = Parameter(weight, copy=False), Parameter(bias, copy=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """max(0, conv(x) + b) for a convolution, x W^T + b for a fully-connected layer."""
@@ -69,6 +69,7 @@ class VGG16(Module):
     convolutions (64 to 512 in the published net), of fc6 and fc7, the number of classes and the side of the map that
     fc6 takes (7). input_range, mean, std: the net sees ((g + 1) / 2 * input_range - mean) / std of an image g, mean and
     std in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
+    dtype: of the net. Weights that have it are taken over, not copied: they are frozen, and 550 MB are enough once.
     Raises TinyganError if the weights do not fit together.
     """
 

@@ -16,6 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in (".", "weights", "benchmarks", "lessons") for path in (ROOT / folder).glob("*.py"))
 LESSON = re.compile(r"\d\d_.*\.py")  # begins with a cell of prose, see test_lessons.py
 MAX_CODE_LINES = 350
+# What a reader goes through to understand the nets, from the engine to the GPAN's step; all of it together.
+READ = ("engine", "ops", "conv", "functional", "gradcheck", "module", "layers", "losses", "optim", "gpan_losses", "views",
+        "gpan_step", "gradcam", "models")
+MAX_READ = 2500
 
 # Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
 FLOORS = {
@@ -206,6 +210,11 @@ def code_lines(text: str) -> int:
 def test_no_file_of_the_package_is_long():
     sizes = {str(path.relative_to(ROOT)): code_lines(path.read_text("utf-8")) for path in FILES}
     assert {name: size for name, size in sizes.items() if size > MAX_CODE_LINES} == {}
+
+
+def test_what_is_read_stays_short():
+    sizes = {name: code_lines(path.read_text("utf-8")) for name, path in MODULES.items() if room(name) in READ}
+    assert len(sizes) > 15 and sum(sizes.values()) <= MAX_READ, sizes
 
 
 def test_code_lines_counts_code():

@@ -86,7 +86,7 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         probes = [_Probe(a, requires_grad=True) for a in arrays]
         first = function(*probes)
         if not isinstance(first, Tensor) or first.dtype != np.float64:
-            raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {_kind(first)}")
+            raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {describe(first)}")
         used = {id(t) for t in _ancestors(first)}
         second = function(*[Tensor(a) for a in arrays])
         if not np.array_equal(first.data, second.data, equal_nan=True):
@@ -150,7 +150,7 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     if not arrays[i].size:
         return 0.0
     direction = rng.standard_normal(arrays[i].shape)
-    direction /= _norm(direction)
+    direction /= np.linalg.norm(direction)
 
     def along(h: float) -> float:
         moved = strided_like(arrays[i], arrays[i] + h * direction)
@@ -165,8 +165,8 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     # What an error is measured by: the product itself. It may be near 0 by chance, so also by what it usually is,
     # |gradient| / sqrt(n); never by less than the step, over which a gradient changes by about as much; nor by
     # less than what the rounding of the function's values (some 1e-14 of them) makes of a difference.
-    rounding = 1e-14 * _norm(function(*[Tensor(a) for a in arrays]).data * cotangent) / step
-    size = max(abs(numeric), abs(analytic), _norm(gradient) / gradient.size ** 0.5, rounding / tolerance, step)
+    rounding = 1e-14 * np.linalg.norm(function(*[Tensor(a) for a in arrays]).data * cotangent) / step
+    size = max(abs(numeric), abs(analytic), np.linalg.norm(gradient) / gradient.size ** 0.5, rounding / tolerance, step)
     error = abs(numeric - analytic) / size
     # Left and right slopes differ by h f'' for a smooth function, so a quarter of the step leaves a quarter; at a
     # kink the difference stays. A kink beside the input instead makes the two central differences disagree.
@@ -182,14 +182,6 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     return error
 
 
-def _norm(array: np.ndarray) -> float:
-    return float(np.sqrt((array ** 2).sum()))
-
-
 def _as_float64(x: Any) -> np.ndarray:
     array = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
     return strided_like(array, array.astype(np.float64))
-
-
-def _kind(x: Any) -> str:
-    return describe(x) if isinstance(x, Tensor) else type(x).__name__

@@ -99,6 +99,14 @@ class Reader:
             raise Refused(f"its attribute {name!r} holds NaN or infinity; {_DAMAGED}")
         return values
 
+    def lines(self, name: str, count: int, *, max_size: int) -> tuple[str, ...]:
+        """Read `count` printable lines of UTF-8 stored as bytes; Refused if they are anything else."""
+        raw = self.array(name, self.shape(name, ("uint8",), max_size=max_size), ("uint8",))
+        lines = raw.tobytes().decode("utf-8", errors="replace").split("\n")
+        if len(lines) != count or not all(line.isprintable() and line.strip() for line in lines):
+            raise Refused(f"its {name.replace('_', ' ')} are not {count:,} lines of text; convert it again")
+        return tuple(lines)
+
     def attributes(self) -> dict[str, Any]:
         """All attributes of the head of the file."""
         return {name: self.attribute(name) for name in self._file.attrs}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, use
 from tinygan.engine import GraphError, Tensor, watched
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, tprelu, weight_norm
-from tinygan.kernels import for_array
+from tinygan.kernels import each
 from tinygan.module import Module, Parameter
 
 NORMS = ("strict", "affine", "none")
@@ -205,9 +204,8 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
     if not layers:
         yield
         return
-    kernels = for_array(layers[0].weight.data)
-    values = _each(kernels, "normalize", [(m.weight.data, m.out_axis, m.norm_scale, m.eps, r)
-                                          for m, r in zip(layers, rows, strict=True)])
+    values = watched("normalize", layers[0].weight.data, lambda: each("normalize", [
+        (m.weight.data, m.out_axis, m.norm_scale, m.eps, r) for m, r in zip(layers, rows, strict=True)]))
     before = [(m.shared, m.weight.outside) for m in layers]
     filters = [Tensor(v, requires_grad=m.weight.requires_grad, name="normalised filters")
                for m, (v, _) in zip(layers, values, strict=True)]
@@ -217,23 +215,13 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
         yield
         found = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
         if found:
-            gradients = _each(kernels, "normalize_dx", [(g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows)
-                                                        for m, n, g in found])
+            gradients = watched("normalize_dx", found[0][2].data, lambda: each("normalize_dx", [
+                (g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows) for m, n, g in found]))
             for (m, _, g), array in zip(found, gradients, strict=True):
                 m.weight.add_gradient(array, g.rows)
     finally:
         for layer, (shared, outside) in zip(layers, before, strict=True):
             layer.shared, layer.weight.outside = shared, outside
-
-
-def _each(kernels: ModuleType, name: str, jobs: list[tuple]) -> list:
-    """Kernel `name` on every job: in one launch if the kernels offer that."""
-    def work() -> list:
-        if hasattr(kernels, name + "_all"):
-            return getattr(kernels, name + "_all")(jobs)
-        return [getattr(kernels, name)(*job) for job in jobs]
-
-    return watched(name, jobs[0][0], work)
 
 
 def bank_order(weight: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ optimisers' and the moving average's, which work in place. Maps are (N, C, H, W)
 the convolutions return are channels-last in memory, on a GPU channels-first. `for_array(x)` picks the module by the
 array's type, so the array decides where the work is done and there is no switch to forget.
 
-Where one launch can do the work of many, the GPU's module offers more, and who uses it asks with hasattr: tprelu_back,
-channel_sums, pack, and normalize_all, normalize_dx_all, rmsprop_all, adam_all, lerp_all, each over a whole net.
+Where one launch can do the work of many, the GPU's module offers more, and who uses it asks with hasattr (`each` does):
+tprelu_back, channel_sums, pack, and normalize_all, normalize_dx_all, rmsprop_all, adam_all, lerp_all over a whole net.
 NumPy's and the portable one have conv_relu and conv_relu_dx, a layer of VGG16 and its slope, for the same reason.
 """
 
@@ -33,3 +33,11 @@ def for_array(array: Any) -> ModuleType:
         return cuda_ if array.dtype == np.float32 else portable
     kind = f"{type(array).__module__}.{type(array).__name__}"
     raise TypeError(f"no kernels for {kind}: use a NumPy or CuPy array")
+
+
+def each(name: str, jobs: list[tuple]) -> list:
+    """Run kernel `name` on every job, a tuple of its arguments: in one launch where the arrays' kernels offer that."""
+    kernels = for_array(jobs[0][0])
+    if hasattr(kernels, name + "_all"):
+        return getattr(kernels, name + "_all")(jobs)
+    return [getattr(kernels, name)(*job) for job in jobs]

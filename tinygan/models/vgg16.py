@@ -254,7 +254,7 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
         channels, classes = shapes["conv5_3"][1][0], shapes["fc8"][1][0]
         if file.attribute("classes") != classes:
             raise Refused(f"it says it has {str(file.attribute('classes'))[:60]} classes and has {classes}")
-        names = read_names(file, classes) if file.attribute("named") else ()
+        names = file.lines("class_names", classes, max_size=MAX_NAMES) if file.attribute("named") else ()
         weights = {name: tuple(file.array(f"{name}/{part}", shape, KINDS).astype(dtype, copy=False)
                                for part, shape in zip(("weight", "bias"), shapes[name], strict=True))
                    for name in LAYERS}
@@ -287,15 +287,6 @@ def check_format(file: Reader, convert: str) -> None:
     known = sorted([*LAYERS, "answer_key", *(["class_names"] if file.attribute("named") else [])])
     if file.names() != known:
         raise Refused("its parts are not those of this net; make it again with weights/convert_vgg16.py")
-
-
-def read_names(file: Reader, classes: int) -> tuple[str, ...]:
-    """The class names in the file; Refused unless there is a printable one for each class."""
-    raw = file.array("class_names", file.shape("class_names", ("uint8",), max_size=MAX_NAMES), ("uint8",))
-    names = raw.tobytes().decode("utf-8", errors="replace").split("\n")
-    if len(names) != classes or not all(name.isprintable() and name.strip() for name in names):
-        raise Refused(f"its class names are not {classes:,} lines of text; convert it again")
-    return tuple(names)
 
 
 def _input_range(file: Reader) -> float:

@@ -157,15 +157,15 @@ def write(out: Path, results: dict[str, dict]) -> None:
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The flags, checked; `before`: the results of --done."""
     p = cli.Parser(description=__doc__.split("\n\n")[0])
-    p.add_argument("-o", "--out", type=Path, help="folder for the results [default: $OUT, else runs/gpu-check]")
-    p.add_argument("--carry", type=Path, help="what gpu_prepare.sh made [default: .carry in the project]")
+    p.add_argument("-o", "--out", type=cli.path, help="folder for the results [default: $OUT, else runs/gpu-check]")
+    p.add_argument("--carry", type=cli.path, help="what gpu_prepare.sh made [default: .carry in the project]")
     p.add_argument("--seconds", type=cli.positive_float, default=545.0, help="for all parts together")
     p.add_argument("--only", type=part_names, help=f"some of {','.join(PARTS)}")
-    p.add_argument("--done", type=Path, metavar="FILE", help="a results.json: leave out what is ok there")
+    p.add_argument("--done", type=cli.path, metavar="FILE", help="a results.json: leave out what is ok there")
     p.add_argument("--small", action="store_true", help="try the script itself, on the processor over the tests' "
                    "stand-in for CuPy")
     p.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # these two: for the part's own process
-    p.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
+    p.add_argument("--scratch", type=cli.path, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     args.out = (args.out or Path(os.environ.get("OUT") or ROOT / "runs" / "gpu-check")).absolute()
     args.carry, args.before = (args.carry or ROOT / ".carry").absolute(), {}

@@ -328,6 +328,8 @@ def bench(args: argparse.Namespace, name: str, *words: str) -> dict:
 def script(args: argparse.Namespace, name: str, *words: str, seconds: float = 45) -> dict:
     """Run a training script on the GPU, press Ctrl-C after so many seconds, and take along what it drew."""
     run, begun = args.scratch / "run", time.monotonic()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job: the training would, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, name, "--device", "gpu", "--out", str(run), *words], cwd=ROOT,
                                text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     timer = threading.Timer(seconds, process.send_signal, [signal.SIGINT])

@@ -9,6 +9,7 @@ Tests marked `kernels` need a compiler. Where one is missing they are skipped wi
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ os.environ["COLUMNS"] = "80"  # help texts wrap at the terminal's width
 for name in ("TINYGAN_LESSONS_OUT", "TINYGAN_VGG16"):
     os.environ.pop(name, None)
 
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in a background job; what the tests start would inherit it, and scripts leave an ignored signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
 LESSON_TESTS: dict[str, list[str]] = {}  # mark -> files of tests

@@ -17,8 +17,10 @@ from tinygan.engine import GraphError, Tensor, frozen, grad
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, weight_norm
 from tinygan.gpan_losses import background_loss, split_loss, wanted_loss
+from tinygan.gradcheck import check_grads
+from tinygan.layers import StochasticConvTranspose2d, normalised
 from tinygan.losses import cross_entropy
-from tinygan.module import Parameter
+from tinygan.module import Parameter, Sequential
 from tinygan.views import warp
 
 COUNT = 2000
@@ -451,3 +453,68 @@ def test_the_branch_not_taken_must_be_finite_inside():
         (bad,) = grad(ops.where(x.data > 0, ops.sqrt(x), 0.0).sum(), [x])
     (good,) = grad(ops.where(x.data > 0, ops.sqrt(ops.where(x.data > 0, x, 1.0)), 0.0).sum(), [x])
     assert np.isnan(bad.data[0]) and good.data.tolist() == [0, 0.25]
+
+
+# ---- corners -----------------------------------------------------------------------------------------------------
+
+
+def test_a_power_has_its_mixed_second_derivative_at_an_exponent_of_zero():
+    check_grads(lambda a, b: a ** b, [np.array([2.0, 3.0]), np.array([0.0, 1.0])], order=3)
+    a, b = Tensor([np.inf, 0.0], requires_grad=True), Tensor([0.0, 0.0], requires_grad=True)
+    assert grad((a ** b).sum(), [a])[0].data.tolist() == [0, 0]
+
+
+def test_only_floating_point_types_are_cast_to():
+    x = Tensor([1.7, 0.5], requires_grad=True)
+    assert x.astype("f4").dtype == np.float32 and x.astype(">f4").dtype.isnative
+    assert grad(x.astype(np.float16).sum(), [x])[0].dtype == np.float64
+    for bad in (int, bool, complex, None, "junk", ">i4"):
+        with pytest.raises(GraphError) as problem:
+            x.astype(bad)
+        one_line(problem)
+
+
+def test_axes_and_inputs_in_any_sequence():
+    x = Tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    assert x.transpose(np.array([1, 0])).shape == x.transpose([1, 0]).shape == (3, 2)
+    assert x.max(keepdims=True).shape == (1, 1) and x.max().shape == ()
+    (g,) = grad(x.sum(), (t for t in [x]))
+    assert np.array_equal(g.data, np.ones((2, 3)))
+    assert ops.concatenate(t for t in (x, x)).shape == (4, 3)
+    assert (Tensor([2.0 ** 70]) == 2 ** 70).tolist() == [True] and None not in x and "a" not in x
+
+
+def test_ragged_and_complex_values_are_refused_in_one_line():
+    x = Tensor(np.ones((2, 2)), requires_grad=True)
+    for bad in (lambda: cross_entropy(x, [[0], [1, 1]]), lambda: gather_sets(x, [[0], [1, 1]]),
+                lambda: weight_norm(Tensor(BANK), out_axis=1, rows=[[True], [True, False]]),
+                lambda: grad(x * 1.0, [x], seed=np.ones((2, 2), complex)), lambda: ops.where(np.array([1j]), x, x)):
+        with pytest.raises(GraphError) as problem:
+            bad()
+        one_line(problem)
+
+
+def test_devices_are_not_mixed_in_silence(standin):
+    cp = standin.module
+    there, here = Tensor(cp.asarray(np.ones(2, np.float32)), requires_grad=True), Tensor(np.ones(2, np.float32))
+    for bad in (lambda: grad(there + 1.0, [there], seed=here), lambda: (there + 1.0).backward(here),
+                lambda: there > here, lambda: there == np.ones(2), lambda: there["a"], lambda: there[[1, None]],
+                lambda: there[here]):
+        with pytest.raises((GraphError, IndexError)) as problem:
+            bad()
+        one_line(problem)
+    assert (there > np.array(0.5)).all() and (there == 1.0).all() and 1.0 in there
+    assert len(grad((there * 2.0).sum(), [there, here])) == 2
+    assert there[[1, 0, 1]].shape == (3,) and ops.where([True, False], there, 0.0).numpy().tolist() == [1, 0]
+    assert cross_entropy(there.reshape(1, 2), cp.asarray([1])).item() > 0
+
+
+def test_a_net_inside_normalised_is_not_copied_and_its_routes_are_checked():
+    net = Sequential(StochasticConvTranspose2d(1, 1, 2, bank=2, norm="strict", rng=np.random.default_rng(0)))
+    with normalised(net), pytest.raises(TinyganError, match="cannot be copied inside") as problem:
+        net.copy()
+    one_line(problem)
+    for routes in ([[0], [9]], [[-1]], [[0.5]], [0, 1], [[0, 1]]):
+        with pytest.raises(GraphError) as problem, normalised(net, np.array(routes)):
+            pass
+        one_line(problem)

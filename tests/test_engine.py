@@ -11,6 +11,7 @@ import pytest
 
 from tinygan import ops
 from tinygan.engine import (
+    PRIMITIVES,
     AnomalyError,
     GraphError,
     Tensor,
@@ -460,3 +461,23 @@ def test_rows_of_two_uses_are_united():
     bank.grad = None
     (marked([True, False, False])(bank) + marked(None)(bank)).sum().backward()
     assert bank.grad.rows is None
+
+
+def test_a_primitive_of_another_form_is_refused_with_its_name():
+    def build(result):
+        def mine(a, b):
+            return result(a, b)
+        op = primitive(mine)
+        del PRIMITIVES["mine"]
+        return op
+
+    x = leaf(1.0, 2.0)
+    for result in (lambda a, b: a.data * b.data, lambda a, b: (a.data, lambda g, y: g), lambda a, b: (a.data, ()),
+                   lambda a, b: (a.data * b.data, (lambda g, y: g,)), lambda a, b: None):
+        with pytest.raises(GraphError, match="mine must return an array and a tuple of 2 rules") as problem:
+            build(result)(x, x)
+        one_line(problem)
+    array = build(lambda a, b: (a.data * b.data, (lambda g, y: g.data * b.data, None)))
+    with pytest.raises(GraphError, match="the rule of mine made ndarray .2,.: write it with operations") as problem:
+        array(x, x).sum().backward()
+    one_line(problem)

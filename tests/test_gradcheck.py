@@ -327,11 +327,13 @@ def test_an_input_that_is_never_read_is_refused():
         p.data = p.data.astype(float)
     for function, inputs, words in ((lambda a, w: a * a, [x, x], "never reads input 1"),
                                     (lambda a, w: net(a), [x, net.first], "never reads input 1"),
+                                    (lambda a, b: a * b.shape[0] * len(b), [x, x], "never reads input 1"),
                                     (lambda a: Tensor([1.0]), [x], "never reads input 0")):
         with pytest.raises(TinyganError, match=words) as problem:
             check_grads(function, inputs)
         assert "\n" not in str(problem.value) and not isinstance(problem.value, GradientError)
     check_grads(lambda a, b: ops.where(b.data > 0, a, 0.0) + b * 0.0, [np.ones(2), np.array([1.0, -1.0])])
+    check_grads(lambda a: a * a, [np.lib.stride_tricks.sliding_window_view(np.linspace(0.1, 1, 5), 3)])
 
 
 @pytest.mark.parametrize("inputs", [np.ones((1, 3)), Tensor([1.0, 2.0]), np.array(2.0)])

@@ -18,6 +18,40 @@ from tinygan.backend import is_cupy, send, to_numpy, xp_of
 from tinygan.errors import GraphError
 
 
+def host_array(data: Any, what: str) -> np.ndarray:
+    """Copy a list or an array to the host as NumPy reads it. Raises GraphError (what: of what) for uneven lists."""
+    try:
+        return np.array(to_numpy(data))
+    except ValueError as problem:
+        raise GraphError(f"{what} cannot be made of this {type(data).__name__}: {problem}") from None
+
+
+def float_type(dtype: Any) -> np.dtype:
+    """Read a floating-point type, in the machine's own byte order. Raises GraphError for any other."""
+    try:
+        found = np.dtype("O" if dtype is None else dtype)
+    except TypeError as problem:
+        raise GraphError(f"{dtype!r} is no type of number: {problem}") from None
+    if found.kind != "f":
+        raise GraphError(f"a Tensor holds floating-point numbers, and {dtype} is no such type: use .data or .numpy()")
+    return found.newbyteorder("=")
+
+
+def tensors_of(holders: Sequence[Any]) -> list:
+    """List tensors and the parameters of modules. Raises GraphError for anything else."""
+    tensors = []
+    for holder in holders:
+        if not isinstance(holder, ArrayLike) and not hasattr(holder, "parameters"):
+            raise GraphError(f"expected modules or tensors, one after the other, not {type(holder).__name__}")
+        tensors += [holder] if isinstance(holder, ArrayLike) else holder.parameters()
+    return tensors
+
+
+def together(values: tuple) -> Any:
+    """Read NumPy's reshape(2, 3) beside reshape((2, 3))."""
+    return values[0] if len(values) == 1 else values
+
+
 def real_array(data: Any) -> Any:
     """Convert data to a NumPy or CuPy array of floating-point numbers in the machine's own byte order.
 
@@ -26,8 +60,8 @@ def real_array(data: Any) -> Any:
     """
     try:
         array = data if is_cupy(data) else np.asarray(data)
-    except ValueError as problem:
-        raise GraphError(f"a Tensor cannot be made of this {type(data).__name__}: {problem}") from None
+    except ValueError:
+        array = host_array(data, "a Tensor")  # which says why
     if array.dtype.kind not in "fiub":
         raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
     if array.dtype.kind != "f":
@@ -94,16 +128,18 @@ def _own_part(part: Any, xp: Any) -> Any:
         return slice(*(None if n is None else operator.index(n) for n in (part.start, part.stop, part.step)))
     if not hasattr(part, "ndim") and hasattr(part, "__index__"):
         return operator.index(part)
-    if is_cupy(part):
+    if is_cupy(part) and xp is not np:
         return part.copy()
     try:
-        array = np.array(part)
-    except ValueError as problem:
-        raise IndexError(f"{type(part).__name__} is no index: {problem}") from None
+        array = host_array(part.data if isinstance(part, ArrayLike) else part, "an index")
+    except GraphError as problem:
+        raise IndexError(str(problem)) from None
     if array.ndim == 0 and array.dtype.kind in "iub":
         return array.item()
     if array.size == 0 and not hasattr(part, "dtype"):
         array = array.astype(np.intp)  # NumPy would take [] for floating-point numbers
+    if array.dtype.kind not in "iub":
+        raise IndexError(f"an array of {array.dtype} is no index: use integers or bools")
     return array if xp is np else send(xp, array)
 
 
@@ -111,14 +147,35 @@ def own_array(values: Any, xp: Any, dtype: Any) -> Any:
     """Copy values (a tensor's, an array's, a list's) to xp, NumPy or CuPy, as an array of this dtype."""
     if isinstance(values, ArrayLike):
         values = values.data
-    if xp is np:
-        return np.array(to_numpy(values), dtype=dtype)
-    return values.astype(dtype) if is_cupy(values) else send(xp, np.asarray(values), dtype)
+    if is_cupy(values) and xp is not np:
+        return values.astype(dtype)
+    array = host_array(values, "an array")
+    if array.dtype.kind not in "fiub":
+        raise GraphError(f"expected real numbers, not {array.dtype} {array.shape}")
+    return array.astype(dtype) if xp is np else send(xp, array, dtype)
+
+
+def own_rows(rows: Any, count: int) -> np.ndarray | None:
+    """Copy a mask over count filter sets; None stays None. Raises GraphError for anything but count bools."""
+    if rows is None:
+        return None
+    array = host_array(rows, "rows")
+    if array.dtype != bool or array.shape != (count,):
+        raise GraphError(f"rows must be {count} bools, one per filter set, not {array.dtype} {array.shape}")
+    return array
+
+
+def listed(tensors: Any, form: str) -> list:
+    """Read a list of one tensor or more. Raises GraphError, naming the right form, for a bare tensor and all else."""
+    found = [] if isinstance(tensors, ArrayLike) or not hasattr(tensors, "__iter__") else list(tensors)
+    if not found or not all(isinstance(t, ArrayLike) for t in found):
+        raise GraphError(f"tensors are given in a list of one or more: write {form}")
+    return found
 
 
 def own_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     """Copy the labels of count samples to the host, as integers. Raises GraphError unless each lies in [0, classes)."""
-    array = np.array(to_numpy(labels))
+    array = host_array(labels, "labels")
     if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
         raise GraphError(f"labels must be {count} integers, one per sample, not {array.dtype} {array.shape}")
     if count and not 0 <= array.min() <= array.max() < classes:
@@ -137,7 +194,7 @@ def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
 def is_own(array: Any, others: Sequence[Any]) -> bool:
     """Whether an array can be written to and shares no memory with the others."""
     if not is_cupy(array):
-        return array.flags.writeable and not any(np.may_share_memory(array, other) for other in others)
+        return array.flags.writeable and not any(np.may_share_memory(array, o) for o in others if not is_cupy(o))
     # CuPy's arrays are always writable; a broadcast view is not dense.
     return array.flags.c_contiguous and not any(_overlap(array, other) for other in others if is_cupy(other))
 
@@ -152,7 +209,9 @@ def _overlap(a: Any, b: Any) -> bool:
 
 def strided_like(model: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Copy values into an array whose axes are strided as in model: gaps and reversed axes are kept."""
-    if model.flags.c_contiguous or model.size == 0 or 0 in model.strides:
+    sides = sorted((abs(s), n * abs(s)) for s, n in zip(model.strides, model.shape, strict=True) if n > 1)
+    overlap = any(step < inner for (_, inner), (step, _) in zip(sides, sides[1:], strict=False))  # sliding windows
+    if model.flags.c_contiguous or model.size == 0 or 0 in model.strides or overlap:
         return np.array(values, order="C")  # not ascontiguousarray: it makes a vector of a single number
     steps = [s // model.itemsize for s in model.strides]
     spans = [(n - 1) * abs(s) for n, s in zip(model.shape, steps, strict=True)]
@@ -190,7 +249,7 @@ def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.nd
         return None
     if xp_of(routes) is not np:
         raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
-    array = np.asarray(routes)
+    array = host_array(routes, "routes")
     if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
         raise GraphError(f"routes must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
     if array.size and not 0 <= array.min() <= array.max() < bank:
@@ -239,7 +298,9 @@ class ArrayLike:
         return float(self.data.item())
 
     def __len__(self) -> int:
-        return len(self.data)
+        if not self.shape:
+            raise TypeError("a tensor of a single number (0-d) has no length")
+        return self.shape[0]
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -261,7 +322,8 @@ class ArrayLike:
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self.data == (value.data if isinstance(value, ArrayLike) else value)).any())
+        found = self == value
+        return found if isinstance(found, bool) else bool(found.any())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
@@ -279,14 +341,14 @@ def _compare(name: str) -> Any:
     def method(self: ArrayLike, other: Any) -> Any:
         if isinstance(other, ArrayLike):
             other = other.data
-        elif not hasattr(other, "dtype"):
+        elif not isinstance(other, (int, float)) and not is_cupy(other):
             try:
-                other = np.asarray(other)
-            except ValueError:
-                return NotImplemented
-            if other.dtype.kind not in "fiub":  # None, text: equal to no tensor, and neither larger nor smaller
+                other = real_array(other)
+            except GraphError:  # None, text: equal to no tensor, and neither larger nor smaller
                 return NotImplemented
             other = other if other.ndim else other.item()  # a number goes to any device
+        if hasattr(other, "dtype") and is_cupy(other) != is_cupy(self.data):
+            raise GraphError(f"a tensor of {self.xp.__name__} is compared with an array of another device; move one")
         return compare(self.data, other)
 
     method.__name__, method.__qualname__ = f"__{name}__", f"ArrayLike.__{name}__"

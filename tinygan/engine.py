@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import ArrayLike, is_own, operand, own_array, real_array
+from tinygan.arrays import ArrayLike, is_own, listed, operand, own_array, real_array, tensors_of
 from tinygan.backend import xp_of
 from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels import for_array
@@ -141,7 +141,11 @@ def primitive(function: Callable) -> Callable[..., Tensor]:
     def apply(*args: Any, **options: Any) -> Tensor:
         inputs = _lift(args, name)
         started = time.perf_counter() if _mode.profile is not None else 0.0
-        array, vjps = function(*inputs, **options)
+        result = function(*inputs, **options)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)
+                and len(result[1]) == len(inputs)):
+            raise GraphError(f"{name} must return an array and a tuple of {len(inputs)} rules, one (or None) per input")
+        array, vjps = result
         if isinstance(array, np.generic):  # NumPy turns 0-d results into scalars; tensors hold arrays
             array = np.asarray(array)
         if _mode.profile is not None:
@@ -227,8 +231,7 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
     The results share no memory with one another, with the seed or with the inputs: they may be changed in place.
     Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
-    if isinstance(inputs, Tensor) or not all(isinstance(t, Tensor) for t in [output, *inputs]):
-        raise GraphError("grad takes a tensor and a list of tensors: write grad(y, [x])")
+    output, *inputs = listed([output, *listed(inputs, "grad(y, [x])")], "grad(y, [x])")
     if hidden := [t for t in inputs if getattr(t, "outside", False)]:
         raise GraphError(f"the way from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
                          "leave that context, or use backward()")
@@ -249,9 +252,8 @@ def _seed(output: Tensor, seed: Any) -> Tensor:
         return Tensor(output.xp.ones_like(output.data))
     if not isinstance(seed, Tensor):
         seed = Tensor(own_array(seed, output.xp, output.dtype))
-    if seed.shape != output.shape or seed.dtype != output.dtype:
-        raise GraphError(f"the gradient given has shape {seed.shape} and dtype {seed.dtype}, not those of the output "
-                         f"{describe(output)}")
+    if seed.shape != output.shape or seed.dtype != output.dtype or seed.xp is not output.xp:
+        raise GraphError(f"the gradient given, {describe(seed)} of shape {seed.shape}, is unlike {describe(output)}")
     return seed
 
 
@@ -279,6 +281,8 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Te
                     part = vjp(g, t)
                 except AnomalyError as problem:
                     raise AnomalyError(f"in the gradient of {t._op} (used at {t._where}): {problem}") from None
+                if not isinstance(part, Tensor):
+                    raise GraphError(f"the rule of {t._op} made {describe(part)}: write it with operations on g and y")
                 # Central and easily forgotten: if the op broadcast this input, its gradient must be summed back.
                 if part.shape != source.shape:
                     part = sum_to(part, shape=source.shape)
@@ -366,13 +370,10 @@ def frozen(*modules: Any) -> Iterator[None]:
     """`with frozen(D):` makes the parameters of D constants for a while.
 
     Gradients still flow through D to what it was given, but none is computed for its parameters. Takes modules
-    (anything with `parameters()`) or tensors.
+    (anything with `parameters()`) or tensors. Unlike `no_grad` it changes the net, for whatever thread uses it: a net
+    belongs to one thread at a time.
     """
-    tensors: list[Tensor] = []
-    for m in modules:
-        if not isinstance(m, Tensor) and not hasattr(m, "parameters"):
-            raise GraphError(f"frozen takes modules or tensors, one after the other, not {describe(m)}")
-        tensors += [m] if isinstance(m, Tensor) else list(m.parameters())
+    tensors = tensors_of(modules)
     before = [t.requires_grad for t in tensors]
     for t in tensors:
         t.requires_grad = False
@@ -400,7 +401,7 @@ def _check_finite(t: Tensor, verb: str, inputs: Iterable[Tensor]) -> None:
 def _caller() -> str:
     """file:line of the innermost caller outside the files that only implement operations."""
     frame = sys._getframe(2)
-    inner = ("tinygan.engine", "tinygan.ops", "tinygan.conv", "tinygan.functional")
+    inner = ("tinygan.arrays", "tinygan.engine", "tinygan.ops", "tinygan.conv", "tinygan.functional")
     while frame.f_back and frame.f_globals.get("__name__") in inner:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

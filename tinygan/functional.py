@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.conv import check_routes, conv2d, conv2d_weight, used_sets
+from tinygan.arrays import check_routes, own_rows
+from tinygan.conv import conv2d, conv2d_weight, used_sets
 from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
@@ -33,13 +34,9 @@ def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float
     The gradient of each filter is orthogonal to the filter, but for eps: length carries no information.
     Raises GraphError for a weight, an out_axis or rows of another kind.
     """
-    rows = None if rows is None else np.array(rows)
     if weight.ndim != 5 or out_axis not in (1, 2):
         raise GraphError(f"weight_norm: expected (K, A, B, kh, kw) and out_axis 1 or 2, got {describe(weight)}")
-    if rows is not None and (rows.dtype != bool or rows.shape != weight.shape[:1]):
-        raise GraphError(f"weight_norm: rows must be {len(weight)} bools, one per filter set, not {rows.dtype} "
-                         f"{rows.shape}")
-    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps), rows=rows)
+    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps), rows=own_rows(rows, len(weight)))
 
 
 @primitive
@@ -110,9 +107,8 @@ def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
 def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
     """values[routes]: (K, ...) -> (N, ...), row k for each sample of route k. The gradient's `rows` says which took
     part. routes: host integers (N,) in [0, K). Raises GraphError for others."""
-    routes = np.asarray(routes)
-    checked = check_routes(routes, routes.size, len(values))
-    return _gather_sets(values, routes=np.zeros(routes.size, np.int64) if checked is None else checked)
+    checked = check_routes(routes, len(routes), len(values))
+    return _gather_sets(values, routes=np.zeros(len(routes), np.int64) if checked is None else checked)
 
 
 @primitive

@@ -35,9 +35,11 @@ class KinkWarning(UserWarning):
 
 
 class _Probe(Tensor):
-    """A tensor that notes whether its values were read."""
+    """A tensor that notes whether its values were read; to ask for its shape is not to read them."""
 
     __slots__ = ("read",)
+    shape, ndim, dtype = (property(lambda self, name=name: getattr(Tensor.data.__get__(self), name))
+                          for name in ("shape", "ndim", "dtype"))
 
     @property
     def data(self) -> Any:
@@ -77,7 +79,7 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
     rng = np.random.default_rng(seed)
     arrays, labels = [_as_float64(x) for x in inputs], [f"input {i}" for i in range(len(inputs))]
     named = [] if module is None else list(module.named_parameters())
-    kept = [(p, p.data, p.grad, p.requires_grad, p.version) for _, p in named]
+    kept = [(p, p.data, p.grad, p.requires_grad, p.version, p.name) for _, p in named]
     if named:
         function = _of_parameters(function, [p for _, p in named], len(arrays))
         arrays += [_as_float64(p) for _, p in named]
@@ -94,13 +96,13 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         if not np.isfinite(first.data).all():
             raise TinyganError(f"check_grads: {name} is not finite at the inputs given")
         if unread := [label for label, t in zip(labels, probes, strict=True) if not t.read and id(t) not in used]:
-            raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, so nothing is checked there: "
-                               "compute with it, or leave it out")
+            raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, or no gradient leads there, so "
+                               "nothing would be checked: compute with it, or leave it out")
         return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
     finally:
-        for p, data, gradient, wanted, version in kept:
+        for p, data, gradient, wanted, version, words in kept:
             p._set(data, wanted, (), "")
-            p.grad, p.version = gradient, version
+            p.grad, p.version, p.name = gradient, version, words
 
 
 def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int) -> Callable[..., Tensor]:

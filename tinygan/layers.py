@@ -195,11 +195,15 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
     routes: those of every call that is made inside, (N, stochastic layers); sets they do not use are left out, and a
     call that needs one raises GraphError. None: all sets are normalised. Only `backward` carries gradients on to the
     weights here, and only to first order; for anything else leave the context out. Gradients are added to those the
-    weights have. A context within a context of the same net takes its place for a while.
+    weights have. A context within a context of the same net takes its place for a while. A net belongs to one thread.
     """
     layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
     stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
-    column = {id(m): None if routes is None else np.asarray(routes)[:, i] for i, m in enumerate(stochastic)}
+    routes = None if routes is None else np.asarray(routes)
+    if routes is not None and (routes.ndim != 2 or routes.shape[1] != len(stochastic)):
+        raise GraphError(f"normalised: routes must be (N, {len(stochastic)}), a column a layer, not {routes.shape}")
+    column = {id(m): None if routes is None else check_routes(routes[:, i], len(routes), m.bank)
+              for i, m in enumerate(stochastic)}
     rows = [used_sets(column.get(id(m)), m.bank) if m.bank > 1 else None for m in layers]
     if not layers:
         yield

@@ -125,7 +125,7 @@ class Module:
                 missing = "has no" if name not in state else "has an unknown"
                 raise TinyganError(f"the saved state {missing} entry {name!r} for {type(self).__name__}; "
                                    "was it saved with other settings?")
-            if own[name].shape != np.shape(state[name]):
+            if own[name].shape != tuple(getattr(state[name], "shape", ())):
                 raise TinyganError(f"{name}: the saved shape {np.shape(state[name])} is not this net's "
                                    f"{own[name].shape}; was it saved with other settings?")
         for name, p in own.items():
@@ -139,7 +139,9 @@ class Module:
         return self
 
     def copy(self) -> Module:
-        """An independent twin with the same values."""
+        """An independent twin with the same values. Raises TinyganError inside `normalised`, as it would keep that."""
+        if any(p.outside for p in self.parameters()):
+            raise TinyganError(f"{type(self).__name__} cannot be copied inside `normalised`: leave that context first")
         return copy.deepcopy(self)
 
 

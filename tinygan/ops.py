@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_array, own_index, whole_numbers
+from tinygan.arrays import float_type, listed, own_array, own_index, together, whole_numbers
 from tinygan.engine import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.kernels import for_array
 
@@ -59,7 +60,7 @@ def power(a: Any, exponent: Any) -> Tensor:
     Where a is 0 the gradient with respect to the exponent is 0, the limit for exponents above 0; where a is negative
     it is NaN, because a ** exponent is no number between whole exponents.
     """
-    if isinstance(exponent, Tensor) or np.ndim(exponent):
+    if isinstance(exponent, Tensor) or getattr(exponent, "ndim", 0) or not isinstance(exponent, Real):
         return _tensor_power(a, exponent)
     return _power(a, exponent=float(exponent))
 
@@ -76,7 +77,7 @@ def _power(a: Tensor, *, exponent: float):
 @primitive
 def _tensor_power(a: Tensor, b: Tensor):
     def by_a(g: Tensor, y: Tensor) -> Tensor:
-        return g * (b * power(a, where(b.data == 0, 1.0, b - 1.0)))  # as above, at b = 0
+        return g * (b * power(a, where((a.data == 0) & (b.data == 0), 1.0, b - 1.0)))  # 0 * inf, as above
 
     def by_b(g: Tensor, y: Tensor) -> Tensor:
         return g * where(a.data == 0, 0.0, y * log(where(a.data == 0, 1.0, a)))
@@ -174,10 +175,15 @@ def _where(a: Tensor, b: Tensor, *, condition: Any):
                                                    lambda g, y: _where(0.0, g, condition=condition))
 
 
+def astype(a: Tensor, dtype: Any) -> Tensor:
+    """The same values as numbers of another floating-point type; the gradient comes back in a's own. Raises GraphError
+    for any other type: to whole numbers there is no gradient."""
+    return _astype(a, dtype=float_type(dtype))
+
+
 @primitive
-def astype(a: Tensor, *, dtype: Any):
-    """The same values as numbers of another floating-point type; the gradient comes back in a's own."""
-    return a.data.astype(dtype), (lambda g, y: astype(g, dtype=a.dtype),)
+def _astype(a: Tensor, *, dtype: np.dtype):
+    return a.data.astype(dtype), (lambda g, y: astype(g, a.dtype),)
 
 
 # ---- shape -------------------------------------------------------------------------------------------------------
@@ -217,14 +223,8 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
-    return _concatenate(*_listed(tensors), axis=_axis(axis, tensors[0]))
-
-
-def _listed(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The same, if it is a list of tensors."""
-    if isinstance(tensors, Tensor) or not len(tensors) or not all(isinstance(t, Tensor) for t in tensors):
-        raise GraphError("tensors are joined in a list of one or more: write concatenate([a, b])")
-    return tensors
+    tensors = listed(tensors, "concatenate([a, b])")
+    return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
 
 
 @primitive
@@ -281,14 +281,14 @@ def _swapped(a: Tensor) -> Tensor:
 def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """Average over an axis, several, or all."""
     if a.dtype == np.float16:  # whose sum ends at 65,504
-        return astype(mean(astype(a, dtype=np.float32), axis, keepdims), dtype=a.dtype)
+        return astype(mean(astype(a, np.float32), axis, keepdims), a.dtype)
     total = sum(a, axis, keepdims)
     return total * (total.size / a.size) if a.size else total * math.nan
 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
     """Axes reversed, or in the order given. Raises GraphError unless each axis is named once."""
-    axes = () if axes == (None,) else whole_numbers(_together(axes), "axes")
+    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(together(axes), "axes")
     axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
     if sorted(axes) != list(range(a.ndim)):
         raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
@@ -308,7 +308,8 @@ def relu(a: Tensor) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
-    at = _axis(axis, _listed(tensors)[0], new=1)
+    tensors = listed(tensors, "stack([a, b])")
+    at = _axis(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
@@ -324,11 +325,6 @@ def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
     """log(e ** a / sum(e ** a)) along an axis; the maximum is subtracted first (a constant: it cancels)."""
     shifted = a - Tensor(a.data.max(axis=_axis(axis, a), keepdims=True))
     return shifted - log(sum(exp(shifted), axis, keepdims=True))
-
-
-def _together(values: tuple) -> Any:
-    """NumPy's reshape(2, 3) beside reshape((2, 3))."""
-    return values[0] if len(values) == 1 else values
 
 
 # ---- operators and methods of Tensor, with NumPy's names ---------------------------------------------------------
@@ -351,8 +347,9 @@ Tensor.__getitem__ = lambda a, index: getitem(a, index=index)
 Tensor.T = property(lambda a: transpose(a))
 Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
 Tensor.transpose = transpose
-Tensor.astype = lambda a, dtype: astype(a, dtype=dtype)
-Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(_together(shape), "shape"))
+Tensor.astype = astype
+Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(together(shape), "shape"))
 Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
 Tensor.max = lambda a, axis=None, keepdims=False: (
-    max_along(reshape(a, shape=(-1,)), 0) if axis is None else max_along(a, axis, keepdims))
+    reshape(max_along(reshape(a, shape=(-1,)), 0), shape=(1,) * (a.ndim if keepdims else 0)) if axis is None
+    else max_along(a, axis, keepdims))

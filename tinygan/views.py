@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import pair, whole_numbers
+from tinygan.arrays import own_array, pair, whole_numbers
 from tinygan.conv import Pair, mean_pool2d, resize_bilinear
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.errors import UsageError
@@ -240,10 +240,10 @@ def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
     if views.blurred.any():
         x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
     y = warp(x, views.matrices, (views.side, views.side), sources)
-    constant = Tensor(_on_device(views.contrast.reshape(-1, 1, 1, 1).copy(), y))
+    constant = Tensor(own_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
     if views.noise == 0.0:
         return y * constant + 1.0
-    return y * constant + Tensor(_on_device(_noise(views, y.shape[1]), y))
+    return y * constant + Tensor(own_array(_noise(views, y.shape[1]), y.xp, y.dtype))
 
 
 def whole(images: Tensor, side: int) -> Tensor:
@@ -271,9 +271,3 @@ def _noise(views: Views, channels: int) -> np.ndarray:
 
     pool.run([lambda view=view: job(view) for view in range(len(views))])
     return noise.transpose(0, 3, 1, 2)  # channels-last in memory, as warp's result is
-
-
-def _on_device(array: np.ndarray, like: Tensor) -> Any:
-    """A host array, fresh and nobody else's, with the dtype and on the device of a tensor."""
-    array = array.astype(like.dtype, copy=False)
-    return array if like.xp is np else like.xp.asarray(array, order="C")

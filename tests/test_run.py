@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from script_tools import ROOT, contents
+from script_tools import ROOT, contents, full_at
 
 from tinygan import files, pictures, report, run, runfiles
 from tinygan.errors import TinyganError, UsageError
@@ -355,18 +355,6 @@ def test_rows_of_a_log_that_cannot_be_written_wait(tmp_path):
     (tmp_path / "away").rename(log)
     made.log(4, d_loss=0.5)
     assert [row["step"] for row in runfiles.read_log(tmp_path)] == [1, 2, 3, 4]
-
-
-@contextlib.contextmanager
-def full_at(size):
-    """No file of this process grows beyond `size` bytes, as on a disk that is full."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextlib.contextmanager

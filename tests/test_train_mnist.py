@@ -6,6 +6,7 @@ The nets are as small as they can be and the digits are made up, so that whole r
 import csv
 import gzip
 import html
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from script_tools import (
     ROOT,
     TINY,
     contents,
+    full_at,
     idx_images,
     load_script,
     over,
@@ -435,6 +437,23 @@ def test_a_picture_that_cannot_be_drawn_keeps_no_report_away(train, tmp_path, mo
     assert train("--steps", 1, "--out", "run") == 0
     assert (tmp_path / "run/report.html").exists() and not (tmp_path / "run/routes.png").exists()
     assert "note: routes.png was not made (MemoryError: too wide)" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_end_is_said_in_notes(train, tmp_path, monkeypatch):
+    finish = script.finish
+
+    def on_a_full_disk(*args):
+        with full_at(64):
+            return finish(*args)
+
+    monkeypatch.setattr(script, "measure", lambda t, n: {"classes": 9, "kl": 0.5, "confidence": 1.0, "samples": n})
+    monkeypatch.setattr(script, "finish", on_a_full_disk)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert train("--steps", 1, "--out", "run") == 0
+    text = sys.stdout.getvalue() + sys.stderr.getvalue()
+    assert all(f"note: {name} " in text for name in ("log.csv", "report.html", "loss.png")) and "routes.png" in text
+    assert checkpoint.load(tmp_path / "run")[1]["step"] == 1 and not list((tmp_path / "run").glob("*.tmp"))
 
 
 def test_a_run_on_the_bundled_set_goes_on_with_it(digits, tmp_path, plain_finish, monkeypatch, capsys):

@@ -111,7 +111,10 @@ def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
     stored = None
     if folder is None and (run_folder(checkpoint) / "config.json").is_file():
         stored = runfiles.read_config(run_folder(checkpoint))["flags"].get("data_dir")
-        if stored is not None and not os.path.isdir(stored):
+        if stored is not None and not isinstance(stored, str):
+            raise TinyganError(f"config.json names {stored!r} as the run's --data-dir, which is no path: say with "
+                               "--data-dir where the digits are")
+        if stored is not None and not runfiles.is_there(stored):
             raise TinyganError(f"the run was trained on the digits in {stored}, which is gone, or not seen from this "
                                "folder: say with --data-dir where they are now")
     try:
@@ -290,7 +293,7 @@ def measure_training(checkpoint: Path) -> list[Row]:
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     try:
         log = runfiles.columns(runfiles.read_log(folder))
-    except TinyganError as error:  # no reason to lose the other figures
+    except (TinyganError, OSError) as error:  # no reason to lose the other figures
         note(f"note: nothing is said of the training: {error}")
         return []
     if not {"step", "d_loss", "g_loss", "g_grad"} <= set(log) or len(log["step"]) < WINDOW:

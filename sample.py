@@ -87,7 +87,7 @@ def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict
              ) -> tuple[int, Iterator[np.ndarray]]:
     """(side in pixels, images (n, C, side, side) in [0, 1] in parts, drawn as they are asked for) of a run of
     train_mnist.py."""
-    if typed := [name for name in OF_A_GPAN if getattr(args, name)]:
+    if typed := [name for name in OF_A_GPAN if getattr(args, name) is not None]:
         raise UsageError(f"--{typed[0]} is for runs of train_gpan.py, and {args.checkpoint} is not one: leave it out")
     generator = restore_generator(args.checkpoint, arrays, meta, device, average=not args.no_average)
     # A stream for each: with one for both, the routes would depend on how much noise was drawn before them.

@@ -42,7 +42,6 @@ from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.runfiles import read_log
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
@@ -175,7 +174,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
                     look(t, run)
                 run.log(t.step, **t.latest)
                 if look_now and t.step < total:  # of the last step `finish` says more
-                    for words in in_words(read_log(run.folder)):
+                    for words in in_words(run.rows()):
                         progress.say(words)
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
@@ -245,6 +244,8 @@ def look(t: Training, run: Run) -> None:
 
 def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
     """How the game of the two nets goes, where there is one, and what the classifier sees: the words of the report."""
+    if not rows:
+        return []
     seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
     return [health.line(rows), seen] if "d_loss" in rows[-1] else [seen]
 
@@ -260,10 +261,11 @@ def finish(t: Training, run: Run, flags: dict) -> int:
     """The last pictures and the last measurement, which goes into the log, and from there into the report."""
     batches = t.fixed(same_substrate=True)
     names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
-    run.save_picture("routes.png", sheet(batches, [t.paint(batch) for batch in batches], names))
+    run.save_picture("routes.png", lambda: sheet(batches, [t.paint(batch) for batch in batches], names))
     found = t.measure(8 if flags["dry_run"] else 64)
     run.amend(t.step, **found)
-    print(*in_words(read_log(run.folder), f"over {found['samples']:.0f} images: "), sep="\n")
+    for words in in_words(run.rows(), f"over {found['samples']:.0f} images: "):
+        print(words)
     for note in run.finish():
         print(f"note: {note}")
     run.close()
@@ -463,8 +465,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
                          "on black: add --start nothing")
     if flags["substrate_flip"] == "yes" and "substrate_flip" in typed and not flags["substrate"]:
         raise UsageError("--substrate-flip yes mirrors the pictures of --substrate, and there are none: leave it out")
-    if flags["substrate_flip"] is None:  # runs from before there was this flag mirrored them
-        flags["substrate_flip"] = "no" if run is None else "yes"
+    flags["substrate_flip"] = flags["substrate_flip"] or "no"
     if not flags["views"]:
         if "whole" in typed and flags["whole"] == "no":
             raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")

@@ -29,7 +29,7 @@ from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.runfiles import hash_arrays, read_log
+from tinygan.runfiles import hash_arrays
 from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
@@ -39,6 +39,7 @@ from tinygan.training import (
     check_steps,
     dry_run,
     gradient_norm,
+    load_digits,
     make_optimizer,
     nets_state,
     out_of_memory,
@@ -82,7 +83,7 @@ def start(flags: dict, run: Run | None) -> int:
                        bank_affine=flags["bank_affine"], bank_act=flags["bank_act"],
                        init_factor=flags["init_factor"], init_scale=flags["init_scale"],
                        discriminator_input=flags["d_input"], output=flags["output"])
-    digits = data.load_mnist("train", data_dir=flags["data_dir"], other_sets=True)
+    digits = load_digits(flags, run)
     print(f"data: {digits.source}")
     training = Training(config, flags, digits, device)
     if flags["epochs"]:
@@ -175,7 +176,8 @@ def train(t: Training, run: Run, flags: dict) -> int:
                     look(t, run, flags)
                 run.log(t.step, **t.latest)
                 if look_now and t.step < total:  # of the last step `finish` says more
-                    progress.say(health.line(read_log(run.folder)))
+                    if rows := run.rows():
+                        progress.say(health.line(rows))
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
         progress.close()
@@ -199,16 +201,18 @@ def finish(t: Training, run: Run, flags: dict) -> int:
     rng = np.random.default_rng([flags["seed"], 9])
     z, routes = t.G.draw_noise(rng, GRID), t.G.draw_routes(rng, GRID)
     if t.config.route_count > 1:  # a column shares its route, a row its noise
-        images = generate(t.best, np.tile(z, (GRID, 1)), np.repeat(routes, GRID, axis=0), t.device)
-        images = crop(images, flags)
-        names = [cli.as_typed(route.tolist()) for route in routes]
-        run.save_picture("routes.png", pictures.routes_sheet(images.reshape(GRID, GRID, *images.shape[1:]),
-                                                             headers=names))
+        def draw() -> np.ndarray:
+            images = generate(t.best, np.tile(z, (GRID, 1)), np.repeat(routes, GRID, axis=0), t.device)
+            images = crop(images, flags)
+            names = [cli.as_typed(route.tolist()) for route in routes]
+            return pictures.routes_sheet(images.reshape(GRID, GRID, *images.shape[1:]), headers=names)
+
+        run.save_picture("routes.png", draw)
     if found := measure(t, 200 if flags["dry_run"] else 2000):
         run.amend(t.step, **found)
         print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
               f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")
-    if rows := read_log(run.folder):
+    if rows := run.rows():
         print(health.line(rows))
     for note in run.finish():
         print(f"note: {note}")

@@ -1,5 +1,6 @@
 """What the tests of the scripts share: the scripts as modules, a tiny made-up MNIST, the smallest nets that train."""
 
+import contextlib
 import gzip
 import hashlib
 import importlib.util
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tinygan.data.sets import find_set
 
@@ -72,6 +74,18 @@ def contents(folder: Path) -> dict[str, str]:
     """Every file below `folder` with the SHA-256 of its bytes."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextlib.contextmanager
+def full_at(size):
+    """No file of this process grows beyond `size` bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def start_script(name: str, *argv: str | bytes, **options) -> subprocess.Popen:

@@ -12,6 +12,7 @@ from script_tools import ROOT, load_script
 
 from tinygan import cli
 from tinygan.errors import TinyganError, UsageError
+from tinygan.streams import Patient
 
 GOOD = [
     (cli.positive_int, "1", 1),
@@ -219,6 +220,23 @@ def test_output_that_does_not_arrive_is_said(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Full())
     assert cli.run_main(lambda argv: print("figures"), []) == 1
     assert capsys.readouterr().err == "error: standard output was lost: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_stream_that_is_lost_leads_nowhere_and_costs_nothing():
+    """What is still in its buffer must not fail again when Python ends, nor must each line take a descriptor."""
+    stream = open("/dev/full", "w")
+    full = Patient(stream)
+    full.write("text")
+    full.flush()
+    assert full.lost.errno == errno.ENOSPC
+    assert os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
+    stream.close()
+    closed, before = Patient(stream), len(os.listdir("/dev/fd"))
+    for _ in range(20):
+        closed.write("text")
+        closed.flush()
+    assert len(os.listdir("/dev/fd")) == before and isinstance(closed.lost, ValueError)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell's own way to close a stream")

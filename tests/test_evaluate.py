@@ -15,6 +15,7 @@ from script_tools import write_mnist
 from tinygan import checkpoint, data, metrics_routes
 from tinygan.backend import pick_device
 from tinygan.data.mnist import BUNDLED
+from tinygan.errors import TinyganError
 from tinygan.models import digits
 from tinygan.models.adapted_gan import GANConfig, Generator
 from tinygan.models.digits import find_classifier
@@ -123,6 +124,10 @@ def test_a_damaged_log_costs_no_other_figures(tmp_path, capsys):
     (tmp_path / "log.csv").write_text("no log\n")
     assert evaluate.measure_training(tmp_path) == []
     assert "log.csv is damaged" in capsys.readouterr().err
+    (tmp_path / "log.csv").unlink()
+    (tmp_path / "log.csv").mkdir()
+    assert evaluate.measure_training(tmp_path) == []
+    assert "nothing is said of the training" in capsys.readouterr().err
 
 
 def test_nothing_but_json_where_json_is_asked_for(runs, capsys):
@@ -246,6 +251,18 @@ def test_the_runs_own_digits_are_the_reference_unless_told(runs, tmp_path, capsy
     (run_folder / "config.json").unlink()
     monkeypatch.setenv("TINYGAN_DATA", str(BUNDLED))
     assert run(*words) == 0 and "test: 1,000 digits" in capsys.readouterr().out
+
+
+def test_digits_that_the_start_of_their_names_says(tmp_path):
+    few = write_mnist(tmp_path / "gzip", 30)
+    for path in list(few.iterdir()):
+        path.rename(few / f"emnist-digits-{path.name.replace('t10k', 'test')}")
+    (tmp_path / "config.json").write_text(json.dumps({"flags": {"data_dir": str(few / "emnist-digits")}}))
+    assert [len(digits) for digits in evaluate.load_digits(None, tmp_path)] == [30, 30]
+    for stored, words in ((str(few / "emnist-letters"), "which is gone"), (5, "names 5"), (["a"], "which is no path")):
+        (tmp_path / "config.json").write_text(json.dumps({"flags": {"data_dir": stored}}))
+        with pytest.raises(TinyganError, match=f"{words}.*--data-dir"):
+            evaluate.load_digits(None, tmp_path)
 
 
 def test_the_original_digits_are_comparable(runs, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from test_pictures import colour_count, opened
 from test_run import read_page
 
 from tinygan import pictures, report
+from tinygan.gpan_measure import in_words
 from tinygan.pictures import BLACK, BLUE, GPAN_PANELS, GREEN, PINK, RED, SKY
 from tinygan.run import Run
 
@@ -176,3 +177,10 @@ def test_overwrite_removes_cams_too(tmp_path):
 def test_the_script_logs_what_the_report_knows():
     """Its own columns are those of test_train_gpan.py: here only the losses' names must be the same."""
     assert {f"pull_{name}" for name in load_script("train_gpan").WEIGHTS} == set(PULLS)
+
+
+@pytest.mark.parametrize("name", [*MEASURED, *BATCH])
+def test_a_number_that_a_user_has_taken_out_of_the_log_is_missing_in_the_words(name):
+    row = LOSSES | (MEASURED if name in MEASURED else BATCH)
+    words = in_words({key: value for key, value in row.items() if key != name})
+    assert "background 0.020 from white" in words and ("nan" in words) == ("view" in name or "probability" in name)

@@ -1,5 +1,7 @@
 """The run folder: never overwritten unasked, consistent after a resume, and a report that stands alone."""
 
+import contextlib
+import csv
 import html.parser
 import io
 import itertools
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from script_tools import ROOT, contents
+from script_tools import ROOT, contents, full_at
 
 from tinygan import files, pictures, report, run, runfiles
 from tinygan.errors import TinyganError, UsageError
@@ -355,6 +357,97 @@ def test_rows_of_a_log_that_cannot_be_written_wait(tmp_path):
     assert [row["step"] for row in runfiles.read_log(tmp_path)] == [1, 2, 3, 4]
 
 
+@contextlib.contextmanager
+def unwritable(log):
+    """A folder lies where the log was."""
+    away = log.with_name("away")
+    if there := log.exists():
+        log.rename(away)
+    log.mkdir()
+    yield
+    log.rmdir()
+    if there:
+        away.rename(log)
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 3])
+def test_a_disk_that_is_full_for_a_while_leaves_every_row_once(tmp_path, waiting):
+    """Whatever a write that failed has left: a part of a line, or rows of which the last is torn."""
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    made.log(100, d_loss=0.125)
+    log = tmp_path / "log.csv"
+    with unwritable(log):
+        for step in range(200, 200 + 100 * waiting, 100):
+            made.log(step, d_loss=0.125)
+    last = 200 + 100 * waiting
+    with full_at(log.stat().st_size + max(1, waiting) * len("200,0.125\n") - 3):
+        made.log(last, d_loss=0.125)
+    assert len(log.read_text().splitlines()) == 2 + max(1, waiting)
+    made.log(last + 100, d_loss=0.125)
+    rows = [f"{step},0.125\n" for step in range(100, last + 101, 100)]
+    assert log.read_text() == "step,d_loss\n" + "".join(rows)
+    assert len(said) == 1 and not list(tmp_path.glob("log-kept*"))
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_measured_while_the_log_cannot_be_written_waits_too(tmp_path, waits):
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    made.log(1, d_loss=1.5)
+    if not waits:
+        made.log(2, d_loss=2.5)
+    with unwritable(made.log_path):
+        if waits:
+            made.log(2, d_loss=2.5)
+        made.amend(2, kl=0.5)
+    if waits:
+        made.amend(2, kl=0.75)
+    made.log(3, d_loss=3.5, kl=0.25)
+    assert made.log_path.read_text() == f"step,d_loss,kl\n1,1.5,\n2,2.5,{0.75 if waits else 0.5}\n3,3.5,0.25\n"
+    assert len(said) == 1 and "log.csv cannot be written" in said[0]
+
+
+def test_a_log_that_cannot_be_read_leaves_its_place_only_to_a_new_one(tmp_path):
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    content = "step,d_loss\n" + "".join(f"{step},1.5\n" for step in range(100)) + "mean,1.5\n"
+    made.log_path.write_text(content)
+    with full_at(200):
+        made.log(100, d_loss=0.5)
+    assert made.log_path.read_text() == content and not list(tmp_path.glob("log-kept*"))
+    made.log(101, d_loss=0.5)
+    assert [row["step"] for row in made.rows()] == list(range(102))
+    assert (tmp_path / "log-kept-1.csv").read_text() == content and len(said) == 2
+
+
+@pytest.mark.parametrize(("content", "steps", "cell"), [
+    ('1,"good,0.5\n2,,1.5\n3,,2.5\n', [1, 2, 3], '"good'),
+    ('1,"good,0.5\n2,,1.5\n3,bad",2.5\n4,,3.5\n', [1, 2, 3, 4], '"good'),  # two that nothing closes
+    ('1,5" wide,0.5\n2,"so\nand so",1.5\n', [1, 2], "so\nand so"),
+    ('1,"a ""b"", c",0.5\n2,,1.5\n', [1, 2], 'a "b", c'),
+])
+def test_a_quotation_mark_swallows_no_rows(tmp_path, content, steps, cell):
+    made = Run.create(FLAGS, out=tmp_path)
+    made.log_path.write_text("step,note,d_loss\n" + content)
+    assert [(row["step"], row["d_loss"]) for row in made.rows()] == [(step, step - 0.5) for step in steps]
+    made.log(9, d_loss=8.5)
+    assert [row["step"] for row in made.rows()] == [*steps, 9] and not list(tmp_path.glob("log-kept*"))
+    assert cell in [row[1] for row in csv.reader(io.StringIO(made.log_path.read_text()))]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no log\n", "folder"])
+def test_rows_that_cannot_be_read_are_none_and_said_once(tmp_path, content):
+    made, said = Run.create(FLAGS, out=tmp_path), []
+    made.say = said.append
+    if content == "folder":
+        made.log_path.mkdir()
+    elif content is not None:
+        made.log_path.write_bytes(content)
+    assert made.rows() == made.rows() == []
+    assert len(said) == (content in (b"no log\n", "folder")) and all("log.csv" in line for line in said)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 def test_linked_files_stay_links(tmp_path):
     run_folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
@@ -415,6 +508,14 @@ def test_overwrite_refuses_what_no_run_made(tmp_path, name):
         with pytest.raises(UsageError, match=words):
             Run.create(FLAGS, out=tmp_path / folder, overwrite=True)
     assert contents(tmp_path) == before and not (tmp_path / "b" / "samples").exists()
+
+
+def test_overwrite_refuses_samples_where_no_run_was(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/step_1234567.png").write_text("mine")
+    with pytest.raises(UsageError, match=r"has a samples.step_1234567\.png but no config\.json of a run"):
+        Run.create(FLAGS, out=tmp_path, overwrite=True)
+    assert (tmp_path / "samples/step_1234567.png").read_text() == "mine"
 
 
 def test_overwrite_leaves_a_users_files_in_samples(tmp_path):
@@ -481,6 +582,12 @@ def test_hash_of_files_and_folders(tmp_path):
     assert same("a/cup.png", "b/renamed.png") and not same("a", "b")
     (tmp_path / "b/renamed.MASK.png").write_bytes(b"mask")
     assert not same("a/cup.png", "b/renamed.png")
+    for folder in ("a", "b"):
+        (tmp_path / folder / "vase.jfif").write_bytes(b"vase")  # a picture by what it holds, not by its name
+    assert same("a/vase.jfif", "b/vase.jfif")
+    (tmp_path / "b/vase.mask.png").write_bytes(b"mask")
+    assert not same("a/vase.jfif", "b/vase.jfif")
+    (tmp_path / "b/vase.mask.png").unlink()
     with pytest.raises(TinyganError, match="cannot read .*gone.png"):
         runfiles.hash_files([tmp_path / "gone.png"])
     if os.name != "nt":

@@ -334,11 +334,14 @@ def test_a_gpan_paints_on_what_it_is_given(paint, painters, tmp_path):
 
 
 def test_mirrored_only_where_the_run_was(paint, painters, tmp_path, capsys):
-    shutil.copytree(painters["red"], tmp_path / "old")
-    config = json.loads((tmp_path / "old/config.json").read_text())
+    config = json.loads((painters["red"] / "config.json").read_text())
     del config["flags"]["substrate_flip"]  # as before there was such a flag
-    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    for name, flag in (("old", {}), ("resumed", {"substrate_flip": None})):
+        shutil.copytree(painters["red"], tmp_path / name)
+        text = json.dumps(config | {"flags": config["flags"] | flag})
+        (tmp_path / name / "config.json").write_text(text)
     for run, words, mirrored in ((painters["red"], [], False), (tmp_path / "old", [], True),
+                                 (tmp_path / "resumed", [], True),
                                  (tmp_path / "old", ["--substrate", painters["picture"]], False)):
         words = ["--checkpoint", run, "--n", 2, "--device", "cpu", "--out", tmp_path / "a.png", *words]
         assert cli.run_main(script.main, [str(word) for word in words]) == 0
@@ -382,7 +385,7 @@ def test_bad_values_for_a_gpan(paint, capsys, words, text):
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--wanted", "3"], ["--substrate", "x.png"]])
+@pytest.mark.parametrize("words", [["--wanted", "3"], ["--wanted", ""], ["--substrate", "x.png"]])
 def test_what_only_a_gpan_has(sample, capsys, words):
     assert sample("sgan", *words) == 2
     assert f"{words[0]} is for runs of train_gpan.py" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from PIL import Image
 from script_tools import ROOT, contents, load_script, over, start_script
 from vgg16_tools import small_file
 
-from tinygan import backend, cli, pictures
+from tinygan import backend, checkpoint, cli, pictures
 from tinygan.backend import Device, pick_device
 from tinygan.data.substrates import open_substrates
 from tinygan.engine import Tensor
@@ -540,9 +540,31 @@ def test_runs_from_before_there_was_a_flag_go_on_mirroring(train, tmp_path, quic
     assert train("--resume", "old", "--steps", 2) == 0 and "mirrored" not in capsys.readouterr().out
     (tmp_path / "old/config.json").write_text(json.dumps(config))
     for steps in (3, 4):
+        assert train("--resume", "old", "--steps", steps, "--substrate-flip", "no") == 2
+        assert "--substrate-flip is no but the run in old was made with yes" in error_line(capsys)
         assert train("--resume", "old", "--steps", steps) == 0
         assert "from picture.png; half of them are mirrored, 3 x" in capsys.readouterr().out
+        assert json.loads((tmp_path / "old/config.json").read_text())["flags"]["substrate_flip"] == "yes"
     assert train("--substrate-flip", "yes", "--steps", 1) == 2 and "there are none" in error_line(capsys)
+
+
+@pytest.mark.parametrize("kind", ["empty", "rubbish", "folder"])
+def test_a_log_that_cannot_be_read_ends_no_training(train, tmp_path, quick, monkeypatch, capsys, kind):
+    log = script.Run.log
+
+    def spoil(run, step, **numbers):
+        log(run, step, **numbers)
+        if kind == "folder" and step == 1:
+            run.log_path.unlink()
+            run.log_path.mkdir()
+        elif kind != "folder":
+            run.log_path.write_text("" if kind == "empty" else "no log")
+
+    monkeypatch.setattr(script.Run, "log", spoil)
+    assert train("--steps", 3, "--sample-every", 1, "--out", "run") == 0
+    assert checkpoint.load(tmp_path / "run")[1]["step"] == 3
+    text = "".join(capsys.readouterr())
+    assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")
 
 
 def test_help_names_every_flag_and_both_presets():

@@ -6,6 +6,7 @@ The nets are as small as they can be and the digits are made up, so that whole r
 import csv
 import gzip
 import html
+import io
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from script_tools import (
     ROOT,
     TINY,
     contents,
+    full_at,
     idx_images,
     load_script,
     over,
@@ -32,8 +34,9 @@ from script_tools import (
     write_mnist,
 )
 
-from tinygan import cli, data, pictures, runfiles
+from tinygan import checkpoint, cli, data, pictures, runfiles
 from tinygan.backend import pick_device
+from tinygan.data.mnist import BUNDLED
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import GANConfig
@@ -405,6 +408,75 @@ def test_nobody_watching_is_no_reason_to_stop(digits, tmp_path, streams):
     assert (tmp_path / "code").read_text() == "0\n" and "Traceback" not in done.stdout + done.stderr
     a, b = (contents(tmp_path / name) for name in ("watched", "alone"))
     assert a.keys() == b.keys() and all(a[name] == b[name] for name in ("checkpoint.npz", "log.csv", "routes.png"))
+
+
+@pytest.mark.parametrize("kind", ["empty", "rubbish", "folder"])
+def test_a_log_that_cannot_be_read_ends_no_training(train, tmp_path, plain_finish, monkeypatch, capsys, kind):
+    log = script.Run.log
+
+    def spoil(run, step, **numbers):
+        log(run, step, **numbers)
+        if kind == "folder" and step == 1:
+            run.log_path.unlink()
+            run.log_path.mkdir()
+        elif kind != "folder":
+            run.log_path.write_text("" if kind == "empty" else "no log")
+
+    monkeypatch.setattr(script.Run, "log", spoil)
+    assert train("--steps", 3, "--sample-every", 1, "--out", "run") == 0
+    assert checkpoint.load(tmp_path / "run")[1]["step"] == 3
+    text = "".join(capsys.readouterr())
+    assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")
+
+
+def test_a_picture_that_cannot_be_drawn_keeps_no_report_away(train, tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise MemoryError("too wide")
+
+    monkeypatch.setattr(script.pictures, "routes_sheet", broken)
+    assert train("--steps", 1, "--out", "run") == 0
+    assert (tmp_path / "run/report.html").exists() and not (tmp_path / "run/routes.png").exists()
+    assert "note: routes.png was not made (MemoryError: too wide)" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_at_the_end_is_said_in_notes(train, tmp_path, monkeypatch):
+    finish = script.finish
+
+    def on_a_full_disk(*args):
+        with full_at(64):
+            return finish(*args)
+
+    monkeypatch.setattr(script, "measure", lambda t, n: {"classes": 9, "kl": 0.5, "confidence": 1.0, "samples": n})
+    monkeypatch.setattr(script, "finish", on_a_full_disk)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert train("--steps", 1, "--out", "run") == 0
+    text = sys.stdout.getvalue() + sys.stderr.getvalue()
+    assert all(f"note: {name} " in text for name in ("log.csv", "report.html", "loss.png")) and "routes.png" in text
+    assert checkpoint.load(tmp_path / "run")[1]["step"] == 1 and not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_run_on_the_bundled_set_goes_on_with_it(digits, tmp_path, plain_finish, monkeypatch, capsys):
+    """What was found on the machine when it began need not be what is found there later."""
+    monkeypatch.chdir(tmp_path)
+    for number, (first, then, code) in enumerate(((BUNDLED, digits, 0), (digits, BUNDLED, 1))):
+        monkeypatch.setenv("TINYGAN_DATA", str(first))
+        assert cli.run_main(script.entry, [*TINY, "--steps", "1", "--out", f"{number}"]) == 0
+        known = runfiles.read_config(str(number))["inputs"]
+        monkeypatch.setenv("TINYGAN_DATA", str(then))
+        assert cli.run_main(script.entry, ["--resume", f"{number}", "--steps", "2"]) == code
+        assert ("began on the bundled set and goes on with it" in capsys.readouterr().out) == (code == 0)
+        assert runfiles.read_config(str(number))["inputs"] == known
+
+
+def test_a_run_on_files_whose_names_start_so_goes_on(train, digits, tmp_path, plain_finish, capsys):
+    folder = shutil.copytree(digits, tmp_path / "gzip")
+    for path in list(folder.iterdir()):
+        path.rename(folder / f"emnist-digits-{path.name}")
+    assert train("--steps", 1, "--data-dir", "gzip/emnist-digits", "--out", "run") == 0
+    assert train("--resume", "run", "--steps", 2) == 0 and "EMNIST's digits" in capsys.readouterr().out
+    shutil.rmtree(folder)
+    assert train("--resume", "run", "--steps", 3) == 1 and "say where with --data-dir" in capsys.readouterr().err
 
 
 def test_samples_that_are_cleared_away_under_way_stop_nothing(train, tmp_path, plain_finish, monkeypatch, capsys):

@@ -160,12 +160,12 @@ def in_words(numbers: Mapping[str, float]) -> str:
     """One line on how well the images show what is wanted, from a log row."""
     parts = []
     if "top1" in numbers:
+        sure, seen, sure_seen = (numbers.get(name, np.nan) for name in ("probability", "view_top1", "view_probability"))
         parts.append(f"the classifier finds what is wanted in {numbers['top1']:.0%} of the images (probability "
-                     f"{numbers['probability']:.2f}; through other views {numbers['view_top1']:.0%}, "
-                     f"{numbers['view_probability']:.2f})")
+                     f"{sure:.2f}; through other views {seen:.0%}, {sure_seen:.2f})")
     elif "train_top1" in numbers:
         parts.append(f"the classifier finds what is wanted in {numbers['train_top1']:.0%} of the batch (probability "
-                     f"{numbers['train_probability']:.2f})")
+                     f"{numbers.get('train_probability', np.nan):.2f})")
     if "background" in numbers:
         parts.append(f"background {numbers['background']:.3f} from white")
     if "substrate" in numbers:

@@ -65,8 +65,7 @@ class Painter:
         if not paths and (gone := [path for path in source or () if not Path(path).exists()]):
             raise TinyganError(f"the run was trained on {shown(gone[0])}, which is gone, or not seen from this folder: "
                                "say with --substrate where it is now, or what else to paint on")
-        # As the run saw them: before there was this flag, it mirrored half of them.
-        flip = not paths and self.flags.get("substrate_flip", "yes") == "yes"
+        flip = not paths and self.flags.get("substrate_flip") == "yes"  # as the run saw them
         return open_substrates(source, config.size, config.condition_channels, flip=flip)
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int

@@ -142,7 +142,7 @@ def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = 5) -> Healt
 
 
 def line(rows: Sequence[Mapping[str, float]]) -> str:
-    """What `assess_log` says of a log, as the line that a script prints: with the step of its last row."""
+    """What `assess_log` says of a log with rows, as the line that a script prints: with the step of its last row."""
     return f"step {rows[-1]['step']}: {assess_log(rows).sentence}"
 
 

@@ -196,9 +196,19 @@ class Run:
 
         self._attempt("samples", write)
 
-    def save_picture(self, name: str, picture: np.ndarray) -> None:
-        """Write a uint8 picture beside the log, as routes.png for instance; where that fails, say so once."""
-        self._attempt(name, lambda: pictures.save_png(self.folder / name, picture))
+    def save_picture(self, name: str, picture: np.ndarray | Callable[[], np.ndarray]) -> None:
+        """Write a uint8 picture, or what a function draws, beside the log, as routes.png for instance; where that
+        fails, say so once."""
+        self._attempt(name, lambda: pictures.save_png(self.folder / name, picture() if callable(picture) else picture))
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of log.csv so far; none where it cannot be read, which is said once: that is no reason to stop."""
+        try:
+            return read_log(self.folder)
+        except (TinyganError, OSError) as error:
+            self._note("rows", str(error) if isinstance(error, TinyganError) else
+                       f"log.csv cannot be read now ({error.strerror or error})")
+            return []
 
     def samples(self) -> list[tuple[int, Path]]:
         """The sample pictures so far: (step, path), by step."""
@@ -253,15 +263,16 @@ class Run:
     def _remove_files(self) -> None:
         """Remove the files of an earlier run, and nothing that no run made."""
         paths = [path for path in (self.folder / name for name in MADE) if os.path.lexists(path)]
+        paths = [path for _, path in self.samples()] + paths
         for path in paths:
             if path.is_dir():
                 raise UsageError(f"{path} is a folder, which no run made: move it away, or choose another --out")
         if os.path.lexists(self.folder / "samples") and not (self.folder / "samples").is_dir():
             raise UsageError(f"{self.folder / 'samples'} is no folder: move it away, or choose another --out")
         if paths and not _is_run(self.folder):
-            raise UsageError(f"{self.folder} has a {paths[0].name} but no config.json of a run: --overwrite replaces "
-                             "runs only, so move the file away, or choose another --out")
-        for path in [path for _, path in self.samples()] + paths:
+            raise UsageError(f"{self.folder} has a {paths[0].relative_to(self.folder)} but no config.json of a run: "
+                             "--overwrite replaces runs only, so move the file away, or choose another --out")
+        for path in paths:
             if not path.is_symlink():
                 path.unlink()
             elif path.exists():

@@ -5,6 +5,7 @@ Whoever looks at a run, finished or not (report, resume), goes through here; wri
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -20,6 +21,7 @@ import numpy as np
 
 from tinygan import checkpoint
 from tinygan.data.images import SUFFIXES
+from tinygan.data.sets import find_set
 from tinygan.data.substrates import MASK_SUFFIX, files_in
 from tinygan.errors import TinyganError, UsageError
 
@@ -35,6 +37,8 @@ def read_config(folder: str | os.PathLike) -> dict:
         config["flags"] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in config["flags"].items()
         }
+        if "wanted" in config["flags"] and config["flags"].get("substrate_flip") is None:
+            config["flags"]["substrate_flip"] = "yes"  # a GPAN from before there was this flag mirrored its pictures
         inputs, resumed = config.get("inputs") or {}, config.get("resumed") or []
         if not isinstance(resumed, list) or not all({"hash", "source"} <= given.keys() for given in inputs.values()):
             raise ValueError("inputs, resumed")
@@ -85,9 +89,29 @@ def read_table(folder: str | os.PathLike) -> Table:
         raise TinyganError(f"{path} is damaged ({error}): move it away to go on") from error
 
 
+def _cells(text: str, delimiter: str) -> list[list[str]]:
+    """The cells of each line. A quotation mark that nothing closes is a character like others, where it would make one
+    cell of all the rows that follow."""
+    try:
+        lines = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+        width = len(lines[0]) if lines else 0
+        if not any(part.count(delimiter) >= width - 1 for line in lines for cell in line if "\n" in cell
+                   for part in cell.split("\n")[1:]):
+            return lines
+    except csv.Error:
+        pass
+    lines = []
+    for line in text.split("\n"):
+        try:
+            lines += csv.reader([line], delimiter=delimiter, strict=True)
+        except csv.Error:
+            lines += csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    return lines
+
+
 def _parse(text: str) -> Table:
     for delimiter in ",;\t":
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=delimiter) if any(line)]
+        lines = [line for line in _cells(text, delimiter) if any(line)]
         names = [name.strip() for name in lines[0]] if lines else []
         if "step" in names:
             break
@@ -161,8 +185,9 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
                      if file.suffix.lower() in SUFFIXES]
         else:
             mask = (path.stem + MASK_SUFFIX).lower()
-            beside = sorted(path.parent.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file() else []
-            files = [("", path), *(("mask", file) for file in beside if file.name.lower() == mask)]
+            files = [("", path)]
+            with contextlib.suppress(OSError):  # a file may be read in a folder that must not be listed
+                files += [("mask", file) for file in sorted(path.parent.iterdir()) if file.name.lower() == mask]
         for name, file in files:
             digest.update(f"{name}\n{_size(file)}\n".encode(errors="surrogateescape"))
             with open(file, "rb") as content:
@@ -176,6 +201,16 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError as error:
         raise TinyganError(f"cannot read {file}: {error.strerror}") from error
+
+
+def is_there(data_dir: str | os.PathLike) -> bool:
+    """Whether there is something at a --data-dir: a folder, or files whose names start so (data.sets.find_set)."""
+    try:
+        return os.path.exists(data_dir) or find_set("train", data_dir) is not None
+    except TinyganError:  # several sets
+        return True
+    except OSError:
+        return False
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:

@@ -26,6 +26,8 @@ class Patient:
 
     def write(self, text: str) -> int:
         """Write `text` if somebody can still read it; returns its length."""
+        if self.lost:
+            return len(text)
         try:
             self.stream.write(text)
         except UnicodeError:  # a folder's name may hold what the stream cannot show
@@ -36,6 +38,8 @@ class Patient:
 
     def flush(self) -> None:
         """Send on what was written."""
+        if self.lost:
+            return
         try:
             self.stream.flush()
         except (OSError, ValueError) as error:
@@ -52,11 +56,12 @@ class Patient:
         return getattr(self.stream, name)
 
     def _lose(self, error: Exception) -> None:
-        self.lost = self.lost or error
+        self.lost = error
         # What is still in its buffer would make trouble when Python ends.
         with contextlib.suppress(OSError, ValueError, AttributeError):  # not a real file (a test, a notebook)
+            number = self.stream.fileno()  # first: of a closed stream there is none
             nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self.stream.fileno())
+            os.dup2(nothing, number)
             os.close(nothing)
 
 

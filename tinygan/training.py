@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan import cli, runfiles
+from tinygan import cli, data, runfiles
 from tinygan.backend import Device
+from tinygan.data.mnist import BUNDLED
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.module import Module
@@ -164,7 +166,7 @@ def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: st
     run.flags |= {name: flags[name] for name in ("data_dir", *FILES) if flags.get(name)}  # as paths: kept absolute
     for name in ("data_dir", *FILES):
         for path in _listed(flags.get(name)):
-            if not path.exists():
+            if not (runfiles.is_there(path) if name == "data_dir" else path.exists()):
                 flag = "--" + name.replace("_", "-")
                 raise TinyganError(f"{flag} {path}, which the run in {folder} was made with, is not there: if it lies "
                                    f"elsewhere now, say where with {flag}")
@@ -192,6 +194,21 @@ def _same_files(config: Mapping[str, Any], name: str, typed: Any) -> bool:
 def _listed(value: Any) -> list[Path]:
     """The paths in the value of a flag: none, one or several."""
     return [Path(path) for path in (value if isinstance(value, (list, tuple)) else [value] if value else [])]
+
+
+def load_digits(flags: Mapping[str, Any], run: Run | None) -> data.Digits:
+    """The digits to train on. A run that began on the bundled set goes on with it, though there are more by now.
+
+    Raises TinyganError where there are none in --data-dir.
+    """
+    digits = data.load_mnist("train", data_dir=flags["data_dir"], other_sets=True)
+    known = run.inputs.get("data") if run else None
+    if known and not flags["data_dir"] and known["hash"] != runfiles.hash_arrays(digits.images, digits.labels):
+        bundled = data.load_mnist("train", data_dir=BUNDLED)
+        if known["hash"] == runfiles.hash_arrays(bundled.images, bundled.labels):
+            print(f"the run began on the bundled set and goes on with it, not with {digits.source}")
+            return dataclasses.replace(bundled, source=known["source"])
+    return digits
 
 
 def file_inputs(flags: Mapping[str, Any]) -> dict[str, dict[str, str]]:

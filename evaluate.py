@@ -403,7 +403,7 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
     if not head["comparable"]:
         lines.append("not comparable with RESULTS.md: its figures are against the 60,000 and 10,000 digits of the "
                      "original MNIST, these are not")
-    lines += ["", f"{'':50}{'value':>9}{'compare':>9}   with"]
+    lines += ["", f"{'':50}{'value':>9}{'against':>9}   against what"]
     part = ""
     for row in rows:
         if row.part != part:
@@ -411,7 +411,7 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
             lines.append(part)
         if isinstance(row.value, list):
             lines.append(f"  {row.label} (digits 0 to 9)")
-            lines += [f"    {name:12}" + "".join(f"{x:6.1f}" for x in values)
+            lines += [f"    {name:16}" + "".join(f"{x:6.1f}" for x in values)
                       for name, values in (("samples", row.value), (row.basis, row.compare))]
         else:
             lines.append(f"  {row.label:48}{number(row.value):>9}{number(row.compare):>9}   {row.basis}")
@@ -478,11 +478,20 @@ def classifier_or_error() -> DigitNet:
     return classifier
 
 
+class OneRun(cli.Parser):
+    """Says of a second run that there is one per call."""
+
+    def error(self, message: str):
+        if message.startswith(("argument --checkpoint: is given twice", "unexpected argument")):
+            message += "; one run per call: compare the two tables, or use --json"
+        super().error(message)
+
+
 def build_parser() -> cli.Parser:
-    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
+    p = OneRun(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--checkpoint", type=cli.path, required=True, metavar="RUN",
                    help="the run's folder, or its checkpoint")
-    p.add_argument("--n", type=cli.positive_int, default=10_000, help="samples to measure")
+    p.add_argument("--n", type=cli.positive_int, default=10_000, help=f"samples to measure, at least {2 * BINS}")
     p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the noise, the routes and the bins")
     p.add_argument("--json", type=cli.path, metavar="FILE", help="write the table there as JSON; - prints JSON, no "
                    "table")

@@ -9,7 +9,9 @@ importance of its places, and the one over the other.
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from tinygan.models.vgg16 import MAPS, load_vgg16
 
 CLASSIFIER = Path(__file__).resolve().parent / "weights" / "vgg16.h5"
 TOP = 5
+LAYER = "pool5"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"--layer {args.layer}: use one of {', '.join(MAPS)}")
     if args.image.is_dir():
         raise UsageError(f"{args.image} is a folder: name a picture")
-    out = check_out(args.out or args.image.with_name(f"{args.image.stem}-gradcam.png"), args.image)
+    out = check_out(args.out or args.image.with_name(default_name(args)), args.image)
     picture, _ = read_image(args.image)
     if not args.classifier.is_file():
         raise TinyganError(f"--classifier {args.classifier}: there is no such file; make one with "
@@ -72,6 +75,14 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return e / e.sum()
 
 
+def default_name(args: argparse.Namespace) -> str:
+    """The name of the picture, with the class, layer and classifier that are not the usual ones: so none
+    replaces that of another choice."""
+    usual = ("", LAYER, CLASSIFIER.stem)
+    words = [word for word in (args.classes or "", args.layer, args.classifier.stem) if word not in usual]
+    return "-".join([args.image.stem, *(re.sub(r"\W+", "-", word) for word in words), "gradcam.png"])
+
+
 def check_out(out: Path, image: Path) -> Path:
     """The file to write, before any work is done for it."""
     if out.suffix.lower() != ".png":
@@ -89,12 +100,13 @@ def build_parser() -> cli.Parser:
     p.add_argument("--classifier", type=cli.path, default=CLASSIFIER, metavar="FILE",
                    help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
     p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")
-    p.add_argument("--layer", default="pool5", help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones know more, early "
+    p.add_argument("--layer", default=LAYER, help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones know more, early "
                    "ones have more places")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
-    p.add_argument("-o", "--out", type=cli.path, help="the picture to write [default: IMAGE-gradcam.png beside the "
-                   "image]")
+    p.add_argument("-o", "--out", type=cli.path, help="the picture to write [default: beside the image, "
+                   "IMAGE-gradcam.png; what was typed for class, layer or classifier stands in the name, too: "
+                   "IMAGE-ibis-gradcam.png]")
     return p
 
 

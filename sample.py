@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         if stale := [path for path in earlier if int(path.stem) >= n]:
             for path in stale:
                 path.unlink()
-            print(f"removed {len(stale)} images of an earlier call there, {stale[0].name} to {stale[-1].name}")
+            one = len(stale) == 1
+            which = stale[0].name if one else f"{stale[0].name} to {stale[-1].name}"
+            print(f"removed {len(stale)} image{'s' * (not one)} of an earlier call there, {which}")
         return 0
     out = args.out or folder / f"grid{name_of(args)}.png"
     if out.suffix.lower() != ".png":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def start(flags: dict, run: Run | None) -> int:
     if getattr(classifier, "channels", flags["channels"]) != flags["channels"]:
         raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
     names = classifier.class_names
-    sets = [find_classes(words.split(","), names) for words in flags["wanted"]]
+    sets = find_sets(flags, names)
     if full := [words for words, ids in zip(flags["wanted"], sets, strict=True) if len(ids) == len(names)]:
         raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
     print("wanted: " + "; ".join(", ".join(names[i] for i in ids) for ids in sets))
@@ -138,6 +139,17 @@ def start(flags: dict, run: Run | None) -> int:
                                "try a larger --accumulate, a smaller --size or --base-channels", multiple=parts,
                                least=parts * (2 if flags["weight_split"] else 1))
         raise TinyganError(f"step {training.step + 1}: {advice}") from None
+
+
+def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
+    """The ids of each set of --wanted. Raises UsageError, which says whose classes `names` are."""
+    try:
+        return [find_classes(words.split(","), names) for words in flags["wanted"]]
+    except UsageError as error:
+        if flags["classifier"]:
+            raise
+        raise UsageError(f"{error}; these are the classes of the digit classifier, and --classifier weights/vgg16.h5 "
+                         "has others") from None
 
 
 def train(t: Training, run: Run, flags: dict) -> int:
@@ -345,7 +357,8 @@ class Training:
 
     def measure(self, n: int = 32) -> dict[str, float]:
         """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        progress = Progress(gpan_measure.to_judge(self, n), every=0, quiet=QUIET, word="measuring, image")
+        looks = gpan_measure.to_judge(self, n)  # two at each image, and one at those of which routes are compared
+        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, the classifier's look")
         progress.update(0)
         found = gpan_measure.measure(self, n, progress.update)
         progress.clear()

@@ -21,14 +21,18 @@ for folder in "${TINYGAN_DATA:-}" ../shared/data "$("$python" -c 'from tinygan.d
         fi
     done
 done
-[ -f .carry/mnist/train-images-idx3-ubyte.gz ] || { rmdir .carry/mnist; echo "no MNIST: it will be downloaded there"; }
+[ -f .carry/mnist/train-images-idx3-ubyte.gz ] || {
+    rmdir .carry/mnist
+    echo "no MNIST on this machine: it will be downloaded there, or, without a network, tinygan's own 5,000 digits of it do"
+}
 
 for file in "${TINYGAN_VGG16:-}" ../shared/data/vgg16/*.h5 weights/vgg16.h5; do
     if [ -f "$file" ] && [ ! -f .carry/vgg16.h5 ]; then
         names=$(dirname "$file")/classes.txt
         set -- "$file"
         if [ -f "$names" ]; then set -- "$file" --classes "$names"; fi
-        "$python" weights/convert_vgg16.py "$@" --dtype float16 --out .carry/vgg16.h5 || true  # it says why not
+        "$python" weights/convert_vgg16.py "$@" --dtype float16 --out .carry/vgg16.h5 |
+            sed '/^next: /d' || true  # it says why not; its advice is for weights/
     fi
 done
 [ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will paint before the classifier of digits"

@@ -97,6 +97,7 @@ def train(bank, steps, batch=32, rate=2e-3, seed=0):
 
 
 steps = 120 if flags.quick else 900
+short = f", short form: {steps} of 900 steps" if flags.quick else ""
 gan, sgan = train(1, steps), train(4, steps)
 
 # %% [markdown]
@@ -123,7 +124,7 @@ panels = {"real": to_canvas(digits.images[:48], 28), "GAN": drawn["GAN"][:48], "
 fig, axes = lesson.figure(3, 1, height=1.65)
 for ax, (name, images) in zip(axes, panels.items(), strict=True):
     ax.imshow(pictures.grid(images, 3, 16), cmap="gray", vmin=0, vmax=255)
-    ax.set_title(name)
+    ax.set_title(name + short * (name != "real"))
     ax.axis("off")
 lesson.save(fig, "10_digits")
 
@@ -160,7 +161,7 @@ found = {name: measure(images, other_features) for name, images in (("real", rea
 print(f"{n} images  {'classes':>8s} {'KL':>7s} {'confidence':>11s} {'Fréchet':>8s}")
 for name, row in found.items():
     print("{:12s} {:8d} {:7.3f} {:11.2f} {:8.1f}".format(name, *row.values()))
-print(f"KL of {n} perfect images, on average: {metrics.label_kl_floor(n):.3f}")
+print(f"KL of {n} perfect images, on average: {metrics.label_kl_floor(n):.3f}{short}")
 
 assert found["real"]["classes"] == 10 and found["real"]["KL"] < 0.05
 for name in drawn:

@@ -41,7 +41,11 @@ plt.rcParams.update({"font.size": 10, "axes.titlesize": 10, "axes.spines.top": F
                      "figure.constrained_layout.use": True,
                      "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, GREY, "#7a4fa3"])})
 
+SHORT = ("the short form (--quick): fewer steps and samples. It tries the lesson out; its figures and pictures "
+         "mean little")
+
 saved: list[Path] = []  # pictures in the order in which they were made
+_told: list[str] = []  # what has been said once
 
 # One thread for the BLAS. Its own threads wait for each other by turning in circles: beside another busy program on two
 # cores a lesson's small products took six times as long.
@@ -56,7 +60,11 @@ def flags() -> argparse.Namespace:
     p.add_argument("--quick", action="store_true", help="fewer steps and samples: a test of the lesson, in seconds")
     p.add_argument("--solutions", action="store_true", help="put lessons/solutions in place of your exercises")
     p.add_argument("--classifier", metavar="FILE", help="a VGG16 file (weights/README.md), for lessons 11 to 14")
-    return p.parse_args()
+    found = p.parse_args()
+    if found.quick and not _told:
+        _told.append(SHORT)
+        print(SHORT)
+    return found
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 2.8, **more: Any) -> tuple[Any, Any]:
@@ -72,7 +80,7 @@ def save(fig: Any, name: str) -> None:
     if "ipykernel" not in sys.modules:
         plt.close(fig)
     saved.append(path)
-    print(f"picture: {os.path.relpath(path, ROOT)}")
+    print(f"picture: {os.path.relpath(path)}")
 
 
 def exercise(attempt: Callable, check: Callable[[Callable], None]) -> None:

@@ -203,11 +203,11 @@ TRAIN = [
     ("out cannot be written", out(Place.unwritable), FAILED, "--out"),
     ("overwrite with a bad flag", lambda p: ["--out", str(p.run), "--overwrite", "--bank", "2,2"], USAGE, "bank"),
     ("overwrite with bad data", lambda p: ["--out", str(p.run), "--overwrite", "--data-dir", str(p.folder())], FAILED,
-     "holds no"),
+     "is empty"),
     # data
-    ("data-dir missing", data_dir(lambda p: p.root / "nowhere"), FAILED, "is not a folder"),
-    ("data-dir empty", data_dir(Place.folder), FAILED, "holds no train-images"),
-    ("data-dir is a file", data_dir(lambda p: p.data / IMAGES), FAILED, "is not a folder"),
+    ("data-dir missing", data_dir(lambda p: p.root / "nowhere"), FAILED, "there is no folder"),
+    ("data-dir empty", data_dir(Place.folder), FAILED, "is empty: MNIST is four files"),
+    ("data-dir is a file", data_dir(lambda p: p.data / IMAGES), FAILED, "is a file: name the folder"),
     ("images cut off", data_dir(lambda p: p.data_with(IMAGES, cut(zipped(idx_images(BLACK + 7))))), FAILED,
      "cut short"),
     ("images with a flipped bit", data_dir(lambda p: p.data_with(IMAGES, flip((p.data / IMAGES).read_bytes()))),
@@ -414,10 +414,10 @@ def test_the_table_would_notice(good, monkeypatch, capsys):
 @pytest.mark.parametrize("script, words, code, text", [
     ("train_mnist", ["--stpes", "5"], USAGE, "did you mean --steps"),
     ("train_mnist", ["--resume"], USAGE, "found no run"),
-    ("train_mnist", ["--data-dir", "nowhere", "--device", "cpu"], FAILED, "is not a folder"),
+    ("train_mnist", ["--data-dir", "nowhere", "--device", "cpu"], FAILED, "there is no folder nowhere"),
     ("sample", ["--checkpoint", "nowhere"], FAILED, "no checkpoint at"),
     ("sample", [b"--checkpoint", b"caf\xe9"], FAILED, "no checkpoint at"),
-    ("train_mnist", [b"--data-dir", b"caf\xe9", b"--device", b"cpu"], FAILED, "is not a folder"),
+    ("train_mnist", [b"--data-dir", b"caf\xe9", b"--device", b"cpu"], FAILED, "there is no folder"),
 ])
 def test_as_a_process_of_its_own(tmp_path, script, words, code, text):
     if isinstance(words[0], bytes) and os.name == "nt":

@@ -89,6 +89,8 @@ TRAIN = [
     ("unknown class", vgg("--wanted", "zebar"), USAGE, "did you mean zebra?"),
     ("unknown class among known ones", vgg("--wanted", "zebra,flamingo"), USAGE, "unknown class 'flamingo'"),
     ("unknown digit", flags("--wanted", "nine"), USAGE, "there are 10"),
+    ("a class of a VGG16", flags("--wanted", "flamingo"), USAGE,
+     "of the digit classifier, and --classifier weights/vgg16.h5 has others"),
     ("an id that is none", flags("--wanted", "10"), USAGE, "ids are 0 to 9"),
     ("an id that is none in the second set", flags("--wanted", "3", "--wanted", "3,10"), USAGE, "ids are 0 to 9"),
     ("a negative id", flags("--wanted=-1"), USAGE, "class -1: ids are 0 to 9"),

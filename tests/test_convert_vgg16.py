@@ -493,7 +493,7 @@ def test_it_says_what_it_did_and_what_comes_next(tmp_path, capsys):
     assert "keras.h5: Keras' weights, block1_conv1/block1_conv1_W_1:0" in lines[0]
     assert f"{out.stat().st_size:,} bytes" in lines[1] and "5 classes, for images of 64 x 64" in lines[1]
     assert lines[2].startswith("licence: not stated") and "--licence" in lines[2]
-    assert lines[3] == f"next: python gradcam.py IMAGE --classifier {out} --class 'jay'"
+    assert lines[3] == f"next: python gradcam.py IMAGE --classifier {out}"
     assert sorted(os.listdir(tmp_path)) == ["keras.h5", "names.txt", "net.h5"]
 
 

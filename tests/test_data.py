@@ -289,6 +289,22 @@ def test_the_relatives_of_mnist_are_found_and_named(tmp_path, sub, form):
         one_line(no)
 
 
+@pytest.mark.parametrize("names, words", [
+    ((), "is empty: MNIST is four files"),
+    (("a.png",), "holds 1 picture and none of MNIST's files; own pictures cannot"),
+    (("a.png", "cats/b.JPG", "cats/c.txt"), "holds 2 pictures and"), (("a.txt",), "holds no train-images"),
+    (("a.png", "train-images-idx3-ubyte"), "holds no train-labels"),
+])
+def test_a_folder_without_digits_is_refused_by_what_it_holds(tmp_path, names, words):
+    (tmp_path / "d").mkdir()
+    for name in names:
+        (tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(b"x")
+    with pytest.raises(TinyganError) as error:
+        load_mnist("train", data_dir=tmp_path / "d")
+    assert f"{tmp_path / 'd'} {words}" in one_line(error)
+
+
 def test_the_test_digits_of_emnist_have_names_of_their_own(tmp_path):
     for name, values in zip(EMNIST, some_digits(12), strict=True):
         (tmp_path / name.format("digits").replace("train", "test")).write_bytes(idx(values))
@@ -317,7 +333,7 @@ def test_several_sets_in_one_folder_are_refused_until_one_is_named(tmp_path, mon
     for name, n in (("root/MNIST/raw", 11), ("root/KMNIST", 12), ("gzip/emnist-digits", 13),
                     ("gzip/EMNIST-letters", 14)):
         assert len(load_mnist("train", data_dir=tmp_path / name, other_sets=True)) == n
-    with pytest.raises(TinyganError, match="is not a folder"):
+    with pytest.raises(TinyganError, match="there is no folder"):
         load_mnist("train", data_dir=tmp_path / "gzip/emnist-balanced")
     put(tmp_path / "root/mnist", n=15)  # the same set twice is no question, nor are files in the folder itself
     (tmp_path / "root/KMNIST").rename(tmp_path / "root/gone")
@@ -392,7 +408,7 @@ def test_a_named_folder_without_the_files_is_an_error(tmp_path, monkeypatch):
         with pytest.raises(TinyganError) as error:
             load_mnist("train", data_dir=tmp_path / name)
         text = one_line(error)
-        assert str(tmp_path / name) in text and "no train-labels" in text.replace("with", "no")
+        assert str(tmp_path / name) in text and {"empty": "is empty", "half": "no train-labels", "absent": "no folder"}[name] in text
         assert all(f"{stem}.gz" in text for pair in mnist.FILES.values() for stem, _ in pair)
     for wrong in ("", 7):
         with pytest.raises(UsageError):

@@ -108,6 +108,8 @@ def test_every_row_is_printed_and_in_the_json(runs, tmp_path, capsys, model, eff
     assert found["run"]["samples"] == 200 and found["run"]["step"] == 2
     assert sum(found["rows"]["histogram"]["value"]) == pytest.approx(100, abs=0.1)
     assert not re.search(r"\bnan\b|\binf\b", table)
+    first, second = re.findall(r"^    (?:samples|training labels) .*$", table, re.MULTILINE)
+    assert len(first) == len(second) and "against what" in table
 
 
 def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
@@ -334,6 +336,7 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
         ([*good, "--samples", "3"], 2, "unknown flag"),
         ([*good[:4], "--data-dir", tmp_path], 1, "MNIST is four files"), ([*good, "--device", "tpu"], 2, "auto, cpu"),
         ([*good, "--reconstruct", "-1"], 2, "--reconstruct"), ([*good, "--json", tmp_path], 2, "is a folder"),
+        ([*good, *good[:2]], 2, "one run per call"), ([*good[:2], runs / "gan"], 2, "one run per call"),
     ]
     for words, code, expected in table:
         got, line = answer(capsys, *words)

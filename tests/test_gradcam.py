@@ -1,6 +1,7 @@
 """Grad-CAM against its closed form and against differences of the scores; its pictures; the script."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -275,12 +276,12 @@ def run(weights):
 def test_script(run, photo, capsys):
     assert run(photo) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and lines[-1].endswith(f"in {photo.with_name('a photo-gradcam.png')}")
+    assert len(lines) == 6 and lines[-1].endswith(f"in {photo.with_name('a photo-small-gradcam.png')}")
     shares = [float(line.split("%")[0]) for line in lines[:5]]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(100, abs=0.1)
     top = lines[0].split("%")[1].rpartition(" (")[0].strip()
     assert f"importance for {top} (" in lines[-1]  # the likeliest class unless one is named
-    picture = pictures.read_png(photo.with_name("a photo-gradcam.png"))
+    picture = pictures.read_png(photo.with_name("a photo-small-gradcam.png"))
     assert picture.shape == (64 + 4, 3 * 64 + 8, 3)
 
 
@@ -294,6 +295,15 @@ def test_script_with_classes_and_layer(run, photo, tmp_path, capsys):
     a, b, c = (pictures.read_png(path) for path in made)
     assert np.array_equal(b, c) and not np.array_equal(a, b)
     assert np.array_equal(a[:, :66], b[:, :66])  # the image itself
+
+
+def test_no_choice_replaces_the_picture_of_another(run, photo):
+    for words, name in (((), ""), (("--class", "zebra"), "-zebra"), (("--class", "a cat,zebra"), "-a-cat-zebra"),
+                        (("--layer", "conv5_3"), "-conv5_3"), (("--class", "0", "--layer", "conv5_3"), "-0-conv5_3")):
+        before = set(photo.parent.iterdir())
+        assert run(photo, *words) == 0
+        (made,) = set(photo.parent.iterdir()) - before
+        assert re.fullmatch(rf"a photo{name}-small-gradcam\.png", made.name)  # the classifier is small.h5
 
 
 @pytest.mark.parametrize("words, code, text", [

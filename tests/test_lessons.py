@@ -149,10 +149,12 @@ def test_a_wrong_form_would_be_seen(tmp_path):
 def test_it_runs(path, tmp_path, wrong_package):
     code, printed, seconds, peak = run(path, tmp_path, wrong_package)
     assert code == 0, printed[-2_000:]
+    assert printed.startswith("the short form (--quick)") and printed.count("the short form") == 1
     pictures = sorted(tmp_path.glob("*.png"))
     assert pictures and all(p.name.startswith(path.name[:2] + "_") for p in pictures)
     for picture in pictures:
-        assert f"{picture.name}\n" in printed and picture.read_bytes()[:4] == b"\x89PNG"
+        assert f"picture: {os.path.relpath(picture, path.parent)}\n" in printed
+        assert picture.read_bytes()[:4] == b"\x89PNG"
     exercises = path.read_text("utf-8").count("\nlesson.exercise(")
     assert printed.count("the solution passes") == exercises
     assert printed.count("not solved yet") == exercises, "an exercise is solved before the reader comes"

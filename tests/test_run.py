@@ -744,7 +744,8 @@ def test_report_stands_alone(tmp_path):
     assert all(link.startswith("data:image/") for link in page.links)
     assert len(page.links) == 5 + 1 + 3  # strip, last grid, gif, routes, curves
     assert "width=device-width" in text
-    for words in ("all is well", "step 2,000", "4,4,1", "0.2 (step 2,200)", "0.25", "numpy", "a <b> & c"):
+    for words in ("all is well", "step 2,000", "4,4,1", "0.2 (step 2,200)", "0.25", "numpy", "a <b> & c",
+                  "medians over the last 5 rows"):
         assert words in page.text, words
 
 

@@ -104,8 +104,10 @@ def test_images_of_an_earlier_call_are_not_left_among_the_new(sample, tmp_path, 
     assert "removed" not in capsys.readouterr().out
     assert sample("sgan", "--individual", "--n", 4, "--seed", 1, "--out", folder) == 0
     assert "removed 8 images of an earlier call there, 00004.png to 00011.png" in capsys.readouterr().out
+    assert sample("sgan", "--individual", "--n", 3, "--out", folder) == 0
+    assert "removed 1 image of an earlier call there, 00003.png\n" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == [
-        "00000.png", "00001.png", "00002.png", "00003.png", "00100.jpg", "100.png", "notes.txt", "x00001.png"]
+        "00000.png", "00001.png", "00002.png", "00100.jpg", "100.png", "notes.txt", "x00001.png"]
 
 
 @pytest.mark.parametrize("number", [1, 3, 50])

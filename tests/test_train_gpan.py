@@ -124,7 +124,8 @@ def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train
     assert words != seen and f"The{words}." in page and "routes change" in words
     assert [row["samples"] for row in log_rows(tmp_path / "run")] == ["", "30", "63"]
     assert "step 0/3    0%" in printed.err
-    counted = [tuple(map(int, pair)) for pair in re.findall(r"measuring, image (\d+)/(\d+) ", printed.err)]
+    counted = [tuple(map(int, pair))
+               for pair in re.findall(r"measuring, the classifier's look (\d+)/(\d+) ", printed.err)]
     assert [pair for pair in counted if pair[0] in (0, pair[1])] == [(0, 76), (76, 76), (0, 142), (142, 142)]
     assert len(counted) > 10 and sorted(counted, key=lambda pair: (pair[1], pair[0])) == counted
 

@@ -40,6 +40,7 @@ COLLAPSED_CLASSES, NARROW_CLASSES = 2, 8  # of 10
 COLLAPSED_KL, NARROW_KL = 1.5, 0.5  # nats
 SURE, UNSURE = 0.95, 0.05
 FOOLED, REVERSED = 0.75, 0.05
+WINDOW = 5  # rows of the log that are judged together
 
 
 class Health(NamedTuple):
@@ -123,7 +124,7 @@ def assess(
     return Health("well", f"all is well: {answers}: {balance}, and G learns from it{tail}")
 
 
-def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = 5) -> Health:
+def assess_log(rows: Iterable[Mapping[str, float]], *, window: int = WINDOW) -> Health:
     """Judge the end of a log: the median of each column over the last `window` rows (one batch says little).
 
     rows: what `runfiles.read_log` gives; columns are named like the arguments of `assess`, others ignored.

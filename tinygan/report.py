@@ -104,6 +104,9 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
     now = health.assess_log(rows)
     mood = "health" if now.status in ("well", "starting") else "health bad"
     text = f'<p class="{mood}">At step {rows[-1]["step"]:,}, {html.escape(now.sentence)}.</p>'
+    if now.status not in ("starting", "broken"):
+        text += (f"<p><small>What it says of D's answers, losses and gradients: medians over the last "
+                 f"{health.WINDOW} rows of the log; the table below has the last row.</small></p>")
     story = health.history(rows)
     if len(story) > 1:
         shown = story if len(story) <= 12 else story[:6] + story[-6:]

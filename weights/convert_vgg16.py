@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
           f"of {net.side} x {net.side}; it gives the answers of its key")
     print(f"licence: {net.about['licence']}" + ("" if args.licence or "CC BY" in net.about["licence"] else
                                                 " (--licence notes one)"))
-    print(f"next: python gradcam.py IMAGE --classifier {args.out} --class {net.class_names[-1]!r}")
+    print(f"next: python gradcam.py IMAGE --classifier {args.out}")
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygan.data.cache import cache_dir
 from tinygan.data.idx import read_images, read_labels, shown
-from tinygan.data.sets import UNKNOWN, Found, find_set, missing, upright
+from tinygan.data.sets import UNKNOWN, Found, describe, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
 
 # The makers' own site answers 403 to programs; these two serve the same files.
@@ -125,13 +125,17 @@ def _find_named(split: str, folder: str | os.PathLike) -> Found:
         raise UsageError(f"the data folder has to be a path, not {folder!r}")
     if found := find_set(split, path):
         return found
-    what = "holds no" if os.path.isdir(path) else "is not a folder, let alone one with"
-    four = ", ".join(f"{stem}.gz" for pair in FILES.values() for stem, _ in pair)
+    four = "MNIST is four files, " + ", ".join(f"{stem}.gz" for pair in FILES.values() for stem, _ in pair)
+    if not os.path.isdir(path):
+        raise TinyganError(f"{shown(path)} is a file: name the folder that it is in; {four}" if os.path.exists(path)
+                           else f"there is no folder {shown(path)}: name the one that has the digits; {four}")
     absent, other = missing(split, Path(path))
     stems = [stem for stem, _ in FILES[split] if any(part in stem for part in absent)] or [FILES[split][0][0]]
+    what = describe(Path(path)) if len(absent) == 2 else ""  # one of the two is there: say that the other is not
+    what = what or "holds no " + " and no ".join(stems)
     raise TinyganError(
-        f"{shown(path)} {what} {' and no '.join(stems)}: MNIST is four files, {four}, looked for there and in mnist/, "
-        f"MNIST/raw/ and the like, with or without .gz, -idx or .idx{other}"
+        f"{shown(path)} {what}: {four}, looked for there and in "
+        f"mnist/, MNIST/raw/ and the like, with or without .gz, -idx or .idx{other}"
     )
 
 

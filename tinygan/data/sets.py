@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygan.data.idx import shown
+from tinygan.data.images import SUFFIXES
 from tinygan.errors import TinyganError
 
 NAME = re.compile(r"(?P<start>.*?)[-_.]?(?P<split>train|t10k|test)[-_](?P<what>images|labels)[-_.]idx[13][-_]ubyte"
@@ -102,6 +103,19 @@ def missing(split: str, folder: Path) -> tuple[list[str], str]:
             packed = names[0].lower().endswith((".zip", ".tar", ".tgz"))
             other = f"; {shown(names[0])} there {'has to be unpacked' if packed else 'is of another form'}"
     return [what for what in ("images", "labels") if what not in there], other
+
+
+def describe(folder: Path) -> str:
+    """A word on a folder that is empty, or that has pictures in it or in its folders; "" for any other."""
+    with suppress(OSError):
+        if not os.listdir(folder):
+            return "is empty"
+    inside = _listed(folder)
+    files = [*inside, *(path for below in inside if below.is_dir() for path in _listed(below))]
+    if count := sum(path.suffix.lower() in SUFFIXES for path in files):
+        return (f"holds {count:,} picture{'s' * (count > 1)} and none of MNIST's files; own pictures cannot be trained "
+                "on yet")
+    return ""
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[tuple[Path, int, re.Match, Path]]:

@@ -224,7 +224,8 @@ def test_output_that_does_not_arrive_is_said(monkeypatch, capsys):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_stream_that_is_lost_leads_nowhere_and_costs_nothing():
-    """What is still in its buffer must not fail again when Python ends, nor must each line take a descriptor."""
+    """What is still in its buffer must not fail again when Python ends, nor must each line be tried, or take a
+    descriptor."""
     stream = open("/dev/full", "w")
     full = Patient(stream)
     full.write("text")
@@ -237,6 +238,9 @@ def test_a_stream_that_is_lost_leads_nowhere_and_costs_nothing():
         closed.write("text")
         closed.flush()
     assert len(os.listdir("/dev/fd")) == before and isinstance(closed.lost, ValueError)
+    closed.stream = io.StringIO()
+    closed.write("text")
+    assert closed.stream.getvalue() == ""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell's own way to close a stream")

@@ -375,18 +375,18 @@ def test_a_disk_that_is_full_for_a_while_leaves_every_row_once(tmp_path, waiting
     """Whatever a write that failed has left: a part of a line, or rows of which the last is torn."""
     made, said = Run.create(FLAGS, out=tmp_path), []
     made.say = said.append
-    made.log(100, d_loss=0.125)
+    made.log(100, d_loss=0.125, g_loss=0.5)
     log = tmp_path / "log.csv"
     with unwritable(log):
         for step in range(200, 200 + 100 * waiting, 100):
-            made.log(step, d_loss=0.125)
+            made.log(step, d_loss=0.125, g_loss=0.5)
     last = 200 + 100 * waiting
-    with full_at(log.stat().st_size + max(1, waiting) * len("200,0.125\n") - 3):
-        made.log(last, d_loss=0.125)
-    assert len(log.read_text().splitlines()) == 2 + max(1, waiting)
-    made.log(last + 100, d_loss=0.125)
-    rows = [f"{step},0.125\n" for step in range(100, last + 101, 100)]
-    assert log.read_text() == "step,d_loss\n" + "".join(rows)
+    with full_at(log.stat().st_size + max(1, waiting) * len("200,0.125,0.5\n") - 5):
+        made.log(last, d_loss=0.125, g_loss=0.5)
+    assert log.read_text().splitlines()[1 + max(1, waiting)].endswith("00,0.125")
+    made.log(last + 100, d_loss=0.125, g_loss=0.5)
+    rows = [f"{step},0.125,0.5\n" for step in range(100, last + 101, 100)]
+    assert log.read_text() == "step,d_loss,g_loss\n" + "".join(rows)
     assert len(said) == 1 and not list(tmp_path.glob("log-kept*"))
 
 
@@ -800,7 +800,8 @@ def test_what_is_measured_later_is_added_to_the_last_row(tmp_path):
     made.log(2, d_loss=0.5, g_loss=1.0)
     made.amend(2, g_loss=2.0, classes=10)
     made.amend(2, samples=2000)
-    made.amend(3, samples=5)
+    made.amend(3, samples=4)
+    made.amend(3, samples=5)  # no new column, and all the same no new row
     text = "step,d_loss,g_loss,classes,samples\n1,0.123457,,,\n2,0.5,2,10,2000\n3,,,,5\n"
     assert made.log_path.read_text() == text
     made.log(4, kl=0.5)

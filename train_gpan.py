@@ -159,7 +159,9 @@ def train(t: Training, run: Run, flags: dict) -> int:
     with StopSignal() as stop, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: stop_if_not_finite says more
         if t.step == 0:
-            Progress(total).update(0)
+            before = Progress(total)
+            before.say("step 0: painting the first pictures")  # which takes a VGG16 a while
+            before.update(0)
             look(t, run)
         progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
         run.say = progress.say

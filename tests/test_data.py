@@ -408,7 +408,8 @@ def test_a_named_folder_without_the_files_is_an_error(tmp_path, monkeypatch):
         with pytest.raises(TinyganError) as error:
             load_mnist("train", data_dir=tmp_path / name)
         text = one_line(error)
-        assert str(tmp_path / name) in text and {"empty": "is empty", "half": "no train-labels", "absent": "no folder"}[name] in text
+        words = {"empty": "is empty", "half": "no train-labels", "absent": "there is no folder"}[name]
+        assert str(tmp_path / name) in text and words in text
         assert all(f"{stem}.gz" in text for pair in mnist.FILES.values() for stem, _ in pair)
     for wrong in ("", 7):
         with pytest.raises(UsageError):

@@ -29,7 +29,6 @@ from tinygan.models.digits import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.runfiles import hash_arrays
 from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
@@ -88,7 +87,7 @@ def start(flags: dict, run: Run | None) -> int:
     training = Training(config, flags, digits, device)
     if flags["epochs"]:
         flags["steps"] = flags["epochs"] * training.batches.batches_per_epoch
-    of_data = {"hash": hash_arrays(digits.images, digits.labels), "source": digits.source}
+    of_data = {"hash": digits.hash, "source": digits.source}
     # Last, so that a command which cannot be carried out leaves no folder behind, and replaces none.
     if run is None:
         run = Run.create(flags, out=flags["out"], name=f"mnist-{flags['model']}", overwrite=flags["overwrite"],

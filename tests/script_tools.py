@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinygan import checkpoint
 from tinygan.data.sets import find_set
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,3 +94,25 @@ def start_script(name: str, *argv: str | bytes, **options) -> subprocess.Popen:
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "MPLBACKEND": "agg"}
     return subprocess.Popen([sys.executable, str(ROOT / f"{name}.py"), *argv], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, errors="replace", env=env, **options)
+
+
+def check_training_without_a_log(train, folder: Path, run: type, monkeypatch, capsys, kind: str) -> None:
+    """A training whose log.csv is emptied, filled with rubbish or made a folder under way ends well, and says little.
+
+    train: calls a script with words in `folder`; run: the class Run that the script uses.
+    """
+    log = run.log
+
+    def spoil(self, step, **numbers):
+        log(self, step, **numbers)
+        if kind == "folder" and step == 1:
+            self.log_path.unlink()
+            self.log_path.mkdir()
+        elif kind != "folder":
+            self.log_path.write_text("" if kind == "empty" else "no log")
+
+    monkeypatch.setattr(run, "log", spoil)
+    assert train("--steps", 3, "--sample-every", 1, "--out", "run") == 0
+    assert checkpoint.load(folder / "run")[1]["step"] == 3
+    text = "".join(capsys.readouterr())
+    assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")

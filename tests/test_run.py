@@ -598,8 +598,8 @@ def test_hash_of_files_and_folders(tmp_path):
         (tmp_path / "a/deep/vase.PNG").write_bytes(b"another")
         assert runfiles.hash_files([tmp_path / "c"]) != before
     a = np.arange(6, dtype=np.uint8)
-    assert runfiles.hash_arrays(a) == runfiles.hash_arrays(a.copy())
-    assert len({runfiles.hash_arrays(x) for x in (a, a.reshape(2, 3), a.astype(np.int8), a[::-1])}) == 4
+    assert files.hash_arrays(a) == files.hash_arrays(a.copy())
+    assert len({files.hash_arrays(x) for x in (a, a.reshape(2, 3), a.astype(np.int8), a[::-1])}) == 4
 
 
 # --- what it leaves ---

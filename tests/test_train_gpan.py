@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from gpan_tools import TINY, write_picture
 from PIL import Image
-from script_tools import ROOT, contents, load_script, over, start_script
+from script_tools import ROOT, check_training_without_a_log, contents, load_script, over, start_script
 from vgg16_tools import small_file
 
-from tinygan import backend, checkpoint, cli, pictures
+from tinygan import backend, cli, pictures
 from tinygan.backend import Device, pick_device
 from tinygan.data.substrates import open_substrates
 from tinygan.engine import Tensor
@@ -551,21 +551,7 @@ def test_runs_from_before_there_was_a_flag_go_on_mirroring(train, tmp_path, quic
 
 @pytest.mark.parametrize("kind", ["empty", "rubbish", "folder"])
 def test_a_log_that_cannot_be_read_ends_no_training(train, tmp_path, quick, monkeypatch, capsys, kind):
-    log = script.Run.log
-
-    def spoil(run, step, **numbers):
-        log(run, step, **numbers)
-        if kind == "folder" and step == 1:
-            run.log_path.unlink()
-            run.log_path.mkdir()
-        elif kind != "folder":
-            run.log_path.write_text("" if kind == "empty" else "no log")
-
-    monkeypatch.setattr(script.Run, "log", spoil)
-    assert train("--steps", 3, "--sample-every", 1, "--out", "run") == 0
-    assert checkpoint.load(tmp_path / "run")[1]["step"] == 3
-    text = "".join(capsys.readouterr())
-    assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")
+    check_training_without_a_log(train, tmp_path, script.Run, monkeypatch, capsys, kind)
 
 
 def test_help_names_every_flag_and_both_presets():

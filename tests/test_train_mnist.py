@@ -24,6 +24,7 @@ from script_tools import (
     COUNT,
     ROOT,
     TINY,
+    check_training_without_a_log,
     contents,
     full_at,
     idx_images,
@@ -412,21 +413,7 @@ def test_nobody_watching_is_no_reason_to_stop(digits, tmp_path, streams):
 
 @pytest.mark.parametrize("kind", ["empty", "rubbish", "folder"])
 def test_a_log_that_cannot_be_read_ends_no_training(train, tmp_path, plain_finish, monkeypatch, capsys, kind):
-    log = script.Run.log
-
-    def spoil(run, step, **numbers):
-        log(run, step, **numbers)
-        if kind == "folder" and step == 1:
-            run.log_path.unlink()
-            run.log_path.mkdir()
-        elif kind != "folder":
-            run.log_path.write_text("" if kind == "empty" else "no log")
-
-    monkeypatch.setattr(script.Run, "log", spoil)
-    assert train("--steps", 3, "--sample-every", 1, "--out", "run") == 0
-    assert checkpoint.load(tmp_path / "run")[1]["step"] == 3
-    text = "".join(capsys.readouterr())
-    assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")
+    check_training_without_a_log(train, tmp_path, script.Run, monkeypatch, capsys, kind)
 
 
 def test_a_picture_that_cannot_be_drawn_keeps_no_report_away(train, tmp_path, monkeypatch, capsys):

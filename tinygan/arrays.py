@@ -173,14 +173,15 @@ def listed(tensors: Any, form: str) -> list:
     return found
 
 
-def own_labels(labels: Any, count: int, classes: int) -> np.ndarray:
-    """Copy the labels of count samples to the host, as integers. Raises GraphError unless each lies in [0, classes)."""
-    array = host_array(labels, "labels")
-    if array.shape != (count,) or (count and array.dtype.kind not in "iu"):
-        raise GraphError(f"labels must be {count} integers, one per sample, not {array.dtype} {array.shape}")
-    if count and not 0 <= array.min() <= array.max() < classes:
-        raise GraphError(f"labels must lie in [0, {classes}), but they reach from {array.min()} to {array.max()}")
-    return array.astype(np.intp)
+def own_integers(values: Any, what: str, samples: int, below: int) -> np.ndarray:
+    """Copy labels or routes to the host as an int64 array (samples,). Raises GraphError, naming what they are, unless
+    there is one per sample and each lies in [0, below)."""
+    array = host_array(values, what)
+    if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(f"{what} must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
+    if array.size and not 0 <= array.min() <= array.max() < below:
+        raise GraphError(f"{what} must lie in [0, {below}), but they reach from {array.min()} to {array.max()}")
+    return array.astype(np.int64)
 
 
 def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
@@ -249,12 +250,8 @@ def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.nd
         return None
     if xp_of(routes) is not np:
         raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
-    array = host_array(routes, "routes")
-    if array.shape != (samples,) or (array.size and array.dtype.kind not in "iu"):
-        raise GraphError(f"routes must be {samples} integers, one per sample, not {array.dtype} {array.shape}")
-    if array.size and not 0 <= array.min() <= array.max() < bank:
-        raise GraphError(f"routes must lie in [0, {bank}), but they reach from {array.min()} to {array.max()}")
-    return None if bank == 1 else array.astype(np.int64)
+    checked = own_integers(routes, "routes", samples, bank)
+    return None if bank == 1 else checked
 
 
 class ArrayLike:

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all.
+"""Write a file whole or not at all; tell what is in files and folders from what only seems to be.
 
 The bytes go to one fixed temporary name beside the target and move over it in a single step (os.replace):
 whoever looks, at any moment and after any crash, finds the old file or the new one, never half of either. The
@@ -9,11 +9,16 @@ A link stays a link: the file that it names is replaced, with the temporary one 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+
+LEFT_BY_SYSTEMS = {".ds_store", ".localized", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
 
 
 @contextlib.contextmanager
@@ -58,6 +63,21 @@ def put_aside(path: str | os.PathLike) -> Path:
         number += 1
     os.rename(path, kept)
     return kept
+
+
+def is_systems(name: str) -> bool:
+    """Whether a file of this name is what a file manager leaves in a folder that it has shown: one with nothing else is
+    empty to its owner."""
+    return name.lower() in LEFT_BY_SYSTEMS or name.startswith("._")
+
+
+def hash_arrays(*arrays: np.ndarray) -> str:
+    """Compute a hash of arrays, by which to tell whether others are the same: their bytes, types and shapes count."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _is_stream(path: str | os.PathLike) -> bool:

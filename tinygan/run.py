@@ -38,7 +38,7 @@ import numpy as np
 import tinygan
 from tinygan import checkpoint, cli, pictures, report
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import put_aside, whole_file
+from tinygan.files import is_systems, put_aside, whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
 from tinygan.runlog import RunLog
 from tinygan.streams import Patient
@@ -53,8 +53,6 @@ MAY_CHANGE = frozenset(
 )
 MADE = ("log.csv", "routes.png", "cams.png", "loss.png", "training.gif", "report.html", checkpoint.FILE_NAME,
         "config.json")  # beside samples/
-# What a file manager leaves in a folder that it has shown: such a folder is empty to its owner.
-NOBODYS = {".ds_store", ".localized", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
 
 
 def sample_due(step: int, total: int, every: int | None = None) -> bool:
@@ -403,8 +401,7 @@ def _next_free(root: Path, name: str) -> Path:
 def _claim(folder: Path, overwrite: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not overwrite and any(path.name.lower() not in NOBODYS and not path.name.startswith("._")
-                                 for path in folder.iterdir()):
+        if not overwrite and not all(is_systems(path.name) for path in folder.iterdir()):
             raise UsageError(
                 f"{folder} is not empty: --resume {folder} goes on with the run in it, --overwrite starts "
                 "anew in it, --out names another folder"

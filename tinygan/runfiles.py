@@ -17,8 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from tinygan import checkpoint
 from tinygan.data.images import SUFFIXES
 from tinygan.data.sets import find_set
@@ -211,15 +209,6 @@ def is_there(data_dir: str | os.PathLike) -> bool:
         return True
     except OSError:
         return False
-
-
-def hash_arrays(*arrays: np.ndarray) -> str:
-    """The same of arrays: their bytes and shapes count."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:

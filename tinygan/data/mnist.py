@@ -17,6 +17,7 @@ from tinygan.data.cache import cache_dir
 from tinygan.data.idx import read_images, read_labels, shown
 from tinygan.data.sets import UNKNOWN, Found, describe, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
+from tinygan.files import hash_arrays
 
 # The makers' own site answers 403 to programs; these two serve the same files.
 MIRRORS = (
@@ -55,6 +56,11 @@ class Digits:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """What tells these digits from others, wherever they lie: a hash of pixels and labels."""
+        return hash_arrays(self.images, self.labels)
 
 
 def load_mnist(

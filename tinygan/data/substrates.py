@@ -18,12 +18,12 @@ from tinygan.backend import xp_of
 from tinygan.data.idx import shown
 from tinygan.data.images import SUFFIXES, read_image, resize_image
 from tinygan.errors import TinyganError, UsageError
+from tinygan.files import is_systems
 
 NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it
 MIN_BACKGROUND = 0.05  # share of the image that must be white: a bright corner of a photo is no white background
 MIN_OBJECT = 0.001  # share of the image: less is dust on a white sheet
 MASK_SUFFIX = ".mask.png"  # in any case
-NO_PICTURES = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders; macOS' files begin with a dot
 MIRRORED = "; half of them are mirrored"
 CONDITIONS = ("silhouette", "edges", "substrate")
 
@@ -176,8 +176,7 @@ def files_in(folder: Path) -> list[Path]:
         seen.add((here.st_dev, here.st_ino))
         folders[:] = [] if known else sorted(name for name in folders if not name.startswith("."))
         if not known:
-            files += [Path(place, name) for name in names
-                      if not name.startswith(".") and name.lower() not in NO_PICTURES]
+            files += [Path(place, name) for name in names if not name.startswith(".") and not is_systems(name)]
     return sorted(file for file in files if file.is_file())
 
 

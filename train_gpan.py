@@ -24,21 +24,14 @@ from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor, anomaly
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_step import (
-    CAM_MODES,
-    Batch,
-    LossSettings,
-    judge,
-    learn_discriminator,
-    learn_generator,
-    pull_lengths,
-)
+from tinygan.gpan_losses import CAM_MODES, LossSettings
+from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
 from tinygan.kernels import pool
 from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
-from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
@@ -61,7 +54,7 @@ from tinygan.training import (
     resumed,
     stop_if_not_finite,
 )
-from tinygan.views import ViewSettings, draw_views, milder
+from tinygan.views import ViewSettings, draw_views, scale_ranges
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
@@ -215,12 +208,12 @@ def take_step(t: Training, run: Run, read: bool, log: bool) -> dict[str, float]:
         for part in range(parts):
             batch = t.next_batch(wanted, routes[part * n:(part + 1) * n])
             views = t.draw_views(n)
-            images, maps = t.G(batch.seen, batch.code, batch.noise, batch.routes)
-            verdict = judge(images, maps, batch, views, t.flags["whole"] == "yes", discriminator=t.D,
-                            classifier=t.classifier, settings=t.losses)
-            found = dict(verdict.terms)
+            images, maps = t.G(batch.g_condition, batch.code, batch.noise, batch.routes)
+            losses = loss_gradients(images, maps, batch, views, discriminator=t.D, classifier=t.classifier,
+                                    settings=t.losses)
+            found = dict(losses.terms)
             if t.losses.weights["cgan"]:
-                found["d_loss"], real, fake = learn_discriminator(images, batch, verdict.importance, t.D, t.losses,
+                found["d_loss"], real, fake = learn_discriminator(images, batch, losses.importance, t.D, t.losses,
                                                                   share)
                 found |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
                           "logit_gap": real.mean() - fake.mean()}
@@ -228,17 +221,17 @@ def take_step(t: Training, run: Run, read: bool, log: bool) -> dict[str, float]:
                 suspects = [("the batch of substrates", batch.target), *t.weights(), ("the batch of images", images)]
                 for value in found.values():
                     stop_if_not_finite(value, suspects, t.step, run)
-            learn_generator(images, maps, verdict, t.losses, share)
+            learn_generator(images, maps, losses, t.losses, share)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * share
     numbers = {name: value.item() for name, value in sums.items()} if read else {}
     if log:
         numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in t.losses.weights.items())
         numbers["g_loss"] += t.losses.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
-        numbers |= {f"pull_{name}": value for name, value in pull_lengths(verdict, t.losses).items()}
+        numbers |= {f"pull_{name}": value for name, value in gradient_norms(losses, t.losses).items()}
         numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
         numbers |= {"g_grad": gradient_norm(t.G), "d_grad": gradient_norm(t.D)}
-        numbers |= gpan_measure.hit_rates(verdict.scores, batch.wanted, prefix="train_")
+        numbers |= gpan_measure.hit_rates(losses.scores, batch.wanted, prefix="train_")
     if t.losses.weights["cgan"]:
         t.d_optimizer.step()
     t.g_optimizer.step()
@@ -338,7 +331,7 @@ class Training:
         if self.views is None or plain and self.streams["views"].random() < plain:
             return None
         warm = self.flags["view_warmup"]
-        settings = milder(self.views, min(1.0, self.step / warm)) if warm else self.views
+        settings = scale_ranges(self.views, min(1.0, self.step / warm)) if warm else self.views
         return draw_views(self.streams["views"], n, settings, side, side, self.classifier.side)
 
     def fixed(self, same_substrate: bool = False) -> list[Batch]:
@@ -381,13 +374,13 @@ class Training:
             rng = np.random.default_rng(0)
             batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
                                *self.substrates.next(rng, n))
-            images, maps = self.G(batch.seen, batch.code, batch.noise, batch.routes)
+            images, maps = self.G(batch.g_condition, batch.code, batch.noise, batch.routes)
             side = self.config.size
             views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
-            verdict = judge(images, maps, batch, views, self.flags["whole"] == "yes", discriminator=self.D,
-                            classifier=self.classifier, settings=self.losses)
-            learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
-            learn_generator(images, maps, verdict, self.losses)
+            losses = loss_gradients(images, maps, batch, views, discriminator=self.D, classifier=self.classifier,
+                                    settings=self.losses)
+            learn_discriminator(images, batch, losses.importance, self.D, self.losses)
+            learn_generator(images, maps, losses, self.losses)
             return True
         except (MemoryError, RuntimeError) as error:
             if not memory_is_full(error):
@@ -432,7 +425,7 @@ def loss_settings(flags: dict) -> LossSettings:
                         classes=flags["class_loss"], unwanted=flags["unwanted"], background=flags["background_over"],
                         split_sign=-1 if flags["split_sign"] == "minus" else 1, split_scale=flags["split_scale"],
                         split_unit=flags["split_unit"] == "rms",
-                        barrier=flags["barrier"])
+                        barrier=flags["barrier"], whole=flags["whole"] == "yes")
 
 
 def view_settings(flags: dict) -> ViewSettings | None:

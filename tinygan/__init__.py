@@ -15,7 +15,7 @@ from tinygan.conv import (
 from tinygan.engine import AnomalyError, GraphError, Tensor, anomaly, frozen, grad, no_grad, profile
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
-from tinygan.kernels.pool import set_threads
+from tinygan.kernels.threads import set_threads
 
 __version__ = "0.1.0"
 

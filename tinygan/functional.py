@@ -132,18 +132,15 @@ def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None, bias: Tensor |
     """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
 
     x: (N, C, ...). slope a, shift t, bias: (C,); without a shift it is the plain PReLU (t = 0). A bias is added to x
-    first; on a GPU in the same pass. At the kink itself the negative side's slope is used. Raises GraphError if slope,
+    first. At the kink itself the negative side's slope is used. Raises GraphError if slope,
     shift or bias is not of one number per channel.
     """
     for p in (slope, shift, bias):
         if p is not None and p.shape != x.shape[1:2]:
             raise GraphError(f"tprelu: {describe(x)} has {x.shape[1]} channels, {describe(p)} does not fit")
-    rest = () if shift is None else (shift,)
-    if bias is None:
-        return _tprelu(x, slope, *rest)
-    if hasattr(for_array(x.data), "tprelu_back"):
-        return _bias_tprelu(x, bias, slope, *rest)
-    return _tprelu(x + _per_channel(bias, x), slope, *rest)
+    if bias is not None:
+        x = x + _per_channel(bias, x)
+    return _tprelu(x, slope, *(() if shift is None else (shift,)))
 
 
 def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
@@ -157,36 +154,12 @@ def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
 @primitive
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
     kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
-    if hasattr(kernels, "tprelu_back") and slope.requires_grad:
-        rules = _in_one_pass(rules, lambda g: _all_of_tprelu(g, x, slope, shift)[:-1])
+    if slope.requires_grad:
+        def together(g: Tensor) -> tuple:
+            return kernels.tprelu_back(g.data, x.data, slope.data, _array(shift))
+
+        rules = _in_one_pass(rules, together)
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
-
-
-@primitive
-def _bias_tprelu(x: Tensor, bias: Tensor, slope: Tensor, *shift: Tensor):
-    """tprelu(x + bias): its rules are those of tprelu at u = x + bias, which is made again rather than kept."""
-    def at_u(i: int):
-        return lambda g, y: _tprelu_rules(x + _per_channel(bias, x), slope, shift)[i](g, y)
-
-    def to_bias(g: Tensor, y: Tensor) -> Tensor:
-        return sum_over(at_u(0)(g, y), axis=(0, *range(2, x.ndim)))
-
-    def all_parts(g: Tensor) -> list:
-        dx, *middle, dbias = _all_of_tprelu(g, x, slope, shift, bias)
-        return [dx, dbias, *middle]
-
-    kernels, rules = for_array(x.data), (at_u(0), to_bias, *(at_u(1 + i) for i in range(1 + len(shift))))
-    if hasattr(kernels, "tprelu_back"):
-        rules = _in_one_pass(rules, all_parts)
-    return kernels.tprelu(x.data, slope.data, _array(shift), bias.data), rules
-
-
-def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple, bias: Tensor | None = None) -> list:
-    """Cotangents of x, slope, shift (if there is one) and bias, by one kernel."""
-    learned = any(p is not None and p.requires_grad for p in (slope, *shift, bias))
-    dx, dslope, dshift, dbias = for_array(x.data).tprelu_back(
-        g.data, x.data, slope.data, _array(shift), None if bias is None else bias.data, sums=learned)
-    return [dx, dslope, *([dshift] if shift else []), dbias]
 
 
 def _in_one_pass(rules: tuple, together: Any) -> tuple:
@@ -203,7 +176,7 @@ def _in_one_pass(rules: tuple, together: Any) -> tuple:
             if is_recording():
                 return rules[i](g, y)
             if kept["g"]() is not g or kept["parts"][i] is None:
-                kept.update(g=weakref.ref(g), parts=watched(y._op + "_back", g.data, lambda: together(g)))
+                kept.update(g=weakref.ref(g), parts=list(watched(y._op + "_back", g.data, lambda: together(g))))
             part, kept["parts"][i] = kept["parts"][i], None
             return Tensor(part)
         return vjp
@@ -263,7 +236,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
 
     x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
     exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. On a processor a pixel
-    that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (numpy_conv3x3 has the bound).
+    that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (kernels/cpu/conv3x3.py has the bound).
     Raises GraphError where shapes do not fit.
     """
     if not isinstance(x, Tensor) or not x.ndim == weight.ndim == 4 or (
@@ -272,10 +245,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
                          f"{describe(weight)} and {describe(bias)}")
     if padding < 0 or any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):
         raise GraphError(f"conv_relu: {describe(weight)} has a kernel larger than {describe(x)} padded by {padding}")
-    if hasattr(for_array(x.data), "conv_relu"):
-        return _conv_relu(x, weight, bias, padding=padding)
-    y = conv2d(x, weight, padding=padding) + _per_channel(bias, x)
-    return where(y.data > 0, y, 0.0)
+    return _conv_relu(x, weight, bias, padding=padding)
 
 
 @primitive

@@ -22,7 +22,7 @@ from tinygan.arrays import own_array, pair, whole_numbers
 from tinygan.conv import Pair, mean_pool2d, resize_bilinear
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.errors import UsageError
-from tinygan.kernels import for_array, pool
+from tinygan.kernels import for_array, threads
 from tinygan.ops import concatenate
 
 MOST_STEP = 2.0     # pixels of the image from one pixel of a view to the next: with two taps none lies between
@@ -266,5 +266,5 @@ def _noise(views: Views, channels: int) -> np.ndarray:
         noise[view] *= views.noise
         noise[view] += 1.0
 
-    pool.run([lambda view=view: job(view) for view in range(len(views))])
+    threads.run([lambda view=view: job(view) for view in range(len(views))])
     return noise.transpose(0, 3, 1, 2)  # channels-last in memory, as warp's result is

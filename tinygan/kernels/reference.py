@@ -81,12 +81,8 @@ def conv_relu_dx(g, y, weight, padding):
 # ---- element-wise ----------------------------------------------------------------------
 
 
-def tprelu(x, slope, shift, bias=None):
-    """Translated PReLU: y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a and shift t (C,).
-
-    bias (C,), if there is one, is added to x first.
-    """
-    x = _plus_bias(x, bias)
+def tprelu(x, slope, shift):
+    """Compute the translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a, shift t (C,)."""
     y = np.empty_like(x)
     for c in range(x.shape[1]):
         a, t = slope[c], 0 if shift is None else shift[c]
@@ -120,15 +116,10 @@ def tprelu_below(g, x, shift):
     return out
 
 
-def tprelu_back(g, x, slope, shift, bias=None):
-    """All of its backward pass: the cotangents of x, slope, shift and bias."""
-    u = _plus_bias(x, bias)
-    dx = tprelu_dx(g, u, slope, shift)
-    return dx, tprelu_dslope(g, u, shift), (1 - slope) * tprelu_below(g, u, shift), channel_sums(dx)
-
-
-def _plus_bias(x, bias):
-    return x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+def tprelu_back(g, x, slope, shift):
+    """Compute all of its gradients: to x, slope and shift (None where there is no shift)."""
+    dshift = None if shift is None else (1 - slope) * tprelu_below(g, x, shift)
+    return tprelu_dx(g, x, slope, shift), tprelu_dslope(g, x, shift), dshift
 
 
 def channel_sums(x):

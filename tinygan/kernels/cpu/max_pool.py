@@ -6,7 +6,8 @@ time go through all passes while they are in a core's cache, and the jobs go to 
 
 import numpy as np
 
-from tinygan.kernels import pool, portable
+from tinygan.kernels import threads
+from tinygan.kernels.base import Kernels
 
 
 def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
@@ -15,7 +16,7 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
     The first of equals wins; a NaN is passed on.
     """
     if (size, stride) != (2, 2):
-        return portable.max_pool(x, size, stride)
+        return Kernels.max_pool(x, size, stride)
     maps = x.transpose(0, 2, 3, 1)
     n_samples, height, width, channels = maps.shape
     h, w = height // 2, width // 2
@@ -24,14 +25,14 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
 
     def job(n: int, top: int, bottom: int) -> None:
         upper, lower = (maps[n, first:2 * bottom:2, :2 * w] for first in (2 * top, 2 * top + 1))  # whole rows
-        higher = np.maximum(upper, lower, out=pool.scratch("higher", upper.shape, x.dtype))
+        higher = np.maximum(upper, lower, out=threads.scratch("higher", upper.shape, x.dtype))
         largest, number = best[n, top:bottom], which[n, top:bottom]
         np.maximum(higher[:, ::2], higher[:, 1::2], out=largest)
         if np.isnan(largest).any():  # nothing equals a NaN
             window = x[n:n + 1, :, 2 * top:2 * bottom]
-            number[...] = portable.max_pool(window, 2, 2)[1][0].transpose(1, 2, 0)
+            number[...] = Kernels.max_pool(window, 2, 2)[1][0].transpose(1, 2, 0)
             return
-        missed = pool.scratch("missed", (3, *largest.shape), np.bool_)
+        missed = threads.scratch("missed", (3, *largest.shape), np.bool_)
         for i in range(3):
             np.not_equal(_corner(maps, n, top, bottom, i), largest, out=missed[i])
         missed[1] &= missed[0]
@@ -46,13 +47,13 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
 def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.ndarray:
     """From each window of x (N, C, H, W) the number that `which` (N, C, h, w) names."""
     if (size, stride) != (2, 2):
-        return portable.pool_take(x, which, size, stride)
+        return Kernels.pool_take(x, which, size, stride)
     maps, which = x.transpose(0, 2, 3, 1), which.transpose(0, 2, 3, 1)
     out = np.empty(which.shape, x.dtype)
     n_samples, h, w, channels = which.shape
 
     def job(n: int, top: int, bottom: int) -> None:
-        found, one = out[n, top:bottom], pool.scratch("one", (bottom - top, w, channels), x.dtype)
+        found, one = out[n, top:bottom], threads.scratch("one", (bottom - top, w, channels), x.dtype)
         bits = found.view(f"i{x.itemsize}")
         bits[...] = 0
         for i in range(4):
@@ -66,7 +67,7 @@ def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.nd
 def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
     """The transpose of pool_take: g (N, C, h, w) -> zeros of `shape` with each number where it was taken."""
     if (size, stride) != (2, 2):
-        return portable.pool_put(g, which, size, stride, shape)
+        return Kernels.pool_put(g, which, size, stride, shape)
     n_samples, channels, height, width = shape
     h, w = which.shape[2:]
     out = np.empty((n_samples, height, width, channels), g.dtype)
@@ -101,12 +102,12 @@ def _corner(maps: np.ndarray, n: int, top: int, bottom: int, i: int) -> np.ndarr
 
 
 def _is(which: np.ndarray, i: int) -> np.ndarray:
-    return np.equal(which, i, out=pool.scratch("is", which.shape, np.bool_))
+    return np.equal(which, i, out=threads.scratch("is", which.shape, np.bool_))
 
 
 def _run(job, n_samples: int, rows: int, row_size: int) -> None:
     """job(sample, first row, end) for all rows, a block of numbers at a time."""
-    step = max(1, pool.BLOCK // max(1, row_size))
-    pool.run([lambda n=n, top=top: job(n, top, min(rows, top + step))
-              for n in range(n_samples) for top in range(0, rows, step)],
-             worth_it=n_samples * rows * row_size >= pool.MANY)
+    step = max(1, threads.BLOCK // max(1, row_size))
+    threads.run([lambda n=n, top=top: job(n, top, min(rows, top + step))
+                 for n in range(n_samples) for top in range(0, rows, step)],
+                worth_it=n_samples * rows * row_size >= threads.MANY)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_conv import channel_rows
-from tinygan.kernels.cuda_launch import blocks_for, launch
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.launch import blocks_for, launch
 
 ROUNDING = 2.0**-21  # a few roundings of float32, of a number of size 1
 FARTHEST = 2.0**19  # rows from the view, up to which float32 finds a row to within a quarter

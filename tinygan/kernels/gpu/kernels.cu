@@ -1,6 +1,6 @@
 // The GPU kernels of tinygan, in plain CUDA C without a single #include, so that NVRTC (which CuPy uses), nvcc and
 // g++ all take this same text: on a machine without a GPU the tests compile it for seven GPUs and run it on the
-// processor (hostcuda.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
+// processor (emulator.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
 // wrappers that check arguments and choose grids are in the cuda_*.py files.
 //
 // Three habits hold throughout:
@@ -10,7 +10,7 @@
 //   - Maps lie in memory as (channel, sample, row, column). A whole batch is then one matrix with a row per channel:
 //     a convolution is one matrix product, and a sum per channel is a sum along a row.
 // `order` names samples: slot s of a batch sorted by filter set holds sample order[s] (null: slot s is sample s).
-// A kernel that lets its threads wait for each other has "sync" in its body; hostcuda.py goes by that.
+// A kernel that lets its threads wait for each other has "sync" in its body; emulator.py goes by that.
 
 #define THREADS 256  // threads of a block in the kernels that add up within a block; cuda_launch.py says the same
 
@@ -163,57 +163,51 @@ extern "C" __global__ void row_sums(const float* __restrict__ x, float* __restri
     }
 }
 
-// y = u where u > t, else a (u - t) + t, with u = x + bias: bias and translated PReLU in one pass over (C, pixels).
-// blockIdx.y is the channel, so nobody divides. bias and shift may be null.
-extern "C" __global__ void bias_tprelu(
-    const float* __restrict__ x, const float* __restrict__ bias, const float* __restrict__ slope,
-    const float* __restrict__ shift, float* __restrict__ out, int C, int pixels)
+// y = x where x > t, else a (x - t) + t: the translated PReLU over (C, pixels). blockIdx.y is the channel, so no thread
+// has to divide. shift may be null.
+extern "C" __global__ void tprelu(
+    const float* __restrict__ x, const float* __restrict__ slope, const float* __restrict__ shift,
+    float* __restrict__ out, int C, int pixels)
 {
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
-        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        float a = slope[c], t = shift ? shift[c] : 0.0f;
         const float* row = x + (long long)c * pixels;
         float* result = out + (long long)c * pixels;
         EACH(i, pixels) {
-            float u = row[i] + b;
+            float u = row[i];
             result[i] = u > t ? u : a * (u - t) + t;
         }
     }
 }
 
 // Its whole backward pass over one reading of g and x. dx = g above the kink, a g at it and below (null: not wanted).
-// sums (3, C, gridDim.x) gets, per channel and block, the cotangents of slope: the sum of g (u - t) below; of shift:
-// 1 - a times the sum of g below; of bias: the sum of dx. Null: not wanted. row_sums adds up the blocks.
-extern "C" __global__ void bias_tprelu_back(
-    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ bias,
-    const float* __restrict__ slope, const float* __restrict__ shift, float* __restrict__ dx,
-    float* __restrict__ sums, int C, int pixels)
+// sums (2, C, gridDim.x) gets, per channel and block, the gradients to slope: the sum of g (x - t) below; to shift:
+// 1 - a times the sum of g below. Null: not wanted. row_sums adds up the blocks.
+extern "C" __global__ void tprelu_back(
+    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ slope,
+    const float* __restrict__ shift, float* __restrict__ dx, float* __restrict__ sums, int C, int pixels)
 {
     __shared__ float shared[THREADS];
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
-        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        float a = slope[c], t = shift ? shift[c] : 0.0f;
         long long start = (long long)c * pixels;
-        float for_slope = 0.0f, for_shift = 0.0f, for_bias = 0.0f;
+        float for_slope = 0.0f, for_shift = 0.0f;
         EACH(i, pixels) {
-            float u = x[start + i] + b, cotangent = g[start + i];
+            float u = x[start + i], cotangent = g[start + i];
             bool below = u <= t;
-            float passed = below ? a * cotangent : cotangent;
             if (below) {
                 for_slope += cotangent * (u - t);
                 for_shift += cotangent;
             }
-            for_bias += passed;
-            if (dx) dx[start + i] = passed;
+            if (dx) dx[start + i] = below ? a * cotangent : cotangent;
         }
         if (!sums) continue;
         float* out = sums + (long long)c * gridDim.x + blockIdx.x;
-        long long next = (long long)C * gridDim.x;
         for_slope = block_sum_sync(for_slope, shared);
         for_shift = block_sum_sync(for_shift, shared);
-        for_bias = block_sum_sync(for_bias, shared);
         if (threadIdx.x == 0) {
             out[0] = for_slope;
-            out[next] = (1.0f - a) * for_shift;
-            out[2 * next] = for_bias;
+            out[(long long)C * gridDim.x] = (1.0f - a) * for_shift;
         }
     }
 }

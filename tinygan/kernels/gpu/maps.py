@@ -7,15 +7,13 @@ Each is one kernel of kernels.cu (an activation's sums per channel take a second
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels import counter
-from tinygan.kernels.cuda_conv import channel_rows
-from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
 PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
 
@@ -39,49 +37,52 @@ def _row_sums(x: Any) -> Any:
     return out.reshape(-1) if grid[0] == 1 else _row_sums(out)
 
 
-def tprelu(x: Any, slope: Any, shift: Any, bias: Any = None) -> Any:
-    """Translated PReLU of x + bias, (N, C, ...); slope, shift and bias (C,), the last two may be None."""
+def tprelu(x: Any, slope: Any, shift: Any) -> Any:
+    """Compute the translated PReLU of x (N, C, ...); slope and shift (C,), shift None for 0."""
     rows = channel_rows(x)
     out = xp_of(x).empty(rows.shape, np.float32)
     if rows.size:
         pixels = rows.size // len(rows)
-        launch("bias_tprelu", _channel_grid(len(rows), pixels, 1), rows, bias, slope, shift, out, len(rows), pixels)
+        launch("tprelu", _channel_grid(len(rows), pixels, 1), rows, slope, shift, out, len(rows), pixels)
     return out.swapaxes(0, 1)
 
 
-def tprelu_back(g: Any, x: Any, slope: Any, shift: Any, bias: Any = None, *, sums: bool = True) -> tuple:
-    """The cotangents of x, slope, shift and bias, in one pass.
+def tprelu_back(g: Any, x: Any, slope: Any, shift: Any) -> tuple:
+    """Compute the gradients to x, slope and shift (None where there is no shift) in one pass over g and x."""
+    dx, dslope, dshift = _tprelu_back(g, x, slope, shift, sums=True)
+    return dx, dslope, None if shift is None else dshift
 
-    sums=False leaves the last three out (None).
-    """
+
+def tprelu_dx(g: Any, x: Any, slope: Any, shift: Any) -> Any:
+    """Compute its gradient to x: g where x > t, else a g."""
+    return _tprelu_back(g, x, slope, shift, sums=False)[0]
+
+
+def tprelu_dslope(g: Any, x: Any, shift: Any) -> Any:
+    """Sum g (x - t) over x <= t, per channel."""
+    return _tprelu_back(g, x, xp_of(x).ones(x.shape[1], np.float32), shift, sums=True)[1]
+
+
+def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
+    """Sum g over x <= t, per channel."""
+    return _tprelu_back(g, x, xp_of(x).zeros(x.shape[1], np.float32), shift, sums=True)[2]  # 1 - a is 1
+
+
+def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple:
+    """Compute the gradients to x, slope and shift; without `sums` the last two are None."""
     xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
     channels = len(rows)
     dx = xp.empty(rows.shape, np.float32)
     if rows.size == 0:
-        return dx.swapaxes(0, 1), *(xp.zeros((3, channels), np.float32) if sums else (None,) * 3)
+        return dx.swapaxes(0, 1), *(xp.zeros((2, channels), np.float32) if sums else (None, None))
     pixels = rows.size // channels
     grid = _channel_grid(channels, pixels, PER_THREAD)
-    partial = xp.empty((3 * channels, grid[0]), np.float32) if sums else None
-    launch("bias_tprelu_back", grid, cotangent, rows, bias, slope, shift, dx, partial, channels, pixels)
+    partial = xp.empty((2 * channels, grid[0]), np.float32) if sums else None
+    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels)
     if not sums:
-        return dx.swapaxes(0, 1), None, None, None
+        return dx.swapaxes(0, 1), None, None
     total = partial if grid[0] == 1 else _row_sums(partial)
-    return dx.swapaxes(0, 1), *total.reshape(3, channels)
-
-
-def tprelu_dx(g: Any, x: Any, slope: Any, shift: Any) -> Any:
-    """g where x > t, else a g."""
-    return tprelu_back(g, x, slope, shift, sums=False)[0]
-
-
-def tprelu_dslope(g: Any, x: Any, shift: Any) -> Any:
-    """Per channel, the sum of g (x - t) over x <= t."""
-    return tprelu_back(g, x, xp_of(x).ones(x.shape[1], np.float32), shift)[1]
-
-
-def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
-    """Per channel, the sum of g over x <= t."""
-    return tprelu_back(g, x, xp_of(x).zeros(x.shape[1], np.float32), shift)[2]  # 1 - a is 1
+    return dx.swapaxes(0, 1), *total.reshape(2, channels)
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:
@@ -208,35 +209,3 @@ def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reach = int((last - first).max()) + 1 if m else 1
     start = np.minimum(first, n - reach).astype(np.int32)
     return start, matrix[np.arange(m)[:, None], start[:, None] + np.arange(reach)].astype(np.float32)
-
-
-# ---- random numbers ----------------------------------------------------------------------------------------------
-
-
-def counter_bits(seed: int, stream: int, n: int) -> Any:
-    """counter.bits on the device."""
-    return _draw("counter_bits", np.uint32, seed, stream, n)
-
-
-def counter_uniform(seed: int, stream: int, n: int) -> Any:
-    """counter.uniform on the device."""
-    return _draw("counter_uniform", np.float32, seed, stream, n)
-
-
-def counter_normal(seed: int, stream: int, n: int) -> Any:
-    """counter.normal on the device."""
-    return _draw("counter_normal", np.float32, seed, stream, n)
-
-
-def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:
-    """counter.integers on the device."""
-    return _draw("counter_integers", np.int32, seed, stream, n, high)
-
-
-def _draw(kernel: str, dtype: type, seed: int, stream: int, n: int, *more: int) -> Any:
-    counter.check(n, *more)
-    words = *counter.halves(seed, "seed"), *counter.halves(stream, "stream")
-    out = importlib.import_module("cupy").empty(n, dtype)
-    if n:
-        launch(kernel, blocks_for(-(-n // 4)), out, n, *more, *words)
-    return out

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
 from tinygan.kernels.update import Update
 
 BANK = np.dtype([("w", "u8"), ("g", "u8"), ("out", "u8"), ("norms", "u8"), ("sets", "i4"), ("channels", "i4"),

@@ -29,7 +29,7 @@ import numpy as np
 
 from tinygan.errors import TinyganError
 
-HEADER = Path(__file__).with_name("cuda_host.h")
+HEADER = Path(__file__).with_name("emulator.h")
 FILE_NAME = "kernels.cu"  # what the compiler calls the code in its messages
 FLAGS = ("-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE",
          "-fvisibility=hidden", "-shared", "-fPIC")
@@ -39,7 +39,7 @@ MAX_GRID = (2**31 - 1, 65_535, 65_535)
 MAX_BLOCK = (1024, 1024, 64)
 MAX_THREADS = 1024  # of a block, whatever its shape
 
-_DIVERGED, _STUCK, _BARRIER_IN_LOOP, _STACK_OVERFLOW, _THROWN = 1, 2, 3, 4, 5  # as in cuda_host.h
+_DIVERGED, _STUCK, _BARRIER_IN_LOOP, _STACK_OVERFLOW, _THROWN = 1, 2, 3, 4, 5  # as in emulator.h
 _KERNEL = re.compile(r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+"
                      r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 _TEMPLATE = re.compile(r"template\s*<[^;{}]*>\s*(?:static\s+|inline\s+)*$")
@@ -241,7 +241,7 @@ def _compiler() -> str:
 def _cache_folder() -> Path:
     """A folder of this user alone: libraries are loaded from it, so nobody else may put one there."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"tinygan-hostcuda-{user}"
+    folder = Path(tempfile.gettempdir()) / f"tinygan-emulator-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if folder.is_symlink() or state.st_uid != user or state.st_mode & 0o022:

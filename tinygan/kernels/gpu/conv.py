@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_launch import blocks_for, gemm, launch
-from tinygan.kernels.numpy_patches import small_size
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.geometry import small_size
+from tinygan.kernels.gpu.launch import blocks_for, gemm, launch
 
 COLUMNS = 1 << 26  # numbers in the matrix of columns at most (256 MB), but never less than one sample
 SPECIAL = {((4, 4), (2, 2), (1, 1)): "k4s2p1", ((3, 3), (1, 1), (1, 1)): "k3s1p1"}

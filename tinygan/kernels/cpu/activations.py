@@ -13,19 +13,16 @@ import math
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 INNER = 1024  # wanted length of NumPy's inner loop
 
 
-def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, bias: np.ndarray | None = None) -> np.ndarray:
+def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
     """Translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t, as in Xiang and Li, arXiv:1704.03971.
 
-    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU. bias (C,) is added
-    to x first, in a pass of its own.
+    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU.
     """
-    if bias is not None:
-        x = x + bias.reshape(-1, *[1] * (x.ndim - 2))
     rows, tile = _as_rows(x)
     y, out = _result(x, rows)
     a = np.tile(slope, tile)
@@ -59,7 +56,7 @@ def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray
     def job(block: slice) -> None:
         # The factor 1 + [x <= t] (a - 1): arithmetic, for a select stumbles over random signs (5x slower).
         u, v = rows[block], y[block]
-        below = pool.scratch("mask", u.shape, np.bool_)
+        below = threads.scratch("mask", u.shape, np.bool_)
         np.less_equal(u, threshold, out=below)
         np.multiply(below, drop, out=v)
         v += 1
@@ -84,7 +81,7 @@ def tprelu_below(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.n
     """Per channel, the sum of g over x <= t, (C,); times 1 - a it is the cotangent of the shift."""
 
     def below(u, h, threshold, work):
-        mask = pool.scratch("mask", u.shape, np.bool_)
+        mask = threads.scratch("mask", u.shape, np.bool_)
         np.less_equal(u, threshold, out=mask)
         np.multiply(h, mask, out=work)
 
@@ -101,11 +98,12 @@ def _sum_per_channel(below, g: np.ndarray, x: np.ndarray, shift: np.ndarray | No
 
     def job(number: int) -> None:
         u, h = rows[blocks[number]], cotangent[blocks[number]]
-        work = pool.scratch("work", u.shape, u.dtype)
+        work = threads.scratch("work", u.shape, u.dtype)
         below(u, h, threshold, work)
         np.add.reduce(work, axis=0, out=partial[number])
 
-    pool.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=rows.size >= pool.MANY)
+    threads.run([lambda number=number: job(number) for number in range(len(blocks))],
+                worth_it=rows.size >= threads.MANY)
     return partial.sum(axis=0).reshape(tile, x.shape[1]).sum(axis=0)
 
 
@@ -126,9 +124,9 @@ def _result(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blocks(rows: np.ndarray) -> list[slice]:
-    step = max(1, pool.BLOCK // max(1, rows.shape[1]))
+    step = max(1, threads.BLOCK // max(1, rows.shape[1]))
     return [slice(start, start + step) for start in range(0, rows.shape[0], step)]
 
 
 def _run(job, rows: np.ndarray) -> None:
-    pool.run([lambda block=block: job(block) for block in _blocks(rows)], worth_it=rows.size >= pool.MANY)
+    threads.run([lambda block=block: job(block) for block in _blocks(rows)], worth_it=rows.size >= threads.MANY)

@@ -10,20 +10,11 @@ always in the order of views, channels, taps and pixels.
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
+from tinygan.kernels.geometry import positions
 
 BEFORE, AFTER = 1, 2  # zeros around an image: taps lie between -1 and size + 1
 JOB_PIXELS = 1 << 14  # of a view: their indices, fractions and weights stay in the cache
-
-
-def positions(matrix, rows, width):
-    """Where the pixels of `rows` (h,) look, as (row, column) arrays (h, width): (a i + b j) + c, one rounding each.
-
-    Every version of these kernels computes positions in this order and in the dtype of the maps, so all take the same
-    taps.
-    """
-    i, j = rows.astype(matrix.dtype)[:, None], np.arange(width, dtype=matrix.dtype)
-    return [(a * i + b * j) + c for a, b, c in matrix]
 
 
 def warp(x, matrices, sources, size):
@@ -45,8 +36,9 @@ def warp(x, matrices, sources, size):
             out[view, rows, :, c] = total
 
     step = max(1, JOB_PIXELS // max(1, size[1]))
-    pool.run([lambda view=view, start=start: job(view, slice(start, start + step))
-              for view in range(len(matrices)) for start in range(0, size[0], step)], worth_it=out.size >= pool.BLOCK)
+    threads.run([lambda view=view, start=start: job(view, slice(start, start + step))
+                 for view in range(len(matrices)) for start in range(0, size[0], step)],
+                worth_it=out.size >= threads.BLOCK)
     return out.transpose(0, 3, 1, 2)
 
 
@@ -68,7 +60,7 @@ def warp_back(g, matrices, sources, shape):
                     plane += np.bincount(corner, (weight * g[view, c]).ravel(), len(plane))
         out[image] = wide[:, BEFORE:-AFTER, BEFORE:-AFTER].transpose(1, 2, 0)
 
-    pool.run([lambda image=image: job(image) for image in range(len(out))], worth_it=g.size >= pool.BLOCK)
+    threads.run([lambda image=image: job(image) for image in range(len(out))], worth_it=g.size >= threads.BLOCK)
     return out.transpose(0, 3, 1, 2)
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
+from tinygan.kernels.geometry import Pair, overlap
 
-Pair = tuple[int, int]
 Samples = slice | np.ndarray  # which samples: a range when they lie side by side, else their indices
 
 LONG_PRODUCT = 1 << 26  # multiplications
@@ -21,11 +21,6 @@ def filter_matrices(weight: np.ndarray, runs: Iterable[tuple[int, Samples, int]]
     """The filter sets that `runs` name as matrices (A, kh*kw*B); views, if B is innermost in memory."""
     flat = weight.transpose(0, 1, 3, 4, 2)
     return {k: flat[k].reshape(weight.shape[1], -1) for k in {run[0] for run in runs}}
-
-
-def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels of the small map along an axis."""
-    return (big + 2 * padding - kernel) // stride + 1
 
 
 def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list[tuple[int, Samples, int]]:
@@ -57,7 +52,7 @@ def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list
 def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]], *,
              worth_it: bool = True) -> None:
     """Call job(filter set, samples, how many) for every run, over the thread pool where that is worth it."""
-    pool.run([lambda run=run: job(*run) for run in runs], worth_it=worth_it)
+    threads.run([lambda run=run: job(*run) for run in runs], worth_it=worth_it)
 
 
 def long_product(n_samples: int, small_hw: Pair, weight_shape: tuple[int, ...]) -> bool:
@@ -83,10 +78,10 @@ def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.
         padded, (count, h, w, kh, kw, channels),
         (by_sample, sh * by_row, sw * by_column, by_row, by_column, by_channel))
     if channels <= PLANES_BELOW:
-        planes = pool.scratch("columns", (kh, kw, channels, count, h, w), big.dtype)
+        planes = threads.scratch("columns", (kh, kw, channels, count, h, w), big.dtype)
         planes[...] = patches.transpose(3, 4, 5, 0, 1, 2)
         return planes.reshape(kh * kw * channels, count * h * w).T
-    columns = pool.scratch("columns", patches.shape, big.dtype)
+    columns = threads.scratch("columns", patches.shape, big.dtype)
     columns[...] = patches
     return columns.reshape(count * h * w, kh * kw * channels)
 
@@ -104,7 +99,7 @@ def padded_samples(big, samples, count, size, padding) -> np.ndarray:
     (height, width), (ph, pw), (rows, columns) = big.shape[1:3], padding, size
     if padding == (0, 0) and rows <= height and columns <= width and isinstance(samples, slice):
         return big[samples]
-    padded = pool.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
+    padded = threads.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
     bottom, right = min(rows, ph + height), min(columns, pw + width)
     padded[:, :ph] = 0
     padded[:, bottom:] = 0
@@ -138,17 +133,17 @@ def add_patches(columns, big, stride, padding) -> None:
                 cols, big_cols = overlap(w, j - pw, sw, width)
                 big[:, big_rows, big_cols] += columns[:, rows, cols, i, j]
     elif channels <= PLANES_BELOW:
-        rows = pool.scratch("rows", (sh, kw, channels, n, h + 1, w), big.dtype)
+        rows = threads.scratch("rows", (sh, kw, channels, n, h + 1, w), big.dtype)
         planes = columns.transpose(1, 3, 4, 5, 0, 2)
         _join(planes[:, :sh], planes[:, sh:], rows.transpose(4, 0, 1, 2, 3, 5))
-        both = pool.scratch("both", (sh, sw, channels, n, h + 1, w + 1), big.dtype)
+        both = threads.scratch("both", (sh, sw, channels, n, h + 1, w + 1), big.dtype)
         planes = rows.transpose(5, 1, 0, 2, 3, 4)
         _join(planes[:, :sw], planes[:, sw:], both.transpose(5, 1, 0, 2, 3, 4))
-        whole = pool.scratch("whole", (n, h + 1, sh, w + 1, sw, channels), big.dtype)
+        whole = threads.scratch("whole", (n, h + 1, sh, w + 1, sw, channels), big.dtype)
         whole[...] = both.transpose(3, 4, 0, 5, 1, 2)
         big[...] = whole.reshape(n, (h + 1) * sh, (w + 1) * sw, channels)[:, ph:ph + height, pw:pw + width]
     else:
-        rows = pool.scratch("rows", (n, h + 1, sh, w, kw * channels), big.dtype)
+        rows = threads.scratch("rows", (n, h + 1, sh, w, kw * channels), big.dtype)
         patches = columns.reshape(n, h, w, kh, kw * channels).transpose(1, 3, 0, 2, 4)
         _join(patches[:, :sh], patches[:, sh:], rows.transpose(1, 2, 0, 3, 4))
         rows = rows.reshape(n, (h + 1) * sh, w, kw * channels)[:, ph:ph + height]
@@ -165,12 +160,3 @@ def _join(first, second, out) -> None:
     np.add(first[1:], second[:-1], out=out[1:-1])
     out[0] = first[0]
     out[-1] = second[-1]
-
-
-def overlap(small: int, offset: int, stride: int, big: int) -> tuple[slice, slice]:
-    """Small pixels y whose big pixel y*stride + offset lies in [0, big), and those big pixels, as slices."""
-    first = max(0, -(offset // stride))
-    last = min(small, (big - 1 - offset) // stride + 1)
-    if last <= first:
-        return slice(0, 0), slice(0, 0)
-    return slice(first, last), slice(first * stride + offset, (last - 1) * stride + offset + 1, stride)

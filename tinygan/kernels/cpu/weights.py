@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 # ---- weight normalisation ------------------------------------------------------------
 
@@ -70,8 +70,8 @@ def _logical(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _blocks(bank: int, small: int, per_small: int, rows) -> list[tuple[int, slice]]:
-    """(filter set, range of axis A) blocks of about pool.BLOCK numbers, over the sets in `rows`."""
-    step = max(1, pool.BLOCK // max(1, per_small))
+    """(filter set, range of axis A) blocks of about threads.BLOCK numbers, over the sets in `rows`."""
+    step = max(1, threads.BLOCK // max(1, per_small))
     return [(k, slice(start, min(start + step, small)))
             for k in range(bank) if rows is None or rows[k] for start in range(0, small, step)]
 
@@ -93,11 +93,11 @@ def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarr
 
         def job(number: int) -> None:
             k, part = blocks[number]
-            work = pool.scratch("work", a[k, part].shape, a.dtype)
+            work = threads.scratch("work", a[k, part].shape, a.dtype)
             np.multiply(a[k, part], b[k, part], out=work)
             np.add.reduce(work.reshape(-1, tile * big), axis=0, out=partial[number])
 
-    pool.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=a.size >= pool.MANY)
+    threads.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=a.size >= threads.MANY)
     if out_axis == 2:
         sums = np.zeros((bank, big), a.dtype)
         for number, (k, _) in enumerate(blocks):  # in block order: the same bits however the jobs ran
@@ -121,14 +121,14 @@ def _combine(out: np.ndarray, terms: list[tuple[np.ndarray, np.ndarray]], out_ax
             if place == 0:
                 np.multiply(wide(array), along, out=target)
             else:
-                work = pool.scratch("work", target.shape, out.dtype)
+                work = threads.scratch("work", target.shape, out.dtype)
                 np.multiply(wide(array), along, out=work)
                 target += work
 
     if rows is not None:
         out[~rows] = 0
-    pool.run([lambda block=block: job(*block) for block in _blocks(bank, small, taps * big, rows)],
-             worth_it=out.size >= pool.MANY)
+    threads.run([lambda block=block: job(*block) for block in _blocks(bank, small, taps * big, rows)],
+                worth_it=out.size >= threads.MANY)
 
 
 def _tile(channels: int, taps: int) -> int:
@@ -144,7 +144,7 @@ def rmsprop(p: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, alpha: fl
     """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
 
     def update(_, p, v, g):
-        work = pool.scratch("work", p.shape, p.dtype)
+        work = threads.scratch("work", p.shape, p.dtype)
         np.multiply(g, g, out=work)
         work *= 1 - alpha
         v *= alpha
@@ -168,7 +168,7 @@ def adam(p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: floa
 
     def update(k, p, m, v, g):
         t = steps[k if len(steps) > 1 else 0]
-        work = pool.scratch("work", p.shape, p.dtype)
+        work = threads.scratch("work", p.shape, p.dtype)
         np.multiply(g, 1 - beta1, out=work)
         m *= beta1
         m += work
@@ -190,7 +190,7 @@ def lerp(ema: np.ndarray, p: np.ndarray, decay: float) -> None:
     """In place: ema = decay ema + (1 - decay) p, written so that equal arrays stay equal to the bit."""
 
     def update(_, ema, p):
-        work = pool.scratch("work", p.shape, ema.dtype)
+        work = threads.scratch("work", p.shape, ema.dtype)
         np.subtract(p, ema, out=work)
         work *= 1 - decay
         ema += work
@@ -214,9 +214,9 @@ def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, .
     else:
         lines = [a.reshape(first.shape[0], -1) for a in ordered]
     length = lines[0].shape[1]
-    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + pool.BLOCK] for a in lines))
-            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, pool.BLOCK)]
-    pool.run(jobs, worth_it=first.size >= pool.MANY)
+    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + threads.BLOCK] for a in lines))
+            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, threads.BLOCK)]
+    threads.run(jobs, worth_it=first.size >= threads.MANY)
     for array, done in zip(written, ordered, strict=False):
         if not np.shares_memory(array, done):
             array[...] = done.transpose(np.argsort(axes))

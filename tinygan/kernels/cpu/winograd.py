@@ -24,8 +24,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinygan.kernels import pool
-from tinygan.kernels.numpy_patches import Pair, Samples, filter_matrices, run_jobs, sample_runs
+from tinygan.kernels import threads
+from tinygan.kernels.cpu.patches import Samples, filter_matrices, run_jobs, sample_runs
+from tinygan.kernels.geometry import Pair
 
 TILES_PER_JOB = 192  # rows of the nine products: with fewer, packing the filters costs more than multiplying
 PIXELS_PER_SET = 512  # below, transforming a filter set costs more than the products it saves (measured)
@@ -57,14 +58,14 @@ def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair, route
 
     def job(k: int, samples: Samples, count: int) -> None:
         tiles = (3, 3, w // 2, h // 2, count)
-        cells = pool.scratch("cells", (*tiles, filters[k].shape[3]), big.dtype)
-        products = pool.scratch("products", (*tiles, out_channels), big.dtype)
+        cells = threads.scratch("cells", (*tiles, filters[k].shape[3]), big.dtype)
+        products = threads.scratch("products", (*tiles, out_channels), big.dtype)
         _difference_cells(big, samples, stride, padding, cells)
         np.matmul(_flat(cells), filters[k].transpose(0, 1, 3, 2), out=_flat(products))
         if isinstance(samples, slice):
             _gather(products, _tiles(small[samples]))
         else:
-            target = pool.scratch("target", (count, h, w, out_channels), big.dtype)
+            target = threads.scratch("target", (count, h, w, out_channels), big.dtype)
             _gather(products, _tiles(target))
             small[samples] = target
 
@@ -85,15 +86,15 @@ def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding:
 
     def job(k: int, samples: Samples, count: int) -> None:
         tiles, size = (3, 3, w // 2, h // 2, count), sh * sw * channels
-        pixels = pool.scratch("pixels", (*tiles, out_channels), big.dtype)
-        products = pool.scratch("products", (*tiles, size), big.dtype)
-        columns = pool.scratch("columns", (w + 1, 3, h // 2, count, size), big.dtype)
-        cells = pool.scratch("cells", (w + 1, h + 1, count, size), big.dtype)
+        pixels = threads.scratch("pixels", (*tiles, out_channels), big.dtype)
+        products = threads.scratch("products", (*tiles, size), big.dtype)
+        columns = threads.scratch("columns", (w + 1, 3, h // 2, count, size), big.dtype)
+        cells = threads.scratch("cells", (w + 1, h + 1, count, size), big.dtype)
         _spread(_tiles(small[samples]), pixels)
         np.matmul(_flat(pixels), filters[k], out=_flat(products))
         _scatter(products.transpose(0, 2, 1, 3, 4, 5), columns)
         _scatter(columns.transpose(1, 2, 0, 3, 4), cells.transpose(1, 0, 2, 3))
-        target = big[samples] if isinstance(samples, slice) else pool.scratch(
+        target = big[samples] if isinstance(samples, slice) else threads.scratch(
             "target", (count, *big.shape[1:]), big.dtype)
         for in_cells, in_map in _cuts(cells, target, stride, padding):
             in_map[...] = in_cells
@@ -114,9 +115,9 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
     for k, samples, count in sample_runs(routes, len(big), len(big)):
         tiles = (3, 3, w // 2, h // 2, count)
         # This thread's scratch, filled by all: every sample meets every other in the sum.
-        cells = pool.scratch("all cells", (*tiles, sh * sw * channels), big.dtype)
-        pixels = pool.scratch("all pixels", (*tiles, out_channels), big.dtype)
-        products = pool.scratch("all products", (3, 3, out_channels, sh, sw * channels), big.dtype)
+        cells = threads.scratch("all cells", (*tiles, sh * sw * channels), big.dtype)
+        pixels = threads.scratch("all pixels", (*tiles, out_channels), big.dtype)
+        products = threads.scratch("all products", (3, 3, out_channels, sh, sw * channels), big.dtype)
         left, right = _flat(pixels), _flat(cells)
 
         def transform(_, part, size, samples=samples, cells=cells, pixels=pixels):
@@ -129,7 +130,7 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
             np.matmul(left[i, j].T, right[i, j], out=products[i, j].reshape(out_channels, -1))
 
         run_jobs(transform, sample_runs(None, count, _samples_per_job(h, w)))
-        pool.run([lambda i=i, j=j: multiply(i, j) for i in range(3) for j in range(3)])
+        threads.run([lambda i=i, j=j: multiply(i, j) for i in range(3) for j in range(3)])
         _gather(products, taps[k].transpose(3, 1, 0, 2, 4))
 
 
@@ -146,7 +147,7 @@ def _spread_filters(weight: np.ndarray, stride: Pair, runs) -> dict[int, np.ndar
         for start in range(0, out_channels, step):
             part = slice(start, start + step)
             jobs.append(lambda pair=taps[:, :, part], out=spread[:, :, part]: _spread(pair, out))
-    pool.run(jobs)
+    threads.run(jobs)
     return done
 
 
@@ -174,7 +175,7 @@ def _spread(pair: np.ndarray, out: np.ndarray) -> None:
 
 def _gather(products: np.ndarray, out: np.ndarray) -> None:
     """(3, 3, ...) -> out (2, 2, ...): (m0 + m1, m1 + m2) along both leading axes."""
-    half = pool.scratch("gather", (2, *products.shape[1:]), products.dtype)
+    half = threads.scratch("gather", (2, *products.shape[1:]), products.dtype)
     np.add(products[:2], products[1:], out=half)
     np.add(half[:, :2], half[:, 1:], out=out)
 
@@ -201,13 +202,13 @@ def _difference_cells(big: np.ndarray, samples: Samples, stride: Pair, padding: 
                       out: np.ndarray) -> None:
     """The samples' cells, transformed, into `out` (3, 3, w/2, h/2, n, sh*sw*B)."""
     _, _, tiles_x, tiles_y, n, size = out.shape
-    cells = pool.scratch("padded", (2 * tiles_x + 1, 2 * tiles_y + 1, n, size), big.dtype)
+    cells = threads.scratch("padded", (2 * tiles_x + 1, 2 * tiles_y + 1, n, size), big.dtype)
     if padding != (0, 0):
         for edge in (cells[0], cells[-1], cells[:, 0], cells[:, -1]):
             edge[...] = 0
     for in_cells, in_map in _cuts(cells, big[samples], stride, padding):
         in_cells[...] = in_map
-    columns = pool.scratch("columns", (3, tiles_x, *cells.shape[1:]), big.dtype)
+    columns = threads.scratch("columns", (3, tiles_x, *cells.shape[1:]), big.dtype)
     _difference(cells, columns)
     _difference(columns.transpose(2, 0, 1, 3, 4), out.transpose(1, 3, 0, 2, 4, 5))
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from tinygan.backend import Device
 from tinygan.classes import find_classes
-from tinygan.data.idx import shown
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
+from tinygan.files import shown
 from tinygan.gpan_measure import AT_ONCE, paint
 from tinygan.gpan_step import Batch
 from tinygan.models.gpan import GPANConfig, GPANGenerator

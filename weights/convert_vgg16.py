@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import __version__, cli, data
 from tinygan.data import download
-from tinygan.errors import TinyganError, UsageError
-from tinygan.hdf5 import SIGNATURE, Reader, Refused, open_hdf5
+from tinygan.errors import Refused, TinyganError, UsageError
+from tinygan.hdf5 import SIGNATURE, Reader, open_hdf5
 from tinygan.models.vgg16 import (
     CONVOLUTIONS,
     FORMAT,
@@ -51,7 +51,7 @@ from tinygan.models.vgg16 import (
     load_vgg16,
     save_vgg16,
 )
-from tinygan.torchfile import is_torch_file, read_state_dict
+from weights.torchfile import is_torch_file, read_state_dict
 
 FILE_NAME = "vgg16.h5"
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"

@@ -20,8 +20,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from tinygan.data.idx import shown
 from tinygan.errors import TinyganError
+from tinygan.files import shown
 
 SLOWEST = 2048  # bytes per second; below this a mirror counts as stuck (our choice)
 CHUNK = 1 << 16

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data.idx import IMAGES, LABELS, shown
+from tinygan.data.idx import IMAGES, LABELS
 from tinygan.data.mnist import BUNDLED, FILES, load_mnist
 from tinygan.errors import TinyganError
+from tinygan.files import shown
 
 PER_CLASS = {"train": 500, "test": 100}
 

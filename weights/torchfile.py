@@ -1,9 +1,9 @@
-"""Reading PyTorch's weight files without PyTorch, and without running anything that is in them.
+"""PyTorch's weight files, read without PyTorch and without running anything that is in them.
 
 `torch.save` writes a program for a stack machine. Python's own reader of such programs calls whatever functions they
-name, so a weight file can do anything to the computer that opens it. The machine here knows only the instructions
-that a dictionary of tensors needs. The functions named by the program are never looked up: six names stand for fixed
-actions on inert data, every other name is refused, and so is every other instruction.
+name, so a weight file can do anything to the computer that opens it. The machine here has only the instructions that a
+dictionary of tensors needs. The functions named by the program are never looked up: a few names stand for fixed
+actions on inert data; every other name and every other instruction is refused.
 
 Two containers exist, and both are read: a zip archive (PyTorch 1.6 and later) with the program in one entry and each
 tensor's numbers in another, uncompressed; and the older form, programs and numbers one after the other in one file, as
@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinygan.errors import TinyganError
+from tinygan.errors import Refused
+from tinygan.files import reading
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 MAX_PROGRAM = 1 << 24  # bytes; that of a VGG16 has 4 kB
@@ -40,11 +39,7 @@ _PARAMETER, _DICT = "torch._utils _rebuild_parameter", "collections OrderedDict"
 _NAMES = {*_STORAGES, *_TENSOR, _PARAMETER, _DICT}
 # What damaged bytes make of zipfile and of the machine.
 _DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error, EOFError, KeyError, IndexError,
-           ValueError, TypeError, OverflowError, OSError, MemoryError)
-
-
-class _Refused(Exception):
-    """The file must not or cannot be used; the text says why."""
+           ValueError, TypeError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -67,54 +62,29 @@ class _Tensor:
 
 
 class _Mark:
-    """Where on the stack a tuple, list or dictionary begins."""
+    """A mark on the stack: where a tuple, list or dictionary begins."""
 
 
 def is_torch_file(start: bytes) -> bool:
-    """Whether a file that begins with these bytes (8 or more) may be one of PyTorch's."""
+    """Tell whether a file that begins with these bytes (8 or more) may be one of PyTorch's."""
     return start.startswith((ZIP_SIGNATURE, b"\x80\x02"))
 
 
-def refuse_torch_file(path: str | os.PathLike, convert: str) -> None:
-    """Raise TinyganError where `path` is one of PyTorch's files or another archive; convert: the command to give it to.
-    Whatever is wrong with other files is left to who reads them."""
-    start = b""
-    if os.path.isfile(path):  # asked first: opening a pipe would wait for its other end
-        with suppress(OSError), open(path, "rb") as file:
-            start = file.read(8)
-    if is_torch_file(start):
-        raise TinyganError(f"cannot use {path}: it is a PyTorch file or a .keras archive; convert it first: {convert}")
-
-
 def read_state_dict(path: str | os.PathLike, *, max_bytes: int) -> dict[str, np.ndarray]:
-    """Name -> array, float16 to float64 or int64, of a file made by `torch.save(net.state_dict(), path)`.
+    """Read a file made by `torch.save(net.state_dict(), path)`: name -> array, float16 to float64 or int64.
 
-    A state_dict inside a dictionary, beside numbers, texts and an optimiser's state, is found, too: that of training
+    A state_dict inside a dictionary, beside numbers, texts and an optimiser's state, is read, too: that of training
     checkpoints. Tensors that share their numbers in the file share them here. Raises TinyganError, one line that names
     the file, for any other file: too large, damaged, compressed, or with anything in it but dictionaries, lists,
     numbers, texts and tensors.
     """
-    try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):  # asked first: opening a pipe would wait for its other end
-            raise _Refused("it is not a file; name a weight file")
-        if info.st_size > max_bytes:
-            raise _Refused(f"it has {info.st_size:,} bytes, more than the {max_bytes:,} such a file may have; "
-                           "use another copy")
-        with open(path, "rb") as file:
-            start = file.read(8)
-            if not is_torch_file(start):
-                raise _Refused(f"it is {'not a PyTorch file' if start else 'empty'}; use another copy")
-            file.seek(0)
-            read = _read_zip if start.startswith(ZIP_SIGNATURE) else _read_old
-            return read(file, info.st_size)
-    except FileNotFoundError:
-        raise TinyganError(f"no file {path}") from None
-    except _Refused as error:
-        raise TinyganError(f"cannot use {path}: {error}") from None
-    except _DAMAGE as error:
-        reason = " ".join((str(error) or type(error).__name__).split())[:120]
-        raise TinyganError(f"cannot read {path}: it is cut off or damaged; use another copy ({reason})") from None
+    with reading(path, max_bytes, hint="name a weight file", damage=_DAMAGE) as file:
+        start = file.read(8)
+        if not is_torch_file(start):
+            raise Refused("it is not a PyTorch file; use another copy")
+        file.seek(0)
+        read = _read_zip if start.startswith(ZIP_SIGNATURE) else _read_old
+        return read(file, os.fstat(file.fileno()).st_size)
 
 
 # ---- the two containers --------------------------------------------------------------------------------------------
@@ -125,30 +95,30 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         programs = [name for name in entries if name.endswith("/data.pkl")]
         if len(programs) != 1:
-            raise _Refused(f"it is a zip archive without one PyTorch program in it (of a .keras archive, unzip "
+            raise Refused(f"it is a zip archive without one PyTorch program in it (of a .keras archive, unzip "
                            f"model.weights.h5 and use that); {_SAVE}")
         folder = programs[0].removesuffix("data.pkl")
         if any(name.startswith(f"{folder}code/") for name in entries):
-            raise _Refused(f"it is a TorchScript file; {_SAVE}")
+            raise Refused(f"it is a TorchScript file; {_SAVE}")
         for name, entry in entries.items():
             if entry.flag_bits & 1 or entry.compress_type != zipfile.ZIP_STORED:
-                raise _Refused(f"{name!r} in it is compressed or encrypted, which torch.save never does; {_SAVE}")
+                raise Refused(f"{name!r} in it is compressed or encrypted, which torch.save never does; {_SAVE}")
         if sum(entry.file_size for entry in entries.values()) > size:
-            raise _Refused("its entries overlap or declare more bytes than it has; use another copy")
+            raise Refused("its entries overlap or declare more bytes than it has; use another copy")
         if entries[programs[0]].file_size > MAX_PROGRAM:
-            raise _Refused("it declares a program of absurd size; use another copy")
+            raise Refused("it declares a program of absurd size; use another copy")
         order = f"{folder}byteorder"
         if order in entries and archive.read(order) != b"little":
-            raise _Refused(f"its numbers are big-endian; {_SAVE} on another computer")
+            raise Refused(f"its numbers are big-endian; {_SAVE} on another computer")
         found, _, _ = _Machine(archive.read(programs[0])).run()
 
         def numbers(storage: _Storage) -> np.ndarray:
             entry = entries.get(f"{folder}data/{storage.key}")
             if entry is None:
-                raise _Refused(f"it lacks the numbers {storage.key!r}; use another copy")
+                raise Refused(f"it lacks the numbers {storage.key!r}; use another copy")
             _check_size(storage, entry.file_size)
             with archive.open(entry) as raw:
-                return _fill(raw, storage)  # its checksum is looked at when its end is reached
+                return _fill(raw, storage)  # its checksum is compared when its end is reached
 
         return _arrays(found, numbers)
 
@@ -161,22 +131,22 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         parts.append(value)
         known |= storages
         if len(parts) == 1 and value != OLD_MAGIC:
-            raise _Refused(f"it is not a PyTorch file; {_SAVE}")
+            raise Refused(f"it is not a PyTorch file; {_SAVE}")
     _, version, machine, found, keys = parts
     if version != OLD_VERSION or not isinstance(machine, dict) or not isinstance(keys, list):
-        raise _Refused(f"its format is unknown; {_SAVE}")
+        raise Refused(f"its format is unknown; {_SAVE}")
     if machine.get("little_endian") is not True:
-        raise _Refused(f"its numbers are big-endian; {_SAVE} on another computer")
+        raise Refused(f"its numbers are big-endian; {_SAVE} on another computer")
     wanted = {storage.key for storage in _storages(_state_dict(found))}
     loaded: dict[str, np.ndarray] = {}
     file.seek(place)
     for key in keys:
         storage = known.get(key)
         if storage is None:
-            raise _Refused(f"the numbers {key!r} in it belong to no tensor; use another copy")
+            raise Refused(f"the numbers {key!r} in it belong to no tensor; use another copy")
         header = file.read(8)
         if struct.unpack("<q", header)[0] != storage.numbers:
-            raise _Refused(f"the numbers {key!r} in it are not as many as declared; use another copy")
+            raise Refused(f"the numbers {key!r} in it are not as many as declared; use another copy")
         length = storage.numbers * np.dtype(storage.dtype).itemsize
         _check_size(storage, min(size - file.tell(), length))
         if key in wanted:
@@ -189,12 +159,12 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 def _check_size(storage: _Storage, stored: int) -> None:
     declared = storage.numbers * np.dtype(storage.dtype).itemsize
     if declared != stored:
-        raise _Refused(f"the numbers {storage.key!r} declare {declared:,} bytes but {stored:,} are stored; "
+        raise Refused(f"the numbers {storage.key!r} declare {declared:,} bytes but {stored:,} are stored; "
                        "use another copy")
 
 
 def _fill(raw: Any, storage: _Storage) -> np.ndarray:
-    """The numbers of a storage, read into place."""
+    """Read the numbers of a storage into a new array."""
     array = np.empty(storage.numbers, storage.dtype)
     view, done = array.view(np.uint8), 0
     while done < len(view):
@@ -206,10 +176,10 @@ def _fill(raw: Any, storage: _Storage) -> np.ndarray:
 
 
 def _state_dict(found: Any) -> dict[str, _Tensor]:
-    """The dictionary of tensors in what a program made: itself, or the only one among its entries. Refused where there
-    is none or are several."""
+    """Return the dictionary of tensors in what a program made: itself, or the only one among its entries. Raises
+    Refused where there is none or are several."""
     if not isinstance(found, dict):
-        raise _Refused(f"it holds no dictionary of tensors; {_SAVE}")
+        raise Refused(f"it holds no dictionary of tensors; {_SAVE}")
     inner = [name for name, value in found.items() if isinstance(value, dict) and value and _first_fault(value) is None]
     fault = _first_fault(found)
     if fault is None:
@@ -217,14 +187,14 @@ def _state_dict(found: Any) -> dict[str, _Tensor]:
     if len(inner) == 1 or "state_dict" in inner:
         return found["state_dict" if "state_dict" in inner else inner[0]]
     if inner:
-        raise _Refused(f"it holds several dictionaries of tensors, {', '.join(ascii(i)[:40] for i in inner[:5])}; "
+        raise Refused(f"it holds several dictionaries of tensors, {', '.join(ascii(i)[:40] for i in inner[:5])}; "
                        f"save one with torch.save and use that")
     hint = " (is the state_dict inside it?)" if isinstance(found[fault], dict) else ""
-    raise _Refused(f"its entry {str(fault)[:60]!r} is not a tensor{hint}; {_SAVE}")
+    raise Refused(f"its entry {str(fault)[:60]!r} is not a tensor{hint}; {_SAVE}")
 
 
 def _first_fault(found: dict) -> Any:
-    """The first name of what is no named tensor; None in a state_dict."""
+    """Return the first name whose value is no tensor; None in a state_dict."""
     return next((name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, _Tensor)),
                 None)
 
@@ -247,7 +217,7 @@ def _arrays(found: Any, numbers: Callable[[_Storage], np.ndarray]) -> dict[str, 
 
 
 class _Machine:
-    """Runs one program: bytes -> a value made of texts, numbers, tuples, lists, dictionaries and `_Tensor`s.
+    """A stack machine for one program: bytes -> a value of texts, numbers, tuples, lists, dictionaries and `_Tensor`s.
 
     The instructions are the few of Python's serialisation protocol 2 that PyTorch's state dictionaries use.
     """
@@ -259,8 +229,8 @@ class _Machine:
         self.storages: dict[str, _Storage] = {}
 
     def run(self) -> tuple[Any, int, dict[str, _Storage]]:
-        """(the value, the place after the program, the storages it names, by key). Raises _Refused, or one of _DAMAGE
-        for bytes without sense."""
+        """Run the program; return its value, the place after it, and the storages that it names, by key. Raises
+        Refused, or one of _DAMAGE for bytes without sense."""
         while True:
             code = self.take(1)
             if code == b".":
@@ -268,7 +238,7 @@ class _Machine:
                 return value, self.place, self.storages
             action = _ACTIONS.get(code)
             if action is None:
-                raise _Refused(f"its program has the instruction {code!r}, which no dictionary of tensors needs; "
+                raise Refused(f"its program has the instruction {code!r}, which no dictionary of tensors needs; "
                                f"{_SAVE}")
             action(self)
 
@@ -325,9 +295,9 @@ class _Machine:
         if name not in _NAMES:
             shown = ascii(".".join(name.split())[:80])
             if name.startswith("torch ") and name.endswith("Storage"):
-                raise _Refused(f"it holds numbers of {shown}; {_SAVE}, with tensors of float32 alone")
+                raise Refused(f"it holds numbers of {shown}; {_SAVE}, with tensors of float32 alone")
             whole = "it holds a whole net, not its weights alone: " if name.startswith("torch.nn.") else ""
-            raise _Refused(f"{whole}it names {shown}, which is never looked up; {_SAVE}")
+            raise Refused(f"{whole}it names {shown}, which is never looked up; {_SAVE}")
         self.push(_Name(name))
 
     def make_tuple(self, count: int) -> None:
@@ -345,7 +315,7 @@ class _Machine:
         kind, name, key, _device, numbers, *rest = self.pop()
         if kind != "storage" or not isinstance(name, _Name) or name.text not in _STORAGES or any(
                 part is not None for part in rest) or not isinstance(key, str) or not _is_count(numbers):
-            raise _Refused(f"it refers to numbers in an unknown way; {_SAVE}")
+            raise Refused(f"it refers to numbers in an unknown way; {_SAVE}")
         self.storages[key] = _Storage(_STORAGES[name.text], key, numbers)
         self.push(self.storages[key])
 
@@ -379,18 +349,18 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, (offset, *shape, *strides))):
         raise ValueError("a tensor's shape and strides are not whole numbers")
     if offset + math.prod(shape) > storage.numbers:
-        raise _Refused(f"a tensor of shape {'x'.join(map(str, shape))} does not fit its numbers; use another copy")
+        raise Refused(f"a tensor of shape {'x'.join(map(str, shape))} does not fit its numbers; use another copy")
     step = 1
     for n, stride in zip(shape[::-1], strides[::-1], strict=True):
         if n > 1 and stride != step:
-            raise _Refused(f"a tensor's numbers are not in order; call .contiguous() on all, {_SAVE}")
+            raise Refused(f"a tensor's numbers are not in order; call .contiguous() on all, {_SAVE}")
         step *= n
     return _Tensor(storage, offset, shape)
 
 
 def _skip_protocol(m: _Machine) -> None:
     if m.number("<B") != 2:
-        raise _Refused(f"its program is not of protocol 2, which torch.save writes; {_SAVE}")
+        raise Refused(f"its program is not of protocol 2, which torch.save writes; {_SAVE}")
 
 
 def _append(m: _Machine, values: list[Any]) -> None:

@@ -229,7 +229,7 @@ PLAIN_NAMES = {"forward", "parameters", "unfreeze", "shape", "ndim", "size", "dt
 NO_DOCSTRING = {  # one line each, under a comment or a class that says it for all
     "tinygan/cli.py": {"Parser.parse_args", "positive_int", "non_negative_int", "positive_float",
                        "non_negative_float", "probability"},
-    "tinygan/data/batches.py": {"Batches.batches_per_epoch"}, "tinygan/data/make_bundled.py": {"main"},
+    "tinygan/data/batches.py": {"Batches.batches_per_epoch"},
     "tinygan/engine.py": {"Profile.add"}, "tinygan/kernels/numpy_patches.py": {"small_size"},
     "tinygan/models/digits.py": {"check_format"}, "tinygan/run.py": {"Progress.line"},
 }

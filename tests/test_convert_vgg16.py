@@ -285,8 +285,9 @@ def test_class_names_from_text_and_from_keras_index(tmp_path):
     assert converter().read_classes(tmp_path / "index.json") == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("content", [b"", b"a\n\nb", b"\xff\xfe", b"a\x1b[2J", b"a" * (1 << 21), b"{", b"{}", b'{"0": 3}',
-                                     b'{"0": [1, 2]}', b'{"0": ["n", "a"], "2": ["n", "b"]}', b'{"0":' * 5000])
+@pytest.mark.parametrize("content", [b"", b"a\n\nb", b"\xff\xfe", b"a\x1b[2J", b"a" * (1 << 21), b"{", b"{}",
+                                     b'{"0": 3}', b'{"0": [1, 2]}',
+                                     b'{"0": ["n", "a"], "2": ["n", "b"]}', b'{"0":' * 5000])
 def test_class_names_that_are_refused(tmp_path, content):
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(TinyganError, match="names.txt: it (is|has)") as caught:

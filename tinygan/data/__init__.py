@@ -1,4 +1,4 @@
-"""Data: the MNIST digits and how a training loop draws batches from them; the pictures that a GPAN paints on.
+"""Data: the MNIST digits and how a training loop draws batches from them; the pictures that a GPAN makes images of.
 
     idx.py           the MNIST file format: bytes in, a checked array out
     mnist.py         where the four files are looked for, and what happens when they are nowhere
@@ -6,6 +6,7 @@
     download.py      one file from one of several mirrors, never half-written; the folder that downloads are kept in
     images.py        one picture from a file that nobody vouches for; resizing it
     substrates.py    objects on white, from files, a folder or drawn on the spot, each with its mask
+    shapes.py        the drawn shapes
     batches.py       uint8 digits -> float32 canvases; an endless shuffled order that can be saved and resumed
     bundled/         6,000 real digits for a machine that is offline; weights/make_bundled.py made them
 

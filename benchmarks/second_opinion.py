@@ -30,9 +30,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 from tinygan import cli
-from tinygan.data.idx import shown
 from tinygan.data.images import SUFFIXES, read_image
 from tinygan.errors import TinyganError, UsageError
+from tinygan.files import shown
 from tinygan.metrics_gpan import hit_rates
 
 SIDE, CLASSES = 224, 1000

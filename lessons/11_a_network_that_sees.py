@@ -20,7 +20,8 @@ import numpy as np
 
 from tinygan import Tensor
 from tinygan.data.mnist import BUNDLED, load_mnist
-from tinygan.data.substrates import SHAPES, drawn_shapes
+from tinygan.data.shapes import SHAPES
+from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import no_grad
 from tinygan.errors import TinyganError
 from tinygan.models import digits

@@ -288,7 +288,7 @@ TRAIN = [
 SAMPLE = [
     ("no checkpoint named", flags("--n", "4"), USAGE, "--checkpoint"),
     ("mistyped flag", flags("--chekpoint", "x"), USAGE, "--checkpoint"),
-    ("no such folder", sample(lambda p: p.root / "nowhere"), FAILED, "no checkpoint at"),
+    ("no such folder", sample(lambda p: p.root / "nowhere"), FAILED, "no file"),
     ("an empty name", flags("--checkpoint", ""), USAGE, "must be a path"),
     ("a folder of something else", sample(Place.folder), FAILED, "no checkpoint.npz"),
     ("a picture instead", sample(lambda p: p.run / "samples/step_000000.png"), FAILED, "not a checkpoint"),
@@ -416,8 +416,8 @@ def test_the_table_would_notice(good, monkeypatch, capsys):
     ("train_mnist", ["--stpes", "5"], USAGE, "did you mean --steps"),
     ("train_mnist", ["--resume"], USAGE, "found no run"),
     ("train_mnist", ["--data-dir", "nowhere", "--device", "cpu"], FAILED, "there is no folder nowhere"),
-    ("sample", ["--checkpoint", "nowhere"], FAILED, "no checkpoint at"),
-    ("sample", [b"--checkpoint", b"caf\xe9"], FAILED, "no checkpoint at"),
+    ("sample", ["--checkpoint", "nowhere"], FAILED, "no file"),
+    ("sample", [b"--checkpoint", b"caf\xe9"], FAILED, "no file"),
     ("train_mnist", [b"--data-dir", b"caf\xe9", b"--device", b"cpu"], FAILED, "there is no folder"),
 ])
 def test_as_a_process_of_its_own(tmp_path, script, words, code, text):

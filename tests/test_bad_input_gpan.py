@@ -114,9 +114,9 @@ TRAIN = [
     # substrates
     ("no such substrate", substrate(lambda p: p.root / "no.png"), FAILED, "no.png: there is no such file"),
     ("substrate is a web page", substrate(lambda p: p.file("shirt.png", WEB_PAGE)), FAILED, "shirt.png: not a picture"),
-    ("substrate is empty", substrate(lambda p: p.file("shirt.png", b"")), FAILED, "an empty file"),
+    ("substrate is empty", substrate(lambda p: p.file("shirt.png", b"")), FAILED, "it is empty"),
     ("substrate is cut off", substrate(lambda p: p.file("x.png", cut((p.data / "red.png").read_bytes()))), FAILED,
-     "damaged or cut off"),
+     "cut off, damaged"),
     ("substrate is white", substrate(lambda p: p.picture("white.png", 255)), FAILED, "no object found"),
     ("substrate without background", substrate(lambda p: p.picture("grey.png", 99)), FAILED, "no background found"),
     ("one good substrate, one bad", lambda p: ["--substrate", str(p.data / "red.png"), "--substrate",
@@ -126,7 +126,7 @@ TRAIN = [
     ("a folder of white pictures", substrate(lambda p: p.picture("folder/white.png", 255).parent), FAILED,
      "none of the 1 images"),
     ("a folder among files", lambda p: ["--substrate", str(p.data / "red.png"), "--substrate", str(p.folder())], FAILED,
-     "a folder, not a picture"),
+     "a folder, not a file"),
     # numbers
     ("size between", flags("--size", "96"), USAGE, "96"),
     ("size too small", flags("--size", "32"), USAGE, "32"),

@@ -24,10 +24,10 @@ from script_tools import real_mnist
 
 from tinygan.data import Batches, cache_dir, download, load_mnist, mnist, read_images, read_labels, to_canvas
 from tinygan.data.batches import _double
-from tinygan.data.make_bundled import first_of_each
-from tinygan.data.make_bundled import main as make_bundled
 from tinygan.data.sets import find_set
 from tinygan.errors import TinyganError, UsageError
+from weights.make_bundled import first_of_each
+from weights.make_bundled import main as make_bundled
 
 REAL = real_mnist()  # read before the fixture below takes it away
 real_data = pytest.mark.skipif(not REAL, reason="TINYGAN_DATA names no folder with the four MNIST files")
@@ -625,7 +625,7 @@ def test_unwritable_folder_is_one_line_and_asks_one_mirror(tmp_path, server):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_full_disk(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(download, "_writable", lambda part: open("/dev/full", "wb", buffering=0))
+    monkeypatch.setattr(download, "_writable", lambda part, mode: open("/dev/full", mode, buffering=0))
     server.files["small"] = b"ten bytes."
     for name in ("large", "small"):
         with pytest.raises(TinyganError, match="cannot write"):

@@ -150,7 +150,7 @@ def test_a_damaged_tiff_is_one_line_and_libtiff_says_nothing(tmp_path, rng, capf
     good = save(tmp_path / "a.tif", array, compression="tiff_lzw").read_bytes()
     for place in (10, 11, 12):
         (tmp_path / "a.tif").write_bytes(good[:place] + b"\xff\xff\xff" + good[place + 3:])
-        with pytest.raises(TinyganError, match="damaged or cut off") as caught:
+        with pytest.raises(TinyganError, match="cut off, damaged") as caught:
             read_image(tmp_path / "a.tif")
         assert "\n" not in str(caught.value)
     os.write(2, b"still there")
@@ -199,14 +199,14 @@ def test_a_damaged_orientation_is_passed_over(tmp_path):
 def bad_files(folder, rng):
     """(path, words of the one line)."""
     array = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    yield folder / "absent.png", "there is no such file"
-    yield folder, "a folder, not a picture"
+    yield folder / "absent.png", "no file"
+    yield folder, "a folder, not a file"
     for name, data, words in (
-        ("empty.png", b"", "an empty file"),
+        ("empty.png", b"", "it is empty"),
         ("page.jpg", b"\n<!DOCTYPE html><html><body>404</body></html>", "it is a web page"),
         ("drawing.png", b'<svg xmlns="http://www.w3.org/2000/svg"></svg>', "it is a drawing in SVG"),
         ("text.png", b"no picture at all", "not a picture"),
-        ("head.png", b"\x89PNG\r\n\x1a\n", "not a picture|damaged or cut off"),
+        ("head.png", b"\x89PNG\r\n\x1a\n", "not a picture|cut off, damaged"),
         ("bomb.png", png(20_000, 20_000, 8, 0, b""), "more than 67,108,864 pixels"),
         ("large.png", png(9_000, 9_000, 8, 0, b""), "9,000 x 9,000 pixels"),
         ("wide.png", png(2**31 - 1, 1, 8, 0, b""), "more than 67,108,864 pixels"),
@@ -217,7 +217,7 @@ def bad_files(folder, rng):
                           ("a.tif", {"compression": "tiff_lzw"}), *((("a.avif", {}),) if AVIF else ())):
         data = save(folder / name, array, **options).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
-        yield folder / name, "damaged or cut off|not a picture"
+        yield folder / name, "cut off, damaged|damaged or cut off|not a picture"
     for name, picture, words in (
         ("float.tif", Image.fromarray(array[..., 0].astype(np.float32)), "floating-point numbers, .*save it as a PNG"),
         ("deep.tif", Image.fromarray(array[..., 0].astype(np.int32)), "numbers of 32 bits, .*save it as a PNG"),
@@ -242,7 +242,7 @@ def test_bad_files_get_one_line(tmp_path, rng):
         with pytest.raises(TinyganError, match=words) as caught:
             read_image(path)
         text = str(caught.value)
-        assert "\n" not in text and text.startswith(str(path)) and caught.value.exit_code == 1
+        assert "\n" not in text and str(path) in text and caught.value.exit_code == 1
         seen += 1
     assert seen == 23 + AVIF
 

@@ -23,7 +23,7 @@ MAX_READ = 2500
 
 # Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
 FLOORS = {
-    0: ["errors", "files", "kernels", "signals", "streams", "hdf5", "torchfile", "classes"],
+    0: ["errors", "files", "kernels", "signals", "streams", "hdf5", "classes"],
     1: ["arrays"],
     2: ["engine"],
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
@@ -229,7 +229,7 @@ PLAIN_NAMES = {"forward", "parameters", "unfreeze", "shape", "ndim", "size", "dt
 NO_DOCSTRING = {  # one line each, under a comment or a class that says it for all
     "tinygan/cli.py": {"Parser.parse_args", "positive_int", "non_negative_int", "positive_float",
                        "non_negative_float", "probability"},
-    "tinygan/data/batches.py": {"Batches.batches_per_epoch"}, "tinygan/data/make_bundled.py": {"main"},
+    "tinygan/data/batches.py": {"Batches.batches_per_epoch"},
     "tinygan/engine.py": {"Profile.add"},
     "tinygan/models/digits.py": {"check_format"}, "tinygan/run.py": {"Progress.line"},
 }

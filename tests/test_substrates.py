@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.data import substrates
+from tinygan.data import shapes
+from tinygan.data.shapes import SHAPES
 from tinygan.data.substrates import (
     NEAR_WHITE,
-    SHAPES,
     border_region,
     condition,
     drawn_shapes,
@@ -86,7 +86,7 @@ def test_a_discs_area():
     """Coverage of at least half: the mask's area is the disc's, to a part of the outline's pixels."""
     grid = (np.arange(200, dtype=np.float32) + 0.5) / 100 - 1
     outline = SHAPES["disc"](grid[None, :] / 0.8, grid[:, None] / 0.8)
-    covered = substrates._coverage(outline)
+    covered = shapes._coverage(outline)
     assert covered.dtype == np.float32
     assert covered.sum() * 0.01**2 == pytest.approx(np.pi * (0.92 * 0.8) ** 2, rel=1e-3)
     assert (covered >= 0.5).sum() * 0.01**2 == pytest.approx(np.pi * (0.92 * 0.8) ** 2, rel=5e-3)
@@ -94,10 +94,10 @@ def test_a_discs_area():
 
 def test_colours_are_never_near_white():
     rng = np.random.default_rng(0)
-    colours = np.stack([substrates._colour(rng, 3) for _ in range(2000)])
+    colours = np.stack([shapes._colour(rng, 3) for _ in range(2000)])
     assert colours.min(axis=1).max() <= 0.61 and colours.min() > -0.7
     assert np.ptp(colours, axis=1).max() > 1  # strong colours are among them
-    assert max(substrates._colour(rng, 1)[0] for _ in range(200)) <= 0.61
+    assert max(shapes._colour(rng, 1)[0] for _ in range(200)) <= 0.61
 
 
 @pytest.mark.parametrize("call", [lambda: drawn_shapes(32, kinds=["cube"]), lambda: drawn_shapes(32, kinds=[]),

@@ -14,7 +14,7 @@ import pytest
 from vgg16_tools import small_weights
 
 from tinygan.errors import TinyganError
-from tinygan.torchfile import OLD_MAGIC, OLD_VERSION, is_torch_file, read_state_dict
+from weights.torchfile import OLD_MAGIC, OLD_VERSION, is_torch_file, read_state_dict
 
 STORED = Path(__file__).with_name("data")
 MAX = 1 << 20

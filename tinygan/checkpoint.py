@@ -5,9 +5,8 @@ executed, in writing or in reading. The bytes are decided by the content alone (
 path): two runs that reached the same state have equal files. Writing is whole or not at all and survives a
 kill at any moment (files.py).
 
-Reading believes nothing: each member's declared shape must account for exactly the bytes that are stored, and
-this is checked before any array is allocated, so that a file of 300 bytes that declares terabytes costs 300
-bytes.
+In reading, each member's declared shape must account for exactly the bytes that are stored. This is checked
+before any array is allocated, so that a file of 300 bytes that declares terabytes costs 300 bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import json
 import math
 import os
 import re
-import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -25,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.errors import TinyganError
-from tinygan.files import whole_file
+from tinygan.errors import Refused, TinyganError
+from tinygan.files import reading, reason_of, whole_file
 
 FILE_NAME = "checkpoint.npz"
 FORMAT = "tinygan checkpoint"
@@ -68,56 +66,36 @@ def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta: Mappin
                     np.lib.format.write_array(out, array, version=(1, 0), allow_pickle=False)
     except OSError as error:
         raise TinyganError(
-            f"cannot write checkpoint {path}: {_reason(error)}; {_state_of(Path(path))}"
+            f"cannot write checkpoint {path}: {reason_of(error)}; {_state_of(Path(path))}"
         ) from error
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
-    """Read a checkpoint: the file, or the run folder that holds checkpoint.npz. Returns (arrays, meta).
+    """Read a checkpoint, the file or the run folder that holds checkpoint.npz; return (arrays, meta).
 
     The arrays are fresh, writable and in native byte order. Raises TinyganError, one line that names the
     file, when it is absent, cut off, damaged, not a checkpoint, of another format version, or declares more
     than it holds.
     """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            if not (path / FILE_NAME).exists():
-                raise TinyganError(
-                    f"no {FILE_NAME} in folder {path}: give the folder of a run that has saved at least once"
-                )
-            path = path / FILE_NAME
-        # Ask before opening: opening a pipe or a device would wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise TinyganError(f"{path} is not a file: give the folder of a run, or its {FILE_NAME}")
-        with open(path, "rb") as file:
-            arrays = _read_members(file, path.stat().st_size)
+    folder = Path(path)
+    if os.path.isdir(folder):
+        path = folder / FILE_NAME
+        if not path.exists():
+            raise TinyganError(
+                f"no {FILE_NAME} in folder {folder}: give the folder of a run that has saved at least once"
+            )
+    with reading(path, math.inf, hint=f"give the folder of a run, or its {FILE_NAME}", damage=_DAMAGE) as file:
+        arrays = _read_members(file, os.fstat(file.fileno()).st_size)
         header = _read_header(arrays.pop(META, None))
         # A zip whose directory lost an entry is still a zip: the header says what must be there.
         if header["arrays"] != sorted(arrays):
-            raise _Refused(f"parts of it are missing; {_DAMAGED}")
+            raise Refused(f"parts of it are missing; {_DAMAGED}")
         return arrays, header["meta"]
-    except FileNotFoundError as error:
-        raise TinyganError(
-            f"no checkpoint at {path}: give the folder of a run, or its {FILE_NAME}"
-        ) from error
-    except PermissionError as error:
-        raise TinyganError(f"cannot read checkpoint {path}: {_reason(error)}: ask its owner for access") from error
-    except _Refused as error:
-        raise TinyganError(f"cannot use checkpoint {path}: {error}") from error
-    except _DAMAGE as error:
-        hint = "it is cut off, damaged or not a checkpoint; use another copy, or start a new run"
-        raise TinyganError(f"cannot read checkpoint {path}: {_reason(error)}: {hint}") from error
 
 
-class _Refused(Exception):
-    """The file can be read but must not be used; the text says why and what to do."""
-
-
-# What zipfile and numpy raise for damaged bytes (found by mutating files at random), and what the system says.
+# What zipfile and numpy raise for damaged bytes (found by mutating files at random).
 _DAMAGE = (
     zipfile.BadZipFile,
-    OSError,
     EOFError,
     ValueError,
     OverflowError,
@@ -135,13 +113,13 @@ def _read_members(file, size: int) -> dict[str, np.ndarray]:
         for member in members:
             # A stored member cannot be larger than the file it lies in: that alone rules out every zip bomb.
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise _Refused(f'"{member.filename}" is compressed, which checkpoints never are; {_DAMAGED}')
+                raise Refused(f'"{member.filename}" is compressed, which checkpoints never are; {_DAMAGED}')
         if sum(member.file_size for member in members) > size:
-            raise _Refused(f"its parts claim more bytes than the file has ({size:,}); {_DAMAGED}")
+            raise Refused(f"its parts claim more bytes than the file has ({size:,}); {_DAMAGED}")
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name in arrays or name == member.filename:
-                raise _Refused(f'it holds an unexpected part "{member.filename}"; {_DAMAGED}')
+                raise Refused(f'it holds an unexpected part "{member.filename}"; {_DAMAGED}')
             arrays[name] = _read_array(name, archive.read(member))  # read() checks the CRC
     return arrays
 
@@ -153,15 +131,15 @@ _HEADER = re.compile(
 
 
 def _read_array(name: str, data: bytes) -> np.ndarray:
-    """One .npy member. The header is matched against the one form numpy writes, never evaluated as Python."""
+    """Read one .npy member. The header is matched against the one form numpy writes, never evaluated as Python."""
     start = 10 + struct.unpack("<H", data[8:10].ljust(2, b"\0"))[0]
     header = _HEADER.fullmatch(data[10:start])
     if data[:8] != _NPY or header is None:
         if data[:8] == _NPY and b"'|O'" in data[10:start]:
-            raise _Refused(f'array "{name}" holds Python objects, which are never loaded; {_DAMAGED}')
-        raise _Refused(f'array "{name}" has an unknown header; {_DAMAGED}')
+            raise Refused(f'array "{name}" holds Python objects, which are never loaded; {_DAMAGED}')
+        raise Refused(f'array "{name}" has an unknown header; {_DAMAGED}')
     if header[2].decode() not in KINDS:
-        raise _Refused(f'array "{name}" has type {header[1].decode()}, unlike any checkpoint; {_DAMAGED}')
+        raise Refused(f'array "{name}" has type {header[1].decode()}, unlike any checkpoint; {_DAMAGED}')
     try:
         dtype = np.dtype(header[1].decode())
     except TypeError as error:
@@ -169,7 +147,7 @@ def _read_array(name: str, data: bytes) -> np.ndarray:
     shape = tuple(int(extent) for extent in header[4].decode().split(",") if extent.strip())
     declared, stored = math.prod(shape) * dtype.itemsize, len(data) - start
     if declared != stored:
-        raise _Refused(f'array "{name}" declares {declared:,} bytes but {stored:,} are stored; {_DAMAGED}')
+        raise Refused(f'array "{name}" declares {declared:,} bytes but {stored:,} are stored; {_DAMAGED}')
     flat = np.frombuffer(data, dtype, offset=start)
     array = flat.reshape(shape, order="F" if header[3] == b"True" else "C")
     return array.astype(dtype.newbyteorder("="), order="C")  # a copy: writable, and `data` can go
@@ -180,37 +158,32 @@ def _read_header(array: np.ndarray | None) -> dict:
         f"it is another program's file (no tinygan header); give the folder of a run, or its {FILE_NAME}"
     )
     if array is None or array.shape != () or array.dtype.kind != "U":
-        raise _Refused(foreign)
+        raise Refused(foreign)
     try:
         header = json.loads(array.item())
     except (ValueError, RecursionError) as error:
-        raise _Refused(f"its header is not JSON ({_reason(error)}); {_DAMAGED}") from error
+        raise Refused(f"its header is not JSON ({reason_of(error)}); {_DAMAGED}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise _Refused(foreign)
+        raise Refused(foreign)
     if header.get("version") != VERSION:
-        raise _Refused(
+        raise Refused(
             f"its format version is {header.get('version')!r} and this tinygan reads {VERSION}; "
             "use the tinygan that wrote it, or start a new run"
         )
     if not isinstance(header.get("meta"), dict) or not isinstance(header.get("arrays"), list):
-        raise _Refused(f"its header is incomplete; {_DAMAGED}")
+        raise Refused(f"its header is incomplete; {_DAMAGED}")
     return header
 
 
 def _plain(value):
-    """JSON for NumPy's scalars and arrays, which sit in random-generator states and counters."""
+    """Convert NumPy's scalars and arrays, which random-generator states and counters hold, to JSON's types."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"a checkpoint's meta cannot hold a {type(value).__name__}")
 
 
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
-
-
 def _state_of(path: Path) -> str:
-    """What the user still has after a failed write, and what to do about it."""
+    """Say which file is left after a failed write, and what to do."""
     try:
         if path.is_file():
             return "the previous checkpoint is intact: make room or make the folder writable, then --resume"

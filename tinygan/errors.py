@@ -15,6 +15,10 @@ class GraphError(TinyganError):
     """A tensor was used in a way its graph or its shape does not allow."""
 
 
+class Refused(Exception):
+    """A file can be read but must not be used; the text says why. `files.reading` makes a TinyganError of it."""
+
+
 class UsageError(TinyganError):
     """The command or call itself was wrong (a flag, a value, a combination)."""
 

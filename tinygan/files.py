@@ -1,9 +1,9 @@
-"""Write a file whole or not at all; tell what is in files and folders from what only seems to be.
+"""Files: `reading` opens one from an unknown source, `whole_file` writes one completely or not at all.
 
-The bytes go to one fixed temporary name beside the target and move over it in a single step (os.replace):
-whoever looks, at any moment and after any crash, finds the old file or the new one, never half of either. The
-temporary name is fixed, so a run that is killed leaves at most one such file and the next write replaces it.
-A link stays a link: the file that it names is replaced, with the temporary one beside that.
+Written bytes go to one fixed temporary name beside the target, which os.replace then renames in a single step: at any
+moment and after any crash there is the old file or the new one, never half of either. The temporary name is fixed, so
+a killed run leaves at most one such file and the next write replaces it. A link stays a link: the file that it names
+is replaced, with the temporary one beside that.
 """
 
 from __future__ import annotations
@@ -18,17 +18,70 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tinygan.errors import Refused, TinyganError
+
 LEFT_BY_SYSTEMS = {".ds_store", ".localized", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory"}
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open `path` for binary writing; it changes only when the block ends without an error.
+def reading(path: str | os.PathLike, most: float, *, hint: str = "",
+            damage: tuple[type[Exception], ...] = ()) -> Iterator[BinaryIO]:
+    """Open a file from an unknown source for binary reading; turn every fault into one line that names the file.
 
-    durable: also wait until the bytes, and the folder's entry for them, are on the disk (fsync), so that a
-    power cut loses nothing either. Checkpoints want this; pictures do not. What is no file (a pipe, /dev/stdout)
-    is written into as it is. Raises OSError as the system gives it; the previous file is then untouched and the
-    temporary one is gone.
+    Its kind and size are checked first: opening a pipe would wait for its other end. most: the bytes it may have.
+    hint: what to name where there is no such file. damage: what the parser in the block raises for damaged bytes.
+    Raises TinyganError where the file is absent, no file, empty, too large, not readable, or where the block raises
+    `Refused`, OSError or one of `damage`.
+    """
+    name, hint, opened = shown(path), hint and f": {hint}", False
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise Refused(f"it is {'a folder, ' if stat.S_ISDIR(info.st_mode) else ''}not a file{hint}")
+        if not info.st_size:
+            raise Refused("it is empty; use another copy")
+        if info.st_size > most:
+            raise Refused(f"it has {info.st_size:,} bytes, more than the {most:,} such a file may have; "
+                          "use another copy")
+        with open(path, "rb") as file:
+            opened = True
+            yield file
+    except Refused as error:
+        raise TinyganError(f"cannot use {name}: {error}") from None
+    except FileNotFoundError:
+        raise TinyganError(f"no file {name}{hint}") from None
+    except (OSError, ValueError, *damage) as error:  # ValueError of the system: a zero byte in the name
+        if opened and not isinstance(error, (OSError, *damage)):
+            raise
+        reason = reason_of(error)
+        if isinstance(error, PermissionError):
+            reason += "; ask its owner for access"
+        elif opened:
+            reason = f"it is cut off, damaged or was made by another program; use another copy ({reason})"
+        else:
+            reason += hint
+        raise TinyganError(f"cannot read {name}: {reason}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason that an exception gives, on one line of at most 120 characters."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:120]
+
+
+def shown(path: str | os.PathLike) -> str:
+    """Return the path as printable text on one line, whatever bytes its name holds."""
+    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open `path` for binary writing; the file changes only when the block ends without an error.
+
+    durable: also wait until the bytes, and the folder's entry for them, are on the disk (fsync), so that a power cut
+    loses nothing either; used for checkpoints, not for pictures. What is no file (a pipe, /dev/stdout) is written
+    into directly. Raises OSError as the system gives it; the previous file is then unchanged and the temporary one is
+    removed.
     """
     if _is_stream(path):
         with open(path, "wb") as file:
@@ -54,7 +107,7 @@ def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Bi
 
 
 def put_aside(path: str | os.PathLike) -> Path:
-    """Rename the file at `path` to the first free of NAME-kept-1.EXT, NAME-kept-2.EXT ... beside it; return that.
+    """Rename the file at `path` to the first free name of NAME-kept-1.EXT, NAME-kept-2.EXT ...; return the new path.
 
     Of a link the file that it names is renamed, and the link stays. Raises OSError as the system gives it.
     """
@@ -66,13 +119,12 @@ def put_aside(path: str | os.PathLike) -> Path:
 
 
 def is_systems(name: str) -> bool:
-    """Whether a file of this name is what a file manager leaves in a folder that it has shown: one with nothing else is
-    empty to its owner."""
+    """Tell whether file managers leave a file of this name in folders; a folder with no other file counts as empty."""
     return name.lower() in LEFT_BY_SYSTEMS or name.startswith("._")
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:
-    """Compute a hash of arrays, by which to tell whether others are the same: their bytes, types and shapes count."""
+    """Compute a hash of the bytes, dtypes and shapes of arrays: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}\n".encode())
@@ -81,7 +133,7 @@ def hash_arrays(*arrays: np.ndarray) -> str:
 
 
 def _is_stream(path: str | os.PathLike) -> bool:
-    """Whether there is something at `path` that is neither file nor folder: it must never be replaced by a file."""
+    """Tell whether `path` is neither file nor folder: a pipe or device must never be replaced by a file."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

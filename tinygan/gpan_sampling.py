@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tinygan.classes import find_classes
-from tinygan.data.idx import shown
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.device import Device
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
+from tinygan.files import shown
 from tinygan.gpan_measure import AT_ONCE, paint
 from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator
 from tinygan.runfiles import read_config

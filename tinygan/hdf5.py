@@ -1,17 +1,16 @@
-"""Reading weights from an HDF5 file that nobody vouches for.
+"""HDF5 files from an unknown source: checked reading and whole writing of weights.
 
-HDF5 is more than a table of arrays. A name in a file can lead to another file of the reader's disk (external links
-and storage, virtual data sets), and a kilobyte can declare terabytes. So nothing is opened here before the kind of its
-link was looked at, and no array is read unless its type and shape are those the caller expects, all of its bytes are
-in the file, and no filter stands between them and the reader but a checksum. Where a caller allows it, arrays that are
-gzip-compressed are read, too: chunk by chunk, and no chunk may grow beyond the size that it declares.
+HDF5 is more than a table of arrays. A name in a file can lead to another file on the reader's disk (external links
+and storage, virtual data sets), and a kilobyte can declare terabytes. So the kind of a link is checked before anything
+is opened, and an array is read only if its type and shape are those the caller expects, all of its bytes are in the
+file, and no filter was applied to them but a checksum. Where a caller allows it, gzip-compressed arrays are read, too:
+chunk by chunk, and no chunk may grow beyond the size that it declares.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,52 +18,40 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.errors import TinyganError
-from tinygan.files import whole_file
+from tinygan.errors import Refused, TinyganError
+from tinygan.files import reading, reason_of, whole_file
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+TO_CONVERT = (b"PK\x03\x04", b"\x80\x02")  # how PyTorch's files and .keras archives begin
 CHUNK_BYTES = 4 << 20  # of what is written; a checksum covers a chunk, which HDF5 reads whole before it hands it over
 MAX_DEPTH, MAX_NAMES = 6, 10_000  # of a search through groups, which hard links can make endless
 _DAMAGED = "it is cut off, damaged or was made by another program; use another copy"
-# What h5py raises for damaged bytes (found by changing bytes at random), and what the system says.
-_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError,
-           zlib.error)
-
-
-class Refused(Exception):
-    """The file can be read but must not be used; the text says why. `open_hdf5` makes a TinyganError of it."""
+# What h5py raises for damaged bytes (found by changing bytes at random).
+_DAMAGE = (KeyError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError, MemoryError, zlib.error)
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike, *, max_bytes: int, compressed: bool = False) -> Iterator[Reader]:
-    """Open `path` to read from it; compressed: arrays may be gzip-compressed. Raises TinyganError, one line naming the
-    file, for whatever is wrong with it, also with what is read inside the block; `Refused` raised in the block is
-    turned into such a line."""
+def open_hdf5(path: str | os.PathLike, *, max_bytes: int, compressed: bool = False,
+              convert: str = "") -> Iterator[Reader]:
+    """Open an HDF5 file for checked reading.
+
+    compressed: arrays may be gzip-compressed. convert: the command that makes an HDF5 file of PyTorch's, where there
+    is one. Raises TinyganError, one line that names the file, for every fault, also of what is read inside the block
+    (see `files.reading`).
+    """
     h5py = import_h5py()
-    try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):  # asked first: opening a pipe would wait for its other end
-            raise Refused("it is not a file; name a weight file")
-        if info.st_size > max_bytes:
-            raise Refused(f"it has {info.st_size:,} bytes, more than the {max_bytes:,} such a file may have; "
-                          "use another copy")
-        with open(path, "rb") as raw:
-            start = raw.read(len(SIGNATURE))
+    with reading(path, max_bytes, hint="name a weight file", damage=_DAMAGE) as raw:
+        start = raw.read(len(SIGNATURE))
+        if convert and start.startswith(TO_CONVERT):
+            raise Refused(f"it is a PyTorch file or a .keras archive; convert it first: {convert}")
         if start != SIGNATURE:
-            raise Refused(f"it is {'not an HDF5 file' if start else 'empty'}; use another copy")
+            raise Refused("it is not an HDF5 file; use another copy")
         with h5py.File(path, "r", locking=False) as file:  # no lock: it may lie where nothing can be written
             yield Reader(file, h5py, compressed)
-    except FileNotFoundError:
-        raise TinyganError(f"no file {path}") from None
-    except Refused as error:
-        raise TinyganError(f"cannot use {path}: {error}") from None
-    except _DAMAGE as error:
-        reason = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:120]
-        raise TinyganError(f"cannot read {path}: {_DAMAGED} ({reason})") from None
 
 
 class Reader:
-    """An open file: its attributes, names and arrays, each checked before it is read."""
+    """An open HDF5 file: its attributes, names and arrays, each checked before it is read."""
 
     def __init__(self, file: Any, h5py: Any, compressed: bool = False) -> None:
         self._file, self._h5py = file, h5py
@@ -73,7 +60,8 @@ class Reader:
             self._filters |= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """A text or a number from the head of the file. Refused if it is an array, or absent without a `default`."""
+        """Read an attribute of the file, a text or a number. Raises Refused if it is an array, or absent without a
+        `default`."""
         if name not in self._file.attrs:
             if default is not None:
                 return default
@@ -88,7 +76,7 @@ class Reader:
         return value if isinstance(value, str) else value.item()
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        """An attribute of `count` finite numbers; Refused if it is anything else."""
+        """Read an attribute of `count` finite numbers. Raises Refused if it is anything else."""
         if name not in self._file.attrs:
             raise Refused(f"it lacks the attribute {name!r}; {_DAMAGED}")
         kind = self._file.attrs.get_id(name)
@@ -100,7 +88,7 @@ class Reader:
         return values
 
     def lines(self, name: str, count: int, *, max_size: int) -> tuple[str, ...]:
-        """Read `count` printable lines of UTF-8 stored as bytes; Refused if they are anything else."""
+        """Read `count` printable lines of UTF-8 stored as bytes. Raises Refused if they are anything else."""
         raw = self.array(name, self.shape(name, ("uint8",), max_size=max_size), ("uint8",))
         lines = raw.tobytes().decode("utf-8", errors="replace").split("\n")
         if len(lines) != count or not all(line.isprintable() and line.strip() for line in lines):
@@ -108,38 +96,38 @@ class Reader:
         return tuple(lines)
 
     def attributes(self) -> dict[str, Any]:
-        """All attributes of the head of the file."""
+        """Read all attributes of the file."""
         return {name: self.attribute(name) for name in self._file.attrs}
 
     def names(self, group: str = "") -> list[str]:
-        """The members of a group, without opening them; Refused if one is a link to elsewhere."""
-        found = self._open(group)
-        if not isinstance(found, self._h5py.Group):
+        """List the members of a group without opening them. Raises Refused if one is a link to elsewhere."""
+        members = self._open(group)
+        if not isinstance(members, self._h5py.Group):
             raise Refused(f"{group!r} is not a group; {_DAMAGED}")
-        for name in found:
-            self._check_link(found, name)
-        return sorted(found)
+        for name in members:
+            self._check_link(members, name)
+        return sorted(members)
 
     def arrays(self, group: str = "", *, depth: int = MAX_DEPTH) -> list[str]:
-        """The full names of all arrays in a group and the groups below it, as deep as `depth`; nothing is read.
-        Refused if one is a link to elsewhere, or if the groups go deeper or hold too many names."""
-        found: list[str] = []
-        self._list_arrays(group, depth, found)
-        return found
+        """List the full names of all arrays in a group and the groups below it, at most `depth` deep; nothing is read.
+        Raises Refused if one is a link to elsewhere, or if the groups go deeper or hold too many names."""
+        names: list[str] = []
+        self._list_arrays(group, depth, names)
+        return names
 
-    def _list_arrays(self, group: str, depth: int, found: list[str]) -> None:
-        if depth < 1 or len(found) > MAX_NAMES:
+    def _list_arrays(self, group: str, depth: int, names: list[str]) -> None:
+        if depth < 1 or len(names) > MAX_NAMES:
             raise Refused(f"the groups in {group!r} go too deep or hold too much; {_DAMAGED}")
         for member in self.names(group):
             name = f"{group}/{member}" if group else member
             if isinstance(self._open(name), self._h5py.Group):
-                self._list_arrays(name, depth - 1, found)
+                self._list_arrays(name, depth - 1, names)
             else:
-                found.append(name)
+                names.append(name)
 
     def array(self, name: str, shape: tuple[int, ...], kinds: tuple[str, ...], *, finite: bool = True) -> np.ndarray:
-        """The array `name`, in native byte order. kinds: dtypes it may be stored in, such as ("float16",
-        "float32"). Refused where it is not an ordinary, complete array of that shape and (finite) of finite
+        """Read the array `name`, in native byte order. kinds: dtypes it may be stored in, such as ("float16",
+        "float32"). Raises Refused where it is not an ordinary, complete array of that shape and (finite) of finite
         numbers."""
         data = self._dataset(name)
         if data.shape != shape:
@@ -151,8 +139,8 @@ class Reader:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def shape(self, name: str, kinds: tuple[str, ...], *, max_size: int) -> tuple[int, ...]:
-        """The declared shape of the array `name`, after all checks of `array` that need no reading.
-        Refused also where it has no numbers or more than max_size."""
+        """Return the declared shape of the array `name`, after all checks of `array` that need no reading.
+        Raises Refused also where it has no numbers or more than max_size."""
         data = self._dataset(name)
         if not data.shape or not 0 < math.prod(data.shape) <= max_size:
             raise Refused(f"{name!r} declares {_shown(data.shape)}, where 1 to {max_size:,} numbers can be; {_DAMAGED}")
@@ -168,7 +156,8 @@ class Reader:
         return data
 
     def _check_stored(self, name: str, data: Any, kinds: tuple[str, ...]) -> None:
-        """The type is one of `kinds`, no filter but those allowed, and every number is in the file."""
+        """Check that the type is one of `kinds`, that there is no filter but those allowed, and that every number is in
+        the file."""
         if data.dtype.kind not in "fiu" or data.dtype.newbyteorder("=").name not in kinds:
             raise Refused(f"{name!r} holds {data.dtype}, not {' or '.join(kinds)}; {_DAMAGED}")
         filters = _filters(data)
@@ -190,7 +179,7 @@ class Reader:
             raise Refused(f"{name!r} declares {size:,} bytes but {data.id.get_storage_size():,} are stored; {_DAMAGED}")
 
     def _inflated(self, name: str, data: Any) -> np.ndarray:
-        """The numbers of an array of gzip-compressed chunks. HDF5's own reader lets a chunk grow without end."""
+        """Decompress an array of gzip-compressed chunks. HDF5's own reader lets a chunk grow without end."""
         h5z, values = self._h5py.h5z, np.empty(data.shape, data.dtype)
         size, creation = math.prod(data.chunks) * data.dtype.itemsize, data.id.get_create_plist()
         steps = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
@@ -241,9 +230,9 @@ def _shown(shape: tuple[int, ...] | None) -> str:
 
 
 def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Write arrays (names with "/" make groups) and attributes, whole or not at all, in a form `Reader` takes.
+    """Write arrays (names with "/" make groups) and attributes, completely or not at all, in a form `Reader` reads.
 
-    Structure and arrays carry checksums, so that one changed bit is noticed; there is no clock in the file. Arrays
+    Structure and arrays carry checksums, so that one changed bit is detected; the file holds no date. Arrays
     are stored in chunks of whole rows, about 4 MiB each: HDF5 takes none of 4 GiB, and reads a chunk whole to check it.
     Raises TinyganError where nothing can be written.
     """
@@ -255,18 +244,18 @@ def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], attrib
             for name, array in arrays.items():
                 file.create_dataset(name, data=array, chunks=_rows(array), fletcher32=True)
     except OSError as error:
-        raise TinyganError(f"cannot write {path}: {error.strerror or error}; choose another place") from None
+        raise TinyganError(f"cannot write {path}: {reason_of(error)}; choose another place") from None
 
 
 def _rows(array: np.ndarray) -> tuple[int, ...]:
-    """The shape of a chunk: whole rows (along axis 0), about CHUNK_BYTES of them. All chunks are of nearly one size,
-    because the last is stored whole even if half of it is beyond the array's edge."""
+    """Compute the shape of a chunk: whole rows (along axis 0), about CHUNK_BYTES of them. All chunks are of nearly one
+    size, because the last is stored whole even if half of it lies beyond the array's edge."""
     chunks = max(-(-array.nbytes // CHUNK_BYTES), 1)
     return (-(-len(array) // chunks), *array.shape[1:])
 
 
 def import_h5py() -> Any:
-    """The module h5py, or a TinyganError that says how to get it."""
+    """Import h5py; raise a TinyganError that says how to get it where it is missing."""
     try:
         import h5py
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""One file from one of several mirrors, so that a failed download is never worse than none.
+"""Downloads: one file from one of several mirrors, and the folder that downloads are kept in.
 
 Bytes go to a file beside the wanted one, with `.part` at the end of its name. Only when its checksum is right
-is it renamed, in one step, to the wanted name; so a file under that name is always whole, whatever broke off
-on the way. A mirror that refuses, breaks off, dawdles or sends something else is left for the next one. The
-last word, when all have failed, is one line that says what each did and where to put the file by hand.
+is it renamed, in one step, to the wanted name; so a file under that name is always complete. A mirror that refuses,
+breaks off, is slow or sends other bytes is left for the next one. When all have failed, the error is one line with the
+reason of each and the place to put the file by hand.
 """
 
 import hashlib
@@ -14,17 +14,37 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from typing import Any, BinaryIO
 
-from tinygan.data.idx import shown
 from tinygan.errors import TinyganError
+from tinygan.files import shown
 
 SLOWEST = 2048  # bytes per second; below this a mirror counts as stuck (our choice)
 CHUNK = 1 << 16
+
+
+def cache_dir() -> Path:
+    """Return the folder that downloads are kept in (it may not exist yet).
+
+    The first of: $TINYGAN_HOME; $XDG_CACHE_HOME/tinygan; then the system's own: ~/Library/Caches/tinygan
+    (macOS), %LOCALAPPDATA%/tinygan (Windows), ~/.cache/tinygan (elsewhere). A variable that is empty counts
+    as not set. Raises TinyganError when the user has no home folder to fall back on.
+    """
+    try:
+        if home := os.environ.get("TINYGAN_HOME"):
+            return Path(home).expanduser().absolute()
+        xdg = os.environ.get("XDG_CACHE_HOME", "")
+        if os.path.isabs(xdg):  # the XDG rules say to ignore a relative one
+            return Path(xdg) / "tinygan"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "tinygan"
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "tinygan"
+        return Path.home() / ".cache" / "tinygan"
+    except RuntimeError:  # pathlib's answer when there is no home folder
+        raise TinyganError("no home folder to keep downloads in: set TINYGAN_HOME to a folder") from None
 
 
 def fetch(
@@ -35,57 +55,81 @@ def fetch(
     timeout: float = 5.0,
     progress: bool | None = None,
     max_bytes: int = 1 << 30,
+    resume: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Make sure that `path` holds the file with checksum `md5`; return it.
+    """Download the file with checksum `md5` to `path`, unless it is there already; return the path.
 
-    urls are tried in order, each once. timeout (seconds) bounds the wait for a mirror's answer, names looked
-    up and all, and every later pause; a mirror slower than 2 kB/s over that time is given up too. progress:
+    urls are tried in order, each once. timeout (seconds) bounds the wait for a mirror's answer, name look-up
+    included, and every later pause; a mirror slower than 2 kB/s over that time is given up too. progress:
     True a bar (tqdm if it is installed, else lines), False nothing, None a bar on a terminal and one line
-    elsewhere. A file already there with the right checksum is left alone and nothing is asked of the network.
-    Raises TinyganError when no mirror gave the file or the folder cannot be written.
+    elsewhere. resume: keep what has come of a file of exactly max_bytes, and continue there with the next of urls
+    (one may be given several times) or in a later call. Raises TinyganError when no mirror gave the file or the
+    folder cannot be written.
     """
+    from http.client import HTTPException  # here, as below: slow to import and seldom used
+    from urllib.parse import urlsplit
+
     path = Path(path)
     if _md5(path) == md5:
         return path
     part = path.with_name(path.name + ".part")
-    failures = []
+    failures: list[str] = []
+    useless: set[str] = set()  # URLs that sent nothing: asking them again would not help
     for url in urls:
-        host = urlsplit(url).netloc
+        if resume and url in useless:
+            continue
+        host, have = urlsplit(url).netloc, _size(part) if resume else 0
         try:
-            if progress is not False:  # said before asking, since an answer may be long in coming
-                say(f"downloading {path.name} from {host}" + (f" ({failures[-1]})" if failures else ""))
-            _download(url, part, timeout=timeout, max_bytes=max_bytes, meter=_Meter(path.name, progress, say))
-            found = _md5(part)  # of the file as it lies on the disk, not of what was meant to be written
-            if found != md5:
-                raise _Unusable(f"sent other bytes: md5 {found}")
+            if progress is not False:  # before asking, since the answer may take long
+                say(f"downloading {path.name} from {host}" + (f", going on at {have / 1e6:.1f} MB" if have else "")
+                    + (f" ({failures[-1]})" if failures else ""))
+            if have < max_bytes:
+                _download(url, part, have, timeout=timeout, max_bytes=max_bytes,
+                          meter=_Meter(path.name, progress, say))
+            digest = _md5(part)  # of the file on the disk, not of what was meant to be written
+            if digest != md5:
+                part.unlink(missing_ok=True)
+                raise _Unusable(f"sent other bytes: md5 {digest}")
             _rename(part, path)
             return path
         except (OSError, HTTPException, ValueError, _Unusable) as error:
             failures.append(f"{host} ({_reason(error, timeout)})")
+            if not have and not _size(part):
+                useless.add(url)
         finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+            if not resume:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
         if _md5(path) == md5:  # another process was downloading it too, and was first
             return path
+    again = "try again to go on, or " if resume and _size(part) else ""
     raise TinyganError(
-        f"could not download {path.name}: {', '.join(failures) or 'no mirror given'}; "
-        f"get it by hand and put it in {shown(path.parent)}"
+        f"could not download {path.name}: {', '.join(failures[-1:] if resume else failures) or 'no mirror given'}; "
+        f"{again}get it by hand and put it in {shown(path.parent)}"
     )
 
 
 class _Unusable(Exception):
-    """A mirror's answer that is no use."""
+    """A mirror's answer cannot be used; the text says why."""
 
 
-def _download(url: str, part: Path, *, timeout: float, max_bytes: int, meter: "_Meter") -> None:
-    with closing(_open(url, timeout)) as answer:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _download(url: str, part: Path, have: int, *, timeout: float, max_bytes: int, meter: "_Meter") -> None:
+    """Write what `url` sends to `part`, after the `have` bytes in it where the server can send a rest."""
+    with closing(_open(url, timeout, have)) as answer:
+        if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            have = 0
         length = answer.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() else None
+        total = have + int(length) if length.isdecimal() else None
         if total is not None and total > max_bytes:
             raise _Unusable(f"offers {total:,} bytes where at most {max_bytes:,} are expected")
-        received, window_bytes, window_start = 0, 0, time.monotonic()
-        with _writable(part) as out, closing(meter.start(total)):
+        received, window_bytes, window_start = have, 0, time.monotonic()
+        with _writable(part, "ab" if have else "wb") as out, closing(meter.start(total)):
+            meter.update(have)
             while chunk := answer.read1(CHUNK):
                 received += len(chunk)
                 if received > max_bytes:
@@ -108,19 +152,21 @@ def _download(url: str, part: Path, *, timeout: float, max_bytes: int, meter: "_
             raise _Unusable(f"broke off after {received:,} of {total:,} bytes")
 
 
-def _open(url: str, seconds: float):
-    """urlopen with one bound on everything before the first byte of the answer.
+def _open(url: str, seconds: float, have: int = 0) -> Any:
+    """Open a URL, from byte `have` on, with one limit on the time until the first byte of the answer.
 
     urlopen's own timeout starts anew for each address of a host and leaves out the name look-up: without a
-    network that can add up to a minute. So it runs in a thread of its own, and is left behind when the time
-    is over.
+    network that can add up to a minute. So it runs in a separate thread, which is abandoned after `seconds`.
     """
+    from urllib.request import Request, urlopen
+
+    headers = {"User-Agent": "tinygan", **({"Range": f"bytes={have}-"} if have else {})}
     answers: queue.SimpleQueue = queue.SimpleQueue()
     given_up = threading.Event()
 
     def ask() -> None:
         try:
-            answer = urlopen(Request(url, headers={"User-Agent": "tinygan"}), timeout=seconds)
+            answer = urlopen(Request(url, headers=headers), timeout=seconds)
         except Exception as error:
             answers.put(error)
             return
@@ -139,10 +185,10 @@ def _open(url: str, seconds: float):
     return answer
 
 
-def _writable(part: Path):
+def _writable(part: Path, mode: str) -> BinaryIO:
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        return open(part, "wb", buffering=0)  # an older, half-written one is overwritten
+        return open(part, mode, buffering=0)  # an older, half-written one is overwritten
     except OSError as error:
         raise _cannot_write(part, error) from None
 
@@ -163,6 +209,8 @@ def _cannot_write(path: Path, error: OSError) -> TinyganError:
 
 
 def _reason(error: Exception, timeout: float) -> str:
+    from urllib.error import HTTPError, URLError
+
     if isinstance(error, HTTPError):
         error.close()
         return f"HTTP {error.code}"
@@ -174,10 +222,9 @@ def _reason(error: Exception, timeout: float) -> str:
 
 
 def _md5(path: Path) -> str | None:
-    """The file's checksum in hexadecimal; None when there is no such file.
+    """Compute the file's MD5 in hexadecimal; None when there is no such file.
 
-    MD5 is what the mirrors' users pin these files by: it tells damage and mix-ups, and is not meant to stop a
-    forger.
+    MD5 is the checksum published for these files: it detects damage and mix-ups, not forgery.
     """
     digest = hashlib.md5(usedforsecurity=False)
     try:
@@ -190,7 +237,7 @@ def _md5(path: Path) -> str | None:
 
 
 class _Meter:
-    """Progress of one download: a tqdm bar, or a line at every quarter, or nothing (see `fetch`)."""
+    """The progress of one download: a tqdm bar, or a line at every quarter, or nothing (see `fetch`)."""
 
     def __init__(self, name: str, progress: bool | None, say: Callable[[str], None]) -> None:
         self.name, self.say = name, say

@@ -1,8 +1,8 @@
-"""One picture file of any origin as an array, and pictures brought to one size.
+"""Picture files from an unknown source as arrays, and pictures resized.
 
-A file from a stranger's folder may be cut off, a web page under a picture's name, or small on the disk and gigantic in
-memory. So only formats in everyday use are opened, sizes are looked at before anything is unpacked, and every
-failure is one line that names the file.
+Such a file may be cut off, a web page under a picture's name, or small on the disk and gigantic in memory. So only
+formats in everyday use are opened, sizes are checked before anything is decompressed, and every failure is one line
+that names the file.
 """
 
 import contextlib
@@ -11,31 +11,31 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from tinygan.data.idx import shown
-from tinygan.errors import TinyganError, UsageError
+from tinygan.errors import Refused, TinyganError, UsageError
+from tinygan.files import reading, reason_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # the last two where this Pillow has them
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MAX_PIXELS = 1 << 26  # our choice: 67 million, more than most cameras have; takes 1.3 GB to read
+MAX_BYTES = 1 << 30  # of a file, our choice: 67 million pixels of 16 bytes
 FITS = ("stretch", "pad")
 FILTERS = ("lanczos", "box")
 # Pixels of a TIFF that do not say what is black and what white, or that Pillow cannot bring to RGB.
 _OTHER_PIXELS = {"F": "floating-point numbers", "I": "numbers of 32 bits", "LAB": "CIELAB colours"}
 # The words at a fixed place in files of the HEIF family, and what they are.
 _HEIF = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC")}
-# What Pillow raises for damaged bytes, and what the system says.
+# What Pillow raises for damaged bytes.
 _DAMAGE = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
            NotImplementedError, RuntimeError, struct.error)
 
 
 def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
-    """(rgb, alpha) of a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF file (its first frame), told by its content, not its
-    name.
+    """Read a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF file (its first frame), detected by its content, not its name;
+    return (rgb, alpha).
 
     rgb: float32 (3, H, W) in [-1, 1], laid on white: a transparent pixel is white, whatever colour is stored under it.
     alpha: float32 (H, W) in [0, 1], 1 opaque; None where the file has no transparency. Grey becomes three equal
@@ -46,33 +46,31 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
     pillow = _pillow()
     from PIL import ImageOps
 
-    name = shown(path)
-    _check_file(path, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes: the limit below is lower; of damaged EXIF: passed over
-            pillow.init()  # finds out which formats this Pillow was built with
-            formats = [known for known in FORMATS if known in pillow.OPEN]
-            with pillow.open(path, formats=formats) as image:
-                _check_size(image.size, name)
+    with reading(path, MAX_BYTES, hint="name a picture", damage=_DAMAGE) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes: the limit below is lower; of damaged EXIF: passed over
+        pillow.init()  # finds out which formats this Pillow was built with
+        formats = [known for known in FORMATS if known in pillow.OPEN]
+        try:
+            with pillow.open(file, formats=formats) as image:
+                _check_size(image.size)
                 with _silent_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
                     image.load()
                 if image.format == "TIFF" and image.mode in _OTHER_PIXELS:  # in a PNG, "I" is grey of 16 bits
-                    raise TinyganError(f"{name}: its pixels are {_OTHER_PIXELS[image.mode]}, which are not read; "
-                                       "save it as a PNG of 8 or 16 bits")
-                _mend_key(image, path)
+                    raise Refused(f"its pixels are {_OTHER_PIXELS[image.mode]}, which are not read; "
+                                  "save it as a PNG of 8 or 16 bits")
+                _mend_key(image, file)
                 with contextlib.suppress(*_DAMAGE):  # an unreadable orientation is none
                     image = ImageOps.exif_transpose(image)
                 colours, alpha = _channels(image)
-    except pillow.UnidentifiedImageError:
-        raise TinyganError(f"{name}: {_looks_like(path, formats)}; read are {', '.join(formats)}") from None
-    except pillow.DecompressionBombError:
-        raise TinyganError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if "not available" in reason or "not supported" in reason:  # TIFF has room for more than Pillow knows
-            raise TinyganError(f"{name}: this Pillow cannot read it ({reason}); save it as PNG") from None
-        raise TinyganError(f"{name}: damaged or cut off ({reason}); use another copy") from None
+        except pillow.UnidentifiedImageError:
+            file.seek(0)
+            raise Refused(f"{_file_kind(file.read(512), formats)}; read are {', '.join(formats)}") from None
+        except pillow.DecompressionBombError:
+            raise Refused(f"it has more than {MAX_PIXELS:,} pixels; make it smaller") from None
+        except _DAMAGE as error:
+            if "not available" in str(error) or "not supported" in str(error):  # TIFF may hold what Pillow cannot read
+                raise Refused(f"this Pillow cannot read it ({reason_of(error)}); save it as PNG") from None
+            raise
     if alpha is not None:
         colours *= alpha
         colours += 1.0 - alpha  # white
@@ -80,7 +78,7 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def resize_image(image: np.ndarray, side: int, *, fit: str = "stretch", filter: str = "lanczos") -> np.ndarray:  # noqa: A002
-    """A picture (C, H, W), float32 in [-1, 1], as (C, side, side), antialiased.
+    """Resize a picture (C, H, W), float32 in [-1, 1], to (C, side, side), antialiased.
 
     fit: "stretch" changes its proportions where it is not square; "pad" keeps them and puts white at both sides.
     filter: "lanczos" is sharp (what overshoots is clipped); "box" is the plain mean when shrinking, and never makes a
@@ -124,13 +122,13 @@ def _silent_libtiff() -> Iterator[None]:
         os.close(kept)
 
 
-def _mend_key(image: Any, path: str | os.PathLike) -> None:
+def _mend_key(image: Any, file: BinaryIO) -> None:
     """Bring the key colour of a PNG, the one that is transparent, to the 8 bits that Pillow brings the pixels to."""
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode not in ("1", "L", "RGB") or key is None:
         return
-    with open(path, "rb") as file:
-        depth = file.read(25)[24]  # bits of a sample, at a fixed place in the first chunk
+    file.seek(24)  # bits of a sample, at a fixed place in the first chunk
+    depth = file.read(1)[0]
     if image.mode == "RGB":
         image.info["transparency"] = tuple(part >> 8 for part in key) if depth == 16 else key
     elif depth < 8 and key < 1 << depth:  # beyond, Pillow has done it
@@ -138,7 +136,7 @@ def _mend_key(image: Any, path: str | os.PathLike) -> None:
 
 
 def _channels(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32: colours (3, H, W) in [-1, 1], alpha (H, W) in [0, 1] or None."""
+    """Convert to float32: colours (3, H, W) in [-1, 1], alpha (H, W) in [0, 1] or None."""
     if image.mode.startswith("I"):  # grey of 16 bits; Pillow's own conversion would cut off at 255
         grey, key = np.asarray(image).astype(np.float32), image.info.get("transparency")
         alpha = None if key is None else (grey != key).astype(np.float32)
@@ -151,32 +149,15 @@ def _channels(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return colours, np.divide(pixels[:, :, 3], 255.0, dtype=np.float32) if see_through else None
 
 
-def _check_file(path: str | os.PathLike, name: str) -> None:
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise TinyganError(f"{name}: a folder, not a picture")
-        if not path.exists():
-            raise TinyganError(f"{name}: there is no such file")
-        if not path.is_file():  # opening a pipe would wait for its other end
-            raise TinyganError(f"{name}: not a file")
-        if not path.stat().st_size:
-            raise TinyganError(f"{name}: an empty file")
-    except (OSError, ValueError) as error:  # no permission; a NUL in the name
-        raise TinyganError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise TinyganError(f"{name}: {width:,} x {height:,} pixels, where at most {MAX_PIXELS:,} in all are read; "
-                           "make it smaller")
+        raise Refused(f"it has {width:,} x {height:,} pixels, where at most {MAX_PIXELS:,} in all are read; "
+                      "make it smaller")
 
 
-def _looks_like(path: str | os.PathLike, formats: list[str]) -> str:
-    """A few words on what a file is that cannot be opened as a picture, and what to do."""
-    with open(path, "rb") as file:
-        start = file.read(512)
+def _file_kind(start: bytes, formats: list[str]) -> str:
+    """Say what a file is that cannot be opened as a picture, by its first 512 bytes, and what to do."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
         kind = _HEIF[start[8:12]]
         if kind in formats:
@@ -191,8 +172,8 @@ def _looks_like(path: str | os.PathLike, formats: list[str]) -> str:
         return "it is Photoshop's own format: save it as PNG"
     start = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return f"not a picture (it is a {'drawing in SVG' if b'<svg' in start else 'web page'})"
-    return "not a picture (its first bytes are those of no known format)"
+        return f"it is not a picture (it is a {'drawing in SVG' if b'<svg' in start else 'web page'})"
+    return "it is not a picture (its first bytes are those of no known format)"
 
 
 def _pillow() -> Any:
@@ -200,5 +181,5 @@ def _pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise TinyganError("reading pictures needs Pillow: pip install pillow") from error
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # its word on a damaged TIFF is said in ours
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged TIFF is in our own line
     return Image

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data.cache import cache_dir
-from tinygan.data.idx import read_images, read_labels, shown
+from tinygan.data.download import cache_dir, fetch
+from tinygan.data.idx import read_images, read_labels
 from tinygan.data.sets import UNKNOWN, Found, describe, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import hash_arrays
+from tinygan.files import hash_arrays, shown
 
 # The makers' own site answers 403 to programs; these two serve the same files.
 MIRRORS = (
@@ -146,14 +146,12 @@ def _find_named(split: str, folder: str | os.PathLike) -> Found:
 
 
 def _download(split: str, folder: Path, say: Callable[[str], None]) -> None:
-    from tinygan.data import download  # here: the modules it needs are slow to import and seldom used
-
     if folder in _failed_downloads:
         raise TinyganError(_failed_downloads[folder])
     try:
         for stem, md5 in FILES[split]:
             urls = [f"{mirror}{stem}.gz" for mirror in MIRRORS]
-            download.fetch(urls, folder / f"{stem}.gz", md5, max_bytes=LARGEST, say=say)
+            fetch(urls, folder / f"{stem}.gz", md5, max_bytes=LARGEST, say=say)
     except TinyganError as error:
         _failed_downloads[folder] = str(error)
         raise

@@ -1,4 +1,4 @@
-"""Substrates: the objects on white that an art network paints, each with the mask of where the object is.
+"""Substrates: the objects on white that a GPAN makes images of, each with the mask of where the object is.
 
 An item is a pair (T, m): T is the picture of an object on a white background, m is 1 where the object is. Items
 come from image files, from a folder of them, or from a built-in set of drawn shapes that needs no file at all.
@@ -6,7 +6,6 @@ Whatever the source, T is exactly white (+1) outside the mask.
 """
 
 import contextlib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data.idx import shown
 from tinygan.data.images import SUFFIXES, read_image, resize_image
+from tinygan.data.shapes import SHAPES, draw_item
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import is_systems
+from tinygan.files import is_systems, shown
 from tinygan.kernels.arrays import xp_of
 
 NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it
@@ -41,7 +40,7 @@ class Substrates:
         self._draw = draw
 
     def next(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """n items: T (n, channels, size, size) float32 in [-1, 1] and m (n, 1, size, size) float32 of 0 and 1.
+        """Draw n items: T (n, channels, size, size) float32 in [-1, 1] and m (n, 1, size, size) float32 of 0 and 1.
 
         T is +1 wherever m is 0. Raises UsageError for n < 1.
         """
@@ -50,13 +49,13 @@ class Substrates:
         return self._draw(rng, int(n))
 
     def describe(self) -> str:
-        """One line for a log: where the substrates come from, and their size."""
+        """Say on one line for a log where the substrates come from, and their size."""
         return f"{self.name}, {self.channels} x {self.size} x {self.size}"
 
 
 def open_substrates(source: str | Path | Sequence[str | Path] | None, size: int, channels: int = 3,
                     **options: float | bool) -> Substrates:
-    """The substrates that `source` names: None the drawn shapes, a folder, one image file, or several.
+    """Open the substrates that `source` names: None the drawn shapes, a folder, one image file, or several.
 
     `options` go to from_files or from_folder. Raises what they raise.
     """
@@ -69,7 +68,7 @@ def open_substrates(source: str | Path | Sequence[str | Path] | None, size: int,
 
 
 def condition(mask: np.ndarray, target: np.ndarray, kind: str = "silhouette") -> np.ndarray:
-    """What generator and discriminator see of an item: x, of target's shape (n, C, S, S), in [-1, 1].
+    """Compute the condition of G and D: x, of target's shape (n, C, S, S), in [-1, 1].
 
     silhouette: the mask, object +1 and background -1. edges: the object's outline +1 on -1, S / 64 pixels wide
     (at least 1) and inside the mask; the border of the image counts as background. substrate: the target itself,
@@ -87,7 +86,7 @@ def condition(mask: np.ndarray, target: np.ndarray, kind: str = "silhouette") ->
 
 
 def _eroded(xp, mask: np.ndarray, steps: int) -> np.ndarray:
-    """The mask without its outermost `steps` pixels: a pixel stays when it and its four neighbours are object."""
+    """Erode the mask by its outermost `steps` pixels: a pixel stays when it and its four neighbours are object."""
     for _ in range(steps):
         wide = xp.pad(mask, ((0, 0), (0, 0), (1, 1), (1, 1)))
         mask = mask * wide[..., :-2, 1:-1] * wide[..., 2:, 1:-1] * wide[..., 1:-1, :-2] * wide[..., 1:-1, 2:]
@@ -106,7 +105,7 @@ def _check_format(size: int, channels: int) -> None:
 
 def from_files(paths: Iterable[str | Path], size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
                flip: bool = False) -> Substrates:
-    """Substrates from image files: the objects of `paths`, each padded with white to a square and resized.
+    """Make substrates of image files: the objects of `paths`, each padded with white to a square and resized.
 
     Where the object is, is decided by the first of these that is there:
 
@@ -135,7 +134,7 @@ def from_files(paths: Iterable[str | Path], size: int, channels: int = 3, *, thr
 
 def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: float = NEAR_WHITE,
                 flip: bool = False) -> Substrates:
-    """Substrates from all images in a folder and the folders in it, linked ones too, each folder once.
+    """Make substrates of all images in a folder and the folders in it, linked ones too, each folder once.
 
     Names that start with a dot are passed over. Files that do not serve (unreadable, no object, no background) are
     left out and counted in describe(), with the first reason; when none serves, that is an error. Else as from_files.
@@ -222,7 +221,7 @@ def _from_memory(items: np.ndarray, flip: bool) -> Draw:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """The mask that a file shows: bool (H, W), True where the object is.
+    """Read the mask that a file shows: bool (H, W), True where the object is.
 
     Transparency: what is opaque is object (so paint programs and background removers draw masks), or what is white of
     it, where all that is opaque is black and white. Else light pixels are object; of two colours the lighter one, and
@@ -249,7 +248,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def _mask_of(path: Path, masks: dict[str, list[Path]]) -> Path | None:
-    """The mask file of an image; TinyganError where there are several and none has just its name."""
+    """Find the mask file of an image; raise TinyganError where there are several and none has just its name."""
     found = masks.get(path.stem.lower(), [])
     exact = [mask for mask in found if mask.name == path.stem + MASK_SUFFIX]
     same = exact or [mask for mask in found if mask.name.startswith(path.stem)] or found
@@ -260,7 +259,7 @@ def _mask_of(path: Path, masks: dict[str, list[Path]]) -> Path | None:
 
 
 def _read_item(path: Path, masks: dict[str, list[Path]], size: int, channels: int, threshold: float) -> np.ndarray:
-    """One image file as uint8 (channels + 1, size, size): the picture on white, then the mask (0 or 255)."""
+    """Read one image file as uint8 (channels + 1, size, size): the picture on white, then the mask (0 or 255)."""
     rgb, alpha = read_image(path)
     name = shown(path)
     mask_file = _mask_of(path, masks)
@@ -304,7 +303,7 @@ def _read_item(path: Path, masks: dict[str, list[Path]], size: int, channels: in
 
 
 def border_region(candidate: np.ndarray) -> np.ndarray:
-    """The pixels of a boolean image (H, W) that a path of True pixels (four neighbours) joins to its border.
+    """Find the pixels of a boolean image (H, W) that a path of True pixels (four neighbours) joins to its border.
 
     A flood fill without a queue: each row's runs of True are the nodes, runs that touch in neighbouring rows are
     joined, and all take the smallest number in their component (label propagation with pointer jumping, after
@@ -334,94 +333,11 @@ def border_region(candidate: np.ndarray) -> np.ndarray:
     return candidate & reached[label[run]]
 
 
-# ---- Drawn shapes ----
-#
-# A shape is a function of coordinates (u right, v down) that is negative inside, zero on the outline and positive
-# outside, near the outline about the distance to it. It fits in the unit circle. The pictures are our own.
-
-
-def _ellipse(u: np.ndarray, v: np.ndarray, a: float, b: float) -> np.ndarray:
-    radius = np.sqrt((u / a) ** 2 + (v / b) ** 2)
-    slope = np.sqrt((u / a**2) ** 2 + (v / b**2) ** 2)
-    return (radius - 1) * radius / np.maximum(slope, 1e-6)
-
-
-def _box(u: np.ndarray, v: np.ndarray, a: float, b: float, corner: float) -> np.ndarray:
-    x, y = abs(u) - (a - corner), abs(v) - (b - corner)
-    return np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - corner
-
-
-def _polygon(u: np.ndarray, v: np.ndarray, points: Sequence[tuple[float, float]], corner: float) -> np.ndarray:
-    """Signed distance to a polygon, its corners rounded outwards by `corner`."""
-    nearest = np.full(u.shape, np.inf, u.dtype)
-    inside = np.zeros(u.shape, bool)
-    for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
-        dx, dy = x1 - x0, y1 - y0
-        along = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
-        nearest = np.minimum(nearest, (u - x0 - along * dx) ** 2 + (v - y0 - along * dy) ** 2)
-        if dy:  # a ray to the right crosses this edge
-            inside ^= ((v < y0) != (v < y1)) & (u < x0 + (v - y0) * (dx / dy))
-    return np.where(inside, -1, 1).astype(u.dtype) * np.sqrt(nearest) - corner
-
-
-def _mirrored(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [*points, *[(-x, y) for x, y in reversed(points)]]
-
-
-def _turned(u: np.ndarray, v: np.ndarray, knots: Sequence[tuple[float, float]]) -> np.ndarray:
-    """A body of revolution seen from the side: half widths at heights, joined smoothly with flat ends at each."""
-    heights, widths = np.array(knots, u.dtype).T
-    at = np.clip(np.searchsorted(heights, v) - 1, 0, len(knots) - 2)
-    t = np.clip((v - heights[at]) / (heights[at + 1] - heights[at]), 0, 1)
-    width = widths[at] + (widths[at + 1] - widths[at]) * t * t * (3 - 2 * t)
-    middle = 0.5 * float(heights[0] + heights[-1])
-    return np.maximum(abs(u) - width, abs(v - middle) - 0.5 * float(heights[-1] - heights[0]))
-
-
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The curve x^2 + (y - 0.7 sqrt|x|)^2 = 1, which lies between y = -1 and 1.36."""
-    x, y = u * 1.18, 0.18 - v * 1.18
-    return x * x + (y - 0.7 * np.sqrt(abs(x))) ** 2 - 1
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    spokes = [(0.95 if k % 2 == 0 else 0.45, math.pi * k / 5) for k in range(10)]
-    return _polygon(u, v + 0.05, [(r * math.sin(t), -r * math.cos(t)) for r, t in spokes], 0.04)
-
-
-def _shirt(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    right = [(0.2, -0.72), (0.4, -0.68), (0.9, -0.26), (0.74, 0.0), (0.47, -0.14), (0.47, 0.76)]
-    return np.maximum(_polygon(u, v, _mirrored(right), 0.04), -_ellipse(u, v + 0.8, 0.22, 0.2))
-
-
-def _dress(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    right = [(0.1, -0.9), (0.3, -0.9), (0.3, -0.5), (0.22, -0.15), (0.6, 0.72), (0.3, 0.8)]
-    return np.maximum(_polygon(u, v, _mirrored(right), 0.03), -_ellipse(u, v + 0.98, 0.17, 0.34))
-
-
-def _bag(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    body = _polygon(u, v, _mirrored([(0.5, -0.16), (0.66, 0.68)]), 0.08)
-    return np.minimum(body, np.maximum(abs(_ellipse(u, v + 0.2, 0.32, 0.62)) - 0.055, v))
-
-
-SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": lambda u, v: _ellipse(u, v, 0.92, 0.92),
-    "ellipse": lambda u, v: _ellipse(u, v, 0.6, 0.96),
-    "square": lambda u, v: _box(u, v, 0.76, 0.76, 0.2),
-    "heart": _heart,
-    "star": _star,
-    "shirt": _shirt,
-    "dress": _dress,
-    "vase": lambda u, v: _turned(u, v, [(-0.9, 0.34), (-0.58, 0.18), (0.18, 0.62), (0.84, 0.27), (0.92, 0.31)]),
-    "bottle": lambda u, v: np.maximum(
-        _turned(u, v, [(-0.96, 0.13), (-0.88, 0.14), (-0.4, 0.12), (0.0, 0.36), (1.0, 0.36)]),
-        _box(u, v, 0.5, 0.94, 0.06)),
-    "bag": _bag,
-}
+# ---- Drawn items ----
 
 
 def drawn_shapes(size: int, channels: int = 3, kinds: Sequence[str] | None = None) -> Substrates:
-    """Substrates drawn anew for every item: a shape of SHAPES (or of `kinds`) in flat colour, stripes or a blend.
+    """Make substrates that are drawn anew for every item: a shape (of `kinds`) in flat colour, stripes or a blend.
 
     Each item draws its kind, place (up to 0.12 off the centre, where the image spans [-1, 1]), size (radius 0.6
     to 0.85), tilt (up to 0.2 radians) and light or middle colours, of which none is near white: the darkest
@@ -440,64 +356,7 @@ def drawn_shapes(size: int, channels: int = 3, kinds: Sequence[str] | None = Non
         target = np.empty((n, channels, size, size), np.float32)
         mask = np.empty((n, 1, size, size), np.float32)
         for item in range(n):
-            target[item], mask[item, 0] = _draw_item(rng, names, size, channels)
+            target[item], mask[item, 0] = draw_item(rng, names, size, channels)
         return target, mask
 
     return Substrates(draw, size, channels, f"drawn shapes ({', '.join(names)})")
-
-
-def _draw_item(rng: np.random.Generator, names: Sequence[str], size: int,
-               channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """One drawn item: T (channels, size, size) and m (size, size)."""
-    shape = SHAPES[names[int(rng.integers(len(names)))]]
-    centre_u, centre_v = rng.uniform(-0.12, 0.12, 2).tolist()
-    radius, tilt = float(rng.uniform(0.6, 0.85)), float(rng.uniform(-0.2, 0.2))
-    line = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    x, y = (line[None, :] - centre_u) / radius, (line[:, None] - centre_v) / radius
-    u = math.cos(tilt) * x + math.sin(tilt) * y
-    v = math.cos(tilt) * y - math.sin(tilt) * x
-    covered = _coverage(shape(u, v))
-    mask = (covered >= 0.5).astype(np.float32)
-    colour = _colouring(rng, u, v, channels)
-    # An object pixel at the outline: its colour, and white behind the part that is not covered.
-    target = np.where(mask > 0, 1 - covered * (1 - colour), np.float32(1))
-    return target, mask
-
-
-def _coverage(outline: np.ndarray) -> np.ndarray:
-    """The share of each pixel that lies inside, to first order: half, less the distance to the outline in pixels.
-
-    The distance is the function over the length of its gradient, so the function need not be a true distance.
-    """
-    down, right = np.gradient(outline)
-    return np.clip(0.5 - outline / np.maximum(np.hypot(down, right), 1e-6), 0, 1)
-
-
-def _colouring(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, channels: int) -> np.ndarray:
-    """The object's colours (channels, size, size) in [-1, 1]: half are plain, a quarter striped, a quarter blended."""
-    first, second = _colour(rng, channels), _colour(rng, channels)
-    kind, direction = float(rng.random()), float(rng.uniform(0, math.pi))
-    across = math.cos(direction) * u + math.sin(direction) * v
-    if kind < 0.25:  # stripes with soft edges
-        width, shift = float(rng.uniform(0.16, 0.4)), float(rng.uniform(0, 2 * math.pi))
-        share = np.clip(0.5 + 3 * np.sin(across * (math.pi / width) + shift), 0, 1)
-    elif kind < 0.5:
-        share = np.clip(0.5 + 0.5 * across, 0, 1)
-    else:
-        share = np.zeros_like(across)
-    return first[:, None, None] + share * (second - first)[:, None, None]
-
-
-def _colour(rng: np.random.Generator, channels: int) -> np.ndarray:
-    """A light or middle colour (channels,), float32 in [-1, 1], whose darkest channel is at most 0.6."""
-    value = float(rng.uniform(0.55, 0.8))
-    if channels == 1:
-        return np.array([2 * value - 1], np.float32)
-    if rng.random() < 0.85:  # else a grey
-        # From HSV to RGB: a channel loses the saturation's share of the value as far as its hue is away.
-        hue, saturation, value = float(rng.random()), float(rng.uniform(0.25, 0.7)), float(rng.uniform(0.65, 1.0))
-        turn = (np.array([5, 3, 1]) + 6 * hue) % 6
-        rgb = value * (1 - saturation * np.clip(np.minimum(turn, 4 - turn), 0, 1))
-    else:
-        rgb = np.full(3, value)
-    return (2 * rgb - 1).astype(np.float32)

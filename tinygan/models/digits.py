@@ -23,8 +23,8 @@ import numpy as np
 
 from tinygan import ops
 from tinygan.engine import Tensor, no_grad
-from tinygan.errors import TinyganError
-from tinygan.hdf5 import Reader, Refused, import_h5py, open_hdf5, write_hdf5
+from tinygan.errors import Refused, TinyganError
+from tinygan.hdf5 import Reader, import_h5py, open_hdf5, write_hdf5
 from tinygan.layers import Conv2d, Linear, TPReLU
 from tinygan.module import Module
 

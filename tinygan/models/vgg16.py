@@ -25,11 +25,10 @@ import numpy as np
 from tinygan import ops
 from tinygan.conv import _resize, max_pool2d
 from tinygan.engine import Tensor, describe, no_grad
-from tinygan.errors import TinyganError, UsageError
+from tinygan.errors import Refused, TinyganError, UsageError
 from tinygan.functional import conv_relu
-from tinygan.hdf5 import Reader, Refused, open_hdf5, write_hdf5
+from tinygan.hdf5 import Reader, open_hdf5, write_hdf5
 from tinygan.module import Module, Parameter
-from tinygan.torchfile import refuse_torch_file
 
 FORMAT, VERSION = "tinygan VGG16", 1
 LAYOUT = "convolutions (out, in, 3, 3); fc (out, in), fc6 over the flattened (channel, row, column) map"
@@ -243,8 +242,7 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
     names the file, for anything but a whole and sound file of this format.
     """
     convert = f"python weights/convert_vgg16.py {shlex.quote(os.fsdecode(path))}"
-    refuse_torch_file(path, convert)
-    with open_hdf5(path, max_bytes=MAX_BYTES) as file:
+    with open_hdf5(path, max_bytes=MAX_BYTES, convert=convert) as file:
         check_format(file, convert)
         shapes = {name: tuple(file.shape(f"{name}/{part}", KINDS, max_size=MAX_SIZE) for part in ("weight", "bias"))
                   for name in LAYERS}

@@ -1,9 +1,8 @@
-"""How the bundled digits were made:  python -m tinygan.data.make_bundled FOLDER_WITH_MNIST [--out FOLDER]
+"""Make the digits that come with the package:  python weights/make_bundled.py FOLDER_WITH_MNIST [--out FOLDER]
 
-The rule is fixed and blind: of the original training files the first 500 digits of each class, of the test
-files the first 100 of each, kept in their original order and every pixel as it was. Balanced, because classes
-missing from what a network makes are counted against an even spread; out of both files, because what is
-tested on must not be trained on.
+Of the original training files the first 500 digits of each class, of the test files the first 100 of each, in their
+original order with unchanged pixels. Balanced, because the classes that a generator misses are counted against an even
+distribution; out of both files, because training and test images must not mix.
 """
 
 import argparse
@@ -14,19 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data.idx import IMAGES, LABELS, shown
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
+
+from tinygan.data.idx import IMAGES, LABELS
 from tinygan.data.mnist import BUNDLED, FILES, load_mnist
 from tinygan.errors import TinyganError
+from tinygan.files import shown
 
 PER_CLASS = {"train": 500, "test": 100}
 
 
 def first_of_each(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the first `count` of each digit 0 to 9, in rising order: int64 (10 * count,)."""
-    found = [np.flatnonzero(labels == digit)[:count] for digit in range(10)]
-    if short := [digit for digit in range(10) if len(found[digit]) < count]:
+    """Find the first `count` of each digit 0 to 9: their indices in rising order, int64 (10 * count,)."""
+    first = [np.flatnonzero(labels == digit)[:count] for digit in range(10)]
+    if short := [digit for digit in range(10) if len(first[digit]) < count]:
         raise TinyganError(f"fewer than {count} of digit {short[0]}: is this all of MNIST?")
-    return np.sort(np.concatenate(found))
+    return np.sort(np.concatenate(first))
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

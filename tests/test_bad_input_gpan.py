@@ -112,8 +112,9 @@ TRAIN = [
     ("classifier is the digits'", classifier(lambda p: SHIPPED), FAILED, "digits.h5"),
     ("a VGG16 sees no grey", vgg("--wanted", "1", "--channels", "1"), USAGE, "sees colours"),
     # substrates
-    ("no such substrate", substrate(lambda p: p.root / "no.png"), FAILED, "no.png: there is no such file"),
-    ("substrate is a web page", substrate(lambda p: p.file("shirt.png", WEB_PAGE)), FAILED, "shirt.png: not a picture"),
+    ("no such substrate", substrate(lambda p: p.root / "no.png"), FAILED, "no.png: name a picture"),
+    ("substrate is a web page", substrate(lambda p: p.file("shirt.png", WEB_PAGE)), FAILED,
+     "shirt.png: it is not a picture"),
     ("substrate is empty", substrate(lambda p: p.file("shirt.png", b"")), FAILED, "it is empty"),
     ("substrate is cut off", substrate(lambda p: p.file("x.png", cut((p.data / "red.png").read_bytes()))), FAILED,
      "cut off, damaged"),
@@ -365,7 +366,7 @@ def test_the_good_files_are_good(good, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("words, code, text", [
     (["--wanted", "ten", "--device", "cpu"], USAGE, "unknown class 'ten'"),
-    (["--substrate", "nowhere.png", "--device", "cpu"], FAILED, "there is no such file"),
+    (["--substrate", "nowhere.png", "--device", "cpu"], FAILED, "no file nowhere.png"),
     (["--resume"], USAGE, "found no run gpan-NUMBER"),
 ])
 def test_as_a_process_of_its_own(tmp_path, words, code, text):

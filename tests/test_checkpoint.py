@@ -386,12 +386,12 @@ F8 = "{'descr': '<f8', 'fortran_order': False, 'shape': %s, }"
 LATER = b"\x93NUMPY\x09\x00"
 TYPE = "{'descr': '%s', 'fortran_order': False, 'shape': (), }"
 BAD = {
-    "truncated": (truncated, "cannot read"),
+    "truncated": (truncated, "cut off"),
     "bit flip": (flipped_bit, "CRC"),
-    "HTML": (lambda path: path.write_text("<html>404</html>"), "not a zip"),
+    "HTML": (lambda path: path.write_text("<html>404</html>"), "not a checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "it is empty"),
-    "text": (lambda path: path.write_text("hello\n" * 1000), "not a zip"),
-    "one npy, not npz": (lambda path: path.write_bytes(npy(F8 % "()", bytes(8))), "not a zip"),
+    "text": (lambda path: path.write_text("hello\n" * 1000), "not a checkpoint"),
+    "one npy, not npz": (lambda path: path.write_bytes(npy(F8 % "()", bytes(8))), "not a checkpoint"),
     "empty zip": (lambda path: npz(path, {}), "another program"),
     "zip of something else": (lambda path: npz(path, {"readme.txt": "hello"}), "unexpected part"),
     "another program's npz": (lambda path: np.savez(path, w=np.zeros(3)), "another program"),
@@ -447,11 +447,6 @@ def test_bad_places_are_refused_in_one_line(tmp_path):
     assert str(loop) in one_line(loop)
     (tmp_path / "checkpoint.npz").mkdir()
     assert "not a file" in one_line(tmp_path)
-    one_line(tmp_path / "name\0with nul")
-    one_line(tmp_path / ("long" * 100))
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.npz")
-        assert "not a file" in one_line(tmp_path / "pipe.npz")
 
 
 def test_huge_declaration_allocates_nothing(tmp_path):

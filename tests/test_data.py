@@ -161,15 +161,6 @@ def test_bad_file_is_refused_in_one_line_and_without_memory(tmp_path, read, data
     assert peak < 1 << 20
 
 
-def test_paths_that_are_no_files(tmp_path):
-    os.mkfifo(tmp_path / "pipe") if hasattr(os, "mkfifo") else (tmp_path / "pipe").mkdir()
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "pipe", "zero\0byte", tmp_path / "two\nlines"):
-        for read in (read_images, read_labels):
-            with pytest.raises(TinyganError) as error:
-                read(path)
-            one_line(error)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
 def test_a_name_that_is_not_utf8_can_be_printed(tmp_path):
     path = os.fsencode(tmp_path) + b"/d\xff"

@@ -1,7 +1,6 @@
 """The digit classifier: the shipped file answers its key and is right, damaged files are refused, training works."""
 
 import importlib.util
-import os
 import re
 import sys
 from pathlib import Path
@@ -170,11 +169,6 @@ def test_other_files(tmp_path, good):
     ]:
         (tmp_path / name).write_bytes(content)
         assert words in refusal(tmp_path / name)
-    assert "no file" in refusal(tmp_path / "absent.h5")
-    assert "not a file" in refusal(tmp_path)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.h5")
-        assert "not a file" in refusal(tmp_path / "pipe.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["weights"] = np.zeros(3)
     assert "not a file of the tinygan digit classifier" in refusal(tmp_path / "foreign.h5")

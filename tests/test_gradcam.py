@@ -324,7 +324,7 @@ def test_wrong_files_get_one_line(run, photo, tmp_path, capsys):
     (tmp_path / "page.png").write_text("<html></html>")
     before = photo.read_bytes()
     for words, classifier, text in (
-        ([tmp_path / "page.png"], None, "it is a web page"), ([tmp_path / "absent.png"], None, "no such file"),
+        ([tmp_path / "page.png"], None, "it is a web page"), ([tmp_path / "absent.png"], None, "no file"),
         ([photo], tmp_path / "absent.h5", "make one with weights/convert_vgg16.py"), ([photo], photo, "a photo.png"),
         ([photo, "--out", photo], None, "is the picture itself"),
     ):

@@ -267,15 +267,6 @@ def test_changed_bytes_never_escape(tmp_path, rng):
     assert refused > 50
 
 
-def test_odd_paths(tmp_path):
-    with pytest.raises(TinyganError, match="a\\\\x00b|null"):
-        read_image("a\0b")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.png")
-        with pytest.raises(TinyganError, match="not a file"):
-            read_image(tmp_path / "pipe.png")
-
-
 def test_the_limit_is_of_pixels(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", np.zeros((10, 11), np.uint8))
     monkeypatch.setattr(images, "MAX_PIXELS", 110)

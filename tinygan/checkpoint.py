@@ -85,6 +85,8 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
                 f"no {FILE_NAME} in folder {folder}: give the folder of a run that has saved at least once"
             )
     with reading(path, math.inf, hint=f"give the folder of a run, or its {FILE_NAME}", damage=_DAMAGE) as file:
+        if not zipfile.is_zipfile(file):
+            raise Refused("it is cut off, damaged or not a checkpoint; use another copy, or start a new run")
         arrays = _read_members(file, os.fstat(file.fileno()).st_size)
         header = _read_header(arrays.pop(META, None))
         # A zip whose directory lost an entry is still a zip: the header says what must be there.

@@ -41,7 +41,7 @@ Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def read_keras(path: Path, side: int | None = None) -> tuple[Weights, str]:
-    """(weights in our layout, one line about the file) of a Keras file.
+    """Read a Keras file: return (weights in our layout, one line about the file).
 
     Keras stores kernels as (row, column, in, out), with input channels in Caffe's order, BGR, and flattens pool5 in
     the order (row, column, channel). A first Dense layer that takes the mean of each channel (GlobalAveragePooling)
@@ -87,8 +87,8 @@ def read_keras(path: Path, side: int | None = None) -> tuple[Weights, str]:
 
 
 def keras_names(file: Reader) -> dict[str, tuple[str, str]]:
-    """Our layer -> (full name of its weight, of its bias) in the file; Refused where one is missing, or where the head
-    is not three fully-connected layers."""
+    """Map our layers -> (full name of the weight, of the bias) in the file. Refused where one is missing, or where the
+    head is not three fully-connected layers."""
     top = file.names()
     layers: dict[str, list[str]] = {}  # the group of a layer -> its arrays
     for full in file.arrays(next((root for root in KERAS_ROOTS if root in top), "")):
@@ -115,7 +115,7 @@ def keras_names(file: Reader) -> dict[str, tuple[str, str]]:
 
 
 def _head(file: Reader, layers: dict[str, list[str]]) -> list[tuple[str, str]]:
-    """(weight, bias) of the three Dense layers after the convolutions, in the order in which they follow each other."""
+    """Find (weight, bias) of the three Dense layers after the convolutions, in their order in the net."""
     shapes = {full: file.shape(full, STORED, max_size=MAX_SIZE) for arrays in layers.values() for full in arrays}
     found = ", ".join(f"{group.rpartition('/')[2]} ({' and '.join('x'.join(map(str, shapes[a])) for a in arrays)})"
                       for group in sorted(layers, key=_natural)
@@ -141,7 +141,7 @@ def _head(file: Reader, layers: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts dense, dense_2, dense_10."""
+    """Make a sort key that puts dense_2 before dense_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -156,7 +156,7 @@ def _refuse_arrays(name: str, arrays: Sequence[str]) -> Any:
 
 
 def _model_layers(file: Reader) -> list[dict]:
-    """The layers of all kinds in the description that a whole model carries, nested ones too; none in weight files."""
+    """List the layers of all kinds in the description inside a whole model, nested ones too; none in weight files."""
     text, found = str(file.attribute("model_config", "")), []
     waiting = [json.loads(text)] if text else []
     while waiting:
@@ -176,7 +176,7 @@ def _dense_activations(file: Reader) -> dict[str, str]:
 
 
 def _is_flattened(file: Reader) -> bool:
-    """Whether the model says that it flattens its map, which has one place then; False where it does not say.
+    """Tell whether the model says that it flattens its map, which has one place then; False where it does not.
     Refused where it takes the maximum over the map."""
     kinds = {part["class_name"] for part in _model_layers(file)}
     if "GlobalMaxPooling2D" in kinds:
@@ -186,7 +186,7 @@ def _is_flattened(file: Reader) -> bool:
 
 
 def _our_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a Keras kernel has in our layout; Refused for Theano's order."""
+    """Convert the shape of a Keras kernel to our layout. Raises Refused for Theano's order."""
     if name in CONVOLUTIONS and len(shape) == 4:
         if shape[2:] == (3, 3) and shape[:2] != (3, 3):
             raise Refused(f"the kernels are in Theano's order; use {KERAS_FILE}")
@@ -198,7 +198,7 @@ def _our_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_torch(path: Path, side: int | None = None) -> tuple[Weights, str]:
-    """(weights in our layout, which is torchvision's, one line about the file) of torchvision's state_dict.
+    """Read torchvision's state_dict: return (weights, whose layout is ours, one line about the file).
 
     Names may have something before them, such as `module.` or `model.`, and the three layers of the classifier may have
     other numbers. Raises TinyganError, one line that names the file, for whatever is wrong with it.
@@ -235,7 +235,7 @@ def read_torch(path: Path, side: int | None = None) -> tuple[Weights, str]:
 
 
 def _torch_names(state: dict[str, np.ndarray]) -> dict[str, str]:
-    """Names of torchvision's layers -> ours, with the classifier's as they are numbered in `state`. Refused, naming
+    """Map torchvision's layer names to ours, with the classifier's as they are numbered in `state`. Refused, naming
     them, where there are others than three; without any, torchvision's own, whose absence is said then."""
     found = sorted((name.removesuffix(".weight") for name in state if re.fullmatch(r"classifier\..*\.weight", name)),
                    key=_natural)
@@ -247,6 +247,6 @@ def _torch_names(state: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def _single(array: np.ndarray) -> np.ndarray:
-    """As float32; what does not fit becomes infinite, which is refused when the net is saved."""
+    """Convert to float32; what does not fit becomes infinite, which is refused when the net is saved."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""From stored digits to what a training step takes: float pixels on a canvas, in a shuffled order.
+"""Batches for a training step: stored digits as float pixels on a canvas, in a shuffled order.
 
 The order is an object of its own because a run that stops and goes on must see the same images as one that
 never stopped: `Batches.state()` is all that decides the batches to come.
@@ -15,7 +15,7 @@ SIZES = (28, 32, 64)
 
 
 def to_canvas(images: np.ndarray, size: int = 32) -> np.ndarray:
-    """uint8 digits (N, 28, 28) -> float32 (N, 1, size, size) in [0, 1], black 0.
+    """Convert uint8 digits (N, 28, 28) to float32 (N, 1, size, size) in [0, 1], black 0.
 
     size 28: as they are. 32: two black pixels on each side, as a network that halves its maps needs. 64: the
     32 canvas made twice as large by bilinear interpolation with pixel centres matched (align_corners=False),
@@ -37,7 +37,7 @@ def to_canvas(images: np.ndarray, size: int = 32) -> np.ndarray:
 
 
 def _double(x: np.ndarray) -> np.ndarray:
-    """Twice as many columns. A new pixel's centre lies 1/4 from one old centre and 3/4 from the next one."""
+    """Double the number of columns. A new pixel's centre lies 1/4 from one old centre and 3/4 from the next one."""
     before = np.concatenate([x[..., :1], x[..., :-1]], axis=-1)
     after = np.concatenate([x[..., 1:], x[..., -1:]], axis=-1)
     pairs = np.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=-1)
@@ -90,7 +90,7 @@ class Batches:
         return np.concatenate([self.rng.permutation(self.n) for _ in range(repeats)])[: self.batch_size]
 
     def state(self) -> dict:
-        """All that decides the batches to come, the Generator's state too.
+        """Return all that decides the batches to come, the Generator's state included.
 
         Plain numbers and dicts, fit for JSON, but for "order": int64 (n,), or (batch_size,) when that is
         more.
@@ -105,7 +105,7 @@ class Batches:
         }
 
     def set_state(self, state: dict) -> None:
-        """Go on from `state`. Raises TinyganError, changing nothing, when it is damaged or of another n."""
+        """Restore `state`. Raises TinyganError, changing nothing, when it is damaged or of another n."""
         try:
             for key, ours in (("n", self.n), ("batch_size", self.batch_size)):
                 if state[key] != ours:

@@ -44,9 +44,9 @@ _failed_downloads: dict[Path, str] = {}
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9 where they are digits; source: one
-    line; kind: the set's name; shows: what is to be seen, "digits" or something that a classifier of digits cannot
-    judge."""
+    """A set of digits: images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9 where they are digits;
+    source: one line; kind: the set's name; shows: what the images show, "digits" or something that a digit
+    classifier cannot classify."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -59,7 +59,7 @@ class Digits:
 
     @functools.cached_property
     def hash(self) -> str:
-        """What tells these digits from others, wherever they lie: a hash of pixels and labels."""
+        """Compute a hash of pixels and labels, the same wherever the files lie."""
         return hash_arrays(self.images, self.labels)
 
 
@@ -173,7 +173,7 @@ def _read_pair(split: str, found: Found) -> Digits:
 
 @functools.cache
 def _known_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The bundled training digits, which others are compared with."""
+    """Read the bundled training digits, which others are compared with."""
     images, labels = (BUNDLED / f"{stem}.gz" for stem, _ in FILES["train"])
     return read_images(images), read_labels(labels)
 

@@ -65,7 +65,7 @@ class Found:
 
 
 def find_set(split: str, folder: str | os.PathLike) -> Found | None:
-    """The images and labels of a split in `folder`, or in those below it that sets are kept in; None without.
+    """Find the images and labels of a split in `folder` or in usual folders below it; None without.
 
     A path that ends with the start of file names, such as gzip/emnist-digits, means the files that start so. Files in
     the folder itself come before those below, and MNIST before its relatives. Raises TinyganError, one line that names
@@ -94,7 +94,7 @@ def find_set(split: str, folder: str | os.PathLike) -> Found | None:
 
 
 def missing(split: str, folder: Path) -> tuple[list[str], str]:
-    """(which of "images" and "labels" of a split are nowhere in the folder, a word on data of another form there)."""
+    """Tell which of "images" and "labels" of a split the folder lacks, and what data of another form it has."""
     there = {match["what"].lower() for _, _, match, _ in _files(folder) if match["split"].lower() in SPLITS[split]}
     other = ""
     with suppress(OSError):
@@ -106,7 +106,7 @@ def missing(split: str, folder: Path) -> tuple[list[str], str]:
 
 
 def describe(folder: Path) -> str:
-    """A word on a folder that is empty, or that has pictures in it or in its folders; "" for any other."""
+    """Describe a folder that is empty, or that has pictures in it or in its folders; "" for any other."""
     with suppress(OSError):
         if not os.listdir(folder):
             return "is empty"
@@ -119,8 +119,8 @@ def describe(folder: Path) -> str:
 
 
 def _files(folder: Path, depth: int = 0) -> Iterator[tuple[Path, int, re.Match, Path]]:
-    """(folder, its depth, match of the name, path) of the files named like MNIST's; a folder named like one of them,
-    as Kaggle has it, is not counted as a folder."""
+    """List (folder, its depth, match of the name, path) of the files named like MNIST's; a folder named like one of
+    them, as Kaggle has it, is not counted as a folder."""
     for path in _listed(folder):
         match = NAME.fullmatch(path.name)
         if match and path.is_file():
@@ -140,7 +140,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def kind_of(start: str, folder: Path) -> Kind:
-    """The set that the start of file names says, or else the innermost folder that says one; else MNIST."""
+    """Tell the set by the start of its file names, else by the innermost folder named after one; else MNIST."""
     for text in (start, *reversed(folder.absolute().parts[-3:])):
         text = text.lower()
         if "fashion" in text:
@@ -160,7 +160,7 @@ def kind_of(start: str, folder: Path) -> Kind:
 
 def upright(images: np.ndarray, labels: np.ndarray, kind: Kind, known: tuple[np.ndarray, np.ndarray]
             ) -> tuple[np.ndarray, Kind, bool]:
-    """(images as MNIST's are turned, what they are, whether they were turned). known: images and labels of digits.
+    """Turn images as MNIST's are; return (images, their set, whether they were turned). known: digits to compare with.
 
     What the looks say overrules `kind`, which a name said; where there are too few digits to tell, the name counts.
     """
@@ -181,7 +181,7 @@ def upright(images: np.ndarray, labels: np.ndarray, kind: Kind, known: tuple[np.
 
 def _likeness(images: np.ndarray, labels: np.ndarray, known: tuple[np.ndarray, np.ndarray]
               ) -> tuple[float, float] | None:
-    """How like the digits among the images are to known ones, as they lie and transposed: correlations of the mean
+    """Compare the digits among the images with known ones, as stored and transposed: correlations of the mean
     images of each digit, less the mean of these ten. None where there are fewer than ENOUGH, or not of all ten."""
     some = np.flatnonzero(labels <= 9)
     some = some[::max(1, len(some) // (10 * ENOUGH))]

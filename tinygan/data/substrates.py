@@ -180,7 +180,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _masks_in(folder: Path) -> dict[str, list[Path]]:
-    """Lower-case stem -> masks of the images with that stem, which are one but for names that differ in case alone."""
+    """Map lower-case stem -> masks of the images with that stem, several only where names differ in case alone."""
     found: dict[str, list[Path]] = {}
     with contextlib.suppress(OSError):  # of a folder that is not there, its images say it
         for name in sorted(os.listdir(folder)):
@@ -196,7 +196,7 @@ def _check_options(size: int, channels: int, threshold: float) -> None:
 
 
 def _seen(files: list[Path]) -> str:
-    """The files of a folder without images, counted by extension."""
+    """Describe the files of a folder without images, counted by extension."""
     if not files:
         return "it is empty"
     counts = Counter(file.suffix.lower() or "without extension" for file in files)
@@ -204,7 +204,7 @@ def _seen(files: list[Path]) -> str:
 
 
 def _from_memory(items: np.ndarray, flip: bool) -> Draw:
-    """A drawer of the uint8 items (N, channels + 1, size, size), whose last channel is the mask."""
+    """Make the function that draws from uint8 items (N, channels + 1, size, size), whose last channel is the mask."""
 
     def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
         rounds = [rng.permutation(len(items)) for _ in range(-(-n // len(items)))]  # no item twice before all came

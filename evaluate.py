@@ -27,7 +27,8 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.files import whole_file
 from tinygan.kernels import pool
 from tinygan.models.adapted_gan import Generator
-from tinygan.models.digits import DigitNet, find_classifier
+from tinygan.models.digits import DigitNet
+from tinygan.models.load import find_classifier
 from tinygan.module import Parameter
 from tinygan.optim import RMSprop
 from tinygan.sampling import as_digits, generate, load_generator, run_folder
@@ -466,7 +467,7 @@ def note(line: str) -> None:
 
 def classifier_or_error() -> DigitNet:
     reasons: list[str] = []
-    classifier = find_classifier(say=reasons.append)
+    classifier = find_classifier(reasons.append)
     if classifier is None:
         raise TinyganError(f"nothing can be measured without the digit classifier: {reasons[0].removeprefix('note: ')}")
     return classifier

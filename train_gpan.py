@@ -38,8 +38,10 @@ from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
+from tinygan.models.classifier import Classifier
 from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
-from tinygan.module import Module
+from tinygan.models.load import load_classifier
+from tinygan.models.vgg16 import load_vgg16
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
@@ -100,8 +102,8 @@ def start(flags: dict, run: Run | None) -> int:
     device = pick_device(flags["device"], tf32=flags["tf32"])
     set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)
-    classifier = gpan_measure.load_classifier(flags["classifier"]).to(device.put)
-    if getattr(classifier, "channels", flags["channels"]) != flags["channels"]:
+    classifier = (load_vgg16(flags["classifier"]) if flags["classifier"] else load_classifier(None)).to(device.put)
+    if classifier.channels not in (None, flags["channels"]):
         raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
     names = classifier.class_names
     sets = find_sets(flags, names)
@@ -293,7 +295,7 @@ def finish(t: Training, run: Run, flags: dict) -> int:
 class Training:
     """Everything that changes during a run, so that it can be saved whole and brought back whole."""
 
-    def __init__(self, config: GPANConfig, flags: dict, classifier: Module, sets: list[tuple[int, ...]],
+    def __init__(self, config: GPANConfig, flags: dict, classifier: Classifier, sets: list[tuple[int, ...]],
                  substrates: Substrates, device: Device) -> None:
         self.config, self.flags, self.classifier, self.device = config, flags, classifier, device
         self.sets, self.substrates = sets, substrates

@@ -25,7 +25,7 @@ from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
@@ -242,7 +242,7 @@ class Training:
         self.reference = data.to_canvas(digits.images[:1000], config.side)
         self.classifier = None
         if digits.shows == "digits":
-            self.classifier = find_classifier(say=print)
+            self.classifier = find_classifier()
         else:
             print(f"note: {digits.kind} shows {digits.shows}: classes drawn, KL and confidence are of digits, so they "
                   "are not measured")

@@ -3,10 +3,10 @@
     python benchmarks/transfer.py runs/gpan-1                                   the classifier of the run
     python benchmarks/transfer.py runs/gpan-1 runs/gpan-2 --judge other.h5      and another one, for two runs
 
-A classifier can be fooled where others are not. So the same images are shown to all judges, whole and through views
-that training did not use: for each, the share with a wanted class on top, and the mean probability of the wanted
-classes. A judge is a file of digits (weights/train_digits.py) or a VGG16 (weights/convert_vgg16.py) with the classes of
-the run's own.
+A generator can learn the blind spots of the classifier that trained it. So all classifiers get the same images, whole
+and through views that training did not use: for each, the share with a wanted class on top, and the mean probability of
+the wanted classes. A classifier is a file of digits (weights/train_digits.py) or a VGG16 (weights/convert_vgg16.py) with
+the classes of the run's own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 from tinygan import __version__, checkpoint, cli
 from tinygan.backend import pick_device
 from tinygan.errors import TinyganError
-from tinygan.gpan_measure import hit_rates, load_classifier, scores_of
+from tinygan.gpan_measure import hit_rates, scores_of
 from tinygan.gpan_sampling import AT_ONCE, Painter, load_painter
 from tinygan.kernels import pool
-from tinygan.models import digits
-from tinygan.models.vgg16 import load_vgg16
-from tinygan.module import Module
+from tinygan.models.classifier import Classifier
+from tinygan.models.load import load_classifier
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,40 +40,30 @@ def main(argv: list[str] | None = None) -> int:
             raise TinyganError(f"{run}: this is not a run of train_gpan.py")
         painter = load_painter(run, arrays, meta, device)
         source = painter.flags.get("classifier")
-        judges = {"its own classifier": load_classifier(source)} | {path.name: open_judge(path) for path in args.judge}
+        classifiers = {"its own classifier": load_classifier(source)}
+        classifiers |= {path.name: load_classifier(path) for path in args.judge}
         print(f"{run}, step {meta['step']:,}, {args.n} images")
-        for name, judge in judges.items():
-            if len(judge.class_names) != len(painter.class_names):
-                raise TinyganError(f"{name} knows {len(judge.class_names)} classes, the run's classifier "
-                                   f"{len(painter.class_names)}: a judge must have the same ones")
-            found = verdict(painter, judge.to(device.put), args.n, args.seed)
+        for name, classifier in classifiers.items():
+            if len(classifier.class_names) != len(painter.class_names):
+                raise TinyganError(f"{name} knows {len(classifier.class_names)} classes, the run's classifier "
+                                   f"{len(painter.class_names)}: it must have the same ones")
+            found = measure_transfer(painter, classifier.to(device.put), args.n, args.seed)
             print(f"  {name:24s} top-1 {found['top1']:.2f}  probability {found['probability']:.2f}   through other "
                   f"views {found['view_top1']:.2f}  {found['view_probability']:.2f}")
     return 0
 
 
-def verdict(painter: Painter, judge: Module, n: int, seed: int) -> dict[str, float]:
+def measure_transfer(painter: Painter, classifier: Classifier, n: int, seed: int) -> dict[str, float]:
     """Means over the run's sets of top1 and probability, whole and (view_) through views of gpan_measure.HELD_OUT."""
     rng, found = np.random.default_rng([seed, 3]), []
     each = max(1, n // len(painter.sets))
     for wanted in painter.sets:
         routes = painter.generator.draw_routes(rng, -(-each // AT_ONCE) * AT_ONCE)
         images = np.concatenate(list(painter.images(wanted, routes, painter.substrates(), seed)))[:each] * 2 - 1
-        row = hit_rates(scores_of(judge, images, painter.device)[0], wanted)
-        row |= hit_rates(scores_of(judge, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
+        row = hit_rates(scores_of(classifier, images, painter.device)[0], wanted)
+        row |= hit_rates(scores_of(classifier, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
         found.append(row)
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
-
-
-def open_judge(path: Path) -> Module:
-    """A VGG16 or a digit classifier, whichever the file holds. Raises TinyganError if it is neither."""
-    try:
-        return digits.DigitEye(digits.load(path))
-    except TinyganError as not_digits:
-        try:
-            return load_vgg16(path)
-        except TinyganError as not_vgg16:
-            raise TinyganError(f"no judge: as digits, {not_digits}; as VGG16, {not_vgg16}") from None
 
 
 def build_parser() -> cli.Parser:

@@ -111,7 +111,7 @@ if found:
     pictures = np.concatenate([drawn_shapes(eye.side, kinds=[kind]).next(np.random.default_rng(4), 1)[0]
                                for kind in ("star", "shirt")])[:1 if flags.quick else 2]
 else:
-    eye = digits.DigitEye(lesson.digit_net())
+    eye = lesson.digit_net()
     test = load_mnist("test", data_dir=BUNDLED)
     chosen = [np.flatnonzero(test.labels == digit)[k] for k in range(2 if flags.quick else 6) for digit in range(10)]
     pictures = 1 - np.repeat(test.images[chosen][:, None], 3, axis=1).astype(np.float32) / 127.5
@@ -211,7 +211,7 @@ def agreement(maps):
 bars = {"Grad-CAM": agreement(cams), "place by place": agreement(places),
         "darkness alone": agreement(1 - pictures.mean(axis=1))}
 if not found:
-    untrained = digits.DigitEye(digits.DigitNet(rng=np.random.default_rng(0)))
+    untrained = digits.DigitNet(rng=np.random.default_rng(0))
     bars["Grad-CAM, untrained net"] = agreement(
         [grad_cam(untrained.features(Tensor(picture[None])), untrained.head, [c])[0]
          for picture, c in zip(pictures, answers, strict=True)])

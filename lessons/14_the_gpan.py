@@ -23,7 +23,6 @@ from tinygan.gpan_step import Batch, LossSettings, judge, learn_discriminator, l
 from tinygan.gradcam import grad_cam, overlay, resized
 from tinygan.layers import normalised
 from tinygan.metrics_gpan import pixel_spread, route_variety
-from tinygan.models.digits import DigitEye
 from tinygan.models.gpan import GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.optim import Adam
 from tinygan.views import ViewSettings, draw_views, look, whole
@@ -115,7 +114,7 @@ assert (rows, columns) == (16, 16)
 # training it never sees the same image twice: each time it looks from another place.
 
 # %%
-eye = DigitEye(lesson.digit_net())
+eye = lesson.digit_net()
 settings = ViewSettings(per_image=2, scale=(0.8, 1.15), rotation=0.2, shift=0.1, flip=False, noise=0.05)
 views = draw_views(rng, 4, settings, SIZE, SIZE, eye.side)
 seen = look(images, views)

@@ -18,7 +18,7 @@ from tinygan.data.mnist import BUNDLED
 from tinygan.errors import TinyganError
 from tinygan.models import digits
 from tinygan.models.adapted_gan import GANConfig, Generator
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 ROOT = Path(__file__).parents[1]

@@ -24,8 +24,9 @@ from tinygan.gpan_step import (
     pull_lengths,
 )
 from tinygan.gradcam import grad_cam
-from tinygan.models.digits import DigitEye, DigitNet, find_classifier
+from tinygan.models.digits import DigitNet
 from tinygan.models.gpan import GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.load import find_classifier
 from tinygan.views import ViewSettings, draw_views, look, whole
 
 pytest.importorskip("h5py")
@@ -37,12 +38,12 @@ WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 2.0, "background": 25.0, "substrat
 
 @pytest.fixture(scope="module")
 def classifier():
-    eye = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
-    found = find_classifier(say=print)
+    net = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
+    found = find_classifier()
     if found is None:
         pytest.skip("no digit classifier")
-    eye.load_state_dict(found.state_dict())
-    return DigitEye(eye)
+    net.load_state_dict(found.state_dict())
+    return net.freeze()
 
 
 @pytest.fixture

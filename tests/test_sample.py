@@ -16,8 +16,8 @@ from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import Tensor, no_grad
 from tinygan.gpan_measure import AT_ONCE
 from tinygan.models import digits
-from tinygan.models.digits import find_classifier
 from tinygan.models.gpan import GPANConfig, GPANGenerator
+from tinygan.models.load import find_classifier
 from tinygan.sampling import as_digits, generate, load_generator
 
 script, trainer = load_script("sample"), load_script("train_mnist")
@@ -237,7 +237,7 @@ def test_a_tied_ensemble_has_one_index(sample, capsys):
 @pytest.fixture(scope="module")
 def painters(tmp_path_factory):
     """name -> the folder of a GPAN's run of two steps."""
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip("no classifier to train a GPAN with")
     root = tmp_path_factory.mktemp("painters")
     picture = write_picture(root / "in/red.png", (255, 0, 0))

@@ -25,8 +25,8 @@ from tinygan.backend import Device, pick_device
 from tinygan.data.substrates import open_substrates
 from tinygan.engine import Tensor
 from tinygan.kernels import cuda_launch
-from tinygan.models.digits import find_classifier
 from tinygan.models.gpan import GPANConfig
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 script = load_script("train_gpan")
@@ -34,7 +34,7 @@ script = load_script("train_gpan")
 
 @pytest.fixture(autouse=True)
 def a_classifier(capsys):
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip(f"no classifier: {capsys.readouterr().out}")
 
 
@@ -579,7 +579,7 @@ def made(*words, device=None, base_channels=1):
     config = GPANConfig(size=64, base_channels=base_channels, patch_channels=1, noise_dim=2, bank=flags["bank"],
                         categories=len({i for ids in sets for i in ids}))
     device = device or pick_device("cpu")
-    return script.Training(config, flags, script.gpan_measure.load_classifier(None).to(device.put), sets,
+    return script.Training(config, flags, script.load_classifier(None).to(device.put), sets,
                            open_substrates(None, 64, 3), device)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +10,11 @@ import numpy as np
 from tinygan import metrics_gpan, pictures
 from tinygan.backend import Device, to_numpy
 from tinygan.engine import Tensor, no_grad
-from tinygan.errors import TinyganError
 from tinygan.gpan_step import Batch
 from tinygan.gradcam import grad_cam, overlay
-from tinygan.models.digits import DigitEye, find_classifier
+from tinygan.models.classifier import Classifier
 from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
-from tinygan.models.vgg16 import VGG16, load_vgg16
-from tinygan.module import Module
+from tinygan.models.vgg16 import VGG16
 from tinygan.sampling import in_batches
 from tinygan.views import ViewSettings, draw_views, held_out, look, whole
 
@@ -26,22 +23,6 @@ AT_ONCE = 8  # images that are judged at a time
 ROUTES, NOISES = 4, 4  # of which route variety compares all pairs
 HELD_OUT = held_out(ViewSettings())
 HELD_OUT_DIGITS = held_out(HELD_OUT, flip=False, scale=(0.9, 1.1))  # a mirrored 3 is none
-
-
-def load_classifier(path: str | os.PathLike | None) -> Module:
-    """The VGG16 in a file of weights/convert_vgg16.py, or without a path the digit classifier of the project.
-
-    Both have `side`, `class_names`, `features`, `head` and `scores` for images in [-1, 1], and frozen weights.
-    Raises TinyganError in one line where there is none.
-    """
-    if path is not None:
-        return load_vgg16(path)
-    notes: list[str] = []
-    net = find_classifier(say=notes.append)
-    if net is None:
-        raise TinyganError(f"a GPAN learns from a classifier, and there is none: {notes[-1].removeprefix('note: ')}; "
-                           "or name a VGG16 with --classifier")
-    return DigitEye(net)
 
 
 def paint(generator: GPANGenerator, batch: Batch) -> np.ndarray:
@@ -62,7 +43,8 @@ def for_the_eye(images: np.ndarray) -> np.ndarray:
     return ((images + 1) * 0.5).clip(0, 1)
 
 
-def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.ndarray], device: Device) -> np.ndarray:
+def cam_sheet(classifier: Classifier, batches: Sequence[Batch], images: Sequence[np.ndarray],
+              device: Device) -> np.ndarray:
     """A row for each batch: the first images, each beside its overlay of where the classifier sees what is wanted."""
     rows = []
     for batch, row in zip(batches, images, strict=True):
@@ -77,7 +59,7 @@ def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.
     return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
 
 
-def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed: int | None = None,
+def scores_of(classifier: Classifier, images: np.ndarray, device: Device, views_seed: int | None = None,
               tell: Callable[[int], None] = lambda count: None) -> tuple[np.ndarray, np.ndarray]:
     """(scores, features as rows) of images, seen whole, or with a seed through views of HELD_OUT. tell is called with
     the number of images that have just been judged."""
@@ -88,7 +70,7 @@ def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed
             if views_seed is None:
                 seen = whole(part, classifier.side)
             else:
-                settings = HELD_OUT if isinstance(classifier, VGG16) else HELD_OUT_DIGITS
+                settings = HELD_OUT if classifier.mirrored else HELD_OUT_DIGITS
                 rng = np.random.default_rng([views_seed, start])
                 seen = look(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
             found = classifier.features(seen)
@@ -175,7 +157,7 @@ def in_words(numbers: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
-def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, classifier: Module, batch: int,
+def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, classifier: Classifier, batch: int,
                    accumulate: int = 1) -> int:
     """About how much memory a step takes, in bytes: every weight with its gradient and averages, and the maps that the
     backward passes need. The generator's stay while the others come and go."""

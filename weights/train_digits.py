@@ -81,7 +81,7 @@ def train(digits: data.Digits, *, epochs: int, seed: int) -> tuple[DigitNet, int
         for _ in range(batches.batches_per_epoch):
             chosen = next(batches)
             images = distort(data.to_canvas(digits.images[chosen], 28), noise)
-            loss = cross_entropy(net.scores(Tensor(images)), digits.labels[chosen])
+            loss = cross_entropy(net.logits(Tensor(images)), digits.labels[chosen])
             net.zero_grad()
             loss.backward()
             optimizer.lr = LR * max(0.5 * (1 + math.cos(math.pi * step / total)), 1e-3)

@@ -23,7 +23,8 @@ from tinygan.classes import find_classes
 from tinygan.data.images import read_image, resize_image
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gradcam import grad_cam, heat, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import heat, overlay, resized
 from tinygan.kernels import pool
 from tinygan.models.vgg16 import MAPS, load_vgg16
 

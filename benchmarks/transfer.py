@@ -4,9 +4,9 @@
     python benchmarks/transfer.py runs/gpan-1 runs/gpan-2 --judge other.h5      and another one, for two runs
 
 A generator can learn the blind spots of the classifier that trained it. So all classifiers get the same images, whole
-and through views that training did not use: for each, the share with a wanted class on top, and the mean probability of
-the wanted classes. A classifier is a file of digits (weights/train_digits.py) or a VGG16 (weights/convert_vgg16.py) with
-the classes of the run's own.
+and through views that training did not use: for each, the share with a wanted class on top, and the mean probability
+of the wanted classes. A classifier is a file of digits (weights/train_digits.py) or a VGG16 (weights/convert_vgg16.py)
+with the classes of the run's own.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from tinygan import Tensor, ops
 from tinygan.data.mnist import BUNDLED, load_mnist
 from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import grad, no_grad
-from tinygan.gradcam import grad_cam, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay, resized
 from tinygan.models import digits
 from tinygan.models.vgg16 import HEAD, load_vgg16
 

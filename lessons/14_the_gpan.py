@@ -20,7 +20,8 @@ from tinygan.data.substrates import condition, drawn_shapes
 from tinygan.gpan_losses import background_loss, substrate_loss
 from tinygan.gpan_measure import for_the_eye, hit_rates, paint, scores_of
 from tinygan.gpan_step import Batch, LossSettings, judge, learn_discriminator, learn_generator, pull_lengths
-from tinygan.gradcam import grad_cam, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay, resized
 from tinygan.layers import normalised
 from tinygan.metrics_gpan import pixel_spread, route_variety
 from tinygan.models.gpan import GPANConfig, GPANGenerator, PatchDiscriminator

@@ -29,9 +29,9 @@ FLOORS = {
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
-        "pictures"],
+        "pictures", "heatmap"],
     6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
-        "gpan_sampling"],
+        "gpan_sampling", "columns", "curves"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SIDE_ROOMS = ("data", "pictures")  # import NumPy, floor 0 and themselves

@@ -11,7 +11,8 @@ from tinygan import metrics_gpan, pictures
 from tinygan.backend import Device, to_numpy
 from tinygan.engine import Tensor, no_grad
 from tinygan.gpan_step import Batch
-from tinygan.gradcam import grad_cam, overlay
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay
 from tinygan.models.classifier import Classifier
 from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
 from tinygan.models.vgg16 import VGG16

@@ -16,11 +16,6 @@ GROUP = "answer_key"
 TOLERANCE = 1e-3  # relative to the largest answer
 
 
-def entries(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays to store, {group/name: array}, for probes (uint8) and answers (float32) by name."""
-    return {f"{GROUP}/{name}": array for name, array in arrays.items()}
-
-
 def check(file: Reader, probes: Mapping[str, tuple[int, ...]], answers: Mapping[str, tuple[int, ...]],
           compute: Callable[..., Sequence[np.ndarray]], *, floor: float) -> None:
     """Compare the stored answers with those of the loaded net.

@@ -59,8 +59,7 @@ class DigitNet(Classifier):
         mid grey count as paper, as for a scanner, so a digit may stand on a pale shape.
         """
         if images.ndim != 4 or images.shape[2:] != (self.side, self.side):
-            raise TinyganError(f"the digit classifier takes images of {self.side} x {self.side} pixels, not "
-                               f"{images.shape}")
+            raise TinyganError(f"the digit classifier takes images of 28 x 28 pixels, not {images.shape}")
         digits = ops.sigmoid((images.mean(axis=1, keepdims=True) + INK_BELOW) * -INK_STEEPNESS)
         return self._run(digits, slice(None, MAPS_AFTER))
 
@@ -121,7 +120,7 @@ def save(net: DigitNet, path: str | os.PathLike, probe: np.ndarray, attributes: 
     stored = {name: p.astype(np.float16) for name, p in net.state_dict().items()}
     net.load_state_dict(stored)
     arrays = {f"parameters/{name}": array for name, array in stored.items()}
-    arrays |= answer_key.entries({"images": probe, "logits": answers(net, probe)})
+    arrays |= {f"{answer_key.GROUP}/images": probe, f"{answer_key.GROUP}/logits": answers(net, probe)}
     write_hdf5(path, arrays, {"format": FORMAT, "version": VERSION, "probes": len(probe), **attributes})
 
 

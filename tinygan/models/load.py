@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from tinygan.errors import TinyganError
 from tinygan.hdf5 import import_h5py, open_hdf5
@@ -36,14 +37,8 @@ def load_classifier(path: str | os.PathLike | None) -> Classifier:
     Raises TinyganError, one line that names the file, for anything else.
     """
     if path is None:
-        notes: list[str] = []
-        if (net := find_classifier(notes.append)) is None:
-            raise TinyganError(f"a GPAN learns from a classifier, and there is none: "
-                               f"{notes[-1].removeprefix('note: ')}; or name a VGG16 with --classifier")
-        return net
-    try:
-        with open_hdf5(path, max_bytes=MAX_BYTES) as file:
-            found = file.attribute("format", "")
-    except TinyganError:
-        found = ""  # load_vgg16 says what is wrong with the file
+        return digits.load()
+    found = ""
+    with suppress(TinyganError), open_hdf5(path, max_bytes=MAX_BYTES) as file:  # load_vgg16 reports what is wrong
+        found = file.attribute("format", "")
     return digits.load(path) if found == digits.FORMAT else load_vgg16(path)

@@ -222,7 +222,8 @@ def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32")
         arrays["class_names"] = np.frombuffer("\n".join(net.class_names).encode("utf-8"), np.uint8)
     image, pattern = probes(net)
     pool5, scores = answers(net, image, pattern)
-    arrays |= answer_key.entries({"image": image, "pool5": pool5, "map": pattern, "scores": scores})
+    key = {"image": image, "pool5": pool5, "map": pattern, "scores": scores}
+    arrays |= {f"{answer_key.GROUP}/{name}": array for name, array in key.items()}
     texts = {key: str(net.about.get(key, "not stated")) for key in ("source", "sha256", "licence")}
     write_hdf5(path, arrays, {
         "format": FORMAT, "version": VERSION, "layout": LAYOUT, "channel_order": "RGB", "input_range": net.input_range,
@@ -253,8 +254,7 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
         weights = {name: tuple(file.array(f"{name}/{part}", shape, KINDS).astype(dtype, copy=False)
                                for part, shape in zip(("weight", "bias"), shapes[name], strict=True))
                    for name in LAYERS}
-        net = VGG16(weights, input_range=_input_range(file), mean=file.numbers("mean", 3), std=_std(file),
-                    class_names=names, dtype=dtype,
+        net = VGG16(weights, **_preprocessing(file), class_names=names, dtype=dtype,
                     about={key: str(file.attribute(key)) for key in ("source", "sha256", "licence", "storage")})
         answer_key.check(file, {"image": (STEP, STEP, 3), "map": (channels, side, side)},
                          {"pool5": (channels,), "scores": (classes,)},
@@ -280,18 +280,14 @@ def check_format(file: Reader, convert: str) -> None:
         raise Refused("its parts are not those of this net; make it again with weights/convert_vgg16.py")
 
 
-def _input_range(file: Reader) -> float:
-    value = file.attribute("input_range")
-    if value not in (1, 255):
-        raise Refused(f"its input_range is {str(value)[:60]}, not 1 or 255")
-    return float(value)
-
-
-def _std(file: Reader) -> tuple[float, ...]:
-    values = file.numbers("std", 3)
-    if min(values) <= 0:
-        raise Refused(f"its std is {values}; it must be above 0")
-    return values
+def _preprocessing(file: Reader) -> dict[str, Any]:
+    """Return input_range, mean and std, as VGG16 takes them."""
+    input_range, mean, std = file.attribute("input_range"), file.numbers("mean", 3), file.numbers("std", 3)
+    if input_range not in (1, 255):
+        raise Refused(f"its input_range is {str(input_range)[:60]}, not 1 or 255")
+    if min(std) <= 0:
+        raise Refused(f"its std is {std}; it must be above 0")
+    return {"input_range": float(input_range), "mean": mean, "std": std}
 
 
 # ---- the answer key ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygan import __version__, cli, data, metrics, metrics_routes, metrics_training, runfiles
+from tinygan import __version__, cli, data, metrics, metrics_log, metrics_routes, runfiles
 from tinygan.backend import Device, pick_device
 from tinygan.engine import Tensor, frozen
 from tinygan.errors import TinyganError, UsageError
@@ -295,19 +295,19 @@ def measure_training(checkpoint: Path) -> list[Row]:
         return []
     steps, every = log["step"], f"{len(log['step'])} logged steps"
     measured = [(s, c) for s, c in zip(steps, log.get("classes", []), strict=False) if not math.isnan(c)]
-    lived = metrics_training.survival(*zip(*measured, strict=True)) if measured else {}
-    reasons = metrics_training.immediate_collapse(
+    lived = metrics_log.survival(*zip(*measured, strict=True)) if measured else {}
+    reasons = metrics_log.immediate_collapse(
         steps, by=max(500, int(steps[0])), d_loss=log["d_loss"], g_loss=log["g_loss"], logit_gap=log.get("logit_gap"),
         pixel_std=log.get("spread"), data_pixel_std=1.0, entropy=[math.log(10) - kl for kl in log["kl"]]
         if "kl" in log else None)
     rows = [("immediate_collapse", "signs of immediate collapse at step 500", len(reasons), None, every),
-            ("hard_collapse", "step of hard collapse", metrics_training.hard_collapse(
+            ("hard_collapse", "step of hard collapse", metrics_log.hard_collapse(
                 steps, log["d_loss"], log["g_grad"]), None, every),
             ("reached", "step at which 8 classes were reached", lived.get("reached"), None,
              f"{len(measured)} measured"),
             ("lost", "step at which 8 classes were first lost", lived.get("lost_first"), None,
              f"{len(measured)} measured"),
-            ("volatility", f"G's loss: std within {WINDOW} logged values", metrics_training.loss_volatility(
+            ("volatility", f"G's loss: std within {WINDOW} logged values", metrics_log.loss_volatility(
                 log["g_loss"], window=WINDOW), None, every)]
     return [Row("training", *row) for row in rows]
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, health, pictures
+from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, metrics_log, pictures
 from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
@@ -263,7 +263,7 @@ def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
     if not rows:
         return []
     seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
-    return [health.line(rows), seen] if "d_loss" in rows[-1] else [seen]
+    return [metrics_log.line(rows), seen] if "d_loss" in rows[-1] else [seen]
 
 
 def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:

@@ -28,9 +28,9 @@ FLOORS = {
     2: ["engine"],
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
-    5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
+    5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_log", "metrics_gpan", "checkpoint", "data",
         "pictures", "heatmap"],
-    6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
+    6: ["runfiles", "runlog", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
         "gpan_sampling", "columns", "curves"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

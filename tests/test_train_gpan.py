@@ -114,7 +114,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
 def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "ROWS", 1)
     monkeypatch.setattr(script, "COLUMNS", 2)
-    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
     monkeypatch.setattr(script, "QUIET", 0)
     assert train("--steps", 3, "--log-every", 1, "--sample-every", 2, "--eval-every", 2, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())

@@ -186,7 +186,7 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
 
 def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
-    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
     assert train("--steps", 7, "--log-every", 1, "--sample-every", 3, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
     step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
@@ -195,7 +195,7 @@ def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
     # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
     rows = runfiles.read_log(tmp_path / "run")
     assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [
-        script.health.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
+        script.metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
 def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):

@@ -9,7 +9,7 @@ Mode collapse shows in different places, so no single number is trusted here:
 Every measure of a finite sample has a value that perfect samples would reach; it is given by a formula here,
 or by running the same function on real images against real images. A figure means something only beside that
 value and its N. Measures of the routes are in metrics_routes.py, those of a training log in
-metrics_training.py.
+metrics_log.py.
 
 All are pure functions on NumPy arrays. Shapes: features (N, F), or images of any shape (N, ...), which are
 flattened; labels (N,) integers; probabilities (N, classes). Divergences and entropies are in nats.

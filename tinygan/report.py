@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import health, pictures
+from tinygan import metrics_log, pictures
 from tinygan.columns import COLUMNS, Column
 from tinygan.errors import TinyganError
 from tinygan.files import whole_file
@@ -66,13 +66,13 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
     found = _found(rows)
     if found and "d_loss" not in rows[-1]:  # no discriminator, so nothing to say of the two
         return found
-    now = health.assess_log(rows)
+    now = metrics_log.assess_log(rows)
     mood = "health" if now.status in ("well", "starting") else "health bad"
     text = f'<p class="{mood}">At step {rows[-1]["step"]:,}, {html.escape(now.sentence)}.</p>'
     if now.status not in ("starting", "broken"):
         text += (f"<p><small>What it says of D's answers, losses and gradients: medians over the last "
-                 f"{health.WINDOW} rows of the log; the table below has the last row.</small></p>")
-    story = health.history(rows)
+                 f"{metrics_log.WINDOW} rows of the log; the table below has the last row.</small></p>")
+    story = metrics_log.history(rows)
     if len(story) > 1:
         shown = story if len(story) <= 12 else story[:6] + story[-6:]
         cut = "" if len(story) <= 12 else f" (the first and last 6 of {len(story)} changes)"

@@ -22,6 +22,7 @@ from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, met
 from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
+from tinygan.draw import generate_gpan
 from tinygan.engine import Tensor, anomaly
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_step import (
@@ -268,7 +269,7 @@ def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
 
 def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
     """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
+    rows = [gpan_measure.as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
             for batch, row in zip(batches, images, strict=True)]
     return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
@@ -357,12 +358,12 @@ class Training:
         return batches
 
     def paint(self, batch: Batch) -> np.ndarray:
-        return gpan_measure.paint(self.best, batch)
+        return generate_gpan(self.best, batch)
 
     def measure(self, n: int = 32) -> dict[str, float]:
         """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        looks = gpan_measure.to_judge(self, n)  # two at each image, and one at those of which routes are compared
-        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, the classifier's look")
+        looks = gpan_measure.images_to_classify(self, n)
+        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, image")
         progress.update(0)
         found = gpan_measure.measure(self, n, progress.update)
         progress.clear()

@@ -18,6 +18,7 @@ import numpy as np
 
 from tinygan import __version__, checkpoint, cli, data, metrics, metrics_log, pictures
 from tinygan.backend import Device, first_line, memory_is_full, pick_device
+from tinygan.draw import as_digits, counter_normal, generate
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
@@ -29,7 +30,6 @@ from tinygan.models.load import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,

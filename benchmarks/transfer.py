@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import __version__, checkpoint, cli
 from tinygan.backend import pick_device
+from tinygan.draw import AT_ONCE, GPANSampler, load_gpan
 from tinygan.errors import TinyganError
 from tinygan.gpan_measure import hit_rates, scores_of
-from tinygan.gpan_sampling import AT_ONCE, Painter, load_painter
 from tinygan.kernels import pool
 from tinygan.models.classifier import Classifier
 from tinygan.models.load import load_classifier
@@ -38,30 +38,31 @@ def main(argv: list[str] | None = None) -> int:
         arrays, meta = checkpoint.load(run)
         if meta.get("kind") != "gpan":
             raise TinyganError(f"{run}: this is not a run of train_gpan.py")
-        painter = load_painter(run, arrays, meta, device)
-        source = painter.flags.get("classifier")
+        sampler = load_gpan(run, arrays, meta, device)
+        source = sampler.flags.get("classifier")
         classifiers = {"its own classifier": load_classifier(source)}
         classifiers |= {path.name: load_classifier(path) for path in args.judge}
         print(f"{run}, step {meta['step']:,}, {args.n} images")
         for name, classifier in classifiers.items():
-            if len(classifier.class_names) != len(painter.class_names):
+            if len(classifier.class_names) != len(sampler.class_names):
                 raise TinyganError(f"{name} knows {len(classifier.class_names)} classes, the run's classifier "
-                                   f"{len(painter.class_names)}: it must have the same ones")
-            found = measure_transfer(painter, classifier.to(device.put), args.n, args.seed)
+                                   f"{len(sampler.class_names)}: it must have the same ones")
+            found = measure_transfer(sampler, classifier.to(device.put), args.n, args.seed)
             print(f"  {name:24s} top-1 {found['top1']:.2f}  probability {found['probability']:.2f}   through other "
                   f"views {found['view_top1']:.2f}  {found['view_probability']:.2f}")
     return 0
 
 
-def measure_transfer(painter: Painter, classifier: Classifier, n: int, seed: int) -> dict[str, float]:
-    """Means over the run's sets of top1 and probability, whole and (view_) through views of gpan_measure.HELD_OUT."""
+def measure_transfer(sampler: GPANSampler, classifier: Classifier, n: int, seed: int) -> dict[str, float]:
+    """Compute means over the run's sets of top1 and probability, of whole images and (view_) through the views of
+    gpan_measure.HELD_OUT."""
     rng, found = np.random.default_rng([seed, 3]), []
-    each = max(1, n // len(painter.sets))
-    for wanted in painter.sets:
-        routes = painter.generator.draw_routes(rng, -(-each // AT_ONCE) * AT_ONCE)
-        images = np.concatenate(list(painter.images(wanted, routes, painter.substrates(), seed)))[:each] * 2 - 1
-        row = hit_rates(scores_of(classifier, images, painter.device)[0], wanted)
-        row |= hit_rates(scores_of(classifier, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
+    each = max(1, n // len(sampler.sets))
+    for wanted in sampler.sets:
+        routes = sampler.generator.draw_routes(rng, -(-each // AT_ONCE) * AT_ONCE)
+        images = np.concatenate(list(sampler.images(wanted, routes, sampler.substrates(), seed)))[:each] * 2 - 1
+        row = hit_rates(scores_of(classifier, images, sampler.device)[0], wanted)
+        row |= hit_rates(scores_of(classifier, images, sampler.device, views_seed=seed)[0], wanted, prefix="view_")
         found.append(row)
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
 

@@ -30,8 +30,8 @@ FLOORS = {
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_log", "metrics_gpan", "checkpoint", "data",
         "pictures", "heatmap"],
-    6: ["runfiles", "runlog", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
-        "gpan_sampling", "columns", "curves"],
+    6: ["runfiles", "runlog", "report", "run", "draw", "cli", "training", "gpan_step", "gpan_measure",
+        "measure", "columns", "curves"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SIDE_ROOMS = ("data", "pictures")  # import NumPy, floor 0 and themselves

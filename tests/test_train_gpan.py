@@ -125,7 +125,7 @@ def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train
     assert [row["samples"] for row in log_rows(tmp_path / "run")] == ["", "30", "63"]
     assert "step 0/3    0%" in printed.err
     counted = [tuple(map(int, pair))
-               for pair in re.findall(r"measuring, the classifier's look (\d+)/(\d+) ", printed.err)]
+               for pair in re.findall(r"measuring, image (\d+)/(\d+) ", printed.err)]
     assert [pair for pair in counted if pair[0] in (0, pair[1])] == [(0, 76), (76, 76), (0, 142), (142, 142)]
     assert len(counted) > 10 and sorted(counted, key=lambda pair: (pair[1], pair[0])) == counted
 
@@ -700,7 +700,7 @@ def test_a_step_on_a_gpu_is_the_step_on_a_processor(standin, words):
             assert rows[0][name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
         for t in (on_gpu, on_cpu):
             t.step += 1
-    images = [script.gpan_measure.paint(t.best, t.fixed()[0]) for t in (on_gpu, on_cpu)]
+    images = [script.generate_gpan(t.best, t.fixed()[0]) for t in (on_gpu, on_cpu)]
     np.testing.assert_allclose(*images, atol=1e-3)
     assert all(isinstance(p.data, standin.module.ndarray) for p in on_gpu.G.parameters())
     sheets = [script.gpan_measure.cam_sheet(t.classifier, t.fixed()[:1], images[1:], t.device)

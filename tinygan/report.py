@@ -63,14 +63,14 @@ def write_report(folder: str | os.PathLike) -> Path:
 def _health(rows: Sequence[Mapping[str, float]]) -> str:
     if not rows:
         return "<p>Nothing has been logged yet.</p>"
-    found = _found(rows)
-    if found and "d_loss" not in rows[-1]:  # no discriminator, so nothing to say of the two
-        return found
+    gpan = _of_classifier(rows)
+    if gpan and "d_loss" not in rows[-1]:  # no discriminator
+        return gpan
     now = metrics_log.assess_log(rows)
     mood = "health" if now.status in ("well", "starting") else "health bad"
     text = f'<p class="{mood}">At step {rows[-1]["step"]:,}, {html.escape(now.sentence)}.</p>'
     if now.status not in ("starting", "broken"):
-        text += (f"<p><small>What it says of D's answers, losses and gradients: medians over the last "
+        text += (f"<p><small>D's probabilities, losses and gradients are medians over the last "
                  f"{metrics_log.WINDOW} rows of the log; the table below has the last row.</small></p>")
     story = metrics_log.history(rows)
     if len(story) > 1:
@@ -78,11 +78,11 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
         cut = "" if len(story) <= 12 else f" (the first and last 6 of {len(story)} changes)"
         items = "".join(f"<li>step {step:,}: {html.escape(state.sentence)}</li>" for step, state in shown)
         text += f"<details><summary>How it came to this{cut}</summary><ul>{items}</ul></details>"
-    return found + text
+    return gpan + text
 
 
-def _found(rows: Sequence[Mapping[str, float]]) -> str:
-    """What the classifier finds in a GPAN's images at the last logged step; nothing for another run."""
+def _of_classifier(rows: Sequence[Mapping[str, float]]) -> str:
+    """Describe how well a GPAN's images show the wanted classes at the last logged step; "" for another run."""
     if "wanted" not in rows[-1]:
         return ""
     words = in_words(rows[-1])
@@ -106,8 +106,8 @@ def _pictures(folder: Path) -> str:
                  if gpan else "each column is one route through the filter banks, each row one noise vector")
     of_routes += "; above a column its route, as sample.py --route takes it"
     for name, heading, caption, style in (
-        (CAMS, "Where the classifier looks", "beside each image, the brighter the more it speaks for what is wanted",
-         "wide"),
+        (CAMS, "Where the classifier looks", "beside each image: the brighter a place, the more it raises the "
+         "score of the wanted classes", "wide"),
         ("training.gif", "The same noise, step by step", "", "pixels"),
         ("routes.png", "Routes", of_routes, "pixels"),
         ("loss.png", "Curves", "", "wide"),

@@ -98,7 +98,7 @@ class VGG16(Classifier):
 
     @property
     def side(self) -> int:
-        """The side of an image in pixels whose pool5 has the size that fc6 takes: 224 in the published net."""
+        """Return the side of an image in pixels whose pool5 has the size that fc6 takes: 224 in the published net."""
         return STEP * self.head_side
 
     def to(self, put: Callable[[np.ndarray], Any]) -> VGG16:
@@ -210,7 +210,7 @@ def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32")
     arrays: dict[str, np.ndarray] = {}
     for name, layer in net.layers.items():
         for part, p in (("weight", layer.weight), ("bias", layer.bias)):
-            with np.errstate(over="ignore"):  # what overflows is found below
+            with np.errstate(over="ignore"):  # what overflows is caught below
                 stored = p.numpy().astype(storage, copy=False)
             if not np.isfinite(stored).all():
                 raise TinyganError(f"{name}/{part} holds a number that {storage} cannot; nothing was written")
@@ -264,11 +264,11 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
 
 def check_format(file: Reader, convert: str) -> None:
     """Raise Refused unless the file says that it holds a VGG16; convert: the command that makes one from another."""
-    found = str(file.attribute("format", ""))
-    if not found:
+    kind = str(file.attribute("format", ""))
+    if not kind:
         raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
-    if found != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT} but of the {found[:60]}; make one with "
+    if kind != FORMAT:
+        raise Refused(f"it is not a file of the {FORMAT} but of the {kind[:60]}; make one with "
                       "weights/convert_vgg16.py")
     if file.attribute("version") != VERSION:
         raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")

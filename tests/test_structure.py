@@ -28,8 +28,8 @@ FLOORS = {
     2: ["engine"],
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
-    5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_log", "metrics_gpan", "checkpoint", "data",
-        "pictures", "heatmap"],
+    5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_log", "metrics_gpan", "metrics_checks", "checkpoint",
+        "data", "pictures", "heatmap"],
     6: ["runfiles", "runlog", "report", "run", "draw", "cli", "training", "gpan_step", "gpan_measure",
         "measure", "columns", "curves"],
 }

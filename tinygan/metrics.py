@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError
+from tinygan.metrics_checks import as_labels, as_matrix, as_probabilities, as_shares, check_least, same_features
 
 # ---- Labels: which classes appear ----
 
@@ -54,7 +55,7 @@ def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
 
 def label_kl_floor(samples: int, *, classes: int = 10) -> float:
     """Return what label_kl is on average for N = `samples` perfect draws: (classes - 1) / (2 N), to first order."""
-    return (classes - 1) / (2 * _at_least("the number of samples", samples, 1))
+    return (classes - 1) / (2 * check_least("the number of samples", samples, 1))
 
 
 def label_entropy(histogram: ArrayLike) -> float:
@@ -167,8 +168,8 @@ def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> dict[str, float]:
     Equal distributions give an expected density of 1 and coverage of about 1 - 2^-k. Raises unless both sets
     have more than k rows.
     """
-    needed = _at_least("k", k, 1) + 1
-    real, fake = _same_features("real features", real, "fake features", fake, at_least=needed)
+    needed = check_least("k", k, 1) + 1
+    real, fake = same_features("real features", real, "fake features", fake, at_least=needed)
     real_radius, fake_radius = _ball_radii(real, k), _ball_radii(fake, k)
     fake_inside = np.zeros(len(fake), bool)
     balls_filled = balls_held = reals_inside = 0
@@ -222,7 +223,7 @@ def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, fl
     Returns ndb (count), ndb_share (NDB/K), js (nats), and js_floor: the mean js of perfect samples, to first
     order (K - 1) (1/N_train + 1/N_query) / 8.
     """
-    x, centres = _same_features("query images", query, "bin centres", bins.centres)
+    x, centres = same_features("query images", query, "bin centres", bins.centres)
     counts = np.bincount(nearest(x, centres)[0], minlength=len(centres))
     n_train, n_query = int(bins.counts.sum()), len(x)
     pooled = (bins.counts + counts) / (n_train + n_query)
@@ -246,7 +247,7 @@ def kmeans(
     after `iterations`. A cluster that runs empty restarts at the point that lies farthest from its own centre.
     Same points, same seed: same clusters. Raises when there are fewer distinct points than clusters.
     """
-    x = as_matrix("points", points, at_least=_at_least("the number of clusters", clusters, 1))
+    x = as_matrix("points", points, at_least=check_least("the number of clusters", clusters, 1))
     centres = _spread_start(x, clusters, np.random.default_rng(seed))
     assigned, distances = nearest(x, centres)
     for _ in range(iterations):
@@ -290,8 +291,8 @@ def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, 
     near 1 is what new images of the same kind give. Well below 1 means copies, or images simpler than real ones
     (blurred, collapsed onto a common shape): the pairs show which.
     """
-    fake, train_like_fake = _same_features("fake images", fake, "training images", train)
-    test, train_like_test = _same_features("test images", test, "training images", train)
+    fake, train_like_fake = same_features("fake images", fake, "training images", train)
+    test, train_like_test = same_features("test images", test, "training images", train)
     of_fake, of_test = nearest(fake, train_like_fake)[1], nearest(test, train_like_test)[1]
     fake_mean, test_mean = float(of_fake.mean(dtype=np.float64)), float(of_test.mean(dtype=np.float64))
     return {
@@ -311,7 +312,7 @@ def pairwise_spread(
     between the two sets of pair distances: it also detects a mass of small distances that leaves the mean in
     place. Distances are of `pairs` random pairs, taken by subtraction.
     """
-    fake, real = _same_features("fake images", fake, "real images", real, at_least=2)
+    fake, real = same_features("fake images", fake, "real images", real, at_least=2)
     of_fake, of_real = (np.sort(_pair_distances(x, pairs, np.random.default_rng(seed))) for x in (fake, real))
     fake_mean, real_mean = float(of_fake.mean()), float(of_real.mean())
     wasserstein = float(np.abs(of_fake - of_real).mean())
@@ -376,7 +377,7 @@ def nearest(rows: ArrayLike, columns: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
     The distance is taken again by subtraction, so that an exact copy gives exactly 0.
     """
-    rows, columns = _same_features("rows", rows, "columns", columns)
+    rows, columns = same_features("rows", rows, "columns", columns)
     index = np.empty(len(rows), np.int64)
     distance = np.empty(len(rows), rows.dtype)
     for part, squared in _distance_blocks(rows, columns):
@@ -410,71 +411,6 @@ def _distance_blocks(
         rounding = norms * (32 * float(np.finfo(columns.dtype).eps))
         squared[squared <= rounding[:, None]] = 0
         yield slice(start, start + len(part)), squared
-
-
-# ---- Checks of what comes in ----
-
-
-def as_matrix(name: str, values: ArrayLike, *, at_least: int = 1) -> np.ndarray:
-    """Return `values` as a finite (N, F) array: float32 and float64 stay what they are, all else becomes float32."""
-    x = np.asarray(values)
-    if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape[1:]:
-        raise TinyganError(f"{name} must be numbers of shape (N, ...), got shape {x.shape} of {x.dtype}")
-    if len(x) < at_least:
-        raise TinyganError(f"{name} hold {len(x)} rows but at least {at_least} are needed; use more samples")
-    x = x.reshape(len(x), -1)
-    if x.dtype != np.float64:
-        x = x.astype(np.float32, copy=False)
-    if not np.isfinite(x).all():
-        raise TinyganError(f"{name} hold NaN or infinity; check the model they come from")
-    return x
-
-
-def as_labels(name: str, labels: ArrayLike, classes: int) -> np.ndarray:
-    """Return `labels` as a (N,) integer array with every value in [0, classes)."""
-    x = np.asarray(labels)
-    if x.ndim != 1 or x.dtype.kind not in "iu" or not len(x):
-        raise TinyganError(
-            f"{name} must be integers of shape (N,) with N >= 1, got shape {x.shape} of {x.dtype}"
-        )
-    if x.min() < 0 or x.max() >= classes:
-        raise TinyganError(f"{name} must lie in 0 to {classes - 1}, found {x.min()} to {x.max()}")
-    return x
-
-
-def as_shares(name: str, histogram: ArrayLike) -> np.ndarray:
-    """Convert counts or shares (bins,) to float64 shares that sum to 1."""
-    x = np.asarray(histogram, np.float64)
-    if x.ndim != 1 or not np.isfinite(x).all() or (x < 0).any() or x.sum() <= 0:
-        raise TinyganError(f"{name} must be counts or shares of shape (bins,), none negative, not all zero")
-    return x / x.sum()
-
-
-def as_probabilities(probabilities: ArrayLike) -> np.ndarray:
-    """Return class probabilities (N, classes) as float64; rows must sum to 1 within 1e-3."""
-    x = as_matrix("probabilities", probabilities).astype(np.float64, copy=False)
-    if (x < 0).any() or np.abs(x.sum(axis=1) - 1).max() > 1e-3:
-        raise TinyganError(
-            "probabilities must be >= 0 and each row sum to 1; give the softmax, not the logits"
-        )
-    return x
-
-
-def _same_features(name_a: str, a, name_b: str, b, *, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as matrices with equal F and one precision: float64 if either is."""
-    a, b = as_matrix(name_a, a, at_least=at_least), as_matrix(name_b, b, at_least=at_least)
-    if a.shape[1] != b.shape[1]:
-        raise TinyganError(
-            f"{name_a} have {a.shape[1]} values per row but {name_b} have {b.shape[1]}; they must agree"
-        )
-    dtype = np.result_type(a, b)
-    return a.astype(dtype, copy=False), b.astype(dtype, copy=False)
-
-
-def _at_least(name: str, value: int, smallest: int) -> int:
-    if value < smallest:
-        raise TinyganError(f"{name} must be at least {smallest}, got {value}")
-    return value
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError, UsageError
-from tinygan.metrics import as_matrix
+from tinygan.metrics_checks import as_matrix
 
 HALF_NYQUIST = 0.25  # cycles per pixel; the finest a picture can hold is 0.5
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError
-from tinygan.metrics import as_labels, as_matrix, as_probabilities, as_shares, label_entropy, pixel_std
+from tinygan.metrics import label_entropy, pixel_std
+from tinygan.metrics_checks import as_labels, as_matrix, as_probabilities, as_shares
 
 
 def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 10) -> float:

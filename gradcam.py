@@ -1,10 +1,10 @@
-"""Show what in a picture a VGG16 takes for a class (Grad-CAM).
+"""Show which places of a picture raise a VGG16's score of a class (Grad-CAM).
 
     python gradcam.py flamingo.jpg --classifier weights/vgg16.h5
     python gradcam.py zoo.jpg --class zebra,flamingo --layer conv5_3 --out zoo-importance.png
 
 Prints the five likeliest classes and writes three pictures side by side: the image as the classifier gets it, the
-importance of its places, and the one over the other.
+importance of each place, and the one over the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from tinygan.data.images import read_image, resize_image
 from tinygan.device import pick_device
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gradcam import grad_cam, heat, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import heat, overlay, resized
 from tinygan.kernels import threads
 from tinygan.kernels.arrays import to_numpy
 from tinygan.models.vgg16 import MAPS, load_vgg16
@@ -65,19 +66,19 @@ def main(argv: list[str] | None = None) -> int:
     pictures.save_png(out, pictures.grid(np.stack(panels).transpose(0, 3, 1, 2), 1, len(panels)))
     wanted = ", ".join(f"{names[c]} ({p[c]:.2%})" for c in ids)
     if not cam.any():
-        print(f"nothing at {args.layer} speaks for {wanted}: the map is zero everywhere")
+        print(f"nothing at {args.layer} raises the score of {wanted}: the map is zero everywhere")
     print(f"importance for {wanted} at {args.layer}, {cam.shape[0]}x{cam.shape[1]} places, in {out}")
     return 0
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities of one image's scores, in float64."""
+    """Compute the probabilities of one image's scores, in float64."""
     e = np.exp(scores.astype(np.float64) - scores.max())
     return e / e.sum()
 
 
 def default_name(args: argparse.Namespace) -> str:
-    """The name of the picture, with the class, layer and classifier that are not the usual ones: so none
+    """Return the name of the picture, with the class, layer and classifier that are not the defaults, so that none
     replaces that of another choice."""
     usual = ("", LAYER, CLASSIFIER.stem)
     words = [word for word in (args.classes or "", args.layer, args.classifier.stem) if word not in usual]
@@ -85,7 +86,7 @@ def default_name(args: argparse.Namespace) -> str:
 
 
 def check_out(out: Path, image: Path) -> Path:
-    """The file to write, before any work is done for it."""
+    """Check the file to write, before any work is done for it."""
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: name a .png file")
     if not out.parent.is_dir():
@@ -101,8 +102,8 @@ def build_parser() -> cli.Parser:
     p.add_argument("--classifier", type=cli.path, default=CLASSIFIER, metavar="FILE",
                    help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
     p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")
-    p.add_argument("--layer", default=LAYER, help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones know more, early "
-                   "ones have more places")
+    p.add_argument("--layer", default=LAYER, help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones are closer "
+                   "to the classes, early ones have more places")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
     p.add_argument("-o", "--out", type=cli.path, help="the picture to write [default: beside the image, "

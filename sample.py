@@ -19,20 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, gpan_measure, pictures
+from tinygan import __version__, checkpoint, cli, pictures
 from tinygan.device import Device, pick_device
+from tinygan.draw import AT_ONCE as GPAN_AT_ONCE
+from tinygan.draw import as_digits, generate, load_gpan, restore_generator, run_folder
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_sampling import load_painter
 from tinygan.kernels import threads
 from tinygan.models.adapted_gan import Generator
 from tinygan.models.gpan import GPANGenerator
-from tinygan.sampling import as_digits, generate, restore_generator, run_folder
 
 MOST_FILES, MOST_SCALE, MOST_PIXELS = 100_000, 64, 1 << 30
 ONE_ROUTE = re.compile(r"\d{1,6}(,\d{1,6})*")  # a filter set for each layer, such as 3,0,2,0
 USUAL = {"gan": 64, "gpan": 16}  # images in a picture
 # Images are drawn so many at a time, never fewer: the last bit of an image depends on how many its product holds.
-AT_ONCE = {"gan": 64, "gpan": gpan_measure.AT_ONCE}
+AT_ONCE = {"gan": 64, "gpan": GPAN_AT_ONCE}
 MADE_BY = "tinygan sample.py"  # written into single images, so that a later call knows them from a user's own
 OF_A_GPAN = ("wanted", "substrate")  # flags that mean nothing to a GAN
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
              ) -> tuple[int, Iterator[np.ndarray]]:
-    """(side in pixels, images (n, C, side, side) in [0, 1] in parts, drawn as they are asked for) of a run of
+    """Return (side in pixels, images (n, C, side, side) in [0, 1] in parts, drawn lazily) of a run of
     train_mnist.py."""
     if typed := [name for name in OF_A_GPAN if getattr(args, name) is not None]:
         raise UsageError(f"--{typed[0]} is for runs of train_gpan.py, and {args.checkpoint} is not one: leave it out")
@@ -106,17 +106,17 @@ def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict
 
 def draw_gpan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
               ) -> tuple[int, Iterator[np.ndarray]]:
-    """The same of a run of train_gpan.py."""
-    painter = load_painter(args.checkpoint, arrays, meta, device, average=not args.no_average)
-    wanted = painter.find_set(args.wanted)
-    routes = choose_routes(painter.generator, args.route, np.random.default_rng(args.seed), n)
-    substrates = painter.substrates(args.substrate)
-    print(f"wanted: {painter.describe(wanted)}; on {substrates.describe()}")
-    return painter.generator.config.size, painter.images(wanted, routes, substrates, args.seed)
+    """Return the same of a run of train_gpan.py."""
+    sampler = load_gpan(args.checkpoint, arrays, meta, device, average=not args.no_average)
+    wanted = sampler.find_set(args.wanted)
+    routes = choose_routes(sampler.generator, args.route, np.random.default_rng(args.seed), n)
+    substrates = sampler.substrates(args.substrate)
+    print(f"wanted: {sampler.describe(wanted)}; on {substrates.describe()}")
+    return sampler.generator.config.size, sampler.images(wanted, routes, substrates, args.seed)
 
 
 def choose_routes(generator: Generator | GPANGenerator, wanted: str, rng: np.random.Generator, n: int) -> np.ndarray:
-    """--route as (n, layers) indices: a mode draws them, a list of numbers is used for every image.
+    """Convert --route to (n, layers) indices: a mode draws them, a list of numbers is used for every image.
 
     They are drawn AT_ONCE at a time, never fewer, so that the first ones do not depend on n.
     """
@@ -136,7 +136,7 @@ def choose_routes(generator: Generator | GPANGenerator, wanted: str, rng: np.ran
 
 
 def first(parts: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
-    """The first n images of `parts`; no part is asked for that holds none of them."""
+    """Yield the first n images of `parts`, drawing no more parts than needed."""
     while n > 0:
         part = next(parts)[:n]
         n -= len(part)
@@ -144,31 +144,31 @@ def first(parts: Iterator[np.ndarray], n: int) -> Iterator[np.ndarray]:
 
 
 def name_of(args: argparse.Namespace) -> str:
-    """What tells a default name from that of another seed, route or set of classes, so that none replaces another."""
+    """Return the part of a default name that holds seed, route and wanted classes, so that none replaces another."""
     words = [("seed", args.seed or ""), ("route", args.route if args.route != "sample" else ""),
              ("wanted", args.wanted or "")]
     return "".join(f"-{name}-{re.sub(r'[^0-9A-Za-z]+', '-', str(value))}" for name, value in words if value)
 
 
 def earlier_images(folder: Path) -> list[Path]:
-    """The images that an earlier call left in `folder`, by number. Raises TinyganError where another file is named like
-    one: it is not this script's to replace, nor to leave among the new ones."""
-    found = sorted(path for path in folder.glob("*.png") if re.fullmatch(r"\d{5}\.png", path.name))
-    for path in found:
+    """List the images that an earlier call left in `folder`, by number. Raises TinyganError where another file has
+    such a name: it is not this script's to replace, nor to leave among the new ones."""
+    earlier = sorted(path for path in folder.glob("*.png") if re.fullmatch(r"\d{5}\.png", path.name))
+    for path in earlier:
         if not pictures.is_made_by(path, MADE_BY):
             raise TinyganError(f"{path} was not made by sample.py (or by an earlier version of it): move it away, or "
                                "name another folder with --out")
-    return found
+    return earlier
 
 
 def square(n: int) -> tuple[int, int]:
-    """Rows and columns of a grid for n images, nearly square."""
+    """Return rows and columns of a grid for n images, nearly square."""
     columns = math.ceil(math.sqrt(n))
     return math.ceil(n / columns), columns
 
 
 def route_choice(text: str) -> str:
-    """The value of --route: a mode, or one route written out."""
+    """Parse the value of --route: a mode, or one route written out."""
     if ONE_ROUTE.fullmatch(text):
         return text
     try:
@@ -193,7 +193,7 @@ def build_parser() -> cli.Parser:
                    "route draws)")
     p.add_argument("--wanted", metavar="CLASS[,CLASS]", help="one of the sets of classes that a GPAN was trained for, "
                    "by name or number [default: the first]")
-    p.add_argument("--substrate", nargs="+", type=cli.path, metavar="PATH", help="pictures for a GPAN to paint on, or "
+    p.add_argument("--substrate", nargs="+", type=cli.path, metavar="PATH", help="pictures for a GPAN to draw on, or "
                    "a folder of them [default: what it was trained on]")
     p.add_argument("--no-average", action="store_true", help="the weights themselves, not their moving average")
     p.add_argument("--device", type=cli.device, default="auto")

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, health, pictures
+from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, metrics_log, pictures
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.device import Device, first_line, memory_is_full, pick_device
+from tinygan.draw import generate_gpan
 from tinygan.engine import Tensor, anomaly
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_losses import CAM_MODES, LossSettings
@@ -31,8 +32,10 @@ from tinygan.kernels.gpu.launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
+from tinygan.models.classifier import Classifier
 from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, Batch, GPANConfig, GPANGenerator, PatchDiscriminator
-from tinygan.module import Module
+from tinygan.models.load import load_classifier
+from tinygan.models.vgg16 import load_vgg16
 from tinygan.ops import sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
@@ -93,8 +96,8 @@ def start(flags: dict, run: Run | None) -> int:
     device = pick_device(flags["device"], tf32=flags["tf32"])
     set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)
-    classifier = gpan_measure.load_classifier(flags["classifier"]).to(device.put)
-    if getattr(classifier, "channels", flags["channels"]) != flags["channels"]:
+    classifier = (load_vgg16(flags["classifier"]) if flags["classifier"] else load_classifier(None)).to(device.put)
+    if classifier.channels not in (None, flags["channels"]):
         raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
     names = classifier.class_names
     sets = find_sets(flags, names)
@@ -254,12 +257,12 @@ def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
     if not rows:
         return []
     seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
-    return [health.line(rows), seen] if "d_loss" in rows[-1] else [seen]
+    return [metrics_log.line(rows), seen] if "d_loss" in rows[-1] else [seen]
 
 
 def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
     """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
+    rows = [gpan_measure.as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
             for batch, row in zip(batches, images, strict=True)]
     return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
@@ -286,7 +289,7 @@ def finish(t: Training, run: Run, flags: dict) -> int:
 class Training:
     """Everything that changes during a run, so that it can be saved whole and brought back whole."""
 
-    def __init__(self, config: GPANConfig, flags: dict, classifier: Module, sets: list[tuple[int, ...]],
+    def __init__(self, config: GPANConfig, flags: dict, classifier: Classifier, sets: list[tuple[int, ...]],
                  substrates: Substrates, device: Device) -> None:
         self.config, self.flags, self.classifier, self.device = config, flags, classifier, device
         self.sets, self.substrates = sets, substrates
@@ -348,12 +351,12 @@ class Training:
         return batches
 
     def paint(self, batch: Batch) -> np.ndarray:
-        return gpan_measure.paint(self.best, batch)
+        return generate_gpan(self.best, batch)
 
     def measure(self, n: int = 32) -> dict[str, float]:
         """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        looks = gpan_measure.to_judge(self, n)  # two at each image, and one at those of which routes are compared
-        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, the classifier's look")
+        looks = gpan_measure.images_to_classify(self, n)
+        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, image")
         progress.update(0)
         found = gpan_measure.measure(self, n, progress.update)
         progress.clear()

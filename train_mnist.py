@@ -16,8 +16,9 @@ import warnings
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures
+from tinygan import __version__, checkpoint, cli, data, metrics, metrics_log, pictures
 from tinygan.device import Device, first_line, memory_is_full, pick_device
+from tinygan.draw import as_digits, counter_normal, generate
 from tinygan.engine import Tensor, anomaly, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
@@ -25,11 +26,10 @@ from tinygan.kernels.gpu.launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 from tinygan.ops import concatenate, sigmoid
 from tinygan.optim import EMA
 from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.sampling import as_digits, counter_normal, generate
 from tinygan.signals import StopSignal
 from tinygan.training import (
     add_optimiser_flags,
@@ -176,7 +176,7 @@ def train(t: Training, run: Run, flags: dict) -> int:
                 run.log(t.step, **t.latest)
                 if look_now and t.step < total:  # of the last step `finish` says more
                     if rows := run.rows():
-                        progress.say(health.line(rows))
+                        progress.say(metrics_log.line(rows))
             if t.step % flags["save_every"] == 0 and t.step < total:
                 run.save(*t.state())
         progress.close()
@@ -192,7 +192,7 @@ def look(t: Training, run: Run, flags: dict) -> None:
     images = generate(t.best, t.fixed_z, t.fixed_routes, t.device)
     run.save_sample(t.step, pictures.grid(crop(images, flags), GRID, GRID))
     if t.latest:
-        t.latest["spread"] = health.relative_spread(images, t.reference)
+        t.latest["spread"] = metrics_log.relative_spread(images, t.reference)
 
 
 def finish(t: Training, run: Run, flags: dict) -> int:
@@ -212,7 +212,7 @@ def finish(t: Training, run: Run, flags: dict) -> int:
         print(f"{found['classes']:.0f} of 10 digits drawn, KL to equal shares {found['kl']:.3f} nats, "
               f"classifier's mean confidence {found['confidence']:.3f} (over {found['samples']:,} samples)")
     if rows := run.rows():
-        print(health.line(rows))
+        print(metrics_log.line(rows))
     for note in run.finish():
         print(f"note: {note}")
     run.close()
@@ -242,7 +242,7 @@ class Training:
         self.reference = data.to_canvas(digits.images[:1000], config.side)
         self.classifier = None
         if digits.shows == "digits":
-            self.classifier = find_classifier(say=print)
+            self.classifier = find_classifier()
         else:
             print(f"note: {digits.kind} shows {digits.shows}: classes drawn, KL and confidence are of digits, so they "
                   "are not measured")

@@ -15,12 +15,12 @@ import numpy as np
 from tinygan import Tensor, metrics, metrics_routes, ops, pictures
 from tinygan.data import Batches, to_canvas
 from tinygan.data.mnist import BUNDLED, load_mnist
+from tinygan.draw import as_digits
 from tinygan.engine import frozen, no_grad
 from tinygan.layers import normalised
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.optim import EMA, Adam
-from tinygan.sampling import as_digits
 
 flags = lesson.flags()
 

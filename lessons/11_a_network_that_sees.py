@@ -24,7 +24,6 @@ from tinygan.data.shapes import SHAPES
 from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import no_grad
 from tinygan.errors import TinyganError
-from tinygan.models import digits
 from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, MAPS, VGG16, load_vgg16, save_vgg16
 
 flags = lesson.flags()
@@ -265,7 +264,7 @@ def draw(kinds, side):
 if found:
     eye, shown = true_net, draw(list(SHAPES)[:8], true_net.side)
 else:
-    eye = digits.DigitEye(lesson.digit_net())
+    eye = lesson.digit_net()
     test = load_mnist("test", data_dir=BUNDLED)
     written = 1 - np.repeat(test.images[:, None], 3, axis=1).astype(np.float32) / 127.5
     shown = np.concatenate([written[:4], draw(("star", "heart", "shirt", "bottle"), 28)])

@@ -17,7 +17,8 @@ from tinygan import Tensor, ops
 from tinygan.data.mnist import BUNDLED, load_mnist
 from tinygan.data.substrates import drawn_shapes
 from tinygan.engine import grad, no_grad
-from tinygan.gradcam import grad_cam, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay, resized
 from tinygan.models import digits
 from tinygan.models.vgg16 import HEAD, load_vgg16
 
@@ -111,7 +112,7 @@ if found:
     pictures = np.concatenate([drawn_shapes(eye.side, kinds=[kind]).next(np.random.default_rng(4), 1)[0]
                                for kind in ("star", "shirt")])[:1 if flags.quick else 2]
 else:
-    eye = digits.DigitEye(lesson.digit_net())
+    eye = lesson.digit_net()
     test = load_mnist("test", data_dir=BUNDLED)
     chosen = [np.flatnonzero(test.labels == digit)[k] for k in range(2 if flags.quick else 6) for digit in range(10)]
     pictures = 1 - np.repeat(test.images[chosen][:, None], 3, axis=1).astype(np.float32) / 127.5
@@ -211,7 +212,7 @@ def agreement(maps):
 bars = {"Grad-CAM": agreement(cams), "place by place": agreement(places),
         "darkness alone": agreement(1 - pictures.mean(axis=1))}
 if not found:
-    untrained = digits.DigitEye(digits.DigitNet(rng=np.random.default_rng(0)))
+    untrained = digits.DigitNet(rng=np.random.default_rng(0))
     bars["Grad-CAM, untrained net"] = agreement(
         [grad_cam(untrained.features(Tensor(picture[None])), untrained.head, [c])[0]
          for picture, c in zip(pictures, answers, strict=True)])

@@ -29,7 +29,6 @@ from tinygan.gpan_losses import (
     wanted_loss,
     weighted_sum,
 )
-from tinygan.models.digits import DigitEye
 from tinygan.models.gpan import GPANConfig, PatchDiscriminator
 from tinygan.module import Parameter
 from tinygan.optim import Adam
@@ -187,7 +186,7 @@ for words, p in (("one of two, certain", (0.97, 0.01, 0.01, 0.01)), ("both, equa
 # views that no descent has used.
 
 # %%
-eye = DigitEye(lesson.digit_net())
+eye = lesson.digit_net()
 settings = ViewSettings(per_image=3, scale=(0.7, 1.1), rotation=0.25, shift=0.2, flip=False)
 fresh = draw_views(np.random.default_rng(9), 2, replace(settings, per_image=40), SIZE, SIZE, eye.side)
 

@@ -17,13 +17,14 @@ import numpy as np
 from tinygan import Tensor, grad, no_grad
 from tinygan.data.substrates import condition, drawn_shapes
 from tinygan.device import pick_device
+from tinygan.draw import generate_gpan
 from tinygan.gpan_losses import LossSettings, background_loss, substrate_loss
-from tinygan.gpan_measure import for_the_eye, hit_rates, paint, scores_of
+from tinygan.gpan_measure import as_pictures, hit_rates, scores_of
 from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
-from tinygan.gradcam import grad_cam, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay, resized
 from tinygan.layers import normalised
 from tinygan.metrics_gpan import pixel_spread, route_variety
-from tinygan.models.digits import DigitEye
 from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.optim import Adam
 from tinygan.views import ViewSettings, apply_views, draw_views, plain_view
@@ -116,7 +117,7 @@ assert (rows, columns) == (16, 16)
 # nobody else. So in training it gets a new random view of an image every time.
 
 # %%
-eye = DigitEye(lesson.digit_net())
+eye = lesson.digit_net()
 settings = ViewSettings(per_image=2, scale=(0.8, 1.15), rotation=0.2, shift=0.1, flip=False, noise=0.05)
 views = draw_views(rng, 4, settings, SIZE, SIZE, eye.side)
 resampled = apply_views(images, views)
@@ -127,7 +128,7 @@ for row in (0, 1):
     shown = target[row], silhouette[row], images.numpy()[row], resampled.numpy()[row], resampled.numpy()[4 + row]
     for ax, picture, title in zip(axes[row], shown, ("substrate", "silhouette", "untrained", "a view", "another"),
                                   strict=True):
-        ax.imshow(for_the_eye(picture[None])[0].transpose(1, 2, 0))
+        ax.imshow(as_pictures(picture[None])[0].transpose(1, 2, 0))
         ax.set_axis_off()
         ax.set_title(title if row == 0 else "")
 lesson.save(fig, "14_pieces")
@@ -250,7 +251,7 @@ assert growth > 2 and spread < 0.4
 
 # %%
 fresh = draw_batch(*shapes.next(rng, 32))
-results = paint(G, fresh)
+results = generate_gpan(G, fresh)
 device = pick_device("cpu")
 whole_rates = hit_rates(scores_of(eye, results, device)[0], WANTED)
 view_rates = hit_rates(scores_of(eye, results, device, views_seed=1)[0], WANTED)
@@ -270,7 +271,7 @@ with no_grad():
 cams = grad_cam(features, eye.head, WANTED)
 fig, axes = lesson.figure(3, 7, height=1.05)
 for i in range(7):
-    column = for_the_eye(fresh.target.numpy()[i:i + 1])[0], for_the_eye(results[i:i + 1])[0]
+    column = as_pictures(fresh.target.numpy()[i:i + 1])[0], as_pictures(results[i:i + 1])[0]
     for ax, picture in zip(axes[:, i], (*(p.transpose(1, 2, 0) for p in column), overlay(results[i], cams[i])),
                            strict=True):
         ax.imshow(picture)
@@ -299,7 +300,7 @@ R, Z = 5, 3
 routes, noises = G.draw_routes(rng, R), G.draw_noise(rng, Z)
 item = [np.repeat(part[:1], R * Z, axis=0) for part in (fresh.target.numpy(), fresh.mask.numpy())]
 crossed = draw_batch(*item, noise=np.repeat(noises, R, axis=0), routes=np.tile(routes, (Z, 1)))
-table = paint(G, crossed)
+table = generate_gpan(G, crossed)
 features = scores_of(eye, table, device)[1].reshape(Z, R, -1)  # [noise, route]
 variety = route_variety(features, features.transpose(1, 0, 2))
 by_route, by_noise = (pixel_spread(t) for t in (table.reshape(Z, R, 3, SIZE, SIZE),
@@ -311,7 +312,7 @@ assert by_route > 3 * by_noise and variety > 3
 fig, axes = lesson.figure(Z, R, height=1.3)
 for z in range(Z):
     for r in range(R):
-        axes[z, r].imshow(for_the_eye(table[z * R + r][None])[0].transpose(1, 2, 0))
+        axes[z, r].imshow(as_pictures(table[z * R + r][None])[0].transpose(1, 2, 0))
         axes[z, r].set_axis_off()
         axes[z, r].set_title(f"route {''.join(map(str, routes[r]))}" if z == 0 else "")
 lesson.save(fig, "14_routes")

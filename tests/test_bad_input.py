@@ -345,7 +345,7 @@ def good(tmp_path_factory):
     root = tmp_path_factory.mktemp("good")
     digits = write_mnist(root / "mnist")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "find_classifier", lambda say=print: None)
+        patch.setattr(trainer, "find_classifier", lambda notify=print: None)
         words = [*TINY, "--data-dir", str(digits), "--steps", "4", "--log-every", "1", "--sample-every", "2"]
         assert cli.run_main(trainer.entry, [*words, "--out", str(root / "run")]) == 0
     return root
@@ -355,7 +355,7 @@ def good(tmp_path_factory):
 def no_gpu(monkeypatch):
     """Where CuPy is installed, act as if it were not; and never spend time on the classifier."""
     monkeypatch.setitem(sys.modules, "cupy", None)
-    monkeypatch.setattr(trainer, "find_classifier", lambda say=print: None)
+    monkeypatch.setattr(trainer, "find_classifier", lambda notify=print: None)
 
 
 def answer(entry, words, capsys):

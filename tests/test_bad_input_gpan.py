@@ -34,7 +34,8 @@ from test_bad_input import (
 from vgg16_tools import small_file
 
 from tinygan import checkpoint, cli
-from tinygan.models.digits import SHIPPED, find_classifier
+from tinygan.models.digits import SHIPPED
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 SCRIPTS = {name: load_script(name) for name in ("train_gpan", "train_mnist", "sample", "evaluate", "gradcam")}
@@ -304,7 +305,7 @@ TABLE = [("train_gpan", *case) for case in TRAIN] + [("sample", *case) for case 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A finished run of three steps, one of train_mnist.py, a small VGG16 and a picture."""
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip("no classifier to train a GPAN with")
     root = tmp_path_factory.mktemp("good")
     write_picture(root / "data/red.png")
@@ -313,7 +314,7 @@ def good(tmp_path_factory):
     digits = write_mnist(root / "digits")
     gpan, mnist = SCRIPTS["train_gpan"], SCRIPTS["train_mnist"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "find_classifier", lambda say=print: None)
+        patch.setattr(mnist, "find_classifier", lambda notify=print: None)
         for script in (gpan, mnist):
             patch.setattr(script.Run, "finish", lambda run: [])
         words = ["--steps", "3", "--log-every", "1"]

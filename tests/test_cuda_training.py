@@ -14,11 +14,11 @@ from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import cli
 from tinygan.device import Device, pick_device
+from tinygan.draw import generate
 from tinygan.errors import TinyganError
 from tinygan.kernels.gpu import launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import RMSprop
-from tinygan.sampling import generate
 
 pytestmark = pytest.mark.kernels
 script = load_script("train_mnist")

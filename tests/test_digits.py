@@ -15,7 +15,8 @@ from tinygan.engine import Tensor, grad
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import check_grads
 from tinygan.models import digits
-from tinygan.models.digits import SHIPPED, DigitNet, find_classifier
+from tinygan.models.digits import SHIPPED, DigitNet
+from tinygan.models.load import find_classifier
 
 h5py = pytest.importorskip("h5py")
 
@@ -92,20 +93,19 @@ def test_classify_gives_the_softmax_of_the_scores_in_any_batch_size(trained):
     images = data.load_mnist("test", data_dir=BUNDLED).images[:23, None]
     floats = images.astype(np.float32) / 255
     probabilities, features = trained.classify(images, batch=7)
-    scores = trained.scores(Tensor(floats)).numpy()
+    scores = trained.logits(Tensor(floats)).numpy()
     softmax = np.exp(scores - scores.max(axis=1, keepdims=True))
     np.testing.assert_allclose(probabilities, softmax / softmax.sum(axis=1, keepdims=True), atol=1e-6)
-    np.testing.assert_allclose(features, trained.features(Tensor(floats)).numpy(), atol=1e-5)
+    np.testing.assert_allclose(features, trained.embed(Tensor(floats)).numpy(), atol=1e-5)
     np.testing.assert_allclose(probabilities, trained.classify(floats.astype(np.float64))[0], atol=1e-6)
-    np.testing.assert_array_equal(scores, trained(Tensor(floats)).numpy())
 
 
 def test_scores_and_features_are_differentiable():
     net = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
     x = np.random.default_rng(1).random((2, 1, 28, 28))
-    check_grads(net.scores, [Tensor(x, requires_grad=True)], order=1)
+    check_grads(net.logits, [Tensor(x, requires_grad=True)], order=1)
     image = Tensor(x, requires_grad=True)
-    g, = grad(net.features(image).sum(), [image])
+    g, = grad(net.embed(image).sum(), [image])
     assert g.shape == x.shape and abs(g.numpy()).max() > 0
 
 
@@ -115,7 +115,7 @@ def test_training_lowers_the_loss_on_one_batch():
     x, y = Tensor(data.to_canvas(batch.images[:64], 28)), batch.labels[:64]
     optimizer, losses = module.Adam(net.named_parameters(), lr=5e-3), []
     for _ in range(12):
-        loss = module.cross_entropy(net.scores(x), y)
+        loss = module.cross_entropy(net.logits(x), y)
         net.zero_grad()
         loss.backward()
         optimizer.step()
@@ -319,7 +319,7 @@ def test_a_changed_byte_is_refused_or_harmless(good):
 def test_find_classifier_says_in_one_line_what_is_missing(monkeypatch, tmp_path):
     lines = []
     monkeypatch.setattr(digits, "SHIPPED", tmp_path / "absent.h5")
-    assert find_classifier(say=lines.append) is None
+    assert find_classifier(lines.append) is None
     assert len(lines) == 1 and "absent.h5" in lines[0] and "not measured" in lines[0]
     with pytest.raises(TinyganError, match=r"^there is no .*absent\.h5, .* python weights/train_digits\.py$"):
         digits.load()
@@ -328,18 +328,18 @@ def test_find_classifier_says_in_one_line_what_is_missing(monkeypatch, tmp_path)
 def test_find_classifier_without_h5py(monkeypatch):
     lines = []
     monkeypatch.setitem(sys.modules, "h5py", None)
-    assert find_classifier(say=lines.append) is None
+    assert find_classifier(lines.append) is None
     assert len(lines) == 1 and "pip install h5py" in lines[0] and "not measured" in lines[0]
 
 
 def test_find_classifier_finds_the_shipped_one_from_any_folder_and_refuses_a_damaged_one(monkeypatch, tmp_path):
     lines = []
     monkeypatch.chdir(tmp_path)
-    assert isinstance(find_classifier(say=lines.append), DigitNet) and not lines
+    assert isinstance(find_classifier(lines.append), DigitNet) and not lines
     monkeypatch.setattr(digits, "SHIPPED", tmp_path / "damaged.h5")
     (tmp_path / "damaged.h5").write_bytes(b"")
     with pytest.raises(TinyganError, match="empty"):
-        find_classifier(say=lines.append)
+        find_classifier(lines.append)
 
 
 # ---- the script --------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from script_tools import write_mnist
 
-from tinygan import checkpoint, data, metrics_routes
+from tinygan import checkpoint, data, measure, metrics_routes
 from tinygan.data.mnist import BUNDLED
 from tinygan.device import pick_device
 from tinygan.errors import TinyganError
 from tinygan.models import digits
 from tinygan.models.adapted_gan import GANConfig, Generator
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def small(monkeypatch):
     less = {"ROUTES": 8, "PER_ROUTE": 20, "LAYER_SAMPLES": 40, "RECONSTRUCT_STEPS": 3, "BINS": 20, "BIN_DIGITS": 1000,
             "COPY_SAMPLES": 50}
     for name, value in less.items():
-        monkeypatch.setattr(evaluate, name, value)
+        monkeypatch.setattr(measure, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def runs(tmp_path_factory):
 def subject():
     generator = Generator(GANConfig(base_channels=4, latent_dim=8, bank=(3, 1, 2, 1)), rng=np.random.default_rng(0))
     train, test = (data.load_mnist(split, data_dir=BUNDLED) for split in ("train", "test"))
-    return evaluate.Subject(generator, find_classifier(), CPU, train, test, seed=0)
+    return measure.Subject(generator, find_classifier(), CPU, train, test, seed=0)
 
 
 def run(*words, threads=1):
@@ -73,7 +73,7 @@ def run(*words, threads=1):
 
 def draws(monkeypatch, function):
     """Let every generator draw what `function(z, routes)` gives: uint8 digits (N, 28, 28)."""
-    monkeypatch.setattr(evaluate, "generate", lambda g, z, routes, device: data.to_canvas(function(z, routes), 32))
+    monkeypatch.setattr(measure, "generate", lambda g, z, routes, device: data.to_canvas(function(z, routes), 32))
 
 
 def values(rows):
@@ -122,14 +122,15 @@ def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
     assert texts[0] != texts[2]
 
 
-def test_a_damaged_log_costs_no_other_figures(tmp_path, capsys):
+def test_a_damaged_log_costs_no_other_figures(tmp_path):
+    notes: list[str] = []
     (tmp_path / "log.csv").write_text("no log\n")
-    assert evaluate.measure_training(tmp_path) == []
-    assert "log.csv is damaged" in capsys.readouterr().err
+    assert measure.measure_training(tmp_path, notes.append) == []
+    assert "log.csv is damaged" in notes[-1]
     (tmp_path / "log.csv").unlink()
     (tmp_path / "log.csv").mkdir()
-    assert evaluate.measure_training(tmp_path) == []
-    assert "nothing is said of the training" in capsys.readouterr().err
+    assert measure.measure_training(tmp_path, notes.append) == []
+    assert len(notes) == 2 and "nothing is measured of the training" in notes[-1]
 
 
 def test_nothing_but_json_where_json_is_asked_for(runs, capsys):
@@ -151,7 +152,7 @@ def test_numbers_that_are_not_finite_become_null():
 def test_a_generator_of_real_digits_measures_like_real_digits(subject, monkeypatch):
     fresh = subject.train.images[np.random.default_rng(5).permutation(len(subject.train))]
     draws(monkeypatch, lambda z, routes: fresh[:len(z)])
-    value, compare = values(evaluate.measure_samples(subject, 800))
+    value, compare = values(measure.measure_samples(subject, 800))
     assert value["classes"] == 10 and value["kl_uniform"] < 4 * compare["kl_uniform"]
     assert value["confidence"] == pytest.approx(compare["confidence"], abs=0.02)
     assert value["classifier_score"] > 9.5
@@ -165,7 +166,7 @@ def test_a_generator_of_real_digits_measures_like_real_digits(subject, monkeypat
 
 def test_a_generator_of_one_digit_has_collapsed(subject, monkeypatch):
     draws(monkeypatch, lambda z, routes: np.repeat(subject.test.images[:1], len(z), axis=0))
-    value, compare = values(evaluate.measure_samples(subject, 400))
+    value, compare = values(measure.measure_samples(subject, 400))
     assert value["classes"] == 1 and value["kl_uniform"] == pytest.approx(math.log(10))
     assert max(value["histogram"]) == 100 and value["classifier_score"] == pytest.approx(1, abs=1e-6)
     assert value["spread"] == 0 and value["coverage"] < 0.05 and value["recall"] < 0.05
@@ -180,7 +181,7 @@ def test_routes_that_choose_the_digit_are_found_out(subject, monkeypatch):
         return np.stack([groups[r[0]][int(abs(v[0]) * 1e4) % 90] for v, r in zip(z, routes, strict=True)])
 
     draws(monkeypatch, digit_of_route)
-    rows, drawn = evaluate.measure_routes(subject)
+    rows, drawn = measure.measure_routes(subject)
     value, compare = values(rows)
     assert value["information"] > 0.9 and value["information"] > 10 * compare["information"]
     assert value["entropy_given_route"] < 0.2 < compare["entropy_given_route"]
@@ -193,7 +194,7 @@ def test_routes_that_choose_the_digit_are_found_out(subject, monkeypatch):
     assert {k: np.argmax(row) for k, row in drawn.by_set["projection"].items()} == digit
     assert all(row[d] == pytest.approx(1 / 3, abs=0.02) for row in drawn.by_set["deconvs.1"].values() for d in (1, 4))
     lines = evaluate.as_routes(drawn, 6).splitlines()
-    assert "(6 of 6 routes asked)" in lines[0] and lines[1].split() == ["--route", *"0123456789", "confidence"]
+    assert "(6 of 6 routes measured)" in lines[0] and lines[1].split() == ["--route", *"0123456789", "confidence"]
     assert re.fullmatch(r" +2,0,1,0 +0 +0 +0 +0 +0 +0 +0 +0 +\d+ +0 +0\.\d\d", lines[7])
 
 
@@ -201,7 +202,7 @@ def test_routes_that_draw_nothing_are_dead(subject, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (28, 28)).astype(np.uint8)
     draws(monkeypatch, lambda z, routes: np.where((routes[:, 0] == 0)[:, None, None], noise,
                                                   subject.test.images[:len(z)]))
-    rows, drawn = evaluate.measure_routes(subject)
+    rows, drawn = measure.measure_routes(subject)
     assert values(rows)[0]["dead_routes"] == pytest.approx(1 / 3)
     assert [d.route[0] for d in drawn.by_route if d.dead] == [0, 0]
     assert evaluate.as_routes(drawn, 6).count("  dead\n") == 2
@@ -214,9 +215,9 @@ def test_of_many_routes_those_worth_a_look_are_listed():
         shares[7] = 0.9 if i in (3, 5) else 0
         return metrics_routes.Drawn([i, 0], (shares / shares.sum()).tolist(), 0.9, i in (3, 5))
 
-    table = evaluate.DrawnDigits([drawn(i) for i in range(20)], {"projection": {i: [0.1] * 10 for i in range(20)}})
+    table = measure.DrawnDigits([drawn(i) for i in range(20)], {"projection": {i: [0.1] * 10 for i in range(20)}})
     lines = evaluate.as_routes(table, 20).splitlines()
-    assert "20 of 20 routes asked, all of them in --json" in lines[0]
+    assert "20 of 20 routes measured, all of them in --json" in lines[0]
     assert [line.split()[4] for line in lines if "most of digit" in line][4] == "12,0"
     assert lines[11].split()[:2] == ["purest", "12,0"] and lines[11].split()[6] == "50"
     assert [line.split()[0] for line in lines if line.endswith("dead")] == ["3,0", "5,0"]
@@ -284,19 +285,19 @@ def test_the_fingerprints_are_those_of_mnist():
 
 def test_routes_asked_are_all_different(subject):
     rng = np.random.default_rng(0)
-    assert len(evaluate.some_routes(subject.generator, 64, rng)) == 6  # 3 x 2: all there are
-    assert len(np.unique(evaluate.some_routes(subject.generator, 4, rng), axis=0)) == 4
+    assert len(measure.some_routes(subject.generator, 64, rng)) == 6  # 3 x 2: all there are
+    assert len(np.unique(measure.some_routes(subject.generator, 4, rng), axis=0)) == 4
 
 
 def test_reconstruction_goes_down_and_finds_what_the_generator_can_draw(subject, monkeypatch):
     generator, rng = subject.generator, np.random.default_rng(0)
     z, routes = generator.draw_noise(rng, 6), generator.draw_routes(rng, 6)
-    target = evaluate.generate(generator, z, routes, CPU)
+    target = measure.generate(generator, z, routes, CPU)
     errors = []
     for steps in (0, 10, 60):
-        monkeypatch.setattr(evaluate, "RECONSTRUCT_STEPS", steps)
-        errors.append(evaluate.reconstruct(generator, CPU, target, routes))
-    start = ((evaluate.generate(generator, np.zeros_like(z), routes, CPU) - target) ** 2).mean(axis=(1, 2, 3))
+        monkeypatch.setattr(measure, "RECONSTRUCT_STEPS", steps)
+        errors.append(measure.reconstruct(generator, CPU, target, routes))
+    start = ((measure.generate(generator, np.zeros_like(z), routes, CPU) - target) ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(errors[0], start, rtol=1e-4)
     assert (errors[1] < errors[0]).all() and errors[2].mean() < 0.5 * errors[0].mean()
     assert all(p.requires_grad and p.grad is None for p in generator.parameters())
@@ -326,7 +327,7 @@ def test_bad_input_is_answered_in_one_line(runs, tmp_path, capsys, monkeypatch):
     (tmp_path / "page.npz").write_text("<html>")
     good = ["--checkpoint", runs / "gan", "--n", "200", "--data-dir", BUNDLED]
     table = [
-        ([], 2, "--checkpoint"), (["--checkpoint", tmp_path / "absent"], 1, "no checkpoint"),
+        ([], 2, "--checkpoint"), (["--checkpoint", tmp_path / "absent"], 1, "no file"),
         (["--checkpoint", tmp_path], 1, "no checkpoint.npz"), (["--checkpoint", tmp_path / "page.npz"], 1, "page.npz"),
         (["--checkpoint", tmp_path / "other.npz"], 1, "not one of a GAN"),
         (["--checkpoint", tmp_path / "gpan.npz"], 1, "its report.html has what was measured"),

@@ -13,8 +13,8 @@ import pytest
 
 from tinygan import cli
 from tinygan.device import cupy_packages, find_gpu, load_driver, memory_is_full, pick_device
+from tinygan.draw import in_batches
 from tinygan.errors import TinyganError, UsageError
-from tinygan.sampling import in_batches
 
 CUDA12, CUDA13 = 'pip install ".[cuda12]"', 'pip install ".[cuda13]"'
 UNINSTALL = "pip uninstall cupy-cuda13x, then "

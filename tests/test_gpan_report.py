@@ -9,9 +9,9 @@ from script_tools import load_script
 from test_pictures import colour_count, opened
 from test_run import read_page
 
-from tinygan import pictures, report
+from tinygan import curves, pictures, report
+from tinygan.columns import BLACK, BLUE, COLUMNS, GPAN_PANELS, GREEN, PINK, RED, SKY
 from tinygan.gpan_measure import in_words
-from tinygan.pictures import BLACK, BLUE, GPAN_PANELS, GREEN, PINK, RED, SKY
 from tinygan.run import Run
 
 STEPS = np.arange(20, 420, 20)
@@ -55,7 +55,7 @@ def test_each_group_of_numbers_has_a_panel_of_its_own(tmp_path):
     heights, seen = [], []
     for parts in ((LOSSES,), (LOSSES, PULLS), (LOSSES, PULLS, BATCH), (LOSSES, PULLS, BATCH, MEASURED),
                   (LOSSES, PULLS, BATCH, MEASURED, GAME)):
-        pictures.loss_plot(tmp_path / "a.png", as_columns(rows(*parts)), title="a run")
+        curves.loss_plot(tmp_path / "a.png", as_columns(rows(*parts)), title="a run")
         heights.append(opened(tmp_path / "a.png").shape[0])
         seen.append({name: colour_count(tmp_path / "a.png", colour) for name, colour in (
             ("blue", BLUE), ("red", RED), ("green", GREEN), ("pink", PINK), ("black", BLACK), ("sky", SKY))})
@@ -70,9 +70,10 @@ def test_every_curve_is_drawn(tmp_path):
     assert len(set(names)) == len(names)
     assert set(LOSSES) | set(PULLS) <= set(names) <= {*LOSSES, *PULLS, *BATCH, *MEASURED, *GAME}
     for panel in GPAN_PANELS:
-        for name, (_, colour, *_) in panel.curves.items():
+        for name in panel.curves:
+            colour = panel.colours.get(name, COLUMNS[name].colour)
             log = [{"step": int(step), "wanted": math.nan, name: 0.5} for step in STEPS]
-            pictures.loss_plot(tmp_path / "a.png", as_columns(log))
+            curves.loss_plot(tmp_path / "a.png", as_columns(log))
             assert colour_count(tmp_path / "a.png", colour) > 100, name
 
 
@@ -85,7 +86,7 @@ def test_odd_numbers_are_still_a_picture(tmp_path, change):
     pytest.importorskip("matplotlib")
     log = [row | {name: value for name, value in change.items() if name in row}
            for row in rows(LOSSES, PULLS, BATCH, MEASURED, GAME)]
-    pictures.loss_plot(tmp_path / "a.png", as_columns(log))
+    curves.loss_plot(tmp_path / "a.png", as_columns(log))
     assert opened(tmp_path / "a.png").shape[0] > 1000
 
 
@@ -99,7 +100,8 @@ def test_report_says_what_was_found(tmp_path):
     assert all(link.startswith("data:image/") for link in page.links)
     for words in ("The classifier finds what is wanted in 69% of the images", "all is well",
                   "Where the classifier looks", "left the substrate",
-                  "L_p: the wanted classes must be seen", "how hard L_sub, weighted, pulls",
+                  "L_p: low where the classifier gives the wanted classes",
+                  "norm of the gradient of L_sub, weighted, at the images",
                   "4 (step 20)", "0.69 (step 400)"):
         assert words in page.text, words
     order = [page.text.index(words) for words in ("Samples at the end", "Where the classifier looks",
@@ -111,7 +113,7 @@ def test_every_column_has_words(tmp_path):
     log = rows(LOSSES, PULLS, BATCH, MEASURED, GAME)
     text = report.write_report(made(tmp_path / "run", log).folder).read_text().split("Settings")[0]
     for name in (*LOSSES, *PULLS, *BATCH, *MEASURED, *GAME):
-        assert name in report.WORDS and f"<td>{name}</td>" not in text
+        assert name in COLUMNS and f"<td>{name}</td>" not in text
 
 
 def test_best_is_the_end_that_is_better(tmp_path):

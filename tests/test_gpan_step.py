@@ -22,8 +22,9 @@ from tinygan.gpan_step import (
     select_view,
 )
 from tinygan.gradcam import grad_cam
-from tinygan.models.digits import DigitEye, DigitNet, find_classifier
+from tinygan.models.digits import DigitNet
 from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.load import find_classifier
 from tinygan.views import ViewSettings, apply_views, draw_views, plain_view
 
 pytest.importorskip("h5py")
@@ -36,11 +37,11 @@ WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 2.0, "background": 25.0, "substrat
 @pytest.fixture(scope="module")
 def classifier():
     net = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
-    stored = find_classifier(say=print)
-    if stored is None:
+    found = find_classifier()
+    if found is None:
         pytest.skip("no digit classifier")
-    net.load_state_dict(stored.state_dict())
-    return DigitEye(net)
+    net.load_state_dict(found.state_dict())
+    return net.freeze()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from vgg16_tools import converter, small_file, small_net, some_images
 from tinygan import cli, ops, pictures
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import UsageError
-from tinygan.gradcam import COVER, HEAT, grad_cam, heat, overlay, resized
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import COVER, HEAT, heat, overlay, resized
 
 script = load_script("gradcam")
 REAL = Path(os.environ.get("TINYGAN_DATA", "")) / "vgg16"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinygan import health
+from tinygan import metrics_log
 
 GOOD = dict(d_real=0.7, d_fake=0.3, d_loss=0.75, g_loss=1.3)
 NAN = math.nan
@@ -37,6 +37,8 @@ TABLE = [
     (dict(classes=7), "narrow", "7 of 10"),
     (dict(classes=8), "well", "8 of 10"),
     (dict(kl=2.3), "collapsed", "KL 2.30"),
+    (dict(kl=1.81), "collapsed", "KL 1.81"),
+    (dict(kl=1.79), "narrow", "KL 1.79"),
     (dict(kl=0.6), "narrow", "KL 0.60"),
     (dict(kl=0.4), "well", "KL 0.40"),
     (dict(histogram=[1000] + [0] * 9), "collapsed", "1 of 10 classes, KL 2.30"),
@@ -56,7 +58,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("change", "status", "words"), TABLE)
 def test_table(change, status, words):
-    found = health.assess(**(GOOD | change))
+    found = metrics_log.assess(**(GOOD | change))
     assert found.status == status, found.sentence
     assert words in found.sentence and "\n" not in found.sentence
 
@@ -65,7 +67,7 @@ def test_every_state_of_the_docstring_is_in_the_table():
     assert {status for _, status, _ in TABLE} == {
         "broken", "starting", "frozen", "collapsed", "D wins", "G wins", "narrow", "well",
     }  # fmt: skip
-    assert all(status in health.__doc__ for _, status, _ in TABLE)
+    assert all(status in metrics_log.__doc__ for _, status, _ in TABLE)
 
 
 def row(step, **numbers):
@@ -74,40 +76,40 @@ def row(step, **numbers):
 
 def test_one_odd_batch_is_not_a_verdict_but_nan_is():
     rows = [row(100 * i) for i in range(1, 11)]
-    assert health.assess_log(rows).status == "well"
-    assert health.assess_log([*rows, row(1100, d_real=1.0, d_fake=0.0)]).status == "well"
+    assert metrics_log.assess_log(rows).status == "well"
+    assert metrics_log.assess_log([*rows, row(1100, d_real=1.0, d_fake=0.0)]).status == "well"
     lasting = [row(1100 + i, d_real=1.0, d_fake=0.0) for i in range(5)]
-    assert health.assess_log(rows + lasting).status == "D wins"
-    assert health.assess_log([*rows, row(1100, g_loss=NAN)]).status == "broken"
+    assert metrics_log.assess_log(rows + lasting).status == "D wins"
+    assert metrics_log.assess_log([*rows, row(1100, g_loss=NAN)]).status == "broken"
 
 
 def test_rare_measures_keep_their_last_value():
     rows = [row(200, classes=1, kl=2.3)] + [row(300 + i) for i in range(10)]
-    assert health.assess_log(rows).status == "collapsed"
-    assert health.assess_log([*rows, row(400, classes=10, kl=0.1)]).status == "well"
+    assert metrics_log.assess_log(rows).status == "collapsed"
+    assert metrics_log.assess_log([*rows, row(400, classes=10, kl=0.1)]).status == "well"
 
 
 def test_the_line_of_a_log_is_its_verdict_with_the_step():
     rows = [row(100 * i, d_real=0.5 + 0.02 * i) for i in range(1, 11)]
-    assert health.line(rows) == f"step 1000: {health.assess_log(rows).sentence}"
-    assert "D calls real images 0.66 real" in health.line(rows)  # the median of five, not the last
+    assert metrics_log.line(rows) == f"step 1000: {metrics_log.assess_log(rows).sentence}"
+    assert "D calls real images 0.66 real" in metrics_log.line(rows)  # the median of five, not the last
 
 
 def test_empty_and_foreign_logs():
-    assert health.assess_log([]).status == "starting"
-    assert "d_real" in health.assess_log([{"step": 500, "loss": 1.0}]).sentence
+    assert metrics_log.assess_log([]).status == "starting"
+    assert "d_real" in metrics_log.assess_log([{"step": 500, "loss": 1.0}]).sentence
 
 
 def test_history_tells_the_changes():
     rows = [row(50)] + [row(100 * i, spread=0.9 if i < 10 else 0.05) for i in range(1, 20)]
-    assert [(step, state.status) for step, state in health.history(rows)] == [
+    assert [(step, state.status) for step, state in metrics_log.history(rows)] == [
         (50, "starting"), (100, "well"), (1000, "collapsed"),
     ]  # fmt: skip
 
 
 def test_relative_spread():
     data = np.random.default_rng(0).random((100, 1, 4, 4))
-    assert health.relative_spread(data, data) == 1.0
-    assert health.relative_spread(0.5 * data, data) == pytest.approx(0.5)
-    assert health.relative_spread(np.ones((5, 1, 4, 4)), data) == 0.0
-    assert math.isnan(health.relative_spread(data, np.ones((5, 1, 4, 4))))
+    assert metrics_log.relative_spread(data, data) == 1.0
+    assert metrics_log.relative_spread(0.5 * data, data) == pytest.approx(0.5)
+    assert metrics_log.relative_spread(np.ones((5, 1, 4, 4)), data) == 0.0
+    assert math.isnan(metrics_log.relative_spread(data, np.ones((5, 1, 4, 4))))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tinygan import metrics as m
+from tinygan import metrics_log as mt
 from tinygan import metrics_routes as mr
-from tinygan import metrics_training as mt
 from tinygan.errors import TinyganError
 
 
@@ -477,14 +477,6 @@ def test_immediate_collapse_rules():
     assert len(mt.immediate_collapse(steps, d_loss=[1, 1, nan, nan], logit_gap=[0, 0, -21, 0])) == 2
 
 
-def test_soft_collapse_needs_few_classes_that_change():
-    one, other, all_classes = np.eye(10)[0], np.eye(10)[1], np.ones(10)
-    assert mt.soft_collapse([one, other, one, other]) == 1
-    assert mt.soft_collapse([one, one, one]) == 0  # the same class for ever: hard, not soft
-    assert mt.soft_collapse([all_classes, one, all_classes]) == 0
-    assert mt.soft_collapse([all_classes, one, other]) == 0.5
-
-
 def test_hard_collapse_needs_to_last():
     steps = np.arange(0, 2000, 100)
     d_loss, gradient = np.full(20, 0.5), np.full(20, 0.1)
@@ -556,7 +548,6 @@ GOOD = np.random.default_rng(0).random((6, 4))
         lambda: mt.immediate_collapse([600], entropy=[0]),
         lambda: mt.immediate_collapse([0, 1], entropy=[0]),
         lambda: mt.immediate_collapse([0], pixel_std=[0]),
-        lambda: mt.soft_collapse([[1, 2]]),
         lambda: mt.hard_collapse([0, 1], [0], [0, 1]),
         lambda: mt.survival([], []),
         lambda: mt.loss_volatility([1, 2, 3], window=4),

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tinygan import pictures
+from tinygan import curves, pictures
 from tinygan.errors import TinyganError, UsageError
 
 Image = pytest.importorskip("PIL.Image")
@@ -269,7 +269,7 @@ def test_loss_plot_draws_each_curve_that_was_logged(tmp_path):
     heights = []
     for name, columns in (("a", losses), ("b", losses | answers), ("c", losses | answers | variety)):
         path = tmp_path / f"{name}.png"
-        pictures.loss_plot(path, columns, title="a run")
+        curves.loss_plot(path, columns, title="a run")
         assert colour_count(path, "#0072b2") > 200 and colour_count(path, "#d55e00") > 200
         heights.append(opened(path).shape[0])
         assert (colour_count(path, "#009e73") > 50) == (name == "c")
@@ -287,7 +287,7 @@ def test_loss_plot_draws_each_curve_that_was_logged(tmp_path):
 )
 def test_loss_plot_of_odd_logs_is_still_a_picture(tmp_path, columns):
     pytest.importorskip("matplotlib")
-    pictures.loss_plot(tmp_path / "a.png", columns)
+    curves.loss_plot(tmp_path / "a.png", columns)
     assert opened(tmp_path / "a.png").shape[0] > 200
     assert os.listdir(tmp_path) == ["a.png"]
 
@@ -295,7 +295,7 @@ def test_loss_plot_of_odd_logs_is_still_a_picture(tmp_path, columns):
 def test_plots_touch_no_global_state(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     before = dict(matplotlib.rcParams)
-    pictures.loss_plot(tmp_path / "a.png", {"step": [0, 1], "d_loss": [1, 2]})
+    curves.loss_plot(tmp_path / "a.png", {"step": [0, 1], "d_loss": [1, 2]})
     assert dict(matplotlib.rcParams) == before
 
 
@@ -308,4 +308,4 @@ def test_missing_libraries_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(TinyganError, match="pip install pillow"):
         pictures.save_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(TinyganError, match="pip install matplotlib"):
-        pictures.loss_plot(tmp_path / "a.png", {"step": [0]})
+        curves.loss_plot(tmp_path / "a.png", {"step": [0]})

@@ -641,7 +641,7 @@ def test_nothing_that_drawing_raises_ends_a_run(tmp_path, monkeypatch, error):
     def broken(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(run.pictures, "loss_plot", broken)
+    monkeypatch.setattr(run.curves, "loss_plot", broken)
     monkeypatch.setattr(run.pictures, "save_gif", broken)
     notes = made.finish()
     assert len(notes) == 2 and all(type(error).__name__ in note and "\n" not in note for note in notes)
@@ -656,7 +656,7 @@ def test_the_report_is_there_before_anything_is_drawn(tmp_path, monkeypatch):
         assert (tmp_path / "report.html").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.pictures, "loss_plot", stop)
+    monkeypatch.setattr(run.curves, "loss_plot", stop)
     with pytest.raises(KeyboardInterrupt):
         made.finish()
 

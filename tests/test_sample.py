@@ -10,15 +10,14 @@ from gpan_tools import TINY as GPAN_TINY
 from gpan_tools import write_picture
 from script_tools import TINY, load_script, over, write_mnist
 
-from tinygan import checkpoint, cli, gpan_sampling, pictures
+from tinygan import checkpoint, cli, draw, pictures
 from tinygan.data.substrates import drawn_shapes
 from tinygan.device import pick_device
+from tinygan.draw import AT_ONCE, as_digits, generate, load_generator
 from tinygan.engine import Tensor, no_grad
-from tinygan.gpan_measure import AT_ONCE
 from tinygan.models import digits
-from tinygan.models.digits import find_classifier
 from tinygan.models.gpan import GPANConfig, GPANGenerator
-from tinygan.sampling import as_digits, generate, load_generator
+from tinygan.models.load import find_classifier
 
 script, trainer = load_script("sample"), load_script("train_mnist")
 KINDS = {
@@ -237,7 +236,7 @@ def test_a_tied_ensemble_has_one_index(sample, capsys):
 @pytest.fixture(scope="module")
 def painters(tmp_path_factory):
     """name -> the folder of a GPAN's run of two steps."""
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip("no classifier to train a GPAN with")
     root = tmp_path_factory.mktemp("painters")
     picture = write_picture(root / "in/red.png", (255, 0, 0))
@@ -303,7 +302,7 @@ def test_a_gpan_paints_what_its_own_run_painted(paint, painters):
 @pytest.mark.parametrize("mode", ["0,1,0,2", "sample", "group:3", "batch"])
 @pytest.mark.parametrize("large", [32, 256])
 def test_a_gpans_images_do_not_depend_on_how_many_are_drawn(paint, tmp_path, monkeypatch, mode, large):
-    monkeypatch.setattr(gpan_sampling, "LARGE", large)  # of 64 pixels: painted one by one, or several at once
+    monkeypatch.setattr(draw, "LARGE", large)  # of 64 pixels: painted one by one, or several at once
     route = ["--route", mode, "--seed", 3]
     whole = paint("two", "--grid", "1x19", *route)
     for n in (1, 7, 9):
@@ -362,7 +361,7 @@ def test_substrates_that_have_moved_are_asked_for(paint, painters, tmp_path, cap
 
 
 def test_no_classifier_is_needed_to_paint(paint, monkeypatch, capsys):
-    monkeypatch.setattr(digits, "find_classifier", None)
+    monkeypatch.setattr(digits, "load", None)
     monkeypatch.setitem(sys.modules, "h5py", None)
     assert paint("two", "--n", 2).shape == (68, 134, 3)
     assert "wanted: 3, 5; on drawn shapes" in capsys.readouterr().out

@@ -25,8 +25,8 @@ from tinygan.data.substrates import open_substrates
 from tinygan.device import Device, pick_device
 from tinygan.engine import Tensor
 from tinygan.kernels.gpu import launch
-from tinygan.models.digits import find_classifier
 from tinygan.models.gpan import GPANConfig
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 script = load_script("train_gpan")
@@ -34,7 +34,7 @@ script = load_script("train_gpan")
 
 @pytest.fixture(autouse=True)
 def a_classifier(capsys):
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip(f"no classifier: {capsys.readouterr().out}")
 
 
@@ -114,7 +114,7 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
 def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "ROWS", 1)
     monkeypatch.setattr(script, "COLUMNS", 2)
-    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
     monkeypatch.setattr(script, "QUIET", 0)
     assert train("--steps", 3, "--log-every", 1, "--sample-every", 2, "--eval-every", 2, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
@@ -125,7 +125,7 @@ def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train
     assert [row["samples"] for row in log_rows(tmp_path / "run")] == ["", "30", "63"]
     assert "step 0/3    0%" in printed.err
     counted = [tuple(map(int, pair))
-               for pair in re.findall(r"measuring, the classifier's look (\d+)/(\d+) ", printed.err)]
+               for pair in re.findall(r"measuring, image (\d+)/(\d+) ", printed.err)]
     assert [pair for pair in counted if pair[0] in (0, pair[1])] == [(0, 76), (76, 76), (0, 142), (142, 142)]
     assert len(counted) > 10 and sorted(counted, key=lambda pair: (pair[1], pair[0])) == counted
 
@@ -579,7 +579,7 @@ def made(*words, device=None, base_channels=1):
     config = GPANConfig(size=64, base_channels=base_channels, patch_channels=1, noise_dim=2, bank=flags["bank"],
                         categories=len({i for ids in sets for i in ids}))
     device = device or pick_device("cpu")
-    return script.Training(config, flags, script.gpan_measure.load_classifier(None).to(device.put), sets,
+    return script.Training(config, flags, script.load_classifier(None).to(device.put), sets,
                            open_substrates(None, 64, 3), device)
 
 
@@ -700,7 +700,7 @@ def test_a_step_on_a_gpu_is_the_step_on_a_processor(standin, words):
             assert rows[0][name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
         for t in (on_gpu, on_cpu):
             t.step += 1
-    images = [script.gpan_measure.paint(t.best, t.fixed()[0]) for t in (on_gpu, on_cpu)]
+    images = [script.generate_gpan(t.best, t.fixed()[0]) for t in (on_gpu, on_cpu)]
     np.testing.assert_allclose(*images, atol=1e-3)
     assert all(isinstance(p.data, standin.module.ndarray) for p in on_gpu.G.parameters())
     sheets = [script.gpan_measure.cam_sheet(t.classifier, t.fixed()[:1], images[1:], t.device)

@@ -41,7 +41,7 @@ from tinygan.device import pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import GANConfig
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 
 script = load_script("train_mnist")
 SIDE = 8 * (32 + 2) + 2  # pixels of a picture of 8 x 8 images
@@ -55,7 +55,7 @@ def digits(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_classifier(monkeypatch):
     """What the digit classifier measures is tested with it; here it would only cost time."""
-    monkeypatch.setattr(script, "find_classifier", lambda say=print: None)
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: None)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ class Sure:
 def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys, every,
                                                              samples):
     """Now and then with 1,000 images, at the end, whatever --eval-every says, with 2,000."""
-    monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
     assert train("--steps", 4, "--log-every", 2, "--eval-every", every) == 0
     rows = log_rows(tmp_path / "runs/mnist-sgan-1")
     assert [row["samples"] for row in rows] == samples
@@ -185,22 +185,22 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
 
 
 def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "find_classifier", lambda say=print: Sure())
-    monkeypatch.setattr(script.health, "EARLY", 2)
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
+    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
     assert train("--steps", 7, "--log-every", 1, "--sample-every", 3, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
     step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
     assert step == "7" and f"At step 7, {sentence}." in page and "10 of 10 classes, KL 0.00 nats" in sentence
-    assert "images that the classifier judged" in page
+    assert "images that were classified" in page
     # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
     rows = runfiles.read_log(tmp_path / "run")
     assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [
-        script.health.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
+        script.metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
 def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(script, "find_classifier", lambda say=print: pytest.fail("clothes are no digits"))
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: pytest.fail("clothes are no digits"))
     words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1"]
     assert cli.run_main(script.entry, words) == 0
     out = capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_fi
 
 
 def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip(f"no classifier: {capsys.readouterr().out}")
     monkeypatch.setattr(script, "find_classifier", find_classifier)
     assert train("--dry-run", "--size", 64) == 0

@@ -1,4 +1,4 @@
-"""benchmarks/transfer.py: the same images, several classifiers."""
+"""benchmarks/transfer.py: the same images measured by several classifiers."""
 
 import sys
 
@@ -9,7 +9,7 @@ from script_tools import ROOT, load_script
 
 from tinygan import cli
 from tinygan.models import digits
-from tinygan.models.digits import find_classifier
+from tinygan.models.load import find_classifier
 
 pytest.importorskip("h5py")
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -20,7 +20,7 @@ script = load_script("train_gpan")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    if find_classifier(say=print) is None:
+    if find_classifier() is None:
         pytest.skip("no classifier")
     folder = tmp_path_factory.mktemp("transfer") / "run"
     assert cli.run_main(script.entry, [*TINY, "--steps", "1", "--eval-every", "0", "--out", str(folder)]) == 0
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 def test_classifiers_get_the_same_images(run, tmp_path, capsys):
     twin = tmp_path / "twin.h5"
-    net = find_classifier(say=print)
+    net = find_classifier()
     digits.save(net, twin, np.zeros((2, 28, 28), np.uint8), {})
     assert cli.run_main(transfer.main, [str(run), "--judge", str(twin), "--n", "6", "--threads", "1"]) == 0
     of_run, other = capsys.readouterr().out.splitlines()[-2:]
@@ -39,7 +39,7 @@ def test_classifiers_get_the_same_images(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(("words", "message"), [
     (lambda run, tmp: [str(tmp / "none")], "none"),
-    (lambda run, tmp: [str(run), "--judge", str(tmp / "none.h5")], "no classifier"),
+    (lambda run, tmp: [str(run), "--judge", str(tmp / "none.h5")], "no file"),
     (lambda run, tmp: [str(run), "--n", "0"], "at least 1"),
 ])
 def test_bad_input_gets_one_line(run, tmp_path, capsys, words, message):

@@ -1,4 +1,4 @@
-"""Class names as people type them -> class ids."""
+"""Look-up of classes: names as typed -> class ids."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ SHOWN = 5  # of the names that an error lists
 
 
 def find_classes(words: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The ids of the classes that `words` mean, in that order, each once.
+    """Return the ids of the classes that `words` mean, in that order, each once.
 
     words: names or ids, such as ["zebra", "130"]. names: of all classes, in order of their ids; a name may list
     synonyms with commas, as ImageNet's do ("box turtle, box tortoise"). Upper and lower case are the same, and so are
@@ -25,7 +25,7 @@ def find_classes(words: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def plain(text: str) -> str:
-    """In lower case, words apart by one space."""
+    """Convert to lower case, words apart by one space."""
     return re.sub(r"[\s_-]+", " ", text).strip().casefold()
 
 

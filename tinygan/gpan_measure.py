@@ -1,8 +1,7 @@
-"""What is shown and measured of a GPAN: sheets of images, where the classifier looks, hit rates, what routes change."""
+"""Measures and pictures of a GPAN: hit rates, what routes change, sheets of importance maps, memory of a step."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,51 +9,24 @@ import numpy as np
 
 from tinygan import metrics_gpan, pictures
 from tinygan.device import Device
+from tinygan.draw import AT_ONCE
 from tinygan.engine import Tensor, no_grad
-from tinygan.errors import TinyganError
-from tinygan.gradcam import grad_cam, overlay
+from tinygan.gradcam import grad_cam
+from tinygan.heatmap import overlay
 from tinygan.kernels.arrays import to_numpy
-from tinygan.models.digits import DigitEye, find_classifier
+from tinygan.models.classifier import Classifier
 from tinygan.models.gpan import Batch, GPANGenerator, PatchDiscriminator
-from tinygan.models.vgg16 import VGG16, load_vgg16
-from tinygan.module import Module
-from tinygan.sampling import in_batches
+from tinygan.models.vgg16 import VGG16
 from tinygan.views import ViewSettings, apply_views, draw_views, held_out, plain_view
 
 LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
-AT_ONCE = 8  # images that are judged at a time
 ROUTES, NOISES = 4, 4  # of which route variety compares all pairs
 HELD_OUT = held_out(ViewSettings())
 HELD_OUT_DIGITS = held_out(HELD_OUT, flip=False, scale=(0.9, 1.1))  # a mirrored 3 is none
 
 
-def load_classifier(path: str | os.PathLike | None) -> Module:
-    """The VGG16 in a file of weights/convert_vgg16.py, or without a path the digit classifier of the project.
-
-    Both have `side`, `class_names`, `features`, `head` and `scores` for images in [-1, 1], and frozen weights.
-    Raises TinyganError in one line where there is none.
-    """
-    if path is not None:
-        return load_vgg16(path)
-    notes: list[str] = []
-    net = find_classifier(say=notes.append)
-    if net is None:
-        raise TinyganError(f"a GPAN learns from a classifier, and there is none: {notes[-1].removeprefix('note: ')}; "
-                           "or name a VGG16 with --classifier")
-    return DigitEye(net)
-
-
-def paint(generator: GPANGenerator, batch: Batch) -> np.ndarray:
-    """Images (n, C, S, S) in [-1, 1] on the host. Where they do not fit into memory at once, fewer at a time."""
-    def draw(part: slice) -> np.ndarray:
-        images, _ = generator(batch.g_condition[part], batch.code[part], batch.noise[part], batch.routes[part])
-        return images.numpy()
-
-    return in_batches(len(batch.g_condition), len(batch.g_condition), draw)
-
-
-def for_the_eye(images: np.ndarray) -> np.ndarray:
-    """Images in [-1, 1] as pictures.grid takes them: in [0, 1], and at most LARGEST_SHOWN pixels wide."""
+def as_pictures(images: np.ndarray) -> np.ndarray:
+    """Convert images in [-1, 1] to [0, 1], as pictures.grid takes them, at most LARGEST_SHOWN pixels wide."""
     factor = -(-images.shape[2] // LARGEST_SHOWN)
     if factor > 1:
         n, c, height, width = images.shape
@@ -62,8 +34,9 @@ def for_the_eye(images: np.ndarray) -> np.ndarray:
     return ((images + 1) * 0.5).clip(0, 1)
 
 
-def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.ndarray], device: Device) -> np.ndarray:
-    """A row for each batch: the first images, each beside its overlay of where the classifier sees what is wanted."""
+def cam_sheet(classifier: Classifier, batches: Sequence[Batch], images: Sequence[np.ndarray],
+              device: Device) -> np.ndarray:
+    """Lay out a row for each batch: its first images, each beside its importance map for the wanted classes."""
     rows = []
     for batch, row in zip(batches, images, strict=True):
         for image in row[:3]:
@@ -71,40 +44,40 @@ def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.
             with no_grad():
                 features = classifier.features(plain_view(shown, classifier.side))
             cam = to_numpy(grad_cam(features, classifier.head, batch.wanted))[0]
-            small = for_the_eye(image[None])[0]
+            small = as_pictures(image[None])[0]
             small = np.repeat(small, 3 // len(small), axis=0)  # the overlay is in colour, whatever the image is
             rows += [small, overlay(small * 2 - 1, cam).transpose(2, 0, 1) / np.float32(255)]
     return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
 
 
-def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed: int | None = None,
+def scores_of(classifier: Classifier, images: np.ndarray, device: Device, views_seed: int | None = None,
               tell: Callable[[int], None] = lambda count: None) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, features as rows) of images, seen whole, or with a seed through views of HELD_OUT. tell is called with
-    the number of images that have just been judged."""
+    """Compute (scores, features as rows) of images: whole, or with a seed through views of HELD_OUT. tell is called
+    with the number of images that have just been classified."""
     scores, features = [], []
     with no_grad():
         for start in range(0, len(images), AT_ONCE):
             part = Tensor(device.put(images[start:start + AT_ONCE]))
             if views_seed is None:
-                seen = plain_view(part, classifier.side)
+                inputs = plain_view(part, classifier.side)
             else:
-                settings = HELD_OUT if isinstance(classifier, VGG16) else HELD_OUT_DIGITS
+                settings = HELD_OUT if classifier.mirrored else HELD_OUT_DIGITS
                 rng = np.random.default_rng([views_seed, start])
-                seen = apply_views(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
-            found = classifier.features(seen)
-            features.append(found.numpy().reshape(len(part), -1))
-            scores.append(classifier.head(found).numpy())
+                inputs = apply_views(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
+            maps = classifier.features(inputs)
+            features.append(maps.numpy().reshape(len(part), -1))
+            scores.append(classifier.head(maps).numpy())
             tell(len(part))
     return np.concatenate(scores), np.concatenate(features)
 
 
 def hit_rates(scores: Any, wanted: Sequence[int], prefix: str = "") -> dict[str, float]:
-    """metrics_gpan.hit_rates of scores on any device, with names for the log."""
+    """Compute metrics_gpan.hit_rates of scores on any device, with names for the log."""
     return {prefix + name: value for name, value in metrics_gpan.hit_rates(to_numpy(scores), wanted).items()}
 
 
-def to_judge(t: Any, n: int = 32) -> int:
-    """How many images `measure` has the classifier judge: each twice, and those of which routes are compared."""
+def images_to_classify(t: Any, n: int = 32) -> int:
+    """Count the images that `measure` classifies: each twice, and those of which routes are compared."""
     return 2 * max(2, n // len(t.sets)) * len(t.sets) + (ROUTES * NOISES if _has_variety(t) else 0)
 
 
@@ -113,17 +86,17 @@ def _has_variety(t: Any) -> bool:
 
 
 def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None) -> dict[str, float]:
-    """top1, top5, probability: over n fresh images of all sets, seen whole; view_top1, view_probability: through views
-    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training.
+    """Measure n fresh images of all sets: top1, top5, probability of whole images; view_top1, view_probability through
+    views that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training.
 
-    tell(done): called now and then with how many of the `to_judge` images have been judged.
+    tell(done): called now and then with how many of the `images_to_classify` have been classified.
     """
     rng = np.random.default_rng([t.flags["seed"], 101])
-    found: dict[str, list[float]] = {}
+    of_sets: dict[str, list[float]] = {}
     each, speckle = max(2, n // len(t.sets)), []
     done = 0
 
-    def judged(count: int) -> None:
+    def classified(count: int) -> None:
         nonlocal done
         done += count
         tell(done)
@@ -132,21 +105,21 @@ def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None
         images = t.paint(t.batch(wanted, t.best.draw_routes(rng, each), t.best.draw_noise(rng, each),
                                  *t.substrates.next(rng, each)))
         speckle.append(metrics_gpan.speckle(images))
-        scores, _ = scores_of(t.classifier, images, t.device, tell=judged)
+        scores, _ = scores_of(t.classifier, images, t.device, tell=classified)
         numbers = hit_rates(scores, wanted)
-        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i, tell=judged)
+        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i, tell=classified)
         numbers |= {f"view_{name}": value for name, value in hit_rates(scores, wanted).items() if name != "top5"}
         for name, value in numbers.items():
-            found.setdefault(name, []).append(value)
-    numbers = {name: float(np.mean(values)) for name, values in found.items()}
+            of_sets.setdefault(name, []).append(value)
+    numbers = {name: float(np.mean(values)) for name, values in of_sets.items()}
     numbers |= {"speckle": float(np.mean(speckle)), "samples": each * len(t.sets)}
     if _has_variety(t):
-        numbers["variety"] = variety(t, rng, judged)
+        numbers["variety"] = variety(t, rng, classified)
     return numbers
 
 
 def variety(t: Any, rng: np.random.Generator, tell: Callable[[int], None] = lambda count: None) -> float:
-    """How far routes move the classifier's features, over how far noises do, on one substrate."""
+    """Compute how far routes move the classifier's features, over how far noises do, on one substrate."""
     target, mask = t.substrates.next(rng, 1)
     routes, noises = t.best.draw_routes(rng, ROUTES), t.best.draw_noise(rng, NOISES)
     count = ROUTES * NOISES  # row r * NOISES + z: route r with noise z
@@ -157,12 +130,12 @@ def variety(t: Any, rng: np.random.Generator, tell: Callable[[int], None] = lamb
 
 
 def in_words(numbers: Mapping[str, float]) -> str:
-    """One line on how well the images show what is wanted, from a log row."""
+    """Describe in one line how well the images show the wanted classes, from a log row."""
     parts = []
     if "top1" in numbers:
-        sure, seen, sure_seen = (numbers.get(name, np.nan) for name in ("probability", "view_top1", "view_probability"))
+        whole_sure, top, sure = (numbers.get(name, np.nan) for name in ("probability", "view_top1", "view_probability"))
         parts.append(f"the classifier finds what is wanted in {numbers['top1']:.0%} of the images (probability "
-                     f"{sure:.2f}; through other views {seen:.0%}, {sure_seen:.2f})")
+                     f"{whole_sure:.2f}; through other views {top:.0%}, {sure:.2f})")
     elif "train_top1" in numbers:
         parts.append(f"the classifier finds what is wanted in {numbers['train_top1']:.0%} of the batch (probability "
                      f"{numbers.get('train_probability', np.nan):.2f})")
@@ -175,9 +148,9 @@ def in_words(numbers: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
-def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, classifier: Module, batch: int,
+def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, classifier: Classifier, batch: int,
                    accumulate: int = 1) -> int:
-    """About how much memory a step takes, in bytes: every weight with its gradient and averages, and the maps that the
+    """Estimate the memory of a step in bytes: every weight with its gradient and averages, and the maps that the
     backward passes need. The generator's stay while the others come and go."""
     c, n = generator.config, -(-batch // accumulate)
     encoder = sum(c.encoder_width(side) * side ** 2 for side in c.encoder_sides)
@@ -187,11 +160,11 @@ def estimate_bytes(generator: GPANGenerator, discriminator: PatchDiscriminator, 
     for width in widths:
         side = max(discriminator.grid[0], side // 2)
         patch += width * side ** 2
-    judging = 0
+    of_classifier = 0
     if isinstance(classifier, VGG16):
         for name, layer in classifier.layers.items():
             if name.startswith("conv"):
-                judging += len(layer.bias) * (classifier.side >> (int(name[4]) - 1)) ** 2
+                of_classifier += len(layer.bias) * (classifier.side >> (int(name[4]) - 1)) ** 2
     weights = 6 * generator.parameter_count() + 5 * discriminator.parameter_count() + classifier.parameter_count()
-    painting = 3 * (encoder + decoder)
-    return 4 * (weights + n * (painting + max(2 * judging, 6 * patch, painting)))
+    of_generator = 3 * (encoder + decoder)
+    return 4 * (weights + n * (of_generator + max(2 * of_classifier, 6 * patch, of_generator)))

@@ -2,14 +2,14 @@
 
 Mode collapse shows in different places, so no single number is trusted here:
 
-* what a classifier says (labels, probabilities): is every class made, does each image look like one of them;
+* what a classifier says (labels, probabilities): is every class generated, and is each image clearly of one class;
 * where the samples lie in feature space: Fréchet distance, and precision / recall / density / coverage;
 * in the pixels: bins of training images (NDB), distances between samples, near-duplicates, copies.
 
 Every measure of a finite sample has a value that perfect samples would reach; it is given by a formula here,
 or by running the same function on real images against real images. A figure means something only beside that
 value and its N. Measures of the routes are in metrics_routes.py, those of a training log in
-metrics_training.py.
+metrics_log.py.
 
 All are pure functions on NumPy arrays. Shapes: features (N, F), or images of any shape (N, ...), which are
 flattened; labels (N,) integers; probabilities (N, classes). Divergences and entropies are in nats.
@@ -23,22 +23,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError
+from tinygan.metrics_checks import as_labels, as_matrix, as_probabilities, as_shares, check_least, same_features
 
 # ---- Labels: which classes appear ----
 
 
 def class_histogram(labels: ArrayLike, *, classes: int = 10) -> np.ndarray:
-    """How many samples fall in each class: (classes,) int64. `labels` (N,) lie in [0, classes)."""
+    """Count the samples of each class: (classes,) int64. `labels` (N,) lie in [0, classes)."""
     return np.bincount(as_labels("labels", labels, classes), minlength=classes)
 
 
 def classes_covered(histogram: ArrayLike, *, share: float = 0.01) -> int:
-    """The number of classes that hold at least `share` of the samples (1 %: 10 of 1,000)."""
+    """Count the classes that hold at least `share` of the samples (1 %: 10 of 1,000)."""
     return int(np.count_nonzero(as_shares("the histogram", histogram) >= share))
 
 
 def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
-    """KL(generated || reference) in nats, of class counts or shares; `reference` None means uniform.
+    """Compute KL(generated || reference) in nats, of class counts or shares; `reference` None means uniform.
 
     One class alone gives ln(classes) against uniform: 2.303 for ten digits. Infinite when a generated class
     is absent from the reference. Even perfect samples do not reach 0: see label_kl_floor.
@@ -53,19 +54,19 @@ def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
 
 
 def label_kl_floor(samples: int, *, classes: int = 10) -> float:
-    """What label_kl is on average for N = `samples` perfect draws: (classes - 1) / (2 N), to first order."""
-    return (classes - 1) / (2 * _at_least("the number of samples", samples, 1))
+    """Return what label_kl is on average for N = `samples` perfect draws: (classes - 1) / (2 N), to first order."""
+    return (classes - 1) / (2 * check_least("the number of samples", samples, 1))
 
 
 def label_entropy(histogram: ArrayLike) -> float:
-    """Entropy of the class shares in nats: 0 for one class, ln(classes) when all are equal."""
+    """Compute the entropy of the class shares in nats: 0 for one class, ln(classes) when all are equal."""
     p = as_shares("the histogram", histogram)
     p = p[p > 0]
     return max(0.0, float(-(p * np.log(p)).sum()))
 
 
 def js_divergence(histogram_a: ArrayLike, histogram_b: ArrayLike) -> float:
-    """Jensen-Shannon divergence in nats, in [0, ln 2]: symmetric, finite for any two histograms."""
+    """Compute the Jensen-Shannon divergence in nats, in [0, ln 2]: symmetric, finite for any two histograms."""
     p, q = as_shares("the first histogram", histogram_a), as_shares("the second histogram", histogram_b)
     if p.shape != q.shape:
         raise TinyganError(f"the histograms have {p.size} and {q.size} bins; compare the same bins")
@@ -73,21 +74,21 @@ def js_divergence(histogram_a: ArrayLike, histogram_b: ArrayLike) -> float:
     return 0.5 * (_kl(p, middle) + _kl(q, middle))
 
 
-# ---- Probabilities: does each image look like one class ----
+# ---- Probabilities: is each image clearly of one class ----
 
 
 def mean_confidence(probabilities: ArrayLike) -> float:
-    """The mean over samples of the largest class probability."""
+    """Compute the mean over samples of the largest class probability."""
     return float(as_probabilities(probabilities).max(axis=1).mean())
 
 
 def share_confident(probabilities: ArrayLike, *, threshold: float = 0.9) -> float:
-    """The share of samples whose largest class probability exceeds `threshold`."""
+    """Compute the share of samples whose largest class probability exceeds `threshold`."""
     return float((as_probabilities(probabilities).max(axis=1) > threshold).mean())
 
 
 def classifier_score(probabilities: ArrayLike) -> float:
-    """exp of the mean KL(p(y|x) || p(y)), in [1, classes]: the inception score (Salimans et al. 2016).
+    """Compute exp of the mean KL(p(y|x) || p(y)), in [1, classes]: the inception score (Salimans et al. 2016).
 
     The classifier is ours, not Inception, so the value compares runs of this project only.
     """
@@ -103,7 +104,7 @@ def classifier_score(probabilities: ArrayLike) -> float:
 
 
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017, eq. 6).
+    """Compute the squared Fréchet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017, eq. 6).
 
     Fitted to finite samples it is biased upwards, so give both sets the same N, and put the real-against-real
     value beside it. Features of different classifiers give values that cannot be compared.
@@ -112,7 +113,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
 
 
 def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (F,) and unbiased covariance (F, F) of features (N, F), N >= 2, in float64."""
+    """Compute mean (F,) and unbiased covariance (F, F) of features (N, F), N >= 2, in float64."""
     x = as_matrix("features", features, at_least=2)
     mean = x.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((x.shape[1], x.shape[1]))
@@ -125,7 +126,7 @@ def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def frechet_from_statistics(
     mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike
 ) -> float:
-    """|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), for means (F,) and covariances A, B (F, F).
+    """Compute |m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), for means (F,) and covariances A, B (F, F).
 
     With A = R R^T and B = S S^T from two symmetric eigendecompositions, the trace of that root is the sum of
     the singular values of R^T S. Nothing is inverted and no root of a non-symmetric matrix is taken, so
@@ -144,7 +145,7 @@ def frechet_from_statistics(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """R (F, rank) with R R^T = covariance; eigenvalues that rounding alone could have made are dropped."""
+    """Return R (F, rank) with R R^T = covariance; eigenvalues that rounding alone could have made are dropped."""
     if not np.isfinite(covariance).all():
         raise TinyganError("a covariance holds NaN or infinity; check the features it was made from")
     values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
@@ -156,7 +157,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
+    """Compute precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Both pairs ask which points fall into balls around others that reach to the k-th nearest neighbour.
     With r_i the distance of real i to its k-th nearest other real, and s_j the same among the fakes:
@@ -167,8 +168,8 @@ def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> dict[str, float]:
     Equal distributions give an expected density of 1 and coverage of about 1 - 2^-k. Raises unless both sets
     have more than k rows.
     """
-    needed = _at_least("k", k, 1) + 1
-    real, fake = _same_features("real features", real, "fake features", fake, at_least=needed)
+    needed = check_least("k", k, 1) + 1
+    real, fake = same_features("real features", real, "fake features", fake, at_least=needed)
     real_radius, fake_radius = _ball_radii(real, k), _ball_radii(fake, k)
     fake_inside = np.zeros(len(fake), bool)
     balls_filled = balls_held = reals_inside = 0
@@ -187,7 +188,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> dict[str, float]:
 
 
 def _ball_radii(points: np.ndarray, k: int) -> np.ndarray:
-    """The squared distance of each point to its k-th nearest other point."""
+    """Compute the squared distance of each point to its k-th nearest other point."""
     radii = np.empty(len(points), points.dtype)
     for rows, squared in _distance_blocks(points, points):
         here = np.arange(rows.start, rows.stop)
@@ -213,7 +214,7 @@ def make_bins(train: ArrayLike, bins: int = 100, *, iterations: int = 40, seed: 
 
 
 def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, float]:
-    """Number of statistically different bins (Richardson & Weiss 2018), and the JS divergence of the shares.
+    """Count the statistically different bins (Richardson & Weiss 2018), and the JS divergence of the shares.
 
     Each query image goes to its nearest centre; a bin differs when the two-proportion z-test of its shares
     among the training images and among the query exceeds `threshold` standard errors (3 in the read-me of the
@@ -222,7 +223,7 @@ def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, fl
     Returns ndb (count), ndb_share (NDB/K), js (nats), and js_floor: the mean js of perfect samples, to first
     order (K - 1) (1/N_train + 1/N_query) / 8.
     """
-    x, centres = _same_features("query images", query, "bin centres", bins.centres)
+    x, centres = same_features("query images", query, "bin centres", bins.centres)
     counts = np.bincount(nearest(x, centres)[0], minlength=len(centres))
     n_train, n_query = int(bins.counts.sum()), len(x)
     pooled = (bins.counts + counts) / (n_train + n_query)
@@ -240,13 +241,13 @@ def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, fl
 def kmeans(
     points: ArrayLike, clusters: int, *, iterations: int = 40, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lloyd's k-means from a k-means++ start (Arthur & Vassilvitskii 2007).
+    """Cluster points by Lloyd's k-means from a k-means++ start (Arthur & Vassilvitskii 2007).
 
     Returns the centres (K, F) and the cluster of each point (N,). Stops when no point changes its cluster, or
     after `iterations`. A cluster that runs empty restarts at the point that lies farthest from its own centre.
     Same points, same seed: same clusters. Raises when there are fewer distinct points than clusters.
     """
-    x = as_matrix("points", points, at_least=_at_least("the number of clusters", clusters, 1))
+    x = as_matrix("points", points, at_least=check_least("the number of clusters", clusters, 1))
     centres = _spread_start(x, clusters, np.random.default_rng(seed))
     assigned, distances = nearest(x, centres)
     for _ in range(iterations):
@@ -264,7 +265,7 @@ def kmeans(
 
 
 def _spread_start(x: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++: each next centre is a point, likelier the larger its squared distance to those so far."""
+    """Choose centres by k-means++: each next one is a point, likelier the farther it lies from those so far."""
     centres = np.empty((clusters, x.shape[1]), x.dtype)
     centres[0] = x[random.integers(len(x))]
     squared = np.full(len(x), np.inf)
@@ -284,14 +285,14 @@ def _spread_start(x: np.ndarray, clusters: int, random: np.random.Generator) -> 
 
 
 def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, float]:
-    """Are fakes copies of training images? Distances to the nearest training image, of fakes and of test images.
+    """Compute distances to the nearest training image, of fakes and of test images: are fakes copies?
 
     Returns `fake` and `test`, the mean distances, their `ratio`, and `nearest_fake`, the smallest one. A ratio
     near 1 is what new images of the same kind give. Well below 1 means copies, or images simpler than real ones
-    (blurred, collapsed onto a common shape): look at the pairs before saying which.
+    (blurred, collapsed onto a common shape): the pairs show which.
     """
-    fake, train_like_fake = _same_features("fake images", fake, "training images", train)
-    test, train_like_test = _same_features("test images", test, "training images", train)
+    fake, train_like_fake = same_features("fake images", fake, "training images", train)
+    test, train_like_test = same_features("test images", test, "training images", train)
     of_fake, of_test = nearest(fake, train_like_fake)[1], nearest(test, train_like_test)[1]
     fake_mean, test_mean = float(of_fake.mean(dtype=np.float64)), float(of_test.mean(dtype=np.float64))
     return {
@@ -305,13 +306,13 @@ def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, 
 def pairwise_spread(
     fake: ArrayLike, real: ArrayLike, *, pairs: int = 50_000, seed: int = 0
 ) -> dict[str, float]:
-    """How far apart two random fakes are, over the same for two random reals (mean L2 distances).
+    """Compute how far apart two random fakes are, over the same for two random reals (mean L2 distances).
 
     A ratio well below 1 says that samples resemble each other. `wasserstein` is the 1-D Wasserstein distance
-    between the two sets of pair distances: it also sees a mass of small distances that leaves the mean in
+    between the two sets of pair distances: it also detects a mass of small distances that leaves the mean in
     place. Distances are of `pairs` random pairs, taken by subtraction.
     """
-    fake, real = _same_features("fake images", fake, "real images", real, at_least=2)
+    fake, real = same_features("fake images", fake, "real images", real, at_least=2)
     of_fake, of_real = (np.sort(_pair_distances(x, pairs, np.random.default_rng(seed))) for x in (fake, real))
     fake_mean, real_mean = float(of_fake.mean()), float(of_real.mean())
     wasserstein = float(np.abs(of_fake - of_real).mean())
@@ -353,7 +354,7 @@ def birthday_support(
 
 
 def pixel_std(images: ArrayLike) -> float:
-    """How much samples differ: root of the variance over samples, averaged over pixels. 0: all equal."""
+    """Compute how much samples differ: root of the variance over samples, averaged over pixels. 0: all equal."""
     x = as_matrix("images", images)
     return float(np.sqrt(x.var(axis=0, dtype=np.float64).mean()))
 
@@ -372,11 +373,11 @@ def _pair_distances(x: np.ndarray, pairs: int, random: np.random.Generator) -> n
 
 
 def nearest(rows: ArrayLike, columns: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """For each row its nearest column: (index, L2 distance), each (N,).
+    """Find the nearest column of each row: (index, L2 distance), each (N,).
 
     The distance is taken again by subtraction, so that an exact copy gives exactly 0.
     """
-    rows, columns = _same_features("rows", rows, "columns", columns)
+    rows, columns = same_features("rows", rows, "columns", columns)
     index = np.empty(len(rows), np.int64)
     distance = np.empty(len(rows), rows.dtype)
     for part, squared in _distance_blocks(rows, columns):
@@ -410,71 +411,6 @@ def _distance_blocks(
         rounding = norms * (32 * float(np.finfo(columns.dtype).eps))
         squared[squared <= rounding[:, None]] = 0
         yield slice(start, start + len(part)), squared
-
-
-# ---- Checks of what comes in ----
-
-
-def as_matrix(name: str, values: ArrayLike, *, at_least: int = 1) -> np.ndarray:
-    """`values` as a finite (N, F) array: float32 and float64 stay what they are, all else becomes float32."""
-    x = np.asarray(values)
-    if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape[1:]:
-        raise TinyganError(f"{name} must be numbers of shape (N, ...), got shape {x.shape} of {x.dtype}")
-    if len(x) < at_least:
-        raise TinyganError(f"{name} hold {len(x)} rows but at least {at_least} are needed; use more samples")
-    x = x.reshape(len(x), -1)
-    if x.dtype != np.float64:
-        x = x.astype(np.float32, copy=False)
-    if not np.isfinite(x).all():
-        raise TinyganError(f"{name} hold NaN or infinity; check the model they come from")
-    return x
-
-
-def as_labels(name: str, labels: ArrayLike, classes: int) -> np.ndarray:
-    """`labels` as a (N,) integer array with every value in [0, classes)."""
-    x = np.asarray(labels)
-    if x.ndim != 1 or x.dtype.kind not in "iu" or not len(x):
-        raise TinyganError(
-            f"{name} must be integers of shape (N,) with N >= 1, got shape {x.shape} of {x.dtype}"
-        )
-    if x.min() < 0 or x.max() >= classes:
-        raise TinyganError(f"{name} must lie in 0 to {classes - 1}, found {x.min()} to {x.max()}")
-    return x
-
-
-def as_shares(name: str, histogram: ArrayLike) -> np.ndarray:
-    """Counts or shares (bins,) as float64 shares that sum to 1."""
-    x = np.asarray(histogram, np.float64)
-    if x.ndim != 1 or not np.isfinite(x).all() or (x < 0).any() or x.sum() <= 0:
-        raise TinyganError(f"{name} must be counts or shares of shape (bins,), none negative, not all zero")
-    return x / x.sum()
-
-
-def as_probabilities(probabilities: ArrayLike) -> np.ndarray:
-    """Class probabilities (N, classes) as float64; rows must sum to 1 within 1e-3."""
-    x = as_matrix("probabilities", probabilities).astype(np.float64, copy=False)
-    if (x < 0).any() or np.abs(x.sum(axis=1) - 1).max() > 1e-3:
-        raise TinyganError(
-            "probabilities must be >= 0 and each row sum to 1; give the softmax, not the logits"
-        )
-    return x
-
-
-def _same_features(name_a: str, a, name_b: str, b, *, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Both as matrices with equal F and one precision: float64 if either is."""
-    a, b = as_matrix(name_a, a, at_least=at_least), as_matrix(name_b, b, at_least=at_least)
-    if a.shape[1] != b.shape[1]:
-        raise TinyganError(
-            f"{name_a} have {a.shape[1]} values per row but {name_b} have {b.shape[1]}; they must agree"
-        )
-    dtype = np.result_type(a, b)
-    return a.astype(dtype, copy=False), b.astype(dtype, copy=False)
-
-
-def _at_least(name: str, value: int, smallest: int) -> int:
-    if value < smallest:
-        raise TinyganError(f"{name} must be at least {smallest}, got {value}")
-    return value
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> float:

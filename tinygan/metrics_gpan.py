@@ -1,12 +1,9 @@
-"""Does an art network paint what was asked for, in many ways, and without a texture that only fools a classifier?
+"""Measures of a GPAN's images: the wanted classes, variety by route, and fine texture that only fools a classifier.
 
-Three questions, each with its measure:
-
-* is the picture named as wanted: `hit_rates`, from the scores of a classifier. The classifier that trained the
-  generator is no judge of it, since a generator can learn that network's blind spots: use another one;
-* do the routes matter: `route_variety` and `pixel_spread`, for the same noise and condition painted along
-  different routes;
-* is there fine texture: `speckle`, the share of the spectrum that lies in details of less than four pixels.
+* `hit_rates`: does a classifier name the wanted classes? A generator can learn the blind spots of the classifier that
+  trained it, so measure with another one;
+* `route_variety` and `pixel_spread`: do the routes matter, for the same noise and condition;
+* `speckle`: the share of the spectrum that lies in details of less than four pixels.
 
 All are pure functions on NumPy arrays.
 """
@@ -17,13 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError, UsageError
-from tinygan.metrics import as_matrix
+from tinygan.metrics_checks import as_matrix
 
 HALF_NYQUIST = 0.25  # cycles per pixel; the finest a picture can hold is 0.5
 
 
 def hit_rates(scores: ArrayLike, wanted: Collection[int]) -> dict[str, float]:
-    """How often a classifier names the wanted classes, from its scores before softmax, (N, classes).
+    """Compute how often a classifier names the wanted classes, from its scores before softmax, (N, classes).
 
     top1: share of images whose best class is wanted. top5: share with a wanted class among the five best (all
     classes if there are fewer). probability: softmax probability of all wanted classes together, a mean over
@@ -46,14 +43,14 @@ def hit_rates(scores: ArrayLike, wanted: Collection[int]) -> dict[str, float]:
 
 
 def route_variety(features_by_route: ArrayLike, features_by_noise: ArrayLike) -> float:
-    """How far the route moves a picture, over how far the noise does.
+    """Compute how far the route moves a picture, over how far the noise does.
 
     features_by_route: images of the same noise and condition along R different routes, (R, F) for one such
     group or (G, R, ...) for G of them; features_by_noise: images of the same route and condition from different
     noises, of the same form (G and R may differ). Of each, the mean L2 distance of the pairs inside a group is
     taken, then over groups; features are flattened. 1: another route changes the picture as much as another
     noise; 0: routes make no difference; above 1: the route decides more than the noise. Our choice of measure:
-    the noise is the only yardstick at hand for what a visible difference is in these features.
+    the noise is the only reference for what a visible difference is in these features.
 
     Infinite when only the noise makes no difference, 0 when neither does. Raises TinyganError for a group of
     fewer than two.
@@ -66,11 +63,11 @@ def route_variety(features_by_route: ArrayLike, features_by_noise: ArrayLike) ->
 
 
 def pixel_spread(images_by_route: ArrayLike) -> float:
-    """How much pixels differ between routes: (R, C, H, W), the same noise and condition along R routes, or
+    """Compute how much pixels differ between routes: (R, C, H, W), the same noise and condition along R routes, or
     (G, R, C, H, W), G such groups.
 
     Root of the pixels' variance over the routes, averaged over pixels and groups, in the images' own units (for
-    images in [-1, 1]: 0 to 1). 0: all routes paint the same picture. Raises TinyganError for fewer than two.
+    images in [-1, 1]: 0 to 1). 0: all routes give the same picture. Raises TinyganError for fewer than two.
     """
     images = np.asarray(images_by_route)
     if images.ndim == 4:
@@ -85,7 +82,7 @@ def pixel_spread(images_by_route: ArrayLike) -> float:
 
 
 def speckle(images: ArrayLike) -> float:
-    """Share of the images' power in fine detail: above half the Nyquist frequency, 0.25 cycles per pixel.
+    """Compute the share of the images' power in fine detail: above half the Nyquist frequency, 0.25 cycles per pixel.
 
     images: (N, C, H, W) with at least 4 x 4 pixels. Per image and channel: the mean is taken off, a Hann window
     laid over it (without one, borders that do not match would count as fine detail), and the power of the 2-D
@@ -119,7 +116,7 @@ def speckle(images: ArrayLike) -> float:
 
 
 def _mean_distance(name: str, features: ArrayLike) -> float:
-    """The mean L2 distance of the pairs in a group, (R, F) or (G, R, ...), averaged over groups."""
+    """Compute the mean L2 distance of the pairs in a group, (R, F) or (G, R, ...), averaged over groups."""
     x = np.asarray(features)
     if x.ndim < 2 or x.shape[0] == 0:
         raise TinyganError(f"{name} must be (R, F) or (groups, R, ...), not {x.shape}")

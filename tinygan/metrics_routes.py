@@ -1,6 +1,6 @@
-"""What the routes of a stochastic generator do: does the filter set chosen per sample change what is drawn?
+"""Measures of the routes of a stochastic generator: does the filter set chosen per sample change the image?
 
-A route is the row of bank indices one sample took, one index per layer. Two opposite failures are looked for:
+A route is the row of bank indices one sample took, one index per layer. Two opposite failures are measured:
 routes that make no difference (the network is a plain generator in disguise), and routes that each make one
 thing (a hidden ensemble: single routes collapsed, variety only across them). Entropy and information of the
 labels tell the two apart.
@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError
-from tinygan.metrics import as_labels, as_matrix, as_probabilities, as_shares, label_entropy, pixel_std
+from tinygan.metrics import label_entropy, pixel_std
+from tinygan.metrics_checks import as_labels, as_matrix, as_probabilities, as_shares
 
 
 def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 10) -> float:
-    """H(label | route) in nats: label entropy inside a route, a mean over samples; 0: one class per route."""
+    """Compute H(label | route) in nats: label entropy inside a route, a mean over samples; 0: one class per route."""
     labels, ids = as_labels("labels", labels, classes), _route_ids(routes, len(labels))
     return _conditional_entropy(_table(labels, ids, classes))
 
@@ -32,12 +33,12 @@ def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 
 def route_information(
     labels: ArrayLike, routes: ArrayLike, *, classes: int = 10, shuffles: int = 20, seed: int = 0
 ) -> dict[str, float]:
-    """Entropy of the labels, H(label | route), and I(label; route) = H(label) - H(label | route), in nats.
+    """Compute the entropy of the labels, H(label | route), and I(label; route) = H(label) - H(label | route), in nats.
 
     The plug-in estimate of I is too high by about (routes - 1)(classes - 1) / (2 N) (Miller 1955), and by a
     share that no formula gives when routes have only a few samples. So `information_shuffled` is the mean
     over `shuffles` random pairings of the same labels with the same routes, and `information_net` is what
-    remains above it. Also returned: `routes` (distinct ones seen) and `samples_per_route`.
+    remains above it. Also returned: `routes` (distinct ones) and `samples_per_route`.
     """
     labels = as_labels("labels", labels, classes)
     ids = _route_ids(routes, len(labels))
@@ -61,9 +62,9 @@ def route_information(
 
 
 def eta_squared(features: ArrayLike, routes: ArrayLike) -> dict[str, float]:
-    """Share of the features' variance between routes: between / (between + within) sums of squares.
+    """Compute the share of the features' variance between routes: between / (between + within) sums of squares.
 
-    `by_chance` is the exact mean when routes are dealt to the same samples at random: (routes - 1) / (N - 1).
+    `by_chance` is the exact mean when routes are assigned to the same samples at random: (routes - 1) / (N - 1).
     """
     x = as_matrix("features", features, at_least=2)
     ids = _route_ids(routes, len(x))
@@ -81,9 +82,9 @@ def dead_routes(
     confidence: float = 0.5,
     std: float = 0.01,
 ) -> dict[str, float]:
-    """The share of routes that draw nothing: mean confidence below `confidence`, or all their images alike.
+    """Compute the share of routes that draw nothing: mean confidence below `confidence`, or all their images alike.
 
-    Alike means a pixel_std below `std`; it is asked only of routes with two samples or more, when `images`
+    Alike means a pixel_std below `std`; it is computed only for routes with two samples or more, when `images`
     (N, ...) in [0, 1] are given. The confidence of 0.5 is the protocol's; the std of 0.01 is our choice, a
     26th of that of the MNIST test images. Returns `share`, and the numbers `unsure` and `constant`.
     """
@@ -114,7 +115,7 @@ def drawn_by_route(
     confidence: float = 0.5,
     std: float = 0.01,
 ) -> list[Drawn]:
-    """What each route of `routes` (N, L) draws, in the order of their numbers; the arguments are dead_routes'."""
+    """Describe what each route of `routes` (N, L) draws, in the order of their numbers; arguments as in dead_routes."""
     p, routes = as_probabilities(probabilities), np.asarray(routes)
     ids, top = _route_ids(routes, len(p)), p.max(axis=1)
     table = _table(p.argmax(axis=1), ids, p.shape[1])
@@ -128,7 +129,7 @@ def drawn_by_route(
 
 
 def drawn_by_set(labels: ArrayLike, routes: ArrayLike, layer: int, *, classes: int = 10) -> dict[int, list[float]]:
-    """Shares of the classes among the images that went through each filter set of `layer`: {set: shares}."""
+    """Compute the shares of the classes among the images of each filter set of `layer`: {set: shares}."""
     labels, chosen = as_labels("labels", labels, classes), np.asarray(routes)[:, layer]
     table = _table(labels, _route_ids(chosen, len(labels)), classes)
     return {int(k): (row / row.sum()).tolist() for k, row in zip(np.unique(chosen), table, strict=True)}
@@ -143,9 +144,9 @@ def specialised_classes(
     at_least: int = 20,
     classes: int = 10,
 ) -> dict[str, float]:
-    """Classes that a route makes more than `factor` times as often as the prior (None: uniform).
+    """Count the classes that a route makes more than `factor` times as often as the prior (None: uniform).
 
-    Only routes with `at_least` samples are asked: the share of a class among fewer is mostly chance.
+    Only routes with `at_least` samples count: the share of a class among fewer is mostly chance.
     Returns `per_route` (mean number of such classes) and `routes_share` (share of routes with at least one).
     """
     labels = as_labels("labels", labels, classes)
@@ -161,7 +162,7 @@ def specialised_classes(
 
 
 def change_one_layer(routes: ArrayLike, layer: int, bank: int, random: np.random.Generator) -> np.ndarray:
-    """A copy of `routes` (N, L) with every index of `layer` moved to another of its `bank` filter sets."""
+    """Return a copy of `routes` (N, L) with every index of `layer` moved to another of its `bank` filter sets."""
     changed = np.array(routes)
     if bank < 2:
         raise TinyganError(f"layer {layer} has a bank of {bank}: there is no other filter set to change to")
@@ -170,7 +171,7 @@ def change_one_layer(routes: ArrayLike, layer: int, bank: int, random: np.random
 
 
 def per_layer_effect(features: ArrayLike, changed: Sequence[ArrayLike]) -> list[float]:
-    """Mean feature distance when one layer takes another filter set and the noise stays.
+    """Compute the mean feature distance when one layer takes another filter set and the noise stays.
 
     `features` (N, F) are those of the images as routed; changed[l] (N, F) those of the same noise with layer
     l's index changed.
@@ -190,7 +191,7 @@ def per_layer_effect(features: ArrayLike, changed: Sequence[ArrayLike]) -> list[
 def _dead(
     ids: np.ndarray, top: np.ndarray, images: ArrayLike | None, confidence: float, std: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unsure, constant), each a truth value for every route."""
+    """Return (unsure, constant), each a truth value for every route."""
     unsure = np.array([group.mean() < confidence for group in _by_route(top, ids)])
     constant = np.zeros_like(unsure)
     if images is not None:
@@ -204,7 +205,7 @@ def _dead(
 
 
 def _route_ids(routes, samples: int) -> np.ndarray:
-    """One number per sample, equal for equal routes: 0 to (distinct routes - 1)."""
+    """Return one number per sample, equal for equal routes: 0 to (distinct routes - 1)."""
     x = np.asarray(routes)
     if x.ndim not in (1, 2) or x.dtype.kind not in "iu" or len(x) != samples or x.size == 0:
         raise TinyganError(
@@ -214,14 +215,14 @@ def _route_ids(routes, samples: int) -> np.ndarray:
 
 
 def _table(labels: np.ndarray, ids: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (routes, classes)."""
+    """Count labels by route: (routes, classes)."""
     routes = int(ids.max()) + 1
     cells = ids * classes + labels.astype(np.int64)
     return np.bincount(cells, minlength=routes * classes).reshape(routes, classes)
 
 
 def _conditional_entropy(table: np.ndarray) -> float:
-    """H(column | row) of a table of counts."""
+    """Compute H(column | row) of a table of counts."""
     per_row = table.sum(axis=1, keepdims=True)
     terms = np.zeros(table.shape)
     np.log(table / per_row, out=terms, where=table > 0)

@@ -1,21 +1,17 @@
-"""Pictures: sample grids, single files, the training GIF, loss curves.
+"""Pictures: sample grids, single files, the training GIF.
 
 Images come in as (N, C, H, W), C = 1 (grey) or 3 (RGB), either uint8 or floats in [0, 1]; a finished picture
 is a uint8 array (H, W) or (H, W, 3), exactly as many pixels as asked for, without axes or margins. Files are
-written whole or not at all. Nothing opens a window: Pillow writes the images and matplotlib draws the curves
-straight into a file.
+written whole or not at all. Nothing opens a window: Pillow writes the images straight into a file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,14 +19,14 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.files import whole_file
 
 GAP = 70  # grey level between the images of a grid: tells a black image from no image
-UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper, and seen at once
-GREYS = 32  # grey levels in a GIF: the eye sees no difference on digits, the file is half the size
+UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper
+GREYS = 32  # grey levels in a GIF: no visible difference on digits, and half the file size
 LINE = 12  # pixels of a line of text above a column
 FRAMES = 120  # at most so many GIF frames, evenly picked: a long run does not make a file too large to send
 
 
 def to_uint8(images: np.ndarray, *, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Floats in [low, high] to uint8 in [0, 255], rounded; uint8 is passed on as it is.
+    """Convert floats in [low, high] to uint8 in [0, 255], rounded; uint8 is passed on as it is.
 
     Values outside are clipped (so are infinities); NaN becomes mid-grey, 128.
     """
@@ -43,7 +39,7 @@ def to_uint8(images: np.ndarray, *, low: float = 0.0, high: float = 1.0) -> np.n
 
 
 def grid(images: np.ndarray, rows: int, cols: int, *, pad: int = 2, scale: int = 1) -> np.ndarray:
-    """One picture of rows x cols images, row by row: uint8 (height, width), or (height, width, 3) for colour.
+    """Lay rows x cols images side by side: one picture, uint8 (height, width), or (height, width, 3) for colour.
 
     images: (N, C, H, W) with N <= rows * cols (missing places stay empty). `pad` pixels lie around and
     between the images; `scale` repeats each pixel scale x scale times, so height = (rows * (H + pad) + pad) *
@@ -67,7 +63,7 @@ def grid(images: np.ndarray, rows: int, cols: int, *, pad: int = 2, scale: int =
 def routes_sheet(
     images: np.ndarray, *, headers: Sequence[str] | None = None, pad: int = 2, scale: int = 1
 ) -> np.ndarray:
-    """The picture of an ensemble: each column is one route, each row one noise vector.
+    """Lay out the images of an ensemble: each column is one route, each row one noise vector.
 
     images: (R, S, C, H, W), S samples of each of R routes, the same S noise vectors for every route if rows
     are to be compared. headers: R short texts drawn above the columns, broken after commas where they are wider than
@@ -118,11 +114,11 @@ def save_png(path: str | os.PathLike, array: np.ndarray, *, made_by: str | None 
 
     made_by: a program's name, ASCII, that the file carries for `is_made_by`.
     """
-    _write(path, io.BytesIO(png_bytes(array, made_by=made_by)))
+    write(path, io.BytesIO(png_bytes(array, made_by=made_by)))
 
 
 def png_bytes(array: np.ndarray, *, made_by: str | None = None) -> bytes:
-    """The content of the file that `save_png` writes."""
+    """Return the content of the file that `save_png` writes."""
     from PIL.PngImagePlugin import PngInfo
 
     data, info = io.BytesIO(), PngInfo()
@@ -133,13 +129,13 @@ def png_bytes(array: np.ndarray, *, made_by: str | None = None) -> bytes:
 
 
 def is_made_by(path: str | os.PathLike, made_by: str) -> bool:
-    """Whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels."""
+    """Return whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels."""
     with open(path, "rb") as file:
         return f"tEXtSoftware\0{made_by}".encode() in file.read(200)
 
 
 def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
-    """A uint8 picture, (H, W) or (H, W, 3), as it is, or by means of whole blocks of pixels at most `widest` wide."""
+    """Shrink a uint8 picture, (H, W) or (H, W, 3), to at most `widest` pixels by averaging whole blocks of pixels."""
     factor = -(-picture.shape[1] // widest)
     if factor <= 1:
         return picture
@@ -153,7 +149,7 @@ def shrunk(picture: np.ndarray, widest: int) -> np.ndarray:
 def save_individual(
     folder: str | os.PathLike, images: np.ndarray, *, start: int = 0, scale: int = 1, made_by: str | None = None
 ) -> list[Path]:
-    """One PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Returns the paths.
+    """Write one PNG per image of (N, C, H, W): folder/00000.png ..., numbered from `start`. Return the paths.
 
     made_by: see `save_png`.
     """
@@ -167,7 +163,7 @@ def save_individual(
 
 
 def read_png(path: str | os.PathLike) -> np.ndarray:
-    """A PNG as uint8 (H, W) or (H, W, 3). Raises TinyganError when it cannot be read as one."""
+    """Read a PNG as uint8 (H, W) or (H, W, 3). Raises TinyganError when it cannot be read as one."""
     pillow = _pillow()
     try:
         with pillow.open(path, formats=["PNG"]) as image:
@@ -179,7 +175,7 @@ def read_png(path: str | os.PathLike) -> np.ndarray:
 def save_gif(
     path: str | os.PathLike, frames: Iterable[np.ndarray], *, ms: int = 120, hold_ms: int = 2500
 ) -> None:
-    """An endless GIF of uint8 pictures of one size and kind; the last frame stays for `hold_ms`.
+    """Write an endless GIF of uint8 pictures of one size and kind; the last frame stays for `hold_ms`.
 
     Every frame has the same palette, so that colours do not flicker: 32 greys, or 128 colours chosen over the
     whole film. At most 120 frames are kept, evenly picked, first and last included. Raises UsageError if
@@ -203,7 +199,7 @@ def save_gif(
         optimize=False,
         disposal=1,
     )
-    _write(path, data)
+    write(path, data)
 
 
 def _indexed_grey(frames: list[np.ndarray]) -> list:
@@ -226,144 +222,6 @@ def _indexed_colour(frames: list[np.ndarray]) -> list:
     return [_image(frame).quantize(palette=palette, dither=0) for frame in frames]
 
 
-def loss_plot(path: str | os.PathLike, columns: Mapping[str, Sequence[float]], *, title: str = "") -> None:
-    """Curves of a run as PNG: the losses, what D answers, and the variety of the samples where it was logged; of a
-    GPAN each loss by itself, how hard each pulls, and how often the classifier finds what is wanted.
-
-    columns: the log by column; "step", and any of those in _PANELS. Values that are not finite leave a gap. A column
-    that is absent draws nothing. A log with "wanted" is a GPAN's.
-    """
-    matplotlib = _matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
-    chosen = [panel for panel in (GPAN_PANELS if "wanted" in values else GAN_PANELS)
-              if any(np.isfinite(values.get(name, np.nan)).any() for name in panel.curves)] or GAN_PANELS[:1]
-    data = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own settings may ask for LaTeX, or for fonts that are not there
-        figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)  # draws into memory: no display, no global state
-        axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
-                               height_ratios=[panel.height for panel in chosen])[:, 0]
-        for axis, panel in zip(axes, chosen, strict=True):
-            _draw_panel(axis, panel, values)
-        axes[-1].set_xlabel("training step")
-        if title:
-            figure.suptitle(title, parse_math=False)  # a folder's name may hold a $
-        figure.savefig(data, format="png", metadata={"Software": None})
-    _write(path, data)
-
-
-def _matplotlib():
-    # A backend that this matplotlib does not know would make the import fail, and nothing here needs one.
-    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError as error:
-        raise TinyganError("the loss curves need matplotlib: pip install matplotlib") from error
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-    if backend is not None:
-        with contextlib.suppress(ValueError):
-            matplotlib.rcParams["backend"] = backend  # as its import would have done
-    return matplotlib
-
-
-class Panel(NamedTuple):
-    """One of the plots that lie above one another. curves: column -> (label, colour), or (label, colour, line style).
-
-    scale: linear; share (0 to 1, a dotted line at `middle`); log; symlog (log but for values near 0 and below).
-    right: a count among the curves, which has a scale of its own on the right. height in inches.
-    """
-
-    words: str
-    curves: Mapping[str, tuple[str, ...]]
-    scale: str = "linear"
-    middle: float | None = None
-    right: str | None = None
-    legend: str = "best"
-    height: float = 2.7
-
-
-# Colours that colour-blind readers tell apart, too (Okabe and Ito 2008).
-BLUE, RED, GREEN, PINK, SKY, ORANGE, BLACK = (
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
-ANSWERS = Panel("D's probability 'real'", {
-    "d_real": ("D(x), real images", BLUE), "d_fake": ("D(G(z)), generated", RED)}, scale="share", middle=0.5)
-GAN_PANELS = (
-    Panel("loss", {"d_loss": ("D loss", BLUE), "g_loss": ("G loss", RED)}),
-    ANSWERS,
-    # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
-    Panel("KL (nats)", {"kl": ("KL to equal classes", GREEN), "classes": ("classes present", PINK)}, right="classes",
-          legend="center right"),
-)
-GPAN_PANELS = (
-    Panel("the classifier's share", {
-        "top1": ("finds what is wanted", BLUE), "view_top1": ("through other views", RED),
-        "train_top1": ("in training", SKY), "probability": ("its probability", BLUE, "--"),
-        "view_probability": ("through other views", RED, "--"), "train_probability": ("in training", SKY, "--")},
-        scale="share"),
-    Panel("loss, unweighted", {
-        "wanted": ("wanted, L_p", BLUE), "unwanted": ("unwanted, L_n", SKY), "cgan": ("L_cGAN", RED),
-        "d_loss": ("D loss", ORANGE), "background": ("background, L_m", GREEN), "substrate": ("substrate, L_sub", PINK),
-        "split": ("L_split", BLACK)}, scale="symlog", height=3.6),
-    Panel("weighted pull at the images", {
-        "pull_vgg": ("L_VGG", BLUE), "pull_cgan": ("L_cGAN", RED), "pull_background": ("L_m", GREEN),
-        "pull_substrate": ("L_sub", PINK), "pull_split": ("L_split, at the maps", BLACK)}, scale="log", height=3.2),
-    ANSWERS._replace(curves={"d_real": ("substrates", BLUE), "d_fake": ("painted images", RED)}),
-    Panel("ratio", {"variety": ("change by route / by noise", GREEN), "speckle": ("share of fine detail", PINK)}),
-)
-NEAR_ZERO = 1e-3  # of a symlog scale: below it a loss is as good as 0
-
-
-def _draw_panel(axis, panel: Panel, values: Mapping[str, np.ndarray]) -> None:
-    axis.grid(alpha=0.3)
-    axis.set_ylabel(panel.words)
-    if panel.scale == "share":
-        axis.set_ylim(-0.03, 1.03)
-    if panel.middle is not None:
-        axis.axhline(panel.middle, color="grey", linewidth=0.8, linestyle=":")
-    lines, lowest = [], np.inf
-    for name, (label, colour, *style) in panel.curves.items():
-        if name not in values or not np.isfinite(values[name]).any():
-            continue
-        value, target = values[name], axis
-        if panel.scale == "log":
-            value = np.where(value > 0, value, np.nan)
-        lowest = min(lowest, np.nanmin(value, initial=np.inf, where=np.isfinite(value)))
-        if name == panel.right:
-            target = axis.twinx()
-            target.set_ylabel(label, color=colour)
-            target.set_ylim(0, max(10.5, np.nanmax(value) + 0.5))
-        lines += _draw_line(target, values["step"], value, label, colour, *style)
-    if panel.scale == "log" and np.isfinite(lowest):
-        axis.set_yscale("log")
-    if panel.scale == "symlog":
-        axis.set_yscale("symlog", linthresh=NEAR_ZERO)
-    if panel.right or panel.scale == "symlog" and lowest >= 0:
-        axis.set_ylim(bottom=0)
-    if lines:
-        axis.legend(handles=lines, loc=panel.legend, fontsize=8, ncols=1 if len(panel.curves) < 5 else 2)
-
-
-def _draw_line(axis, step: np.ndarray, value: np.ndarray, label: str, colour: str, style: str = "-") -> list:
-    known = np.isfinite(value) & np.isfinite(step)
-    step, value = step[known], value[known]
-    window = len(value) // 50
-    if window < 2:
-        return axis.plot(step, value, color=colour, label=label, marker="o", markersize=3, linewidth=1.2,
-                         linestyle=style)
-    # Many points: the raw curve pale, a running mean over 2 % of the run on top of it.
-    axis.plot(step, value, color=colour, alpha=0.25, linewidth=0.7)
-    smooth = np.convolve(value, np.full(window, 1.0 / window), mode="valid")
-    middle = step[(window - 1) // 2 :][: len(smooth)]
-    return axis.plot(middle, smooth, color=colour, label=label, linewidth=1.5, linestyle=style)
-
-
 def _pillow():
     try:
         from PIL import Image
@@ -379,6 +237,7 @@ def _image(array: np.ndarray):
     return _pillow().fromarray(array)
 
 
-def _write(path: str | os.PathLike, data: io.BytesIO) -> None:
+def write(path: str | os.PathLike, data: io.BytesIO) -> None:
+    """Write a file, whole or not at all. Raises OSError if it cannot be written."""
     with whole_file(path) as file:
         file.write(data.getbuffer())

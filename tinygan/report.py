@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import health, pictures
+from tinygan import metrics_log, pictures
+from tinygan.columns import COLUMNS, Column
 from tinygan.errors import TinyganError
 from tinygan.files import whole_file
 from tinygan.gpan_measure import in_words
@@ -22,42 +23,6 @@ from tinygan.runfiles import read_config, read_log, samples
 STRIP = 8  # pictures in the strip of samples over the steps
 CAMS = "cams.png"
 STRIP_WIDTH = 600  # pixels of one at most; they are shown small, and the file is to be mailed
-BEST = {  # columns of which less, or more, is better
-    "kl": min, "frechet": min, "classes": max, "confidence": max,
-    **dict.fromkeys(("wanted", "unwanted", "background", "substrate"), min),
-    **dict.fromkeys(("top1", "top5", "probability", "view_top1", "view_probability", "variety"), max),
-}
-WORDS = {
-    "d_loss": "D loss",
-    "g_loss": "G loss",
-    "d_real": "D(x): D's mean answer to real images",
-    "d_fake": "D(G(z)): D's mean answer to generated images",
-    "d_grad": "norm of D's gradient",
-    "g_grad": "norm of G's gradient",
-    "logit_gap": "logit gap, real minus generated",
-    "spread": "variety of the samples (data = 1)",
-    "classes": "classes present",
-    "kl": "KL of the classes to equal shares (nats)",
-    "confidence": "mean confidence of the classifier",
-    "frechet": "Fréchet distance",
-    "samples": "images that the classifier judged",
-    "wanted": "L_p: the wanted classes must be seen",
-    "unwanted": "L_n: and no others",
-    "cgan": "L_cGAN: D must take patches for real",
-    "background": "L_m: how far the background is from white",
-    "substrate": "L_sub: how far images are from their substrates",
-    "split": "L_split: images of a batch must differ inside",
-    **{f"pull_{name}": f"how hard {loss}, weighted, pulls" for name, loss in (
-        ("vgg", "L_p + L_n"), ("cgan", "L_cGAN"), ("background", "L_m"), ("substrate", "L_sub"), ("split", "L_split"))},
-    **{f"{prefix}{name}": f"{words}{where}" for prefix, where in (
-        ("", ""), ("train_", ", in the batch"), ("view_", ", through views that training does not use"))
-       for name, words in (("top1", "share of images where the likeliest class is wanted"),
-                           ("top5", "share with a wanted class among the five likeliest"),
-                           ("probability", "the classifier's probability of what is wanted"))},
-    "variety": "change by route over change by noise",
-    "speckle": "share of fine detail (most photos: 0.003 to 0.2)",
-    "map_size": "mean size of the stochastic layers' maps",
-}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -98,26 +63,26 @@ def write_report(folder: str | os.PathLike) -> Path:
 def _health(rows: Sequence[Mapping[str, float]]) -> str:
     if not rows:
         return "<p>Nothing has been logged yet.</p>"
-    found = _found(rows)
-    if found and "d_loss" not in rows[-1]:  # no discriminator, so nothing to say of the two
-        return found
-    now = health.assess_log(rows)
+    gpan = _of_classifier(rows)
+    if gpan and "d_loss" not in rows[-1]:  # no discriminator
+        return gpan
+    now = metrics_log.assess_log(rows)
     mood = "health" if now.status in ("well", "starting") else "health bad"
     text = f'<p class="{mood}">At step {rows[-1]["step"]:,}, {html.escape(now.sentence)}.</p>'
     if now.status not in ("starting", "broken"):
-        text += (f"<p><small>What it says of D's answers, losses and gradients: medians over the last "
-                 f"{health.WINDOW} rows of the log; the table below has the last row.</small></p>")
-    story = health.history(rows)
+        text += (f"<p><small>D's probabilities, losses and gradients are medians over the last "
+                 f"{metrics_log.WINDOW} rows of the log; the table below has the last row.</small></p>")
+    story = metrics_log.history(rows)
     if len(story) > 1:
         shown = story if len(story) <= 12 else story[:6] + story[-6:]
         cut = "" if len(story) <= 12 else f" (the first and last 6 of {len(story)} changes)"
         items = "".join(f"<li>step {step:,}: {html.escape(state.sentence)}</li>" for step, state in shown)
         text += f"<details><summary>How it came to this{cut}</summary><ul>{items}</ul></details>"
-    return found + text
+    return gpan + text
 
 
-def _found(rows: Sequence[Mapping[str, float]]) -> str:
-    """What the classifier finds in a GPAN's images at the last logged step; nothing for another run."""
+def _of_classifier(rows: Sequence[Mapping[str, float]]) -> str:
+    """Describe how well a GPAN's images show the wanted classes at the last logged step; "" for another run."""
     if "wanted" not in rows[-1]:
         return ""
     words = in_words(rows[-1])
@@ -141,8 +106,8 @@ def _pictures(folder: Path) -> str:
                  if gpan else "each column is one route through the filter banks, each row one noise vector")
     of_routes += "; above a column its route, as sample.py --route takes it"
     for name, heading, caption, style in (
-        (CAMS, "Where the classifier looks", "beside each image, the brighter the more it speaks for what is wanted",
-         "wide"),
+        (CAMS, "Where the classifier looks", "beside each image: the brighter a place, the more it raises the "
+         "score of the wanted classes", "wide"),
         ("training.gif", "The same noise, step by step", "", "pixels"),
         ("routes.png", "Routes", of_routes, "pixels"),
         ("loss.png", "Curves", "", "wide"),
@@ -175,12 +140,13 @@ def _metrics(rows: Sequence[Mapping[str, float]]) -> str:
         known = [(row[name], row["step"]) for row in rows if name in row]
         finite = [pair for pair in known if np.isfinite(pair[0])]
         best = "–"
-        if name in BEST and finite:
-            value, step = BEST[name](finite, key=lambda pair: pair[0])
+        column = COLUMNS.get(name, Column(name))
+        if column.best and finite:
+            value, step = column.best(finite, key=lambda pair: pair[0])
             best = f"{value:.4g} (step {step:,})"
         cells = (f"{known[0][0]:.4g}", best, f"{known[-1][0]:.4g}")
         numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        lines.append(f"<tr><td>{html.escape(WORDS.get(name, name))}</td>{numbers}</tr>")
+        lines.append(f"<tr><td>{html.escape(column.words)}</td>{numbers}</tr>")
     if not lines:
         return ""
     head = (

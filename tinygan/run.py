@@ -11,12 +11,7 @@ on resume it takes the log and the samples back to the checkpoint's step, so tha
 curves and the report are worth a note where they cannot be made, never the training. It does not train: the loop
 stands in the script.
 
-Log columns by convention (curves, health and report know these; others may be added freely): step, d_loss,
-g_loss, d_real, d_fake, d_grad, g_grad, logit_gap, spread, classes, kl, confidence, frechet (samples: how many
-images the measures before it were taken from). Of a GPAN also its losses, unweighted: wanted, unwanted, cgan,
-background, substrate, split; how hard each weighted one pulls: pull_vgg, pull_cgan, pull_background, pull_substrate,
-pull_split; how often the classifier finds what is wanted: top1, top5, probability, of the batch train_..., through
-views that training does not use view_...; variety, speckle, map_size. A log with the column wanted is a GPAN's.
+The columns of log.csv are those of columns.py; others may be added freely. A log with the column wanted is a GPAN's.
 """
 
 from __future__ import annotations
@@ -36,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 import tinygan
-from tinygan import checkpoint, cli, pictures, report
+from tinygan import checkpoint, cli, curves, pictures, report
 from tinygan.errors import TinyganError, UsageError
 from tinygan.files import is_systems, put_aside, whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
@@ -239,7 +234,7 @@ class Run:
 
     def _draw_curves(self) -> None:
         title = os.fsencode(self.folder.name).decode(errors="backslashreplace")  # it may hold bytes that are no text
-        pictures.loss_plot(self.folder / "loss.png", columns(read_log(self.folder)), title=title)
+        curves.loss_plot(self.folder / "loss.png", columns(read_log(self.folder)), title=title)
 
     def _write_gif(self) -> None:
         if paths := [path for _, path in self.samples()]:

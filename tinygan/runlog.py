@@ -1,4 +1,4 @@
-"""The log that a run writes: log.csv, a row at a time, whatever others do to the file meanwhile.
+"""The log of a run: log.csv, written a row at a time, also while others edit the file.
 
 What a user adds to it (notes, columns) stays; what cannot be read of it is kept under another name; and where it
 cannot be written its rows wait.
@@ -22,7 +22,7 @@ Note = Callable[[str, str], None]
 
 
 class RunLog:
-    """log.csv at `path`. The methods call note(about, text) with what there is to tell, in one line."""
+    """log.csv at `path`. The methods call note(about, text) with one line for the user."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -107,8 +107,8 @@ class RunLog:
                         f"is {kept.name}")
 
     def _read(self, step: int) -> tuple[Table, str]:
-        """The log to be written anew, its last line among the rows if that is whole and not beyond `step`; and what
-        would be lost of it, in words."""
+        """Read the log to be written anew, its last line among the rows if that is whole and not beyond `step`, and
+        describe what would be lost of it."""
         try:
             table = read_table(self._path.parent)
         except TinyganError as error:
@@ -123,7 +123,7 @@ class RunLog:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file is written; () where there is none."""
+    """Return what changes whenever a file is written; () where there is none."""
     try:
         status = os.stat(path)
         return status.st_ino, status.st_size, status.st_mtime_ns

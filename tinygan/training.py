@@ -18,12 +18,12 @@ import numpy as np
 from tinygan import cli, data, runfiles
 from tinygan.data.mnist import BUNDLED
 from tinygan.device import Device
+from tinygan.draw import section, with_prefix
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.module import Module
 from tinygan.optim import Adam, RMSprop
 from tinygan.run import MAY_CHANGE, Run
-from tinygan.sampling import section, with_prefix
 
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 FILES = ("classifier", "substrate")  # flags that name files whose content a run depends on, and may lie elsewhere later

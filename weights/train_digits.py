@@ -1,11 +1,11 @@
-"""Train the digit classifier that judges what the GANs draw, and write its weight file.
+"""Train the digit classifier that measures what the GANs draw, and write its weight file.
 
     python weights/train_digits.py
 
 An ordinary classifier with this project's engine: cross-entropy, Adam, a learning rate that falls to nothing, and a
 moving average of the weights, which is what is kept. Training images are shifted, turned, scaled and slanted a
 little, at random: handwriting varies like that, and so do the images of a GAN. The last 5,000 training images only
-watch the progress; the test images are touched once, at the end.
+measure the progress; the test images are used once, at the end.
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(digits: data.Digits, *, epochs: int, seed: int) -> tuple[DigitNet, int]:
-    """(the averaged net, number of validation images held back)."""
+    """Train and return (the averaged net, number of validation images held back)."""
     init, order, noise = (np.random.default_rng([seed, purpose]) for purpose in range(3))
     held_back = len(digits) // 12
-    seen = len(digits) - held_back
-    validation = data.Digits(digits.images[seen:], digits.labels[seen:], "validation")
+    used = len(digits) - held_back
+    validation = data.Digits(digits.images[used:], digits.labels[used:], "validation")
     net = DigitNet(rng=init)
     optimizer, average = Adam(net.named_parameters(), lr=LR, betas=(0.9, 0.99)), EMA(net, AVERAGE)
-    batches = data.Batches(seen, BATCH, order)
+    batches = data.Batches(used, BATCH, order)
     total, step = epochs * batches.batches_per_epoch, 0
     for epoch in range(1, epochs + 1):
         losses, started = [], time.monotonic()
         for _ in range(batches.batches_per_epoch):
             chosen = next(batches)
             images = distort(data.to_canvas(digits.images[chosen], 28), noise)
-            loss = cross_entropy(net.scores(Tensor(images)), digits.labels[chosen])
+            loss = cross_entropy(net.logits(Tensor(images)), digits.labels[chosen])
             net.zero_grad()
             loss.backward()
             optimizer.lr = LR * max(0.5 * (1 + math.cos(math.pi * step / total)), 1e-3)
@@ -98,16 +98,16 @@ def train(digits: data.Digits, *, epochs: int, seed: int) -> tuple[DigitNet, int
 
 
 def share_right(net: DigitNet, digits: data.Digits) -> float:
-    """The share of digits whose likeliest class is their label."""
+    """Compute the share of digits whose likeliest class is their label."""
     probabilities, _ = net.classify(digits.images[:, None])
     return float((probabilities.argmax(axis=1) == digits.labels).mean())
 
 
 def distort(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Images (N, 1, S, S), each turned (within 12 degrees), scaled (12 %), slanted (0.15) and shifted (2 pixels).
+    """Distort images (N, 1, S, S): turn each (within 12 degrees), scale (12 %), slant (0.15) and shift it (2 pixels).
 
-    Every output pixel looks up where it comes from, in the image or in the black around it, and interpolates
-    between the four pixels there.
+    Every output pixel is mapped to its place in the image, or in the black around it, and interpolated between the
+    four pixels there.
     """
     n, _, side, _ = images.shape
     angle, slant = rng.uniform(-0.21, 0.21, n), rng.uniform(-0.15, 0.15, n)

@@ -4,12 +4,12 @@
       -> 13 convolutions 3x3 with ReLU in five blocks, each block followed by a 2x2 max pool -> pool5 (N, 512, h, w)
       -> fc6, fc7 with ReLU, fc8 -> scores (N, classes), before the softmax
 
-It judges what a generator draws, so all is differentiable down to the image, and the weights are constants: nobody
-computes a gradient for them (`unfreeze()` makes them learnable). What the net was trained to see, the scale of its
-input and its mean colours, differs from file to file and is done here; whoever calls it knows [-1, 1] alone.
+All is differentiable down to the image, and the weights are constants: no gradient is computed for them (`unfreeze()`
+makes them learnable). The scale of the net's input and its mean colours differ from file to file and are applied here;
+callers give images in [-1, 1].
 
-The weights come from a file that weights/convert_vgg16.py makes of Keras' or torchvision's. It carries its own answer
-key, questions and the answers that the net must give, so a net that loads is a net that works.
+The weights come from a file that weights/convert_vgg16.py makes of Keras' or torchvision's. Loading recomputes stored
+answers and refuses the file if they differ (answer_key.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from tinygan.engine import Tensor, describe, no_grad
 from tinygan.errors import Refused, TinyganError, UsageError
 from tinygan.functional import conv_relu
 from tinygan.hdf5 import Reader, open_hdf5, write_hdf5
+from tinygan.models import answer_key
+from tinygan.models.classifier import Classifier
 from tinygan.module import Module, Parameter
 
 FORMAT, VERSION = "tinygan VGG16", 1
@@ -45,7 +47,6 @@ MAX_WIDTH, MAX_SIDE = 1 << 16, 64  # of a layer, of the map that fc6 takes: far 
 MAX_SIZE = 1 << 29  # numbers in one array; fc6 of the ImageNet net has 103 million
 MAX_BYTES = 1 << 31  # of a weight file; the ImageNet net has 553 MB
 MAX_NAMES = 1 << 20  # bytes of class names
-TOLERANCE = 1e-3  # of the answers in the answer key, relative to the greatest of them
 
 
 class Layer(Module):
@@ -55,19 +56,19 @@ class Layer(Module):
         self.weight, self.bias = Parameter(weight, copy=False), Parameter(bias, copy=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """max(0, conv(x) + b) for a convolution, x W^T + b for a fully-connected layer."""
+        """Compute max(0, conv(x) + b) for a convolution, x W^T + b for a fully-connected layer."""
         if self.weight.ndim == 4:
             return conv_relu(x, self.weight, self.bias)
         return ops.matmul(x, ops.transpose(self.weight)) + self.bias
 
 
-class VGG16(Module):
+class VGG16(Classifier):
     """Images (N, 3, H, W), RGB in [-1, 1], H and W multiples of 32 -> scores (N, classes).
 
     weights: layer -> (weight, bias), for all of LAYERS, see `check_shapes`. All widths are read from them: those of the
     convolutions (64 to 512 in the published net), of fc6 and fc7, the number of classes and the side of the map that
-    fc6 takes (7). input_range, mean, std: the net sees ((g + 1) / 2 * input_range - mean) / std of an image g, mean and
-    std in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
+    fc6 takes (7). input_range, mean, std: an image g enters as ((g + 1) / 2 * input_range - mean) / std, mean and std
+    in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
     dtype: of the net. Weights that have it are taken over, not copied: they are frozen, and 550 MB are enough once.
     Raises TinyganError if the weights do not fit together.
     """
@@ -96,7 +97,7 @@ class VGG16(Module):
 
     @property
     def side(self) -> int:
-        """The side of an image in pixels at which the head sees the map it was trained on: 224 in the published net."""
+        """Return the side of an image in pixels whose pool5 has the size that fc6 takes: 224 in the published net."""
         return STEP * self.head_side
 
     def to(self, put: Callable[[np.ndarray], Any]) -> VGG16:
@@ -105,20 +106,12 @@ class VGG16(Module):
         self.gain, self.offset = put(self.gain), put(self.offset)
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Same as `scores`."""
-        return self.scores(images)
-
-    def scores(self, images: Tensor) -> Tensor:
-        """Pre-softmax scores (N, classes); differentiable. Raises TinyganError for images of another shape."""
-        return self.head(self.features(images))
-
     def features(self, images: Tensor) -> Tensor:
-        """The map after the last pool, (N, 512, H / 32, W / 32); differentiable. Raises as `scores` does."""
+        """Return the map after the last pool, (N, 512, H / 32, W / 32). Raises TinyganError for another shape."""
         return self.maps(images, "pool5")
 
     def maps(self, images: Tensor, layer: str) -> Tensor:
-        """The map after `layer` and its ReLU, one of MAPS such as "conv5_3" or "pool4"; differentiable.
+        """Return the map after `layer` and its ReLU, one of MAPS such as "conv5_3" or "pool4".
 
         Raises TinyganError for images of another shape, UsageError for a layer that has no map.
         """
@@ -130,14 +123,14 @@ class VGG16(Module):
         return self._run(images * Tensor(self.gain) + Tensor(self.offset), MAPS[:last + 1])
 
     def rest(self, map: Tensor, layer: str) -> Tensor:  # noqa: A002
-        """Scores (N, classes) from the map after `layer`: rest(maps(images, layer), layer) == scores(images).
+        """Return scores (N, classes) from the map after `layer`: rest(maps(images, layer), layer) == scores(images).
 
         Raises UsageError for a layer that has no map, TinyganError for a map that does not fit.
         """
         return self.head(self._run(map, MAPS[self._place(layer) + 1:]))
 
     def head(self, features: Tensor) -> Tensor:
-        """Scores (N, classes) from the map after the last pool; differentiable.
+        """Return scores (N, classes) from the map after the last pool.
 
         fc6 takes a map of one side, 7 in the published net. A map of another side, of a larger or smaller image, is
         first brought to it by means over windows that cover it evenly: our choice, as torchvision does. Raises
@@ -167,8 +160,10 @@ class VGG16(Module):
 
 
 def averaging_matrix(n: int, m: int) -> np.ndarray:
-    """(m, n): row i is the mean of samples floor(i n / m) to ceil((i + 1) n / m) - 1. The windows cover all n, as
-    evenly as they can, and overlap where m does not divide n; every row sums to 1."""
+    """Return the matrix (m, n) whose row i averages samples floor(i n / m) to ceil((i + 1) n / m) - 1.
+
+    The windows cover all n as evenly as they can and overlap where m does not divide n; every row sums to 1.
+    """
     start = np.arange(m) * n // m
     end = -(-(np.arange(m) + 1) * n // m)
     inside = (np.arange(n) >= start[:, None]) & (np.arange(n) < end[:, None])
@@ -176,10 +171,11 @@ def averaging_matrix(n: int, m: int) -> np.ndarray:
 
 
 def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
-    """The side of the map that fc6 takes, for layer -> (shape of the weight, shape of the bias).
+    """Check that the layers fit one another and return the side of the map that fc6 takes.
 
-    conv weights (out, in, 3, 3), the first from 3 channels; fc6 (out, channels * side * side), fc7 and fc8 (out, in);
-    biases (out,). Raises Refused, which says what does not fit the layer before it.
+    shapes: layer -> (shape of the weight, shape of the bias): conv weights (out, in, 3, 3), the first from 3 channels;
+    fc6 (out, channels * side * side), fc7 and fc8 (out, in); biases (out,). Raises Refused, which names the layer that
+    does not fit the one before it.
     """
     missing = [name for name in LAYERS if name not in shapes]
     if missing:
@@ -203,7 +199,7 @@ def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) 
 
 
 def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32") -> None:
-    """Write the net with its answer key, whole or not at all; `net` is rounded to what is written.
+    """Write the net with its answer key, whole or not at all, and round `net` to what is written.
 
     storage: "float32" or "float16" (half the size). Raises UsageError for another, TinyganError where a weight is not
     finite (float16 reaches to 65504) or the file cannot be written.
@@ -213,7 +209,7 @@ def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32")
     arrays: dict[str, np.ndarray] = {}
     for name, layer in net.layers.items():
         for part, p in (("weight", layer.weight), ("bias", layer.bias)):
-            with np.errstate(over="ignore"):  # what overflows is found below
+            with np.errstate(over="ignore"):  # what overflows is caught below
                 stored = p.numpy().astype(storage, copy=False)
             if not np.isfinite(stored).all():
                 raise TinyganError(f"{name}/{part} holds a number that {storage} cannot; nothing was written")
@@ -223,10 +219,10 @@ def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32")
             arrays[f"{name}/{part}"] = stored
     if net.has_names:
         arrays["class_names"] = np.frombuffer("\n".join(net.class_names).encode("utf-8"), np.uint8)
-    image, pattern = questions(net)
+    image, pattern = probes(net)
     pool5, scores = answers(net, image, pattern)
-    arrays |= {"answer_key/image": image, "answer_key/pool5": pool5, "answer_key/map": pattern,
-               "answer_key/scores": scores}
+    key = {"image": image, "pool5": pool5, "map": pattern, "scores": scores}
+    arrays |= {f"{answer_key.GROUP}/{name}": array for name, array in key.items()}
     texts = {key: str(net.about.get(key, "not stated")) for key in ("source", "sha256", "licence")}
     write_hdf5(path, arrays, {
         "format": FORMAT, "version": VERSION, "layout": LAYOUT, "channel_order": "RGB", "input_range": net.input_range,
@@ -236,9 +232,9 @@ def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32")
 
 
 def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
-    """The net in a file that `save_vgg16` wrote, after it gave the right answers to the file's own questions.
+    """Load the net of a file that `save_vgg16` wrote, its weights frozen, of `dtype` and on the host.
 
-    Its weights are constants of `dtype` on the host, whatever they are stored as. Raises TinyganError, one line that
+    Recomputes the file's stored answers. Raises TinyganError, one line that
     names the file, for anything but a whole and sound file of this format.
     """
     convert = f"python weights/convert_vgg16.py {shlex.quote(os.fsdecode(path))}"
@@ -256,59 +252,50 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
         weights = {name: tuple(file.array(f"{name}/{part}", shape, KINDS).astype(dtype, copy=False)
                                for part, shape in zip(("weight", "bias"), shapes[name], strict=True))
                    for name in LAYERS}
-        net = VGG16(weights, input_range=_input_range(file), mean=file.numbers("mean", 3), std=_std(file),
-                    class_names=names, dtype=dtype,
+        net = VGG16(weights, **_preprocessing(file), class_names=names, dtype=dtype,
                     about={key: str(file.attribute(key)) for key in ("source", "sha256", "licence", "storage")})
-        key = [file.array(f"answer_key/{name}", shape, (kind,)) for name, shape, kind in (
-            ("image", (STEP, STEP, 3), "uint8"), ("map", (channels, side, side), "uint8"),
-            ("pool5", (channels,), "float32"), ("scores", (classes,), "float32"))]
-        for name, answer, expected in zip(("pool5", "scores"), answers(net, *key[:2]), key[2:], strict=True):
-            error = np.abs(answer - expected).max()
-            if not error <= TOLERANCE * (1e-3 + np.abs(expected).max()):
-                raise Refused(f"its answer key does not fit: {name} is off by {error:.3g}; the weights are damaged")
+        answer_key.check(file, {"image": (STEP, STEP, 3), "map": (channels, side, side)},
+                         {"pool5": (channels,), "scores": (classes,)},
+                         lambda image, pattern: answers(net, image, pattern), floor=1e-3)
     return net
 
 
 def check_format(file: Reader, convert: str) -> None:
-    """Refused, unless the file says that it is one of these; convert: the command that makes one of another."""
-    found = str(file.attribute("format", ""))
-    if not found:
+    """Raise Refused unless the file says that it holds a VGG16; convert: the command that makes one from another."""
+    kind = str(file.attribute("format", ""))
+    if not kind:
         raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
-    if found != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT} but of the {found[:60]}; make one with "
+    if kind != FORMAT:
+        raise Refused(f"it is not a file of the {FORMAT} but of the {kind[:60]}; make one with "
                       "weights/convert_vgg16.py")
     if file.attribute("version") != VERSION:
         raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")
     for name, value in (("channel_order", "RGB"), ("layout", LAYOUT)):
         if file.attribute(name) != value:
             raise Refused(f"its {name} is {str(file.attribute(name))[:60]!r}, not {value!r}")
-    known = sorted([*LAYERS, "answer_key", *(["class_names"] if file.attribute("named") else [])])
+    known = sorted([*LAYERS, answer_key.GROUP, *(["class_names"] if file.attribute("named") else [])])
     if file.names() != known:
         raise Refused("its parts are not those of this net; make it again with weights/convert_vgg16.py")
 
 
-def _input_range(file: Reader) -> float:
-    value = file.attribute("input_range")
-    if value not in (1, 255):
-        raise Refused(f"its input_range is {str(value)[:60]}, not 1 or 255")
-    return float(value)
-
-
-def _std(file: Reader) -> tuple[float, ...]:
-    values = file.numbers("std", 3)
-    if min(values) <= 0:
-        raise Refused(f"its std is {values}; it must be above 0")
-    return values
+def _preprocessing(file: Reader) -> dict[str, Any]:
+    """Return input_range, mean and std, as VGG16 takes them."""
+    input_range, mean, std = file.attribute("input_range"), file.numbers("mean", 3), file.numbers("std", 3)
+    if input_range not in (1, 255):
+        raise Refused(f"its input_range is {str(input_range)[:60]}, not 1 or 255")
+    if min(std) <= 0:
+        raise Refused(f"its std is {std}; it must be above 0")
+    return {"input_range": float(input_range), "mean": mean, "std": std}
 
 
 # ---- the answer key ------------------------------------------------------------------------------------------------
 
 
-def questions(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
-    """(an image uint8 (32, 32, 3) RGB, a map uint8 (channels, side, side) for the head), both made by a formula.
+def probes(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
+    """Return (an image uint8 (32, 32, 3) RGB, a map uint8 (channels, side, side) for the head), both from a formula.
 
-    The image gives pool5 one point, in a moment. From there the head could not tell one place of its map from another,
-    so it is asked about a map of its own, in which neighbouring channels and places differ and none is zero.
+    The image gives pool5 one place, which is fast. The head needs a map of its own, in which neighbouring channels and
+    places differ and none is zero, or a permutation of its inputs would not show.
     """
     y, x, c = np.ogrid[:STEP, :STEP, :3]
     image = (37 * y + 91 * x + 53 * c + x * y) % 256
@@ -319,10 +306,10 @@ def questions(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answers(net: VGG16, image: np.ndarray, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(pool5 (channels,) of the image, scores (classes,) of the map), float32. Runs where the weights are."""
+    """Compute (pool5 (channels,) of the image, scores (classes,) of the map), float32, on the weights' device."""
     bias = net.layers["fc8"].bias
     with no_grad():
-        seen = bias.xp.asarray(image.transpose(2, 0, 1)[None].astype(bias.dtype)) / 127.5 - 1.0
-        pool5 = net.features(Tensor(seen.astype(bias.dtype)))
+        pixels = bias.xp.asarray(image.transpose(2, 0, 1)[None].astype(bias.dtype)) / 127.5 - 1.0
+        pool5 = net.features(Tensor(pixels.astype(bias.dtype)))
         scores = net.head(Tensor(bias.xp.asarray(pattern[None].astype(bias.dtype))))
     return pool5.numpy().reshape(-1).astype(np.float32), scores.numpy().reshape(-1).astype(np.float32)

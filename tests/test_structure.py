@@ -122,6 +122,33 @@ def test_imports_go_down_only():
     assert cycle(graph) == []
 
 
+def test_the_processors_and_the_gpus_kernels_do_not_import_each_other():
+    for mine, other in (("kernels.cpu", "kernels.gpu"), ("kernels.gpu", "kernels.cpu")):
+        names = [name for name in MODULES if name.startswith(mine)]
+        assert len(names) > 5 and not any(target.startswith(other) for name in names for target in own_imports(name))
+    assert not any(target.startswith(("kernels.cpu", "kernels.gpu")) for target in own_imports("kernels.base"))
+
+
+PROBE = re.compile(r"(hasattr|getattr)\((for_array|kernels\b)")
+
+
+def test_kernels_are_never_asked_what_they_can_do():
+    assert [path.name for path in FILES if PROBE.search(path.read_text("utf-8"))] == []
+    assert PROBE.search('hasattr(for_array(x.data), "conv_relu")') and PROBE.search('getattr(kernels, "pack", list)')
+
+
+def longest_function(text: str) -> int:
+    """The lines of the longest function."""
+    return max((node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef)), default=0)
+
+
+def test_kernels_stay_short():
+    for path in (PACKAGE / "kernels").rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert code_lines(text) <= 250 and longest_function(text) <= 60, path
+
+
 def test_a_wrong_import_would_be_seen():
     good = {name: own_imports(name) for name in MODULES}
     for name, target, words in (("engine", "ops", "floor 2"), ("kernels.base", "engine", "floor 0"),

@@ -9,9 +9,9 @@ map under the kernel (im2col). With that matrix all three maps are a single prod
 
 Everything lies channels-last in memory, so a patch is a few long runs and `filters`, (A, kh*kw*B), is a plain
 view of a weight in the order `empty_weight` gives. Samples that share a filter set form one run; runs are cut
-into jobs that fit a core's cache, and the jobs go to the thread pool. Nothing is copied per sample but the
+into jobs that fit a core's cache, and the jobs go to the threads. Nothing is copied per sample but the
 columns themselves, and a filter set that no sample uses costs nothing. Where many pixels share a filter set,
-`winograd` saves products. `reference.py` is the definition; shapes are given there.
+`winograd.py` saves products. `reference.py` is the definition; shapes are given there.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ JOB_BYTES = 1 << 20  # columns per job: about a core's L2 cache
 
 def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
          routes: np.ndarray | None) -> np.ndarray:
-    """big (N, B, H, W) -> small (N, A, h, w)."""
+    """Convolve big (N, B, H, W) to small (N, A, h, w)."""
     out_channels, kernel = weight.shape[1], weight.shape[3:]
     h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
     shape = (len(big), out_channels, h, w)
@@ -63,7 +63,7 @@ def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
 
 def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
                    routes: np.ndarray | None, output_size: Pair) -> np.ndarray:
-    """small (N, A, h, w) -> big (N, B, *output_size)."""
+    """Convolve small (N, A, h, w) the transposed way to big (N, B, *output_size)."""
     n_samples, _, h, w = small.shape
     _, _, channels, kh, kw = weight.shape
     shape = (n_samples, channels, *output_size)
@@ -98,7 +98,7 @@ def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding:
 
 def conv_weight(big: np.ndarray, small: np.ndarray, kernel: Pair, stride: Pair, padding: Pair,
                 routes: np.ndarray | None, bank: int) -> np.ndarray:
-    """(big, small) -> (bank, A, B, kh, kw); sets that no sample uses are exactly zero."""
+    """Compute the weight gradient (bank, A, B, kh, kw); sets that no sample uses are exactly zero."""
     n_samples, channels = big.shape[:2]
     out_channels, h, w = small.shape[1:]
     kh, kw = kernel
@@ -119,7 +119,7 @@ def conv_weight(big: np.ndarray, small: np.ndarray, kernel: Pair, stride: Pair, 
         np.matmul(pixel_matrix(small, samples, count).T, columns, out=taps[k].reshape(out_channels, -1))
 
     def one_row(i: int, k: int, samples: Samples, count: int) -> None:
-        """Row i of the kernel alone: it meets every stride[0]-th row of the big map."""
+        """Compute row i of the kernel alone: it meets every stride[0]-th row of the big map."""
         rows, big_rows = overlap(h, i - padding[0], stride[0], big.shape[1])
         columns = column_matrix(big[:, big_rows], samples, count, (h, w), (1, kw), (1, stride[1]),
                                 (rows.start, padding[1]))
@@ -139,10 +139,10 @@ def conv_weight(big: np.ndarray, small: np.ndarray, kernel: Pair, stride: Pair, 
 
 def empty_weight(bank: int, small_channels: int, big_channels: int, kernel: Pair,
                  dtype: np.dtype) -> np.ndarray:
-    """Uninitialised weight (K, A, B, kh, kw) in the order (K, A, kh, kw, B) that needs no repacking."""
+    """Allocate a weight (K, A, B, kh, kw) in the order (K, A, kh, kw, B) that needs no repacking."""
     return np.empty((bank, small_channels, *kernel, big_channels), dtype).transpose(0, 1, 4, 2, 3)
 
 
 def _bytes_each(big: np.ndarray, small_hw: Pair, kernel: Pair) -> int:
-    """Size of one sample's columns."""
+    """Compute the size of one sample's columns."""
     return max(1, small_hw[0] * small_hw[1] * kernel[0] * kernel[1] * big.shape[3] * big.itemsize)

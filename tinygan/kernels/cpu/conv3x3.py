@@ -7,7 +7,7 @@ Winograd's form F(4x4, 3x3) (S. Winograd 1980; for convolutional nets: Lavin and
 
 Summed over the channels, each of the 36 places is a matrix product (tiles, in) @ (in, out). The gradient to the input
 is a convolution of the same kind, with the filters turned by 180 degrees; of what arrives, only that counts where ReLU
-let something through, which is seen to while reading it.
+let something through, which is applied while reading it.
 
 The three matrices belong to six points at which polynomials are evaluated. Ours are 0, r, -r, -1/r, 1/r and infinity
 with r = sqrt 2, for two reasons. In float32 the rounding error is a quarter of that of the usual 0, 1, -1, 2, -2
@@ -59,7 +59,7 @@ Block = tuple[int, slice, slice]  # a sample, and rows and columns of its tiles
 
 
 def conv_relu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, padding: int) -> np.ndarray:
-    """max(0, conv(x) + bias), stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,) -> (N, A, h, w)."""
+    """Compute max(0, conv(x) + bias), stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,)."""
     if weight.shape[2:] != (3, 3) or padding != 1:
         y = conv.conv(x, weight[None], (1, 1), (padding, padding), None).transpose(0, 2, 3, 1)
         y += bias
@@ -74,7 +74,7 @@ def conv_relu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, padding: int)
 
 
 def conv_relu_dx(g: np.ndarray, y: np.ndarray, weight: np.ndarray, padding: int) -> np.ndarray:
-    """Its cotangent to x for the cotangent g of y = conv_relu(x): conv_transpose of g where y > 0, else of 0."""
+    """Compute its gradient to x: the transposed convolution of g where y = conv_relu(x) > 0, else of 0."""
     if weight.shape[2:] != (3, 3) or padding != 1:
         size = tuple(n + k - 1 - 2 * padding for n, k in zip(g.shape[2:], weight.shape[2:], strict=True))
         return conv.conv_transpose(np.where(y > 0, g, 0), weight[None], (1, 1), (padding, padding), None, size)
@@ -117,15 +117,7 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
         np.matmul(at, half.transpose(1, 0, 2), out=result.transpose(1, 0, 2))
         if bias is not None:
             _relu(result.reshape(16, -1))
-        result, start = result.reshape(4, 4, tiles, some), 0
-        for n, rows, columns in blocks:
-            high, wide = rows.stop - rows.start, columns.stop - columns.start
-            tile = result[:, :, start:start + high * wide].reshape(4, 4, high, wide, some)
-            start += high * wide
-            for i in range(4):
-                for j in range(4):
-                    place = out[n, 4 * rows.start + i:4 * rows.stop:4, 4 * columns.start + j:4 * columns.stop:4, part]
-                    place[...] = tile[i, j, :place.shape[0], :place.shape[1]]
+        _write_tiles(result.reshape(4, 4, tiles, some), blocks, out[..., part])
 
     def transformed(part: slice) -> np.ndarray:
         filters = _transformed(weight[:, part])
@@ -157,8 +149,21 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
         threads.run([lambda block=block: convolve([block], filters) for block in blocks], worth_it=worth_it)
 
 
+def _write_tiles(result: np.ndarray, blocks: Sequence[Block], out: np.ndarray) -> None:
+    """Write the tiles of the blocks, (4, 4, tiles, O), to their places in out (N, H, W, O)."""
+    start = 0
+    for n, rows, columns in blocks:
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        tile = result[:, :, start:start + high * wide].reshape(4, 4, high, wide, -1)
+        start += high * wide
+        for i in range(4):
+            for j in range(4):
+                place = out[n, 4 * rows.start + i:4 * rows.stop:4, 4 * columns.start + j:4 * columns.stop:4]
+                place[...] = tile[i, j, :place.shape[0], :place.shape[1]]
+
+
 def _blocks(maps: tuple[int, ...], tile_bytes: int) -> list[Block]:
-    """Blocks that cover all tiles of maps (N, H, W)."""
+    """Cut all tiles of maps (N, H, W) into blocks."""
     samples, rows, columns = maps[0], -(-maps[1] // 4), -(-maps[2] // 4)
     tiles = max(1, BLOCK_BYTES // tile_bytes)
     wide = _step(columns, tiles)
@@ -168,7 +173,7 @@ def _blocks(maps: tuple[int, ...], tile_bytes: int) -> list[Block]:
 
 
 def _step(total: int, at_most: int) -> int:
-    """The length of pieces, as equal as can be, that are not longer than `at_most`."""
+    """Compute the length of pieces, as equal as can be, that are not longer than `at_most`."""
     return -(-total // -(-total // at_most))
 
 
@@ -178,7 +183,7 @@ def _tiles(block: Block) -> int:
 
 
 def _grouped(blocks: Sequence[Block], at_most: int) -> list[list[Block]]:
-    """Blocks one after the other, as many in each group as have at most so many tiles (but one at least)."""
+    """Group the blocks in order, as many in each group as have at most so many tiles (but one at least)."""
     groups, tiles = [], 0
     for block in blocks:
         tiles += _tiles(block)
@@ -190,7 +195,7 @@ def _grouped(blocks: Sequence[Block], at_most: int) -> list[list[Block]]:
 
 
 def _transformed(weight: np.ndarray) -> np.ndarray:
-    """G w GT of every filter, (C, O, 3, 3) -> (36, C, O), in this thread's scratch."""
+    """Compute G w GT of every filter, (C, O, 3, 3) -> (36, C, O), in this thread's scratch."""
     channels, wanted = weight.shape[:2]
     both = np.kron(np.array(_G), np.array(_G)).astype(weight.dtype)
     filters = threads.scratch("filters", (36, channels, wanted), weight.dtype)
@@ -199,7 +204,7 @@ def _transformed(weight: np.ndarray) -> np.ndarray:
 
 
 def _transform(maps: np.ndarray, y: np.ndarray | None, block: Block, bt: np.ndarray, out: np.ndarray) -> None:
-    """BT d B for the tiles of a block of maps (N, H, W, C), or of what is left of them where y > 0: (36, tiles, C)."""
+    """Compute BT d B for the tiles of a block of maps (N, H, W, C), or of what is left where y > 0: (36, tiles, C)."""
     n, rows, columns = block
     _, height, width, channels = maps.shape
     high, wide = rows.stop - rows.start, columns.stop - columns.start
@@ -226,7 +231,7 @@ def _transform(maps: np.ndarray, y: np.ndarray | None, block: Block, bt: np.ndar
 
 
 def _read(maps: np.ndarray, y: np.ndarray | None, out: np.ndarray) -> None:
-    """out = maps, or 0 where y is not positive."""
+    """Copy maps to out, or 0 where y is not positive."""
     if y is None:
         out[...] = maps
     else:
@@ -234,7 +239,7 @@ def _read(maps: np.ndarray, y: np.ndarray | None, out: np.ndarray) -> None:
 
 
 def _relu(x: np.ndarray) -> None:
-    """In place, on a matrix with long rows. (A maximum with one number takes three times as long as with an array.)"""
+    """Apply ReLU in place to a matrix with long rows. (A maximum with one number takes three times as long.)"""
     zeros = threads.scratch("zeros", x.shape[1:], x.dtype)
     zeros[...] = 0
     np.maximum(x, zeros, out=x)
@@ -244,7 +249,7 @@ def _relu(x: np.ndarray) -> None:
 
 
 def _from_few(maps: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """The layer on maps (N, H, W, C) of few channels: unroll some rows, multiply; the bias is one more tap."""
+    """Compute the layer on maps (N, H, W, C) of few channels: unroll some rows, multiply; the bias is one more tap."""
     samples, height, width, channels = maps.shape
     wanted, count = len(weight), 9 * channels + 1
     taps = np.concatenate([weight.transpose(2, 3, 1, 0).reshape(-1, wanted), bias[None]])
@@ -269,7 +274,7 @@ def _from_few(maps: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.nd
 
 
 def _to_few(maps: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """The gradient to maps of few channels: multiply some rows, then every pixel adds up its nine products."""
+    """Compute the gradient to maps of few channels: multiply some rows, then every pixel adds up its nine products."""
     samples, height, width, channels = maps.shape
     wanted = weight.shape[1]
     taps = weight.transpose(2, 3, 1, 0).reshape(9 * wanted, channels)
@@ -294,6 +299,6 @@ def _to_few(maps: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray
 
 
 def _run_rows(job, samples: int, height: int, step: int, work: int) -> None:
-    """job(sample, first row, end) for all rows; work: multiplications."""
+    """Call job(sample, first row, end) for all rows; work: multiplications."""
     threads.run([lambda n=n, top=top: job(n, top, min(height, top + step))
                  for n in range(samples) for top in range(0, height, step)], worth_it=work >= LONG_PRODUCT)

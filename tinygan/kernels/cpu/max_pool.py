@@ -1,7 +1,7 @@
 """2x2 max pooling on NumPy in few passes: whole rows are compared, and which pixel won is a byte.
 
-Other windows are portable.py's. Maps are channels-last in memory, so a row of pixels is one long run; a few rows at a
-time go through all passes while they are in a core's cache, and the jobs go to the thread pool.
+Other windows are left to class Kernels. Maps are channels-last in memory, so a row of pixels is one long run; a few
+rows at a time go through all passes while they are in a core's cache, and the jobs go to the threads.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from tinygan.kernels.base import Kernels
 
 
 def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (N, C, H, W) -> (largest of each window, its number in the window in row order), both (N, C, h, w).
+    """Find the largest of each window of x (N, C, H, W) and its number in row order, both (N, C, h, w).
 
     The first of equals wins; a NaN is passed on.
     """
@@ -45,7 +45,7 @@ def max_pool(x: np.ndarray, size: int, stride: int) -> tuple[np.ndarray, np.ndar
 
 
 def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """From each window of x (N, C, H, W) the number that `which` (N, C, h, w) names."""
+    """Take from each window of x (N, C, H, W) the pixel whose number `which` (N, C, h, w) gives."""
     if (size, stride) != (2, 2):
         return Kernels.pool_take(x, which, size, stride)
     maps, which = x.transpose(0, 2, 3, 1), which.transpose(0, 2, 3, 1)
@@ -65,7 +65,7 @@ def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.nd
 
 
 def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The transpose of pool_take: g (N, C, h, w) -> zeros of `shape` with each number where it was taken."""
+    """Apply the transpose of pool_take: g (N, C, h, w) -> zeros of `shape` with each number where it was taken."""
     if (size, stride) != (2, 2):
         return Kernels.pool_put(g, which, size, stride, shape)
     n_samples, channels, height, width = shape
@@ -84,7 +84,7 @@ def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tu
 
 
 def zero_unless(keep: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """out = values where keep is True, else 0, of one shape; `keep` (bool) is used up.
+    """Write values to out where keep is True, else 0, all of one shape; `keep` (bool) is used up.
 
     With masks of bits: a choice by where() stumbles over random signs and takes ten times as long, and a product with
     0 or 1 would turn infinities into NaN.
@@ -97,7 +97,7 @@ def zero_unless(keep: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
 
 
 def _corner(maps: np.ndarray, n: int, top: int, bottom: int, i: int) -> np.ndarray:
-    """Pixel i of each window in rows top to bottom - 1 of windows of maps (N, H, W, C): (rows, w, C)."""
+    """Return pixel i of each window in rows top to bottom - 1 of windows of maps (N, H, W, C): (rows, w, C)."""
     return maps[n, 2 * top + i // 2:2 * bottom:2, i % 2:maps.shape[2] // 2 * 2:2]
 
 
@@ -106,7 +106,7 @@ def _is(which: np.ndarray, i: int) -> np.ndarray:
 
 
 def _run(job, n_samples: int, rows: int, row_size: int) -> None:
-    """job(sample, first row, end) for all rows, a block of numbers at a time."""
+    """Call job(sample, first row, end) for all rows, a block of numbers at a time."""
     step = max(1, threads.BLOCK // max(1, row_size))
     threads.run([lambda n=n, top=top: job(n, top, min(rows, top + step))
                  for n in range(n_samples) for top in range(0, rows, step)],

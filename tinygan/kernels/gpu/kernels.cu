@@ -218,8 +218,8 @@ extern "C" __global__ void tprelu_back(
 // filter is everything of one set and channel. `used` is where the layer's mask of used sets starts (-1: all are).
 struct Bank {
     const float* w;
-    const float* g;   // cotangent of the normalised filters (backward only)
-    float* out;       // the normalised filters; backward: the cotangent of w
+    const float* g;   // gradient of the normalised filters (backward only)
+    float* out;       // the normalised filters; backward: the gradient to w
     float* norms;     // (sets, channels): written forward, read backward
     int sets, channels, outer, inner, first_block, used;
     float scale, eps;
@@ -507,11 +507,11 @@ extern "C" __global__ void resize(
     }
 }
 
-// ---- views: images seen from elsewhere --------------------------------------------------------------------------
+// ---- views: images sampled along affine maps --------------------------------------------------------------------
 
-// Where pixel (i, j) of a view looks along one axis: (a i + b j) + c, rounded after each step, so that both kernels
+// Where pixel (i, j) of a view is sampled along one axis: (a i + b j) + c, rounded after each step, so that both kernels
 // (and NumPy) find the same place to the bit.
-__device__ __forceinline__ float looks_at(const float* __restrict__ line, int i, int j)
+__device__ __forceinline__ float sampled_at(const float* __restrict__ line, int i, int j)
 {
     return __fadd_rn(__fadd_rn(__fmul_rn(line[0], (float)i), __fmul_rn(line[1], (float)j)), line[2]);
 }
@@ -529,7 +529,7 @@ extern "C" __global__ void warp(const float* __restrict__ x, float* __restrict__
 {
     EACH(pixel, M * h * w) {
         int j = pixel % w, i = pixel / w % h, m = pixel / (h * w);
-        float row = looks_at(matrices + 6 * m, i, j), column = looks_at(matrices + 6 * m + 3, i, j);
+        float row = sampled_at(matrices + 6 * m, i, j), column = sampled_at(matrices + 6 * m + 3, i, j);
         int top = (int)floorf(fminf(fmaxf(row, -2.0f), (float)H));  // far outside it does not matter how far
         int left = (int)floorf(fminf(fmaxf(column, -2.0f), (float)W));
         for (int c = 0; c < C; ++c) {
@@ -543,7 +543,7 @@ extern "C" __global__ void warp(const float* __restrict__ x, float* __restrict__
     }
 }
 
-// Of [first, last], the pixels j of row i of a view that may look at less than a pixel from `place` along one axis.
+// Of [first, last], the pixels j of row i of a view that may be sampled less than a pixel from `place` along one axis.
 // slack: what rounding may make of a position, in pixels of the image.
 __device__ __forceinline__ void narrow(const float* __restrict__ line, int i, int place, float slack, int* first,
                                        int* last)
@@ -562,7 +562,7 @@ __device__ __forceinline__ void narrow(const float* __restrict__ line, int i, in
 #define TOGETHER 4  // channels that a thread of warp_back sums up at once
 
 // The transpose: g (C, M, h, w) -> out (C, N, H, W). A thread owns a pixel of an image and gathers from those pixels
-// of its views that look at less than a pixel from it: order[first[n]] to order[first[n + 1] - 1] are the views of
+// of its views that are sampled less than a pixel from it: order[first[n]] to order[first[n + 1] - 1] are the views of
 // image n. inverse (M, 5) holds p, q, s, reach, slack: only rows within reach of p Y + q X + s can matter, and of such
 // a row the columns that two inequalities leave. Which is exact does not matter as long as none is missed: tent() is.
 extern "C" __global__ void warp_back(
@@ -584,7 +584,7 @@ extern "C" __global__ void warp_back(
                     narrow(lines, i, Y, about[4], &left, &right);
                     narrow(lines + 3, i, X, about[4], &left, &right);
                     for (int j = left; j <= right; ++j) {
-                        float weight = tent(looks_at(lines, i, j), Y) * tent(looks_at(lines + 3, i, j), X);
+                        float weight = tent(sampled_at(lines, i, j), Y) * tent(sampled_at(lines + 3, i, j), X);
                         const float* from = g + (((long long)c * M + order[k]) * h + i) * w + j;
                         #pragma unroll
                         for (int b = 0; b < TOGETHER; ++b)

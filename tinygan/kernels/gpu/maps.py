@@ -1,5 +1,4 @@
-"""What is done to maps on a GPU besides convolution: activation, sums per channel, the loss, pooling, resizing, and
-random numbers that depend on nothing but a counter.
+"""Maps on a GPU besides convolution: activation, sums per channel, the loss, pooling and resizing.
 
 Each is one kernel of kernels.cu (an activation's sums per channel take a second one). Definitions are in reference.py.
 """
@@ -21,13 +20,13 @@ PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before anothe
 
 
 def channel_sums(x: Any) -> Any:
-    """(N, C, ...) -> (C,): the sum over all but the channels."""
+    """Sum (N, C, ...) over samples and pixels: (C,)."""
     rows = channel_rows(x)
     return _row_sums(rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0))
 
 
 def _row_sums(x: Any) -> Any:
-    """(rows, columns) -> (rows,); a long row is shared by several blocks, whose sums are added up in the same way."""
+    """Sum (rows, columns) to (rows,); several blocks add up a long row, and their sums are added in the same way."""
     xp = xp_of(x)
     if x.size == 0:
         return xp.zeros(len(x), np.float32)
@@ -86,7 +85,7 @@ def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:
-    """Blocks (along the pixels of a channel, channels)."""
+    """Return the grid: blocks along the pixels of a channel, and channels."""
     return min(-(-pixels // (THREADS * per_thread)), MAX_BLOCKS), min(channels, MAX_GRID_Y)
 
 
@@ -94,7 +93,7 @@ def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^-x)."""
+    """Compute 1 / (1 + e^-x)."""
     x = _dense(x)
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
@@ -103,14 +102,14 @@ def sigmoid(x: Any) -> Any:
 
 
 def logistic_loss(x: Any, sign: float) -> Any:
-    """mean of -log sigmoid(sign x), a 0-d array."""
+    """Compute the mean of -log sigmoid(sign x), a 0-d array."""
     loss = xp_of(x).empty((), np.float32)
     launch("logistic_loss", 1, _dense(x), loss, x.size, sign)
     return loss
 
 
 def logistic_back(g: Any, x: Any, sign: float) -> Any:
-    """Cotangent g (0-d) of that loss back to x."""
+    """Compute its gradient to x for the gradient g (0-d) of the loss."""
     out = xp_of(x).empty(x.shape, np.float32)
     launch("logistic_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, sign)
     return out
@@ -124,7 +123,7 @@ def _dense(x: Any) -> Any:
 
 
 def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
-    """(largest of each window, its number in the window), (N, C, h, w) each."""
+    """Find the largest of each window and its number in the window, (N, C, h, w) each."""
     rows, shape = channel_rows(x), _windows(x, size, stride)
     best, which = (xp_of(x).empty(shape, dtype) for dtype in (np.float32, np.int32))
     if best.size:
@@ -133,7 +132,7 @@ def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
 
 
 def pool_take(x: Any, which: Any, size: int, stride: int) -> Any:
-    """From each window the number that `which` names."""
+    """Take from each window the pixel whose number `which` gives."""
     rows, which = channel_rows(x), channel_rows(which)
     out = xp_of(x).empty(which.shape, np.float32)
     if out.size:
@@ -142,7 +141,7 @@ def pool_take(x: Any, which: Any, size: int, stride: int) -> Any:
 
 
 def pool_put(g: Any, which: Any, size: int, stride: int, shape: tuple) -> Any:
-    """The transpose of pool_take: (N, C, h, w) -> `shape` (N, C, H, W)."""
+    """Apply the transpose of pool_take: (N, C, h, w) -> `shape` (N, C, H, W)."""
     cotangent, which = channel_rows(g), channel_rows(which)
     out = xp_of(g).empty((shape[1], shape[0], *shape[2:]), np.float32)
     if out.size:
@@ -160,7 +159,7 @@ def _pool_numbers(large: Any, small_shape: tuple, size: int, stride: int) -> tup
 
 
 def mean_pool(x: Any, size: int) -> Any:
-    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
+    """Average each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
     rows = channel_rows(x)
     out = xp_of(x).empty((*rows.shape[:2], rows.shape[2] // size, rows.shape[3] // size), np.float32)
     if out.size:
@@ -169,7 +168,7 @@ def mean_pool(x: Any, size: int) -> Any:
 
 
 def mean_unpool(g: Any, size: int) -> Any:
-    """Its transpose: every pixel of a block gets its share of g."""
+    """Apply its transpose: every pixel of a block gets an equal share of g."""
     rows = channel_rows(g)
     out = xp_of(g).empty((*rows.shape[:2], rows.shape[2] * size, rows.shape[3] * size), np.float32)
     if out.size:
@@ -178,7 +177,7 @@ def mean_unpool(g: Any, size: int) -> Any:
 
 
 def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
-    """rows @ x @ columns.T for each map: (N, C, H, W) -> (N, C, h, w); rows (h, H), columns (w, W) on the host.
+    """Compute rows @ x @ columns.T for each map: (N, C, H, W) -> (N, C, h, w); both matrices are on the host.
 
     The kernel reads as many neighbours as the widest row of each matrix has: for interpolation two, or a few.
     """
@@ -195,12 +194,12 @@ def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
 
 @functools.lru_cache(64)
 def _band(xp: Any, device: int, matrix: bytes, shape: tuple) -> tuple[Any, Any]:
-    """(where each row's numbers start, the numbers) of a matrix whose rows are zero but for a few neighbours."""
+    """Send band(matrix) to the device, once for each matrix."""
     return tuple(xp.asarray(part) for part in band(np.frombuffer(matrix, np.float32).reshape(shape)))
 
 
 def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first column that matters in each row (m,) int32, and from there on as many numbers as the widest row needs
+    """Find the first column that matters in each row (m,) int32, and from there as many numbers as the widest row needs
     (m, reach) float32. start + reach never passes the matrix's end."""
     m, n = matrix.shape
     used = matrix != 0

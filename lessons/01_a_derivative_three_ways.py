@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 01 · A derivative, three ways
 #
-# **Goal.** Compute one derivative by a difference, by hand, and by a tape that remembers what was computed. See how
-# large a difference's error is, and why no step size makes it go away.
+# **Goal.** Compute one derivative by a difference, by hand, and by a tape that records what was computed. See how large
+# a difference's error is, and why no step size makes it go away.
 #
 # **You need** Python and the chain rule. **Minutes:** 15 to read, seconds to run.
 #
@@ -41,9 +41,9 @@ print(f"y = {f(a, b):.4f}")
 #
 #     f(x + h)  =  f + h f' + h^2 / 2 f'' + h^3 / 6 f''' + ...
 #
-# The forward difference below drops everything from h^2 on and divides by h: an error of about h. The central one looks
-# to both sides. In f(x - h) the terms with h and h^3 change sign, so that f and the h^2 term cancel in the subtraction:
-# an error of about h * h.
+# The forward difference below drops everything from h^2 on and divides by h: an error of about h. The central one takes
+# points on both sides. In f(x - h) the terms with h and h^3 change sign, so that f and the h^2 term cancel in the
+# subtraction: an error of about h * h.
 
 
 # %%
@@ -88,8 +88,8 @@ assert abs(rough - exact) < 1e-8
 # ## Third way: by a tape
 #
 # What we did by hand was mechanical: walk through the operations backwards, and multiply by a known local derivative.
-# So let the numbers do it. While y is computed, every operation writes onto a list, the *tape*, what it must do when
-# its turn comes on the way back.
+# So a program can do it. While y is computed, every operation appends to a list, the *tape*, a function that adds its
+# parts of the gradients on the way back.
 
 
 # %%
@@ -173,8 +173,8 @@ lesson.save(fig, "01_error_against_step")
 # %%
 best = {}
 for dtype, exact_here in both:
-    found = errors(central_difference, dtype, exact_here)
-    best[dtype], h = min((error, h) for error, h in zip(found, steps, strict=True) if h > np.finfo(dtype).eps)
+    measured = errors(central_difference, dtype, exact_here)
+    best[dtype], h = min((error, h) for error, h in zip(measured, steps, strict=True) if h > np.finfo(dtype).eps)
     print(f"{dtype.__name__}: the best central error is 1e{np.log10(best[dtype] + 1e-17):.0f}, at h = {h:.0e}")
     assert np.finfo(dtype).eps ** (1 / 3) / 100 < h < np.finfo(dtype).eps ** (1 / 3) * 100
 assert best[np.float64] < 1e-9
@@ -183,7 +183,7 @@ assert 1e-9 < best[np.float32] < 1e-3
 # %% [markdown]
 # ## The same in the package
 #
-# tinygan, the package that this course belongs to, has the same tape for arrays. `requires_grad=True` asks it to keep a
+# tinygan, the package that this course belongs to, has the same tape for arrays. With `requires_grad=True` it keeps a
 # gradient for a number. Your miniature and the package must agree.
 
 # %%
@@ -204,7 +204,7 @@ assert abs(ta.grad.numpy() - x.grad) < 1e-15 and abs(tb.grad.numpy() - z.grad) <
 # ## Exercises
 #
 # **1.** Write the derivative of `sin(a * a) / a` by hand. **2.** A one-sided difference whose error shrinks with h * h
-# exists: it uses f(x), f(x + h) and f(x + 2h) and never looks to the left. Find the three weights (Taylor's series
+# exists: it uses f(x), f(x + h) and f(x + 2h), and no point to the left. Find the three weights (Taylor's series
 # helps), and return the slope.
 #
 # Put your code in place of the `raise` lines, and run the lesson again.
@@ -233,9 +233,9 @@ def check_2(rule):
     at = [abs(rule(np.exp, 0.3, h) - np.exp(0.3)) for h in (1e-2, 1e-3)]
     assert at[0] < 1e-3, "it is not near the derivative of exp"
     assert 50 < at[0] / at[1] < 200, "ten times less h should give a hundred times less error"
-    seen = []
-    rule(lambda t: seen.append(t) or t, 1.0, 0.1)
-    assert min(seen) >= 1.0, "it looks to the left of x"
+    points = []
+    rule(lambda t: points.append(t) or t, 1.0, 0.1)
+    assert min(points) >= 1.0, "it uses a point to the left of x"
 
 
 lesson.exercise(exercise_2, check_2)

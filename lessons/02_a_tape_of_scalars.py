@@ -21,7 +21,7 @@ flags = lesson.flags()
 # ## From a tape to a graph
 #
 # The tape of lesson 01 was one list for everything. It grew for ever, and a second computation landed on the same
-# list. A better place for the notes is the result itself: each number remembers its *sources*, that is, from which
+# list. A better place for the notes is the result itself: each number stores its *sources*, that is, from which
 # numbers it was made, and for each of them the *local slope*, the derivative of this one step.
 #
 #     result        local slopes
@@ -104,7 +104,7 @@ print(f"eager walk: dc/da = {a.grad:.0f}, and it should be 4")
 assert a.grad == 6.0
 
 # %% [markdown]
-# The walk ran ahead of itself. c gave its first part to b, and b, with a gradient of 1, passed 1 + 1 on to a. Then c
+# The walk went on too early. c gave its first part to b, and b, with a gradient of 1, passed 1 + 1 on to a. Then c
 # gave b its second part. Now b held 2, and passed on 2 + 2: **the first part went down a second time.** 2 + 4 = 6.
 #
 # ## A first repair, and its price
@@ -138,29 +138,30 @@ assert start.grad == 4.0 and calls == 7
 #
 # ## The order that works
 #
-# A node may pass its gradient on only when *all* its uses on the way to the result have reported. (Uses elsewhere do
-# not count.) So we need an order in which each node comes after everything that was made from it: a *topological
-# order*, read backwards. The birth numbers give it for free. A number can only be made from numbers that exist, so **a
-# node is always younger than its sources**. Sort by age, the newest first. Call the result we start from the *root*.
+# A node may pass its gradient on only when the parts of *all* its uses on the way to the result have been added. (Uses
+# elsewhere do not count.) So we need an order in which each node comes after everything that was made from it: a
+# *topological order*, read backwards. The running numbers give it for free. A number can only be made from numbers that
+# exist, so **a node is always newer than its sources**. Sort by `born`, the newest first. Call the result we start from
+# the *root*.
 
 
 # %%
 def newest_first(root):
-    """All nodes that root was made from, itself included. A stack of our own takes the place of recursion."""
-    seen, stack = {root}, [root]
+    """All nodes that root was made from, itself included. An explicit stack takes the place of recursion."""
+    nodes, stack = {root}, [root]
     while stack:
         for source, _ in stack.pop().sources:
-            if source not in seen:
-                seen.add(source)
+            if source not in nodes:
+                nodes.add(source)
                 stack.append(source)
-    return sorted(seen, key=lambda node: -node.born)
+    return sorted(nodes, key=lambda node: -node.born)
 
 
 def backward(root):
     """Set the gradient of every node below root; return how many nodes were visited."""
     order = newest_first(root)
     for node in order:
-        node.grad = 0.0  # forget what an earlier walk left
+        node.grad = 0.0  # clear what an earlier walk left
     root.grad = 1.0
     for node in order:
         for source, local in node.sources:
@@ -290,9 +291,9 @@ assert worst < 1e-10
 # %% [markdown]
 # ## What you learned
 #
-# * A result remembers its sources, the local slopes and when it was born. The chain rule needs no more.
+# * A result stores its sources, the local slopes and its running number. The chain rule needs no more.
 # * A number that is used several times adds up the parts of its gradient, since a change of it acts through each use.
-# * A node passes its gradient on when all its uses have reported. Newest first is such an order.
+# * A node passes its gradient on when the parts of all its uses have been added. Newest first is such an order.
 # * With that order each node is visited once. Without recursion the depth does not matter.
 #
 # ## Exercises

@@ -24,8 +24,8 @@ rng = np.random.default_rng(0)
 # If y = f(x) has n inputs and m outputs, its derivative is no single number. It is an m by n table, the *Jacobian* J:
 # by how much does output i move if input j moves? Small steps add up as in a matrix product, dy = J dx.
 #
-# On the way back the loss has sent g, its gradient for y. The gradient for x is then J^T g. Build J by differences for
-# a product with a fixed matrix, and look at both sides.
+# On the way back g is the gradient of the loss for y. The gradient for x is then J^T g. Build J by differences for a
+# product with a fixed matrix, and compare both sides.
 
 
 # %%
@@ -47,7 +47,7 @@ assert np.allclose((J.T @ g.ravel()).reshape(3, 4), g @ w.T, atol=1e-8)
 
 # %% [markdown]
 # The last line is the point: J^T g is also g @ w.T, and that needs no J. For a real layer, 64 rows times a 512 by 512
-# matrix, J would have over a billion entries. So each operation brings a *rule*, a function that turns g into J^T g
+# matrix, J would have over a billion entries. So each operation has a *rule*, a function that turns g into J^T g
 # by the shortest way. It is called a vector-Jacobian product, *VJP*.
 
 # %%
@@ -135,7 +135,7 @@ assert sum_to(g, x.shape).ravel().tolist() == [10, 2, 2] and sum_to(g, z.shape).
 # ## What if we forget?
 #
 # Say that z is a *bias*, a number per column that a net learns by small steps against its gradient. Unsummed, g has the
-# wrong shape for it. NumPy does not complain. It broadcasts again:
+# wrong shape for it. NumPy raises no error. It broadcasts again:
 
 # %%
 bias = np.zeros(4)
@@ -173,8 +173,8 @@ class Array:
         return Array(out, ((self, lambda g: g * (1 - out * out)),))
 
 
-def fresh(known, part):
-    return known + part  # a new array
+def fresh(total, part):
+    return total + part  # a new array
 
 
 def gradients(root, seed, add=fresh):
@@ -197,15 +197,15 @@ def gradients(root, seed, add=fresh):
 # %% [markdown]
 # ## Two names for one array
 #
-# `fresh` makes a new array for each sum. Would it not be cheaper to add in place, `known += part`? Try it on
+# `fresh` makes a new array for each sum. Would it not be cheaper to add in place, `total += part`? Try it on
 #
 #     y = 10 x + (x + z)        so dy/dx = 11 and dy/dz = 1
 
 
 # %%
-def in_place(known, part):
-    known += part
-    return known
+def in_place(total, part):
+    total += part
+    return total
 
 
 def two_gradients(add):
@@ -223,7 +223,7 @@ right, wrong = two_gradients(fresh), two_gradients(in_place)
 assert [r[0] for r in right] == [11, 1, 1] and [w[0] for w in wrong] == [11, 11, 11]
 
 # %% [markdown]
-# Adding in place got dy/dx right, and it changed dy/dz to 11 behind our back. The caller's seed changed as well. The
+# Adding in place got dy/dx right, and without an error it changed dy/dz to 11. The caller's seed changed as well. The
 # rules of + return g itself and not a copy, so x, z, `x + z` and the seed all held *one* array under several names.
 # This is called *aliasing*. The addition for x wrote into all of them.
 #
@@ -257,10 +257,10 @@ shapes = {"x": (5, 3), "w1": (3, 4), "b1": (4,), "w2": (4, 2), "b2": (1, 2), "pe
 start = [rng.normal(size=shape) for shape in shapes.values()]
 seed = rng.normal(size=(5, 2))
 mine, theirs = [Array(s) for s in start], [Tensor(s, requires_grad=True) for s in start]
-found = gradients(net(*mine, Array.tanh), seed)
+computed = gradients(net(*mine, Array.tanh), seed)
 expected = grad(net(*theirs, ops.tanh), theirs, seed=seed)
 for name, array, tensor in zip(shapes, mine, expected, strict=True):
-    assert found[array].shape == tensor.shape and np.allclose(found[array], tensor.numpy(), rtol=1e-12), name
+    assert computed[array].shape == tensor.shape and np.allclose(computed[array], tensor.numpy(), rtol=1e-12), name
 print("equal gradients for", ", ".join(shapes))
 
 # %% [markdown]
@@ -272,7 +272,7 @@ print("equal gradients for", ", ".join(shapes))
 # * For arrays a rule turns g into J^T g, without J.
 # * A rule is right if <J u, v> = <u, rule(v)> for random u and v.
 # * What was repeated on the way there is summed on the way back, in one central place.
-# * Two gradients may be one array. Whoever writes into it changes both.
+# * Two gradients may be one array. Writing into it changes both.
 #
 # ## Exercises
 #
@@ -282,12 +282,12 @@ print("equal gradients for", ", ".join(shapes))
 
 # %%
 def adjoint(f, rule, shape, rng):
-    """Does rule(v) fulfil the identity for the linear f?"""
+    """Check that rule(v) fulfils the identity for the linear f."""
     u = rng.normal(size=shape)
     v = rng.normal(size=np.shape(f(u)))
-    found = rule(v)
-    assert np.shape(found) == shape, f"the gradient has the shape {np.shape(found)}, should be {shape}"
-    assert np.isclose(np.sum(f(u) * v), np.sum(u * found)), f"<f(u), v> is not <u, rule(v)> for the shape {shape}"
+    back = rule(v)
+    assert np.shape(back) == shape, f"the gradient has the shape {np.shape(back)}, should be {shape}"
+    assert np.isclose(np.sum(f(u) * v), np.sum(u * back)), f"<f(u), v> is not <u, rule(v)> for the shape {shape}"
 
 
 def exercise_1(g, shape):

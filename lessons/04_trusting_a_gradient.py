@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 04 · Trusting a gradient
 #
-# **Goal.** Plant ten wrong rules, build four checkers, and see which checker notices which rule. Then know why
+# **Goal.** Plant ten wrong rules, build four checkers, and see which checker refuses which rule. Then know why
 # tinygan's own checker draws random numbers, computes in float64, and goes to the second order.
 #
 # **You need** lessons 01 and 03. **Minutes:** 25 to read, seconds to run.
@@ -126,8 +126,8 @@ RIGHT = {
 }
 
 # %% [markdown]
-# The last wrong rule gives the right numbers. But it takes the values out of the graph, so nobody can differentiate the
-# gradient itself. Some losses contain a gradient, for instance the penalty on its size in WGAN-GP (Gulrajani et al.
+# The last wrong rule gives the right numbers. But it takes the values out of the graph, so the gradient itself cannot
+# be differentiated. Some losses contain a gradient, for instance the penalty on its size in WGAN-GP (Gulrajani et al.
 # 2017). There this rule is wrong.
 #
 # ## Four checkers
@@ -143,9 +143,9 @@ def compare(function, arrays, cotangent, steps):
     ahead, behind = (function(*[Tensor(a + sign * s) for a, s in zip(arrays, steps, strict=True)]).data
                      for sign in (1, -1))
     tensors = [Tensor(a, requires_grad=True) for a in arrays]
-    found = grad(function(*tensors), tensors, seed=cotangent)
+    slopes = grad(function(*tensors), tensors, seed=cotangent)
     return float(((ahead - behind) * cotangent).sum() / 2), float(sum((g.data * s).sum()
-                                                                     for g, s in zip(found, steps, strict=True)))
+                                                                     for g, s in zip(slopes, steps, strict=True)))
 
 
 def entry(arrays, which, place, h):
@@ -216,7 +216,7 @@ CHECKERS = {"ones, every\nentry, float32": (every_entry_float32, 1e-2), "ones, o
             "tinygan's\ncheck_grads": (package, 1e-6)}
 
 
-def noticed(rule, checker, runs=runs):
+def refused(rule, checker, runs=runs):
     """The share of runs, each with other random numbers, in which the checker refuses the rule."""
     function, inputs = rule
     measure, tolerance = checker
@@ -229,14 +229,14 @@ def noticed(rule, checker, runs=runs):
 
 
 # %% [markdown]
-# ## Who sees what
+# ## Which checker refuses which rule
 #
 # Read the picture row by row. Green is as it should be: a wrong rule is always refused, and a right one never. Red is
 # the opposite, and yellow is luck.
 
 # %%
 rules = WRONG | RIGHT
-table = np.array([[noticed(rule, checker, 3 if checker[0] is package else runs) for checker in CHECKERS.values()]
+table = np.array([[refused(rule, checker, 3 if checker[0] is package else runs) for checker in CHECKERS.values()]
                   for rule in rules.values()])
 fig, ax = lesson.figure(height=4.6)
 for (i, j), share in np.ndenumerate(table):
@@ -249,7 +249,7 @@ ax.set_xticks(range(5), list(CHECKERS), fontsize=8)
 ax.set_yticks(range(len(rules)), list(rules), fontsize=9)
 ax.tick_params(length=0)
 ax.spines[:].set_visible(False)
-lesson.save(fig, "04_who_sees_what")
+lesson.save(fig, "04_rules_and_checkers")
 
 # %%
 share = {name: dict(zip(("float32", "entry", "random", "second", "package"), row, strict=True))
@@ -257,16 +257,16 @@ share = {name: dict(zip(("float32", "entry", "random", "second", "package"), row
 assert all(share[name][c] == 0 for name in RIGHT for c in share[name])  # no false alarm
 assert all(share[name][c] > 0.95 for name in WRONG for c in ("second", "package"))
 assert [name for name in WRONG if share[name]["random"] < 0.95] == ["values, not tensors"]
-blind = ["averaged over a row", "cotangent ignored", "values, not tensors"]
-assert all(share[name]["entry"] == 0 for name in blind) and share["one entry of 100 lost"]["entry"] < 0.2
-assert [name for name in WRONG if share[name]["float32"] == 0] == ["off by 1 in 1000", *blind]
-print("the last two checkers notice all ten, and no checker refuses a right rule")
+accepted = ["averaged over a row", "cotangent ignored", "values, not tensors"]
+assert all(share[name]["entry"] == 0 for name in accepted) and share["one entry of 100 lost"]["entry"] < 0.2
+assert [name for name in WRONG if share[name]["float32"] == 0] == ["off by 1 in 1000", *accepted]
+print("the last two checkers refuse all ten, and no checker refuses a right rule")
 
 # %% [markdown]
 # * **Ones hide two rules** that are right for ones: the row average and the ignored cotangent. No tolerance helps.
 # * **One entry is a lottery.** It finds the entry that was lost only by luck. The chance is 1 in 100.
 # * **The first order hides the tenth rule.** Its numbers are right, so only the gradient's gradient shows the error.
-# * tinygan's checker notices all ten. It is the fourth one, with more care about rounding, steps and memory order.
+# * tinygan's checker refuses all ten. It is the fourth one, with more care about rounding, steps and memory order.
 #
 # ## Why float64
 #
@@ -302,20 +302,20 @@ assert lowest["float64", "off by 1 in 1000"] > 100 * highest["float64", "right"]
 #
 # ## NaN passes a careless test
 #
-# Any comparison with NaN is false. So a checker that complains if `error > tolerance` lets a NaN through. Ours complain
-# unless `error <= tolerance`.
+# Any comparison with NaN is false. So a checker that refuses a rule if `error > tolerance` lets a NaN through. Ours
+# refuse it unless `error <= tolerance`.
 
 # %%
 with np.errstate(all="ignore"):
     error = random_direction(WRONG["NaN at 0"][0], with_zero(rng), rng)
-print(f"error {error}: careless test complains: {error > 1e-6}, ours: {not error <= 1e-6}")
+print(f"error {error}: careless test refuses it: {error > 1e-6}, ours: {not error <= 1e-6}")
 assert not error > 1e-6 and not error <= 1e-6
 
 # %% [markdown]
-# ## What you do not feed, you do not check
+# ## A check covers only its inputs
 #
-# Give the third rule nothing but positive inputs, and the sixth one two arrays of one shape. Now *every* checker is
-# content, the package's as well. Good inputs have both signs, axes to broadcast, a length of 1 somewhere, and size
+# Give the third rule nothing but positive inputs, and the sixth one two arrays of one shape. Now *every* checker
+# accepts them, the package's as well. Good inputs have both signs, axes to broadcast, a length of 1 somewhere, and size
 # enough for every branch of the code.
 
 # %%
@@ -324,41 +324,41 @@ tame = {"sign, negative inputs": lambda rng: [rng.uniform(0.5, 2.0, (3, 3))],
 sometimes = operation(np.add, lambda g, y, a, b: g, lambda g, y, a, b: g.mean(axis=0) if b.ndim < g.ndim else g)
 functions = WRONG["sign, negative inputs"][0], sometimes
 for function, (name, inputs) in zip(functions, tame.items(), strict=True):
-    seen = [noticed((function, inputs), checker, 3) for checker in CHECKERS.values()]
-    print(f"{name}: noticed by {sum(seen):.0f} of {len(seen)} checkers")
-    assert not any(seen)
-assert noticed((sometimes, WRONG["mean for a broadcast sum"][1]), CHECKERS["tinygan's\ncheck_grads"], 3) == 1
+    shares = [refused((function, inputs), checker, 3) for checker in CHECKERS.values()]
+    print(f"{name}: refused by {sum(shares):.0f} of {len(shares)} checkers")
+    assert not any(shares)
+assert refused((sometimes, WRONG["mean for a broadcast sum"][1]), CHECKERS["tinygan's\ncheck_grads"], 3) == 1
 
 # %% [markdown]
 # ## Where there is no derivative
 #
 # relu(x) = max(x, 0) has a *kink* at 0: its slope is 0 on the left and 1 on the right. A library must choose a slope
-# there, and tinygan takes 1. A central difference looks to both sides and finds 1/2. So the plain checkers refuse a
+# there, and tinygan takes 1. A central difference takes both sides and gives 1/2. So the plain checkers refuse a
 # rule that does what its documentation says. tinygan's compares two step sizes, recognises the kink, and warns.
 
 # %%
 at_kink = [np.array([0.0])]
 plain = error_at(ops.relu, at_kink, 0, (0,), 1e-5)
-with warnings.catch_warnings(record=True) as heard:
+with warnings.catch_warnings(record=True) as raised:
     warnings.simplefilter("always")
     check_grads(ops.relu, at_kink, name="relu")
-print(f"plain checker: error {plain:.1f}\ntinygan: {heard[0].message}")
-assert abs(plain - 0.5) < 1e-6 and heard and all(w.category is KinkWarning for w in heard)
+print(f"plain checker: error {plain:.1f}\ntinygan: {raised[0].message}")
+assert abs(plain - 0.5) < 1e-6 and raised and all(w.category is KinkWarning for w in raised)
 
 # %% [markdown]
 # ## What you learned
 #
 # * A wrong rule may still train, so training is no test.
-# * A random cotangent and a random direction see every entry at once; ones and a single entry do not.
+# * A random cotangent and a random direction test every entry at once; ones and a single entry do not.
 # * float64 leaves a wide gap between rounding and real errors. float32 leaves none.
 # * If a gradient will be differentiated again, check it again.
 # * A check is as good as its inputs, and at a kink there is nothing to check.
 #
 # ## Exercises
 #
-# **1.** Write another wrong rule for `copy`: the first two checkers must never notice it, and the third one always. It
-# may not be `averaged`. **2.** Write `exercise_2(f, x, h)` that says whether f has a kink at x, from values of f alone.
-# A smooth function may bend strongly there, and a line gives differences of pure rounding.
+# **1.** Write another wrong rule for `copy`: the first two checkers must never refuse it, and the third one always. It
+# may not be `averaged`. **2.** Write `exercise_2(f, x, h)` that returns whether f has a kink at x, from values of f
+# alone. A smooth function may bend strongly there, and a line gives differences of pure rounding.
 
 
 # %%
@@ -369,9 +369,9 @@ def exercise_1(g, y, a):
 def check_1(rule):
     g = Tensor(np.arange(9.0).reshape(3, 3) ** 2)
     assert not np.allclose(rule(g, g, g).data, averaged(g, g, g).data), "this is the rule of the lesson"
-    seen = [noticed((operation(copy, rule), square()), checker, 10) for checker in list(CHECKERS.values())[:3]]
-    assert seen[0] == seen[1] == 0, "a checker with ones notices it"
-    assert seen[2] == 1, "a random cotangent does not notice it: is it wrong?"
+    shares = [refused((operation(copy, rule), square()), checker, 10) for checker in list(CHECKERS.values())[:3]]
+    assert shares[0] == shares[1] == 0, "a checker with ones refuses it"
+    assert shares[2] == 1, "the checker with a random cotangent accepts it: is it wrong?"
 
 
 lesson.exercise(exercise_1, check_1)

@@ -24,7 +24,7 @@ steps = 120 if flags.quick else 400
 # %% [markdown]
 # ## The task
 #
-# Two crescents, called moons, hold 200 points each. The net sees two coordinates and must say which moon a point is
+# Two crescents, called moons, hold 200 points each. The net gets two coordinates and must tell which moon a point is
 # from. The tip of each moon reaches into the hollow of the other, so no straight line can part them.
 
 
@@ -42,15 +42,15 @@ points, side = two_moons(np.random.default_rng(0))
 x, s = Tensor(points), Tensor(side)
 
 # %% [markdown]
-# ## What the net says, and how wrong it is
+# ## The net's output and its loss
 #
-# The net gives one number z per point, a *logit*: positive for the upper moon, negative for the lower one, and larger
-# the surer it is. The probability that it gives to the right moon is sigmoid(s z), with s = +1 or -1. The *loss* is
+# The net gives one number z per point, a *logit*: positive for the upper moon, negative for the lower one. Its
+# sigmoid is a probability: that of the right moon is sigmoid(s z), with s = +1 or -1. The *loss* is
 # the mean of -log of it:
 #
 #     loss = mean of log(1 + e^(-s z))
 #
-# A net that knows nothing says z = 0 and pays log 2 = 0.693 for every point.
+# A net whose output is 0 everywhere has the loss log 2 = 0.693.
 
 
 # %%
@@ -63,7 +63,7 @@ def right(net):
         return float((net(x).numpy() * side > 0).mean())
 
 
-print(f"the loss of no knowledge: {ops.softplus(Tensor(0.0)).item():.3f}")
+print(f"the loss at z = 0: {ops.softplus(Tensor(0.0)).item():.3f}")
 assert abs(ops.softplus(Tensor(0.0)).item() - 0.693) < 1e-3
 
 # %% [markdown]
@@ -94,7 +94,7 @@ assert np.allclose(bent, [[-0.4, 3.0]])
 # %% [markdown]
 # ## First optimiser: plain gradient descent
 #
-# The gradient g says for each number p by how much the loss rises with it. So move every p a little against its g:
+# The gradient g is, for each number p, by how much the loss rises with it. So move every p a little against its g:
 #
 #     p = p - lr g              lr is the learning rate
 #
@@ -118,7 +118,7 @@ def train(net, optimiser, count=steps, scale=1.0):
         net.zero_grad()
         loss = loss_of(net)
         losses.append(loss.item())
-        if not losses[-1] < 1e6:  # it has run away, and would end in numbers too large to hold
+        if not losses[-1] < 1e6:  # it diverges, and would end in numbers too large to hold
             break
         (loss * scale).backward()
         optimiser.step()
@@ -190,8 +190,8 @@ curves, nets, end = {}, {}, {}
 for name, make in makers.items():
     for lr in rates[name]:
         nets[name, lr] = net = small_net()
-        curves[name, lr] = found = train(net, make(net.named_parameters(), lr=lr))
-        end[name, lr] = float(np.mean(found[-20:])) if len(found) == steps else np.inf  # over 20 steps: some jump
+        curves[name, lr] = losses = train(net, make(net.named_parameters(), lr=lr))
+        end[name, lr] = float(np.mean(losses[-20:])) if len(losses) == steps else np.inf  # over 20 steps: some jump
 best = {name: min(rates[name], key=lambda lr, name=name: end[name, lr]) for name in makers}
 for name, lr in best.items():
     print(f"{name:8} best rate {lr:<5g} loss {end[name, lr]:.3f}  right {right(nets[name, lr]):.0%}")
@@ -207,7 +207,7 @@ for name in makers:
     values = [min(end[name, lr], 2.0) for lr in rates[name]]
     sweep.loglog(rates[name], values, "o-", ms=4, color=colours[name], label=name)
 failed = [lr for (_, lr), value in end.items() if value == np.inf]
-sweep.plot(failed, [2.0] * len(failed), "x", ms=9, color=lesson.RED, label="ran away")
+sweep.plot(failed, [2.0] * len(failed), "x", ms=9, color=lesson.RED, label="diverged")
 race.set(title="at each one's best rate", xlabel="step", ylabel="loss")
 sweep.set(title=f"after {steps} steps, at all rates", xlabel="learning rate", ylabel="loss")
 race.set_ylim(top=40)  # room for the names above the peaks
@@ -219,7 +219,7 @@ lesson.save(fig, "05_three_optimisers")
 # %% [markdown]
 # Left: all three get there, by bumpy ways. A high rate is the fastest on average and pays with jumps. Right: look where
 # each curve is low. The rates that suit RMSprop and Adam are ten to a hundred times below those of descent, because
-# their step does not contain the size of g. Too high a rate makes them bad; plain descent runs away, since a larger
+# their step does not contain the size of g. Too high a rate makes them bad; plain descent diverges, since a larger
 # loss has a larger gradient, which makes the next step larger still.
 #
 # ## What the net has learned
@@ -230,9 +230,9 @@ shown = {"line, descent": straight, "net, not trained": small_net(), "net, Adam"
 fig, axes = lesson.figure(1, 3, height=2.3, sharey=True)
 for ax, (title, net) in zip(axes, shown.items(), strict=True):
     with no_grad():
-        sure = ops.sigmoid(net(Tensor(grid.reshape(-1, 2)))).numpy().reshape(90, 120)
-    ax.contourf(grid[..., 0], grid[..., 1], sure, levels=np.linspace(0, 1, 11), cmap="RdBu", alpha=0.6)
-    ax.contour(grid[..., 0], grid[..., 1], sure, levels=[0.5], colors="black", linewidths=1)
+        upper = ops.sigmoid(net(Tensor(grid.reshape(-1, 2)))).numpy().reshape(90, 120)
+    ax.contourf(grid[..., 0], grid[..., 1], upper, levels=np.linspace(0, 1, 11), cmap="RdBu", alpha=0.6)
+    ax.contour(grid[..., 0], grid[..., 1], upper, levels=[0.5], colors="black", linewidths=1)
     ax.scatter(*points.T, s=3, c=np.where(side[:, 0] > 0, lesson.BLUE, lesson.RED))
     ax.set(title=f"{title}: {right(net):.0%} right", xlabel="first input")
 axes[0].set_ylabel("second input")
@@ -240,13 +240,13 @@ lesson.save(fig, "05_boundaries")
 assert right(shown["net, Adam"]) > right(straight) + 0.05
 
 # %% [markdown]
-# The black curve is where the net says "even odds", and the deeper the colour the surer it is. It consists of nearly
-# straight pieces: each PReLU has one bend, and the net lays the pieces end to end.
+# On the black curve the probability is 1/2, and the deeper the colour the nearer it is to 0 or 1. It consists of nearly
+# straight pieces: each PReLU has one bend, and the pieces lie end to end.
 #
 # ## A loss in other units
 #
-# Multiply the loss by 1/100. The task is the same, and all gradients are a hundred times smaller. Who notices? We
-# take rates below the best, at which nobody jumps.
+# Multiply the loss by 1/100. The task is the same, and all gradients are a hundred times smaller. Whose steps
+# change? We take rates below the best, at which no loss jumps.
 
 # %%
 for name, lr in {"descent": 0.3, "RMSprop": 0.003, "Adam": 0.003}.items():
@@ -258,14 +258,15 @@ for name, lr in {"descent": 0.3, "RMSprop": 0.003, "Adam": 0.003}.items():
 
 # %% [markdown]
 # Descent is slowed a hundredfold. The others divide by the gradient's size, so the factor cancels, up to the small eps.
-# That suits a GAN: the gradient that its generator receives changes its size while the two nets play, and nobody
-# wants to change the rate each time.
+# That suits a GAN: the gradient that its generator receives changes its size during training, and
+# the rate need not follow it.
 #
 # ## What you learned
 #
-# * A gradient is a direction. How far to go is the optimiser's business, and the best rate belongs to the rule.
+# * A gradient is a direction. The optimiser decides how far to go, and the best rate belongs to the rule.
 # * Plain descent moves in proportion to g; RMSprop and Adam move every number by about lr.
-# * So a rescaled loss leaves them alone. But near the end, where g is small, their steps are as long as before.
+# * So a rescaled loss does not change their steps. But near the end, where g is small, their steps are as long as
+#   before.
 # * Without the bend of a PReLU, depth is worth nothing.
 #
 # ## Exercises
@@ -285,7 +286,7 @@ def check_1(slope):
     for n in (1, 5):
         z, s = Tensor(rng.normal(size=(n, 1)), requires_grad=True), np.sign(rng.normal(size=(n, 1)))
         ops.mean(ops.softplus(-Tensor(s) * z)).backward()
-        assert np.allclose(slope(z.numpy(), s), z.grad.numpy(), rtol=1e-6), f"the tape disagrees, for n = {n}"
+        assert np.allclose(slope(z.numpy(), s), z.grad.numpy(), rtol=1e-6), f"the tape gives other numbers, for n = {n}"
 
 
 lesson.exercise(exercise_1, check_1)

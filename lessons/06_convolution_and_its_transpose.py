@@ -29,7 +29,7 @@ rng = np.random.default_rng(0)
 #
 # Here a counts the filters, b the channels, u and v the place in the filter; s is the stride, p the padding; outside
 # the picture x is 0. *Kernel 3* means k = 3. The side is h = (H + 2p - k) // s + 1: what fills no step is dropped. Each
-# output pixel sees only a small window, and all windows share the same weights.
+# output pixel depends on a small window, and all windows share the same weights.
 
 
 # %%
@@ -49,17 +49,17 @@ row, column = np.mgrid[:24, :24]
 disc = ((row - 12) ** 2 + (column - 11) ** 2 < 64.0).astype(float)[None]
 left_less_right = np.array([[1.0, 0.0, -1.0]] * 3)
 edges = np.stack([left_less_right, left_less_right.T])[:, None]  # two filters of one channel
-found = conv_loops(disc, edges, s=1, p=1)
+filtered = conv_loops(disc, edges, s=1, p=1)
 fig, axes = lesson.figure(1, 3, height=2.8)
-for ax, picture, title in zip(axes, (disc[0], *found), ("picture", "filter 1", "filter 2"), strict=True):
+for ax, picture, title in zip(axes, (disc[0], *filtered), ("picture", "filter 1", "filter 2"), strict=True):
     ax.imshow(picture, **({"cmap": "gray"} if title == "picture" else {"cmap": "RdBu_r", "vmin": -3, "vmax": 3}))
     ax.set(title=title, xlabel="pixel", xticks=[0, 12, 23], yticks=[0, 12, 23])
 lesson.save(fig, "06_two_filters")
-assert found[0, 12, 4] < -2 and found[0, 12, 18] > 2 and abs(found[0, 12, 11]) == 0
+assert filtered[0, 12, 4] < -2 and filtered[0, 12, 18] > 2 and abs(filtered[0, 12, 11]) == 0
 
 # %% [markdown]
-# The first filter is left minus right. It answers at upright edges, below 0 (blue) where the picture gets brighter to
-# the right and above 0 (red) where it gets darker, and says 0 where nothing changes. The second does the same from
+# The first filter is left minus right. Its result is below 0 (blue) at upright edges where the picture gets brighter
+# to the right, above 0 (red) where it gets darker, and 0 where nothing changes. The second does the same from
 # top to bottom.
 #
 # ## The same as a matrix product
@@ -164,7 +164,7 @@ assert np.allclose(numbers, numbers[0], rtol=1e-10)
 # %% [markdown]
 # ## The same in the package
 #
-# tinygan's three operations take a batch as well. All three must agree with ours, and its tape must find the same two
+# tinygan's three operations take a batch as well. All three must agree with ours, and its tape must give the same two
 # gradients.
 
 # %%
@@ -185,8 +185,8 @@ print("five equalities hold")
 # %% [markdown]
 # ## The checkerboard
 #
-# A *generator*, the net of later lessons that paints, grows its picture by transposed convolutions with stride 2. How
-# many patches meet in a pixel? Paint with a filter of ones on a picture of ones, and read the count.
+# A *generator*, the net of later lessons that makes pictures, enlarges them by transposed convolutions with stride 2.
+# How many patches meet in a pixel? Paint with a filter of ones on a picture of ones, and read the count.
 
 
 # %%

@@ -25,14 +25,14 @@ steps = 300 if flags.quick else 2000
 # %% [markdown]
 # ## One unit
 #
-# A unit computes w . x, the sum of w_i x_i. Its weight w is an arrow. The *direction* says which inputs the unit looks
-# for. The *length* |w| only makes the answer louder. Weight normalisation (Salimans & Kingma 2016) divides the length
+# A unit computes w . x, the sum of w_i x_i. Its weight w is an arrow. The *direction* decides which inputs give a
+# large output. The *length* |w| only scales it. Weight normalisation (Salimans & Kingma 2016) divides the length
 # out. Xiang & Li (2017), whose nets this project follows, use it in two kinds:
 #
 #     strict    y = (w . x) / |w|               direction alone
-#     affine    y = g (w . x) / |w| + b         loudness g and bias b are numbers of their own
+#     affine    y = g (w . x) / |w| + b         gain g and bias b are parameters, too
 #
-# In their nets all layers are strict but the last. A strict layer does not feel the length of its weights:
+# In their nets all layers are strict but the last. The length of its weights does not change a strict layer:
 
 # %%
 layer = Linear(6, 3, norm="strict", eps=0.0, rng=np.random.default_rng(0), dtype=np.float64)
@@ -53,7 +53,7 @@ print("ten times the weight, the same answer; and it is x times the rows of leng
 #     g  =  ( G - (v . G) v ) / |w|
 #
 # The bracket takes from G its part along v. So w . g = 0. It has to be: a step along w changes nothing but the
-# length, and the loss does not see the length. The division says more: **a shorter weight has a larger gradient**.
+# length, and the loss does not depend on it. The division says more: **a shorter weight has a larger gradient**.
 
 
 # %%
@@ -86,8 +86,8 @@ assert np.allclose(slopes[0.125], 8 * slopes[1.0])
 #
 #     |w - lr g|^2  =  |w|^2 + lr^2 |g|^2
 #
-# Plain descent therefore never shortens a weight. We let it learn a direction from noisy batches of 16 examples and
-# watch. Look at the length on the left, and on the right by how much each step turns the arrow.
+# Plain descent therefore never shortens a weight. We let it learn a direction from noisy batches of 16 examples. The
+# left picture shows the length, the right one by how much each step turns the arrow.
 
 
 # %%
@@ -136,7 +136,7 @@ assert 0.7 < late["descent, lr 1"] / late["descent, lr 0.1"] < 1.4
 
 # %% [markdown]
 # With plain descent no step ever shortens the weight. A long weight has a small gradient, and the same step turns a
-# long arrow less: the turn is about lr |G| / |w|^2. So the length is a brake. It finds its own strength: in the end
+# long arrow less: the turn is about lr |G| / |w|^2. So the length is a brake. It adjusts itself: in the end
 # rates that differ tenfold turn the weight equally fast, because the higher rate has grown the longer weight.
 #
 # Adam divides each number of g by another root, so its step does *not* stand at a right angle to w, and many a step
@@ -153,14 +153,14 @@ for name, lr, adam, expected in (("descent", 1e-4, False, 64), ("Adam", 1e-4, Tr
     assert 0.9 < short / usual / expected < 1.1
 
 # %% [markdown]
-# Descent feels the length twice, by the larger gradient and the shorter arrow: 8 * 8. Adam's steps have the length that
-# the rate gives them, so it feels it once. RESULTS.md tells how this matters (trained with Adam): a rate of 0.016
-# with ordinary weights drove most slopes of the activations out of [0, 1]. A rate of 0.002 with weights an eighth as
-# long moves directions as fast, and the slopes, which have no length to divide by, slowly.
+# The length acts on descent twice, by the larger gradient and the shorter arrow: 8 * 8. Adam's steps have the length
+# that the rate gives them, so there it acts once. RESULTS.md tells how this matters (trained with Adam): a rate of
+# 0.016 with ordinary weights drove most slopes of the activations out of [0, 1]. A rate of 0.002 with weights an eighth
+# as long moves directions as fast, and the slopes, which have no length to divide by, slowly.
 #
 # ## Transposed convolutions
 #
-# What is one unit of a transposed convolution? Its weight is (inputs, outputs, k, k). All numbers that paint
+# What is one unit of a transposed convolution? Its weight is (inputs, outputs, k, k). All numbers that make
 # *one output channel* belong together: the norm runs over inputs and taps. But an output pixel meets only a part of
 # them. With kernel 4 and stride 2 it lies under 2 x 2 patches, so it is a sum over a quarter of the taps. Divided by
 # the length of all of them it has a quarter of the variance. The remedy is to count a quarter:
@@ -184,7 +184,7 @@ assert 0.9 < scaled.std() < 1.1 and 0.45 < unscaled.std() < 0.55
 # ## An activation whose bend can move
 #
 # A strict layer has no bias, so it cannot choose where the PReLU behind it bends. The *translated* PReLU of Xiang & Li
-# has the place of the bend as a number t of its own. It is PReLU in axes that are moved along the diagonal:
+# has the place of the bend as a parameter t. It is PReLU in axes that are moved along the diagonal:
 #
 #     TPReLU(x)  =  x  where x > t,  else  a (x - t) + t
 
@@ -212,13 +212,13 @@ lesson.save(fig, "07_tprelu")
 def sizes(factor, norm):
     rng = np.random.default_rng(6)
     y = Tensor(rng.normal(size=(64, 256)))
-    found = [1.0]
+    measured = [1.0]
     with no_grad():
         for _ in range(8):
             y = Sequential(Linear(256, 256, norm=norm, init_factor=factor, rng=rng, dtype=np.float64),
                            PReLU(256, dtype=np.float64))(y)
-            found.append(float(np.sqrt((y.numpy() ** 2).mean())))
-    return found
+            measured.append(float(np.sqrt((y.numpy() ** 2).mean())))
+    return measured
 
 
 factors = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -238,7 +238,7 @@ assert size["none", 4.0][-1] / size["none", 0.25][-1] > 1e9
 assert all(0.04 < size["strict", f][-1] < 0.12 for f in factors)
 
 # %% [markdown]
-# Without normalisation a factor is felt once per layer: 16 times the weight makes 16^8 = 4 billion times the signal.
+# Without normalisation a factor acts once per layer: 16 times the weight makes 16^8 = 4 billion times the signal.
 # Small signals have small gradients, and large ones make training jump. With normalisation
 # all five curves are one (the dots lie on top of each other). It still falls: a layer keeps the size, but a PReLU of
 # slope 0.2 passes only 0.72 of it. After eight layers 0.07 is left, whatever the weights were. Here is that 0.72: the
@@ -274,7 +274,7 @@ def check_1(slope):
     for g in (1.0, -2.5):
         w, x = Parameter(rng.normal(size=5)), rng.normal(size=5)
         ops.sum(direction(w) * Tensor(x) * g).backward()
-        assert np.allclose(slope(g, w.numpy(), x), w.grad.numpy()), f"for g = {g} the tape says something else"
+        assert np.allclose(slope(g, w.numpy(), x), w.grad.numpy()), f"for g = {g} the tape gives something else"
 
 
 lesson.exercise(exercise_1, check_1)

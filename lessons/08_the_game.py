@@ -2,7 +2,7 @@
 # # 08 · The game
 #
 # **Goal.** Train two nets against each other until one of them draws points that the other cannot tell from data. Then
-# upset the balance, watch the drawing net forget all but one place, and measure it.
+# upset the balance, and measure how the drawing net loses all but one place.
 #
 # **You need** lesson 05: a loss, a net, an optimiser. **Minutes:** 25 to read, one to run.
 #
@@ -24,9 +24,9 @@ flags = lesson.flags()
 # %% [markdown]
 # ## Two players
 #
-# A *generator* G turns random numbers z into a sample. A *discriminator* D looks at a sample and says how likely it is
-# real. D learns to be right, and G learns to make D wrong. Nobody tells G what a good sample is: D's opinion, and the
-# slope of that opinion, are all that it hears. This is a generative adversarial net, a GAN (Goodfellow et al. 2014).
+# A *generator* G turns random numbers z into a sample. A *discriminator* D computes how likely a
+# sample is real. D learns to be right, and G learns to make D wrong. No loss compares G's samples with data: all that G
+# is trained with is D's output and its slope. This is a generative adversarial net, a GAN (Goodfellow et al. 2014).
 #
 # Our data are points in a plane: 8 small clouds on a circle. Each cloud is a *mode*, a place where samples are dense.
 
@@ -59,7 +59,7 @@ def noise(rng, n):
 #
 # ## Whose turn is it?
 #
-# Both losses pass through both nets. A gradient walks back to everything that it can reach, so the borders of each
+# Both losses pass through both nets. A gradient flows back to every weight on the way, so the borders of each
 # turn have to be drawn. In D's turn, `detach` cuts G's points from the tape. In G's turn the slope must pass *through*
 # D, so D cannot be cut off; `frozen` makes D's weights constants for a while.
 
@@ -109,35 +109,35 @@ def turn_of_g(G, D, optimiser, rng, **kind):
 
 
 def play(seed, steps, g_rate, d_rate):
-    """(steps at which it was looked, 1,000 points of G at each, made from the same noise)."""
+    """Train both nets; return (every 100th step, 1,000 points of G at each, made from the same noise)."""
     rng = np.random.default_rng(seed)
     G, D = net(rng, 2, 2), net(rng, 2, 1)
     g_optimiser, d_optimiser = Adam(G.named_parameters(), lr=g_rate), Adam(D.named_parameters(), lr=d_rate)
-    z, at, seen = noise(rng, 1_000), [], []
+    z, at, drawn = noise(rng, 1_000), [], []
     for step in range(1, steps + 1):
         turn_of_d(G, D, d_optimiser, rng)
         turn_of_g(G, D, g_optimiser, rng)
         if step % 100 == 0:
             with no_grad():
                 at.append(step)
-                seen.append(G(z).numpy())
-    return at, seen
+                drawn.append(G(z).numpy())
+    return at, drawn
 
 
 # %% [markdown]
 # A number for "how much of the data does G draw?": give each point to its nearest mode, if it is within 3 standard
-# deviations of it. A mode counts as found when it holds 2 % of all points. A perfect G finds 8, with 12 % in each.
+# deviations of it. A mode counts as covered when it holds 2 % of all points. A perfect G covers 8, with 12 % in each.
 
 
 # %%
-def modes_found(points):
+def modes_covered(points):
     distance = np.linalg.norm(points[:, None] - centres, axis=2)
     near = distance.argmin(axis=1)[distance.min(axis=1) < 3 * SPREAD]
     return int((np.bincount(near, minlength=MODES) >= 0.02 * len(points)).sum())
 
 
-assert modes_found(ring(np.random.default_rng(1), 1_000)) == MODES
-assert modes_found(ring(np.random.default_rng(1), 1_000) * 0) == 0  # all points in the middle of the ring
+assert modes_covered(ring(np.random.default_rng(1), 1_000)) == MODES
+assert modes_covered(ring(np.random.default_rng(1), 1_000) * 0) == 0  # all points in the middle of the ring
 
 # %% [markdown]
 # We play the same game with two pairs of learning rates. *Calm*: both nets learn at the rate 0.003. *Hasty*: G learns
@@ -150,43 +150,45 @@ games = {name: [play(seed, steps, *pair) for seed in seeds] for name, pair in ra
 
 fig, axes = lesson.figure(2, 4, height=2.0, sharex=True, sharey=True)
 for row, (name, played) in zip(axes, games.items(), strict=True):
-    at, seen = played[0]
+    at, drawn = played[0]
     for ax, i in zip(row, [len(at) // 4, len(at) // 2, -2, -1], strict=True):
         ax.plot(*centres.T, "o", ms=13, mfc="none", color=lesson.GREY)
-        ax.plot(*seen[i].T, ".", ms=2, color=lesson.BLUE if name == "calm" else lesson.RED)
+        ax.plot(*drawn[i].T, ".", ms=2, color=lesson.BLUE if name == "calm" else lesson.RED)
         ax.set(title=f"{name}, step {at[i]}", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
 lesson.save(fig, "08_points_over_time")
 
 # %% [markdown]
 # Grey circles are the 8 modes, dots are G's points of seed 0. In the calm game the points spread to all circles and
-# then gather in them. In the hasty game most points are in *one* patch, and at each look in another place. This is
-# **mode collapse**. What happens: G sends everything to the place that D likes best. D, slow, learns in time that this
-# place is full of fakes, and then likes another one. G goes there at once, with everything. The chase has no end.
+# then gather in them. In the hasty game most points are in *one* patch, and in each picture in another place. This is
+# **mode collapse**. What happens: G sends all points to the place where D's logit is largest. D, slow, learns in time
+# that this place is full of fakes, and then another place has the largest logit. G sends all points there at once, and
+# so on without end.
 
 # %%
 fig, axes = lesson.figure(1, 2, height=2.6, sharey=True)
 late = {}
 for ax, (name, played) in zip(axes, games.items(), strict=True):
-    counts = [[modes_found(points) for points in seen] for _, seen in played]
+    counts = [[modes_covered(points) for points in drawn] for _, drawn in played]
     for seed, count in zip(seeds, counts, strict=True):
         ax.plot(played[0][0], count, "o-", ms=3, label=f"seed {seed}")
     late[name] = [float(np.mean(count[-len(count) // 3:])) for count in counts]
     ax.set(title=name, xlabel="step", ylim=(-0.3, 8.5))
-    print(f"{name}: modes found, mean of the last third of the game:", *(f"{found:.1f}" for found in late[name]))
-axes[0].set_ylabel("modes found, of 8")
+    print(f"{name}: modes covered, mean of the last third of the game:", *(f"{mean:.1f}" for mean in late[name]))
+axes[0].set_ylabel("modes covered, of 8")
 axes[0].legend()
-lesson.save(fig, "08_modes_found")
+lesson.save(fig, "08_modes_covered")
 assert np.mean(late["calm"]) >= (4 if flags.quick else 6)
 assert np.mean(late["hasty"]) <= 3
 
 # %% [markdown]
-# Nothing in G's loss asks for variety. It is a mean over points, and each point does best at D's favourite place; only
-# a D that keeps up makes crowds unattractive. With rates between these two pairs it depends on the seed which happens.
+# Nothing in G's loss rewards variety. It is a mean over points, and each point's loss is least where D's logit is
+# largest; only a D that keeps up lowers its logit where points crowd. With rates between these two pairs it depends on
+# the seed which happens.
 #
 # ## Three losses for G
 #
 # The loss as first written for a GAN makes D's own loss large: G minimises mean log(1 - sigmoid(s)). It is called
-# *saturating*. The *non-saturating* one above wants the same thing, but has another slope. Some frameworks computed it
+# *saturating*. The *non-saturating* one above has the same aim, but another slope. Some frameworks computed it
 # from the probability, with a small number in the logarithm to keep it finite: log(sigmoid(s) + 1e-12), *clamped*.
 
 # %%
@@ -214,13 +216,13 @@ assert np.allclose(slope(at, "saturating"), [0, 0, -0.5], atol=1e-4)
 assert np.allclose(slope(at, "clamped"), [-0.09, -1, -0.5], atol=0.01)
 
 # %% [markdown]
-# The slope is how hard G is pushed. When D wins, logits are far below 0: there the saturating loss does not push at
-# all, and the clamped one stops near -27.6, where exp(s) meets 1e-12.
+# G's gradient is proportional to this slope. When D wins, logits are far below 0: there the slope of the saturating
+# loss is 0, and that of the clamped one vanishes near -27.6, where exp(s) meets 1e-12.
 #
 # ## The first steps
 #
-# What arrives at G's weights? We let D learn alone for 300 turns, so that it is ahead. In the last case it also shouts:
-# we multiply its last layer, and so its logits, by 40: it is now as certain as a net can be.
+# What arrives at G's weights? We let D learn alone for 300 turns, so that it is ahead. In the last case we also
+# multiply its last layer, and so its logits, by 40: its probabilities are then all but 0 or 1.
 
 
 # %%
@@ -244,35 +246,35 @@ ahead = even.copy()
 optimiser = Adam(ahead.named_parameters(), lr=3e-3)
 for _ in range(300):
     turn_of_d(G, ahead, optimiser, rng)
-loud = ahead.copy()
-for p in loud.layers[-1].parameters():
+scaled = ahead.copy()
+for p in scaled.layers[-1].parameters():
     p.data[...] *= 40
 
 print("D      loss            logit  gradient   way")
-found = {}
-for case, D in {"even": even, "ahead": ahead, "loud": loud}.items():
+measured = {}
+for case, D in {"even": even, "ahead": ahead, "scaled": scaled}.items():
     for kind in kinds:
-        found[case, kind] = first_steps(G, D, kind)
-        print("{:6s} {:15s} {:5.0f} {:9.0e} {:5.2f}".format(case, kind, *found[case, kind]))
+        measured[case, kind] = first_steps(G, D, kind)
+        print("{:6s} {:15s} {:5.0f} {:9.0e} {:5.2f}".format(case, kind, *measured[case, kind]))
 
-way = {key: row[2] for key, row in found.items()}
-assert found["ahead", "saturating"][1] < 0.1 * found["ahead", "non-saturating"][1]
+way = {key: row[2] for key, row in measured.items()}
+assert measured["ahead", "saturating"][1] < 0.1 * measured["ahead", "non-saturating"][1]
 assert way["ahead", "saturating"] > 0.5
-assert way["loud", "saturating"] < 0.01 and way["loud", "clamped"] < 0.01
-assert way["loud", "non-saturating"] > 0.3
+assert way["scaled", "saturating"] < 0.01 and way["scaled", "clamped"] < 0.01
+assert way["scaled", "non-saturating"] > 0.3
 
 # %% [markdown]
 # With D ahead the saturating gradient is some 1,000 times shorter, and yet G moves as far, or further. Adam divides a
 # gradient by its own usual size, so it takes the same stride for a short one. Textbooks say that this loss learns
 # nothing at first; with plain gradient descent that is so, with Adam it is not. The end comes when the gradient is
-# zero: with a loud D, the saturating and the clamped loss leave G where it is. The paper that
+# zero: with scaled logits, the saturating and the clamped loss leave G where it is. The paper that
 # this project follows calls such a state a *hard collapse*. tinygan uses the non-saturating loss on logits.
 #
 # ## What you learned
 #
 # * A GAN is two losses on one chain; `detach` (or `no_grad`) and `frozen` draw the border between the turns.
-# * Mode collapse is a chase: G sends all points to D's favourite place, which moves. Balance of the two decides.
-# * Losses with the same aim differ in slope. Adam hides a short gradient, but nothing helps against a zero.
+# * Mode collapse: G sends all points to the place of D's largest logit, which moves. The balance of the rates decides.
+# * Losses with the same aim differ in slope. Adam makes up for a short gradient, but not for a zero.
 #
 # ## Exercises
 #

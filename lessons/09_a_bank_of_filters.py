@@ -67,7 +67,7 @@ def by_sorting(x, W, r):
     ends = np.cumsum(np.bincount(r, minlength=len(W)))
     y, products, start = np.empty((len(x), W.shape[2])), 0, 0
     for k, end in enumerate(ends):
-        if end > start:  # a set that nobody took costs nothing
+        if end > start:  # a set that no sample took costs nothing
             rows = order[start:end]
             y[rows] = x[rows] @ W[k]
             products += 1
@@ -83,20 +83,20 @@ assert np.allclose(y, y_sorted) and (slow, fast) == (N, K)
 # %% [markdown]
 # A transposed convolution of a map of 1 x 1 pixels with a 1 x 1 kernel is this very product, so tinygan's layer must
 # agree. The gradient of the weights carries `rows`: which sets took part. The others get exactly zero. That alone would
-# not hold them still, as Adam goes on moving by its memory of older gradients. So it skips the sets whose row is False.
+# not hold them still, as Adam goes on moving by its averages of older gradients. So it skips sets whose row is False.
 
 # %%
 w = Tensor(W.reshape(K, A, B, 1, 1), requires_grad=True)
 y_package = conv_transpose2d(Tensor(x.reshape(N, A, 1, 1)), w, routes=r).numpy().reshape(N, B)
 assert np.allclose(y, y_package)
 
-conv_transpose2d(Tensor(x.reshape(N, A, 1, 1)), w, routes=np.where(r == 2, 3, r)).sum().backward()  # nobody takes set 2
+conv_transpose2d(Tensor(x.reshape(N, A, 1, 1)), w, routes=np.where(r == 2, 3, r)).sum().backward()  # none takes set 2
 print("sets with a gradient:", w.grad.rows, " largest gradient in set 2:", abs(w.grad.numpy()[2]).max())
 assert w.grad.rows.tolist() == [True, True, False, True] and not w.grad.numpy()[2].any()
 
 bank = Parameter(W.reshape(K, A, B, 1, 1).copy(), bank=True)
 adam = Adam([("bank", bank)], lr=0.1)
-for r_now in (r, np.where(r == 2, 3, r)):  # in the second step nobody takes set 2
+for r_now in (r, np.where(r == 2, 3, r)):  # in the second step no sample takes set 2
     before, bank.grad = bank.numpy().copy(), None
     conv_transpose2d(Tensor(x.reshape(N, A, 1, 1)), bank, routes=r_now).sum().backward()
     adam.step()
@@ -174,12 +174,12 @@ class BankNet(Module):
 
 # %%
 def play(seed, steps, rates, bank, width=32):
-    """As in lesson 08: (steps looked at, points at each, their routes, how many weights G has)."""
+    """Train as in lesson 08; return (every 100th step, points at each, their routes, how many weights G has)."""
     rng = np.random.default_rng(seed)
     G = BankNet(rng, bank, width)
     D = Sequential(Linear(2, 32, rng=rng), TPReLU(32), Linear(32, 32, rng=rng), TPReLU(32), Linear(32, 1, rng=rng))
     g_optimiser, d_optimiser = (Adam(n.named_parameters(), lr=rate) for n, rate in zip((G, D), rates, strict=True))
-    fixed, at, seen = G.draw(rng, 1_600), [], []
+    fixed, at, drawn = G.draw(rng, 1_600), [], []
     for step in range(1, steps + 1):
         cloud = centres[rng.integers(0, MODES, batch)]
         real = cloud + np.float32(SPREAD) * rng.standard_normal(cloud.shape, dtype=np.float32)
@@ -196,8 +196,8 @@ def play(seed, steps, rates, bank, width=32):
         if step % 100 == 0:
             with no_grad():
                 at.append(step)
-                seen.append(G(*fixed).numpy())
-    return at, seen, fixed[1], G.parameter_count()
+                drawn.append(G(*fixed).numpy())
+    return at, drawn, fixed[1], G.parameter_count()
 
 
 def nearest(points):
@@ -206,7 +206,7 @@ def nearest(points):
     return distance.argmin(axis=1), distance.min(axis=1) < 3 * SPREAD
 
 
-def modes_found(points):
+def modes_covered(points):
     mode, close = nearest(points)
     return int((np.bincount(mode[close], minlength=MODES) >= 0.02 * len(points)).sum())
 
@@ -224,11 +224,12 @@ steps = {"calm": 400, "brisk": 300, "brisker": 200} if flags.quick else {"calm":
 plan = [("calm", "GAN", 1), ("calm", "SGAN", 1), *(("brisk", name, 1 if flags.quick else 3) for name in nets),
         ("brisker", "SGAN", 1)]
 games, late = {}, {}
-print("pace     net       weights  modes found, mean of the last third, by seed")
+print("pace     net       weights  modes covered, mean of the last third, by seed")
 for pace, name, seeds in plan:
     played = games[pace, name] = [play(seed, steps[pace], paces[pace], *nets[name]) for seed in range(seeds)]
-    late[pace, name] = [float(np.mean([modes_found(p) for p in seen[-len(seen) // 3:]])) for _, seen, _, _ in played]
-    print(f"{pace:8s} {name:9s} {played[0][3]:7,}", *(f"{found:5.1f}" for found in late[pace, name]))
+    late[pace, name] = [float(np.mean([modes_covered(p) for p in drawn[-len(drawn) // 3:]]))
+                        for _, drawn, _, _ in played]
+    print(f"{pace:8s} {name:9s} {played[0][3]:7,}", *(f"{mean:5.1f}" for mean in late[pace, name]))
 
 assert 3 < games["calm", "SGAN"][0][3] / games["calm", "GAN"][0][3] < 4  # the price: weights
 if not flags.quick:
@@ -241,34 +242,34 @@ fig, axes = lesson.figure(1, 4, height=2.3, sharex=True, sharey=True)
 middle = 0 if flags.quick else 1  # the seed at which the SGAN did neither worst nor best
 shown = [("brisk", "GAN", middle), ("brisk", "SGAN", middle), ("brisker", "SGAN", 0), ("calm", "SGAN", 0)]
 for ax, (pace, name, which) in zip(axes, shown, strict=True):
-    at, seen, routes, _ = games[pace, name][which]
+    at, drawn, routes, _ = games[pace, name][which]
     ax.plot(*centres.T, "o", ms=13, mfc="none", color=lesson.GREY)
-    ax.scatter(*seen[-1].T, s=2, c=routes[:, 0] * nets[name][0] + routes[:, 1], cmap="tab20")
+    ax.scatter(*drawn[-1].T, s=2, c=routes[:, 0] * nets[name][0] + routes[:, 1], cmap="tab20")
     ax.set(title=f"{name}, {pace}\nseed {which}", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
 lesson.save(fig, "09_points_by_route")
 
 # %% [markdown]
 # Each colour is one route; all points of the plain GAN have one colour. Read the printed table beside it:
 #
-# * Calm: both nets find all modes. Routes are not needed here.
+# * Calm: both nets cover all modes. Routes are not needed here.
 # * Brisk: the plain GAN is collapsed, with equal weights too: 0.3 modes, the wide one 1.2, means of three seeds. The
-#   SGAN holds 4.7, by the seed few or nearly all. A likely reason: when D turns against one place, it pushes away the
-#   routes that are there, and others can stay.
+#   SGAN holds 4.7, by the seed few or nearly all. A likely reason: when D's logit falls in one place, the routes
+#   that are there are moved away, and others can stay.
 # * Brisker, in the one game played: the SGAN collapses as well. All its routes share D, the last layer and often a set,
-#   so they may run together.
+#   so they may collapse together.
 #
-# So on this ring a bank of filters makes the game *more forgiving*; it is no cure. Few seeds of a toy prove little, and
-# on MNIST the project saw no collapse of either net (RESULTS.md).
+# So on this ring a bank of filters makes the game *less sensitive to the rates*; it is no cure. Few seeds of a toy
+# prove little, and on MNIST neither net collapsed (RESULTS.md).
 #
 # ## What does one route draw?
 #
-# The *entropy* of the modes, - sum of p log p, says how uncertain the mode of a point is: log 8 = 2.08 for eight equal
-# modes, in *nats*, the unit that goes with the natural logarithm. The *mutual information* I(mode; route) is how much
-# of it goes away when the route is known. Here every point counts for its nearest mode.
+# The *entropy* of the modes, - sum of p log p, measures how uncertain the mode of a point is: log 8 = 2.08 for eight
+# equal modes, in *nats*, the unit that goes with the natural logarithm. The *mutual information* I(mode; route) is how
+# much of it goes away when the route is known. Here every point counts for its nearest mode.
 
 # %%
-at, seen, routes, _ = games["calm", "SGAN"][0]
-mode, close = nearest(seen[-1])
+at, drawn, routes, _ = games["calm", "SGAN"][0]
+mode, close = nearest(drawn[-1])
 route = routes[:, 0] * 4 + routes[:, 1]
 table = np.zeros((16, MODES))
 np.add.at(table, (route[close], mode[close]), 1)
@@ -282,10 +283,10 @@ lesson.save(fig, "09_route_and_mode")
 
 known = route_information(mode, route, classes=MODES)
 per_route = float((table >= 0.02).sum(axis=1).mean())
-print(f"a route draws {per_route:.1f} modes on average; all together {modes_found(seen[-1])}")
+print(f"a route draws {per_route:.1f} modes on average; all together {modes_covered(drawn[-1])}")
 print(f"I(mode; route) = {known['information']:.2f} nats of {known['label_entropy']:.2f}; "
       f"by chance {known['information_shuffled']:.2f}")
-assert per_route < modes_found(seen[-1])
+assert per_route < modes_covered(drawn[-1])
 assert known["information"] > 3 * known["information_shuffled"]
 
 # %% [markdown]
@@ -298,13 +299,13 @@ assert known["information"] > 3 * known["information_shuffled"]
 #
 # * K sets in each of L layers give K ** L routes from K * L sets; a tied ensemble gets K from as many.
 # * Sort samples by route: one product for each used set. Arithmetic stays, weights grow K-fold.
-# * Sets without samples get no gradient, and the optimiser leaves them alone.
+# * Sets without samples get no gradient, and the optimiser does not move them.
 # * On the ring, routes specialise; they soften a collapse and do not rule it out.
 #
 # ## Exercises
 #
 # **1.** The gradient of the bank: given x (N, A), g (N, B), the gradient that arrives at y, the indices r and the
-# number of sets, compute the gradient of W, (sets, A, B); a set that nobody took gets zeros. **2.** n samples draw
+# number of sets, compute the gradient of W, (sets, A, B); a set that no sample took gets zeros. **2.** n samples draw
 # their routes at random, out of `routes` different ones. How many *different* routes do they hold on average? Find the
 # formula; a check draws them. Compare it with the products printed above.
 

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # 11 · A network that sees
 #
-# **Goal.** Read the weights of a large classifier, VGG16, from a file, and know that they were read rightly. See how
-# much of a picture one number inside the net looks at, and what each classic misreading of a weight file does.
+# **Goal.** Read the weights of a large classifier, VGG16, from a file, and know that they were read rightly. See on
+# how much of a picture one number inside the net depends, and what each classic misreading of a weight file does.
 #
 # **You need** lesson 6 (convolution). **Minutes:** 25 to read, half a minute to run. Without a VGG16 file (see
-# weights/README.md) the last part uses the digit classifier that comes with the project; with one, say
+# weights/README.md) the last part uses the digit classifier that comes with the project; with one, add
 # `--classifier FILE`.
 #
 # **The package's tests:** test_vgg16.py, test_convert_vgg16.py, test_digits.py, test_bad_input_gpan.py
@@ -29,16 +29,16 @@ from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, MAPS, VGG16, load_vgg16, sa
 flags = lesson.flags()
 
 # %% [markdown]
-# ## The idea: many small looks
+# ## The idea: one small filter, repeated
 #
 # A *classifier* turns a picture into one *score* for each class; the class with the largest score is its answer. VGG16
-# (Simonyan & Zisserman 2014) does this with one idea, repeated. Slide a *filter* of 3 x 3 weights over the picture, and
+# (Simonyan & Zisserman 2014) does this with one idea. Slide a *filter* of 3 x 3 weights over the picture, and
 # at each place take the weighted sum; set what is negative to zero (*ReLU*). Many filters give many maps; do the same
 # with those. After two or three such rounds keep the largest of every 2 x 2 numbers (*max pooling*), so maps are half
 # as wide. There are 13 such convolutions in five blocks. Three ordinary matrix products, fc6, fc7 and fc8, turn the
 # last maps, pool5, into the scores.
 #
-# The published net has 64 to 512 filters in each layer. Ours has 8, with random weights: it has seen nothing, but it
+# The published net has 64 to 512 filters in each layer. Ours has 8, with random weights: it has learned nothing, but it
 # has the same form. The scale sqrt(2 / inputs) keeps numbers at one size from layer to layer (He et al. 2015).
 
 
@@ -49,7 +49,7 @@ def random_weights(rng, width=8, head=(16, 16, 5), side=2):
         outputs = width if name in CONVOLUTIONS else head[HEAD.index(name)]
         inputs *= side * side if name == "fc6" else 1  # pool5 is a map of side x side
         shape = (outputs, inputs, 3, 3) if name in CONVOLUTIONS else (outputs, inputs)
-        scale = np.sqrt(2 / np.prod(shape[1:])) * (0.02 if name == "conv1_1" else 1)  # it sees 0 to 255
+        scale = np.sqrt(2 / np.prod(shape[1:])) * (0.02 if name == "conv1_1" else 1)  # of 0 to 255
         weights[name] = ((rng.standard_normal(shape) * scale).astype(np.float32),
                          (rng.standard_normal(outputs) * 0.1).astype(np.float32))
         inputs = outputs
@@ -67,11 +67,11 @@ print(f"scores  {scores.shape}")
 assert scores.shape == (8, 5)
 
 # %% [markdown]
-# ## How far does one number see?
+# ## The receptive field
 #
-# A number of the first map sees 3 x 3 pixels. One of the second sees 3 x 3 of those, which is 5 x 5 pixels. After a
-# pooling, neighbours lie two pixels apart, so each further filter adds twice as much. The part of the picture that a
-# number depends on is its *receptive field*. With a step of `jump` pixels between neighbours:
+# A number of the first map is made from 3 x 3 pixels, one of the second from 3 x 3 of those, which is 5 x 5 pixels.
+# After a pooling, neighbours lie two pixels apart, so each further filter adds twice as much. The part of the picture
+# that a number depends on is its *receptive field*. With a step of `jump` pixels between neighbours:
 #
 #     field  <-  field + (size - 1) * jump           jump  <-  jump * stride
 
@@ -80,15 +80,15 @@ fields, field, jump, left = {}, 1, 1, 0
 for name in MAPS:
     pool = name.startswith("pool")
     field += jump if pool else 2 * jump
-    left -= 0 if pool else jump  # a convolution looks one step to the left, too
+    left -= 0 if pool else jump  # a convolution reaches one step to the left, too
     jump *= 2 if pool else 1
     fields[name] = field
 print({name: fields[name] for name in ("conv1_1", "conv1_2", "pool2", "pool3", "pool4", "conv5_3", "pool5")})
 assert (fields["pool5"], jump, left) == (212, 32, -90)
 
 # %% [markdown]
-# So cell i of pool5 should see 212 columns, from 32 i - 90 on. Test it: give the net equal, positive weights, make one
-# column of a grey picture brighter, and see whether cell 7 notices.
+# So cell i of pool5 should depend on 212 columns, from 32 i - 90 on. Test it: give the net equal, positive weights,
+# make one column of a grey picture brighter, and see whether cell 7 changes.
 
 # %%
 fair = {name: (np.ones_like(w[:1, :1] if name not in ("conv1_1", "fc6") else w[:1, :3]) / w[0, :1].size, np.zeros(1))
@@ -114,18 +114,18 @@ for name, colour in zip(("pool2", "pool3", "pool4", "pool5"), (lesson.GREEN, les
                         strict=True):
     low, high = 112 - fields[name] / 2, 112 + fields[name] / 2
     ax.plot([low, high, high, low, low], [low, low, high, high, low], color=colour, label=name)
-ax.set(title="what one number sees", xlabel="pixels, of 224", xlim=(0, 224), ylim=(224, 0))
+ax.set(title="what one number depends on", xlabel="pixels, of 224", xlim=(0, 224), ylim=(224, 0))
 ax.legend(loc="upper left", bbox_to_anchor=(1.0, 0.9), fontsize=8)
 curve.plot(columns - first, effect / effect.max())
 curve.set(title="how much each column matters", xlabel="column of pool5's field", ylabel="effect (largest = 1)")
 lesson.save(fig, "11_receptive_fields")
 
 # %% [markdown]
-# Left: a number of pool2 sees a detail, one of pool5 nearly the whole picture. Right: the field's edge is where the
-# rule says, to the pixel, yet the middle counts far more than the rim, because more paths lead through it (Luo et al.
-# 2016 call this the effective receptive field). Grad-CAM, in the next lesson, relies on it.
+# Left: a number of pool2 depends on a detail, one of pool5 on nearly the whole picture. Right: the field's edge is
+# where the rule says, to the pixel, yet the middle counts far more than the rim, because more paths lead through it
+# (Luo et al. 2016 call this the effective receptive field). Grad-CAM, in the next lesson, relies on it.
 #
-# ## A weight file, and why it asks questions
+# ## A weight file with an answer key
 #
 # HDF5 is a file of named arrays. Ours holds one weight and bias for each layer, and an *answer key*: a picture, and
 # the numbers that the net must give for it. Loading means: read, compute, compare.
@@ -152,10 +152,10 @@ def spoil(name, change):
     with h5py.File(path, "r+") as file:
         good = file[name][...]
         file[name][...] = change(good.copy())
-    said = refusal(path)
+    message = refusal(path)
     with h5py.File(path, "r+") as file:
         file[name][...] = good
-    return said
+    return message
 
 
 def negate_one(w):
@@ -163,9 +163,9 @@ def negate_one(w):
     return w
 
 
-said = spoil("conv3_2/weight", negate_one), spoil("fc6/weight", lambda w: w[:, ::-1])
-print(*said, sep="\n")
-assert all("answer key does not fit" in line for line in said)
+messages = spoil("conv3_2/weight", negate_one), spoil("fc6/weight", lambda w: w[:, ::-1])
+print(*messages, sep="\n")
+assert all("answer key does not fit" in line for line in messages)
 assert refusal(path) == "accepted"  # what was spoilt is whole again
 
 # %% [markdown]
@@ -176,14 +176,14 @@ assert refusal(path) == "accepted"  # what was spoilt is whole again
 #
 # Weights travel between programs that lay them out differently, and **every wrong reading below has the right
 # shape**. Keras stores filters as (row, column, in, out), *HWIO*; we store (out, in, row, column), *OIHW*. Keras' VGG16
-# wants colours in the order blue, green, red (*BGR*), ours red, green, blue. Keras unrolls the last map in the order
+# takes colours in the order blue, green, red (*BGR*), ours red, green, blue. Keras unrolls the last map in the order
 # row, column, channel, ours channel, row, column. And the net was trained on colours from 0 to 255 less their mean over
 # all photographs. Write our net as Keras would, then read it back: once rightly, and wrongly in eight ways.
 
 # %%
-found = lesson.classifier_file()
-true_net = load_vgg16(found) if found else net
-if found:
+vgg16_file = lesson.classifier_file()
+true_net = load_vgg16(vgg16_file) if vgg16_file else net
+if vgg16_file:
     pictures, _ = drawn_shapes(true_net.side).next(np.random.default_rng(1), 1 if flags.quick else 3)
 side = true_net.head_side
 keras = {}
@@ -245,13 +245,13 @@ assert all(e > 1e-3 for e in error.values())
 assert min(error, key=error.get) == "mean in BGR order" and error["last map in the wrong order"] > 0.5
 
 # %% [markdown]
-# No reading fails, and none looks wrong in the file. The mean in the wrong order is the mildest, and so the most
-# dangerous: the net is only a little worse than it should be. This is why the package asks for a computed answer.
+# No reading fails, and none can be told from the file. The mean in the wrong order has the smallest error, and so is
+# the most dangerous: the net is only a little worse than it should be. This is why loading recomputes a stored answer.
 #
-# ## What it names
+# ## Its answers
 #
-# Scores become probabilities by the *softmax*: exp(score), divided by the sum over all classes. Now look at pictures
-# through a net that has learned. Without a VGG16 that is the digit classifier, which sees dark ink on white paper.
+# Scores become probabilities by the *softmax*: exp(score), divided by the sum over all classes. Now classify pictures
+# with a trained net. Without a VGG16 that is the digit classifier, which takes dark ink on white paper.
 
 
 
@@ -261,10 +261,10 @@ def draw(kinds, side):
     return np.concatenate([drawn_shapes(side, kinds=[kind]).next(rng, 1)[0] for kind in kinds])
 
 
-if found:
-    eye, shown = true_net, draw(list(SHAPES)[:8], true_net.side)
+if vgg16_file:
+    classifier, shown = true_net, draw(list(SHAPES)[:8], true_net.side)
 else:
-    eye = lesson.digit_net()
+    classifier = lesson.digit_net()
     test = load_mnist("test", data_dir=BUNDLED)
     written = 1 - np.repeat(test.images[:, None], 3, axis=1).astype(np.float32) / 127.5
     shown = np.concatenate([written[:4], draw(("star", "heart", "shirt", "bottle"), 28)])
@@ -272,7 +272,7 @@ else:
 
 def probabilities(pictures):
     with no_grad():
-        scores = eye.scores(Tensor(pictures)).numpy().astype(np.float64)
+        scores = classifier.scores(Tensor(pictures)).numpy().astype(np.float64)
     e = np.exp(scores - scores.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
@@ -281,28 +281,28 @@ p = probabilities(shown)
 fig, axes = lesson.figure(2, 4, height=2.0)
 for ax, picture, row in zip(axes.flat, shown, p, strict=True):
     ax.imshow((picture.transpose(1, 2, 0) + 1) / 2)
-    ax.set_title(f"{eye.class_names[row.argmax()].split(',')[0]}, {row.max():.2f}", fontsize=9)
+    ax.set_title(f"{classifier.class_names[row.argmax()].split(',')[0]}, {row.max():.2f}", fontsize=9)
     ax.axis("off")
 lesson.save(fig, "11_named")
 assert np.allclose(p.sum(axis=1), 1)
-if not found:
+if not vgg16_file:
     count = 200 if flags.quick else 1000
     hit = (probabilities(written[:count]).argmax(axis=1) == test.labels[:count]).mean()
-    print(f"right for {hit:.1%} of {count} digits; surest of a shape: {p[4:].max():.2f}")
+    print(f"right for {hit:.1%} of {count} digits; largest probability for a shape: {p[4:].max():.2f}")
     assert hit > 0.97 and np.array_equal(p[:4].argmax(axis=1), test.labels[:4]) and p[4:].max() > 0.5
 
 # %% [markdown]
 # Above each picture stand the net's answer and its probability. It is good at what it was trained on. But it must
-# choose among the classes that it knows: the probabilities sum to 1 whatever it sees, so a net of digits calls
-# every shape a digit, and of one it is more than half sure. A classifier answers "which of these?", never "is it one of
-# these?". The GPAN of lesson 14 lives with this: a picture that scores well need not look like the class.
+# choose among its classes: the probabilities sum to 1 whatever the picture is, so a net of digits calls every shape a
+# digit, one of them with a probability above a half. A classifier answers "which of these?", never "is it one of
+# these?". This limits the GPAN of lesson 14, too: a picture that scores well need not look like the class.
 #
 # ## What you learned
 #
-# * VGG16 is one small look, repeated; a number of pool5 depends on 212 x 212 pixels, and mostly on their middle.
+# * VGG16 is one small filter, repeated; a number of pool5 depends on 212 x 212 pixels, and mostly on their middle.
 # * A wrong layout has the right shape. Only a computed answer shows that weights were read rightly.
 # * Order of axes, of colours, of the unrolled map, the mean and the range: each has to be right.
-# * A classifier chooses among what it knows, also for pictures that show none of it.
+# * A classifier chooses among its classes, also for pictures that show none of them.
 #
 # ## Exercises
 #
@@ -335,8 +335,8 @@ def exercise_2(widths, head, side):
 
 
 def check_2(count):
-    own = sum(w.size + b.size for w, b in small.values())
-    assert count([8] * 13, [16, 16, 5], 2) == own, f"the small net of this lesson has {own:,}"
+    total = sum(w.size + b.size for w, b in small.values())
+    assert count([8] * 13, [16, 16, 5], 2) == total, f"the small net of this lesson has {total:,}"
     published = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
     assert count(published, [4096, 4096, 1000], 7) == 138_357_544, "the published net has 138,357,544"
 

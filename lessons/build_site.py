@@ -1,11 +1,11 @@
-"""All lessons as web pages and as notebooks, with what they print and draw.
+"""Build web pages and notebooks of all lessons, with what they print and draw.
 
     pip install ".[site]" && python lessons/build_site.py        all lessons
     python lessons/build_site.py 07 12                           these two; the other pages stay as they are
 
 runs the lessons and writes lessons/out/site/index.html, a page for each lesson, and notebooks/ beside them.
-The pages need no network. --quick runs the lessons' short forms and says so on the pages, --no-run leaves out what they
-print and draw.
+The pages need no network. --quick runs the lessons' short forms and notes it on the pages, --no-run leaves out what
+they print and draw.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tinygan.errors import TinyganError, UsageError
 
 HERE = Path(__file__).resolve().parent
 TITLE = "tinygan: lessons"  # of the contents, by which a folder is known as a site
-QUICK = ("The lesson's short form: fewer steps and samples than the text speaks of, so its numbers and pictures are "
+QUICK = ("The lesson's short form: fewer steps and samples than in the text, so its numbers and pictures are "
          "poorer. Whole: python lessons/build_site.py")
 STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --code: #f5f7f9; --link: #1f5fa8; }
@@ -65,31 +65,31 @@ ol.lessons .about { color: var(--soft); font-size: .92em; }
 
 
 class Shown(NamedTuple):
-    """What one code cell left: its text, and the pictures it saved."""
+    """The output of one code cell: its text, and the pictures it saved."""
 
     text: str
     pictures: list[Path]
 
 
 def find_lessons(folder: Path = HERE) -> list[Path]:
-    """The lessons in their order: NN_title.py."""
+    """List the lessons, NN_title.py, in their order."""
     return sorted(folder.glob("[0-9][0-9]_*.py"))
 
 
 def read(path: Path) -> list[Any]:
-    """The cells of a lesson, each with cell_type ("markdown" or "code") and source."""
+    """Read the cells of a lesson, each with cell_type ("markdown" or "code") and source."""
     import jupytext
 
     return jupytext.read(path).cells
 
 
 def about(cells: list[Any]) -> dict[str, str]:
-    """title, goal and minutes from a lesson's first cell, one paragraph for each."""
-    found = {"title": cells[0].source.partition("\n")[0].lstrip("# ")}
+    """Take title, goal and minutes from a lesson's first cell, a paragraph for each."""
+    facts = {"title": cells[0].source.partition("\n")[0].lstrip("# ")}
     text = " ".join(line.strip() or "\n" for line in cells[0].source.splitlines())
     for name, mark, end in (("goal", "**Goal.**", "\n"), ("minutes", "**Minutes:**", ".")):
-        found[name] = text.partition(mark)[2].partition(end)[0].strip()
-    return found
+        facts[name] = text.partition(mark)[2].partition(end)[0].strip()
+    return facts
 
 
 def run_cells(path: Path, quick: bool) -> list[Shown | str]:
@@ -117,7 +117,7 @@ def run_cells(path: Path, quick: bool) -> list[Shown | str]:
 
 
 def cell_html(cell: Any, shown: Shown | None, number: str) -> str:
-    """One cell as HTML."""
+    """Render one cell as HTML."""
     if cell.cell_type == "markdown":
         from markdown_it import MarkdownIt
 
@@ -137,12 +137,12 @@ def cell_html(cell: Any, shown: Shown | None, number: str) -> str:
 
 
 def quick_note(number: str) -> str:
-    """What a page of a short form says first."""
+    """Return the note that stands first on the page of a short form."""
     return f'<p class="quick">{html.escape(QUICK)} {number}</p>'
 
 
 def page(title: str, body: str, links: tuple[str, str, str] | None = None) -> str:
-    """A whole page; links: previous, contents and next, as HTML."""
+    """Return a whole page; links: previous, contents and next, as HTML."""
     def nav(place: str) -> str:
         return "" if links is None else (f'<nav class="{place}" aria-label="lessons">'
                                          + "".join(f"<span>{link}</span>" for link in links) + "</nav>")
@@ -157,18 +157,18 @@ def link(path: Path, cells: list[Any], before: str = "", after: str = "") -> str
 
 
 def contents(lessons: list[tuple[Path, list[Any]]], out: Path) -> str:
-    """The page that leads to all others: to every lesson that has its page in `out`."""
+    """Return the page with links to every lesson that has its page in `out`."""
     rows = []
     for path, cells in lessons:
         if not (out / f"{path.stem}.html").is_file():
             continue
-        told, made = about(cells), (out / f"{path.stem}.html").read_text("utf-8")
+        facts, made = about(cells), (out / f"{path.stem}.html").read_text("utf-8")
         picture = re.search(r'<img src="(pictures/[^"]+)"', made)
         image = f'<img src="{picture[1]}" alt="" loading="lazy">' if picture else ""
         book = f'<a href="notebooks/{path.stem}.ipynb">notebook</a>'
         short = "; the short form" if quick_note(path.name[:2]) in made else ""
-        rows.append(f'<li>{image}<div><p>{link(path, cells)}</p><p>{html.escape(told["goal"].replace("*", ""))}</p>'
-                    f'<p class="about">Minutes: {html.escape(told["minutes"])}; {book}{short}</p></div></li>')
+        rows.append(f'<li>{image}<div><p>{link(path, cells)}</p><p>{html.escape(facts["goal"].replace("*", ""))}</p>'
+                    f'<p class="about">Minutes: {html.escape(facts["minutes"])}; {book}{short}</p></div></li>')
     return page(TITLE, "<h1>From one derivative to a GPAN</h1><p>Each lesson is a Python script that "
                 "explains, computes, draws and checks itself. What follows is what the scripts printed and drew. "
                 "Run one yourself: <code>python lessons/01_a_derivative_three_ways.py</code>.</p>"
@@ -176,7 +176,7 @@ def contents(lessons: list[tuple[Path, list[Any]]], out: Path) -> str:
 
 
 def notebook(path: Path, shown: list[Shown], quick: bool) -> str:
-    """The lesson as a notebook in Jupyter's format, with what its cells left."""
+    """Return the lesson as a notebook in Jupyter's format, with the output of its cells."""
     import jupytext
 
     book, results = jupytext.read(path), iter(shown)
@@ -200,7 +200,7 @@ def notebook(path: Path, shown: list[Shown], quick: bool) -> str:
 
 
 def check_place(out: Path) -> None:
-    """UsageError: `out` holds something else than a site of this script, which would be mixed up with it."""
+    """Raise UsageError if `out` holds something else than a site of this script."""
     index = out / "index.html"
     ours = index.is_file() and f"<title>{TITLE}</title>" in index.read_text("utf-8", errors="replace")
     if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
@@ -209,10 +209,10 @@ def check_place(out: Path) -> None:
 
 def build(lessons: list[Path], out: Path, *, only: Sequence[str] = (), quick: bool = False,
           run: bool = True) -> list[str]:
-    """Write the site to `out`; returns what went wrong, a line for each lesson that failed.
+    """Write the site to `out`; return a line for each lesson that failed.
 
     lessons: all there are, in their order. only: numbers ("07") of those to build, all without it. Other pages and
-    notebooks that are there already stay. UsageError: the folder holds something else.
+    notebooks that are there already stay. Raises UsageError if the folder holds something else.
     """
     check_place(out)
     for part in ("pictures", "notebooks"):
@@ -228,7 +228,7 @@ def build(lessons: list[Path], out: Path, *, only: Sequence[str] = (), quick: bo
         number = path.name[:2]
         if run:
             print(f"{count}/{len(chosen)} {path.name} ...", end=" ", flush=True)
-            # Each in a process of its own, so that none sees what another left.
+            # Each in a new process, so that none depends on another.
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 shown = pool.submit(run_cells, path, quick).result()
             print(f"{time.monotonic() - started:.0f} s")
@@ -253,10 +253,10 @@ def build(lessons: list[Path], out: Path, *, only: Sequence[str] = (), quick: bo
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(description=__doc__.partition("\n")[0], version=__version__)
-    p.add_argument("lesson", nargs="*", help="numbers of lessons to build (07 12, say); all without any")
+    p.add_argument("lesson", nargs="*", help="numbers of lessons to build, such as 07 12; all without any")
     p.add_argument("--out", type=Path, default=HERE / "out" / "site",
                    help="an empty folder, or an earlier site [default: lessons/out/site]")
-    p.add_argument("--quick", action="store_true", help="run the lessons' short forms; the pages say so")
+    p.add_argument("--quick", action="store_true", help="run the lessons' short forms; the pages note it")
     p.add_argument("--no-run", action="store_true", help="pages without what the lessons print and draw")
     args = p.parse_args(argv)
     lessons = find_lessons()

@@ -1,4 +1,4 @@
-"""What the lessons share: their flags, their pictures, and the check of an exercise.
+"""The parts that all lessons use: flags, pictures, and the check of an exercise.
 
     python lessons/07_length_and_direction.py               the whole lesson
     python lessons/07_length_and_direction.py --quick       the same with fewer steps and samples
@@ -31,7 +31,7 @@ from tinygan.errors import TinyganError  # noqa: E402
 from tinygan.kernels import threads  # noqa: E402
 from tinygan.models import digits  # noqa: E402
 
-OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests want theirs elsewhere
+OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests set it
 WIDTH = 7.0  # inches; with DPI and 10 point letters a picture can be read on a phone
 DPI = 120
 BLUE, ORANGE, GREEN, RED, GREY = "#1f5fa8", "#d9822b", "#2f8f5b", "#c23b3b", "#8a8a8a"
@@ -45,35 +45,35 @@ SHORT = ("the short form (--quick): fewer steps and samples. It tries the lesson
          "mean little")
 
 saved: list[Path] = []  # pictures in the order in which they were made
-_told: list[str] = []  # what has been said once
+_printed: list[str] = []  # lines that are printed once only
 
-# One thread for the BLAS. Its own threads wait for each other by turning in circles: beside another busy program on two
-# cores a lesson's small products took six times as long.
+# One thread for the BLAS, whose threads wait for each other in busy loops: beside another busy program on two cores a
+# lesson's small products took six times as long.
 threads.set_threads(os.cpu_count() or 1)
 
 
 def flags() -> argparse.Namespace:
-    """The command line of the lesson that runs: quick and solutions, both bool. In a notebook both are False."""
+    """Read the command line: quick and solutions (bool), classifier (a path or None). In a notebook all are off."""
     if "ipykernel" in sys.modules:
         return argparse.Namespace(quick=False, solutions=False, classifier=None)
     p = argparse.ArgumentParser(description="A lesson: it explains, computes, draws to lessons/out and checks itself.")
     p.add_argument("--quick", action="store_true", help="fewer steps and samples: a test of the lesson, in seconds")
     p.add_argument("--solutions", action="store_true", help="put lessons/solutions in place of your exercises")
     p.add_argument("--classifier", metavar="FILE", help="a VGG16 file (weights/README.md), for lessons 11 to 14")
-    found = p.parse_args()
-    if found.quick and not _told:
-        _told.append(SHORT)
+    args = p.parse_args()
+    if args.quick and not _printed:
+        _printed.append(SHORT)
         print(SHORT)
-    return found
+    return args
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 2.8, **more: Any) -> tuple[Any, Any]:
-    """A figure of a lesson's width and `height` inches a row, and its axes, as plt.subplots gives them."""
+    """Return a figure of a lesson's width and `height` inches a row, and its axes, as plt.subplots does."""
     return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **more)
 
 
 def save(fig: Any, name: str) -> None:
-    """Write a figure to lessons/out/NAME.png, and say where it is."""
+    """Write a figure to lessons/out/NAME.png, and print its path."""
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.png"
     fig.savefig(path)
@@ -84,8 +84,8 @@ def save(fig: Any, name: str) -> None:
 
 
 def exercise(attempt: Callable, check: Callable[[Callable], None]) -> None:
-    """Try check(attempt) and say whether it is solved; with --solutions the function of the same name from the
-    lesson's file in lessons/solutions takes its place, and must pass."""
+    """Run check(attempt) and print whether it passes; with --solutions the function of the same name in the lesson's
+    file in lessons/solutions must pass, too."""
     title = attempt.__name__.replace("_", " ")
     if flags().solutions:
         check(getattr(_solutions(), attempt.__name__))  # a wrong solution ends the lesson with its error
@@ -99,7 +99,7 @@ def exercise(attempt: Callable, check: Callable[[Callable], None]) -> None:
 
 
 def _solutions() -> Any:
-    """The module lessons/solutions/NAME.py of the lesson that runs."""
+    """Load lessons/solutions/NAME.py of the lesson that runs."""
     path = FOLDER / "solutions" / Path(sys.argv[0]).name
     spec = importlib.util.spec_from_file_location("solutions", path)
     module = importlib.util.module_from_spec(spec)
@@ -108,7 +108,7 @@ def _solutions() -> Any:
 
 
 def digit_net() -> digits.DigitNet:
-    """The digit classifier that comes with tinygan. Where it is missing the lesson ends with one line that says so."""
+    """Load the digit classifier that comes with tinygan. Where it is missing the lesson ends with a one-line error."""
     try:
         return digits.load()
     except TinyganError as error:
@@ -116,7 +116,7 @@ def digit_net() -> digits.DigitNet:
 
 
 def classifier_file() -> Path | None:
-    """The VGG16 to look through: --classifier, TINYGAN_VGG16, weights/vgg16.h5; None where there is none."""
+    """Find the VGG16 file: --classifier, TINYGAN_VGG16 or weights/vgg16.h5; None where there is none."""
     named = flags().classifier or os.environ.get("TINYGAN_VGG16")
     path = Path(named) if named else ROOT / "weights" / "vgg16.h5"
     if named and not path.is_file():

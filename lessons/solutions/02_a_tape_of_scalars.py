@@ -7,16 +7,16 @@ def exercise_1(a, b):
 
 
 def exercise_2(root, leaf):
-    # As backward, with 1 in place of each local slope: each arrow hands on as many paths as its node has.
+    # As backward, with 1 in place of each local slope: each arrow passes on as many paths as its node has.
     # The lesson's newest_first does the same as these five lines.
-    seen, stack = {root}, [root]
+    nodes, stack = {root}, [root]
     while stack:
         for source, _ in stack.pop().sources:
-            if source not in seen:
-                seen.add(source)
+            if source not in nodes:
+                nodes.add(source)
                 stack.append(source)
     paths = {root: 1}
-    for node in sorted(seen, key=lambda n: -n.born):
+    for node in sorted(nodes, key=lambda n: -n.born):
         for source, _ in node.sources:
             paths[source] = paths.get(source, 0) + paths[node]
     return paths.get(leaf, 0)

@@ -12,5 +12,5 @@ def exercise_1(s):
 
 def exercise_2(p, q):
     """The logit of the best discriminator, for shares p of real and q of generated points."""
-    # The slope -p (1 - sigmoid(s)) + q sigmoid(s) is 0 at sigmoid(s) = p / (p + q): D tells the ratio of the densities.
+    # The slope -p (1 - sigmoid(s)) + q sigmoid(s) is 0 at sigmoid(s) = p / (p + q): s is the log of the ratio p / q.
     return np.log(p) - np.log(q)

@@ -5,7 +5,7 @@ import numpy as np
 
 def exercise_1(x, g, r, sets):
     """The cotangent (sets, inputs, outputs) of the bank, for y[n] = x[n] @ W[r[n]]."""
-    # Every sample adds the outer product of x[n] and g[n] to its own set. For all samples of one set that sum is one
+    # Every sample adds the outer product of x[n] and g[n] to its set. For all samples of one set that sum is one
     # matrix product; a set without samples keeps its zeros.
     out = np.zeros((sets, x.shape[1], g.shape[1]))
     for k in np.unique(r):

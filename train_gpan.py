@@ -12,17 +12,15 @@ and how hard it pulls, curves, a checkpoint, report.html. The training loop is `
 from __future__ import annotations
 
 import sys
-import traceback
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, health, pictures
-from tinygan.backend import Device, first_line, memory_is_full, pick_device
+from tinygan import __version__, cli, gpan_losses, gpan_measure, health, pictures
+from tinygan.backend import Device, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
-from tinygan.engine import Tensor, anomaly
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_step import (
     CAM_MODES,
@@ -33,35 +31,19 @@ from tinygan.gpan_step import (
     learn_generator,
     pull_lengths,
 )
-from tinygan.kernels import pool
-from tinygan.kernels.cuda_launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
+from tinygan.loop import QUIET, Loop, Step, finish, start
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
 from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.module import Module
 from tinygan.ops import sigmoid
-from tinygan.optim import EMA
-from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.signals import StopSignal
-from tinygan.training import (
-    add_optimiser_flags,
-    add_place_flags,
-    check_numbers,
-    check_steps,
-    dry_run,
-    file_inputs,
-    gradient_norm,
-    make_optimizer,
-    nets_state,
-    out_of_memory,
-    rate_factor,
-    refuse_other_entries,
-    restore_nets,
-    resumed,
-    stop_if_not_finite,
-)
-from tinygan.views import ViewSettings, draw_views, milder
+from tinygan.resume import file_inputs, resumed
+from tinygan.run import Run
+from tinygan.state import Game, gradient_norm
+from tinygan.streams import Progress
+from tinygan.train_flags import add_optimiser_flags, add_place_flags, check_numbers
+from tinygan.views import Views, ViewSettings, draw_views, milder
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
@@ -87,19 +69,70 @@ WEIGHTS = {"split": "L_split", "cgan": "L_cGAN", "vgg": "L_VGG", "background": "
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train as the command line asks; returns the exit code."""
     flags, run = read_flags(argv)
-    if flags["dry_run"] and not flags["out"]:
-        return dry_run(start, flags)
-    return start(flags, run)
+    return start(flags, run, name="gpan", build=build, train=train)
 
 
-def start(flags: dict, run: Run | None) -> int:
-    """Put everything together and train; run: the one to go on with, None for a new one."""
-    print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
-    pool.reuse_heap()
-    device = pick_device(flags["device"], tf32=flags["tf32"])
-    set_tf32(flags["tf32"] and device.kind == "gpu")
-    print(device.line)
+def train(game: GPANGame, run: Run) -> int:
+    """Run the loop: a step of both nets on the same images, and now and then pictures and measurements."""
+    shown = ("wanted", "unwanted", "background", "substrate", "cgan", "split", "d_loss")
+    with Loop(game, run) as steps:
+        for step in steps:
+            numbers = take_step(game, step)
+            step.show(**{name: numbers[name] for name in shown if name in numbers})
+            step.record(**numbers)
+    return finish(steps)
+
+
+def take_step(game: GPANGame, step: Step) -> dict[str, float]:
+    """Update both nets from one batch, in micro-batches whose gradients add up; returns numbers for the log.
+
+    Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
+    """
+    G, D, losses, parts = game.G, game.D, game.losses, game.flags["accumulate"]
+    wanted, share, n = game.draw_wanted(), 1.0 / parts, game.flags["batch_size"] // parts
+    routes = G.draw_routes(game.streams["routes"], n * parts, game.flags["routes"])
+    sums: dict[str, Tensor] = {}
+    game.zero_grad()
+    with normalised(G, routes), normalised(D):
+        for part in range(parts):
+            batch = game.next_batch(wanted, routes[part * n:(part + 1) * n])
+            views = game.draw_views(n)
+            images, maps = G(batch.seen, batch.code, batch.noise, batch.routes)
+            verdict = judge(images, maps, batch, views, game.flags["whole"] == "yes", discriminator=D,
+                            classifier=game.classifier, settings=losses)
+            terms = dict(verdict.terms)
+
+            # (1) discriminator: learn to tell patches of substrates from G's, where the classifier does not look
+            if losses.weights["cgan"]:
+                terms["d_loss"], real, fake = learn_discriminator(images, batch, verdict.importance, D, losses, share)
+                terms |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
+                          "logit_gap": real.mean() - fake.mean()}
+            for value in terms.values():
+                step.check(value, [("the batch of substrates", batch.target)], [("the batch of images", images)])
+
+            # (2) generator: learn from the weighted sum of the losses' gradients at the images
+            learn_generator(images, maps, verdict, losses, share)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() * share
+    numbers = {name: value.item() for name, value in sums.items()} if step.read else {}
+    if step.log:
+        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in losses.weights.items())
+        numbers["g_loss"] += losses.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
+        numbers |= {f"pull_{name}": value for name, value in pull_lengths(verdict, losses).items()}
+        numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
+        numbers |= {"g_grad": gradient_norm(G), "d_grad": gradient_norm(D)}
+        numbers |= gpan_measure.hit_rates(verdict.scores, batch.wanted, prefix="train_")
+    if losses.weights["cgan"]:
+        game.d_optimizer.step()
+    game.g_optimizer.step()
+    game.update_average()
+    return numbers
+
+
+def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
+    """Make the classifier, the substrates and the nets that the flags describe."""
     classifier = gpan_measure.load_classifier(flags["classifier"]).to(device.put)
     if getattr(classifier, "channels", flags["channels"]) != flags["channels"]:
         raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
@@ -111,38 +144,17 @@ def start(flags: dict, run: Run | None) -> int:
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
                                  flip=flags["substrate_flip"] == "yes")
     print(substrates.describe())
-    categories = sorted({i for ids in sets for i in ids})
     same = ("size", "channels", "noise_dim", "bank", "base_channels", "patch_channels", "skips", "start", "map_norm",
             "smooth", "norm", "act", "slope", "clamp")
-    config = GPANConfig(condition_channels=flags["channels"], categories=len(categories),
+    config = GPANConfig(condition_channels=flags["channels"], categories=len({i for ids in sets for i in ids}),
                         **{name: flags[name] for name in same})
-    training = Training(config, flags, classifier, sets, substrates, device)
-    if run is None:
-        run = Run.create(flags, out=flags["out"], name="gpan", overwrite=flags["overwrite"],
-                         inputs=file_inputs(flags))
-    else:
-        training.restore(*checkpoint.load(run.folder))  # may refuse: so before the log is cut back to its step
-        check_steps(training.step, flags, run)
-        run.load()
-        print(f"going on at step {training.step} of {run.folder}")
-    estimate = gpan_measure.estimate_bytes(training.G, training.D, classifier, flags["batch_size"], flags["accumulate"])
-    print(f"generator {training.G.parameter_count():,} weights, {config.route_count:,} routes; discriminator "
-          f"{training.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
-    try:
-        return train(training, run, flags)
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
-        parts = flags["accumulate"]
-        advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device, training.rehearse,
-                               "try a larger --accumulate, a smaller --size or --base-channels", multiple=parts,
-                               least=parts * (2 if flags["weight_split"] else 1))
-        raise TinyganError(f"step {training.step + 1}: {advice}") from None
+    game = GPANGame(config, flags, classifier, sets, substrates, device)
+    game.inputs = file_inputs(flags)
+    return game
 
 
 def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
-    """The ids of each set of --wanted. Raises UsageError, which says whose classes `names` are."""
+    """Find the ids of each set of --wanted. Raises UsageError, which tells whose classes `names` are."""
     try:
         return [find_classes(words.split(","), names) for words in flags["wanted"]]
     except UsageError as error:
@@ -152,188 +164,50 @@ def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
                          "has others") from None
 
 
-def train(t: Training, run: Run, flags: dict) -> int:
-    """The loop: a step of both nets on the same images, and now and then a look at the result."""
-    total = flags["steps"]
-    sys.stdout.flush()  # what was printed so far, where it goes to a file
-    with StopSignal() as stop, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: stop_if_not_finite says more
-        if t.step == 0:
-            before = Progress(total)
-            before.say("step 0: painting the first pictures")  # which takes a VGG16 a while
-            before.update(0)
-            look(t, run)
-        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
-        run.say = progress.say
-        while t.step < total and not stop.requested:
-            t.set_learning_rate()
-            # Reading a number makes a GPU wait, so there it is done only when a number is shown.
-            look_now = sample_due(t.step + 1, total, flags["sample_every"])
-            measure_now = flags["eval_every"] and (t.step + 1) % flags["eval_every"] == 0 and t.step + 1 < total
-            log_now = look_now or measure_now or (t.step + 1) % flags["log_every"] == 0
-            read_now = log_now or t.device.kind == "cpu"
-            numbers = take_step(t, run, read_now, log_now)
-            t.step += 1
+class GPANGame(Game):
+    """The game of the GPAN, and everything that changes during it."""
 
-            if read_now:
-                shown = ("wanted", "unwanted", "background", "substrate", "cgan", "split", "d_loss")
-                progress.update(t.step, **{name: numbers[name] for name in shown if name in numbers})
-            if log_now:
-                t.latest = numbers
-                if measure_now:
-                    t.latest |= t.measure()
-                if t.step == total:
-                    progress.say(f"step {t.step}: the steps are done; painting the last pictures")
-                if look_now:
-                    look(t, run)
-                run.log(t.step, **t.latest)
-                if look_now and t.step < total:  # of the last step `finish` says more
-                    for words in in_words(run.rows()):
-                        progress.say(words)
-            if t.step % flags["save_every"] == 0 and t.step < total:
-                run.save(*t.state())
-        progress.close()
-        run.save(*t.state())  # while signals are still held back: a lost terminal often says so twice
-    if stop.requested:
-        print(f"stopped at step {t.step}; saved. Go on with: python train_gpan.py --resume {run.folder}")
-        return 130
-    return finish(t, run, flags)
-
-
-def take_step(t: Training, run: Run, read: bool, log: bool) -> dict[str, float]:
-    """Both nets learn from one batch, in micro-batches whose gradients add up; returns numbers for the log.
-
-    Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
-    """
-    wanted, parts, share = t.draw_wanted(), t.flags["accumulate"], 1.0 / t.flags["accumulate"]
-    n = t.flags["batch_size"] // parts
-    routes = t.G.draw_routes(t.route_rng, n * parts, t.flags["routes"])
-    sums: dict[str, Tensor] = {}
-    t.G.zero_grad()
-    t.D.zero_grad()
-    with normalised(t.G, routes), normalised(t.D):
-        for part in range(parts):
-            batch = t.next_batch(wanted, routes[part * n:(part + 1) * n])
-            views = t.draw_views(n)
-            images, maps = t.G(batch.seen, batch.code, batch.noise, batch.routes)
-            verdict = judge(images, maps, batch, views, t.flags["whole"] == "yes", discriminator=t.D,
-                            classifier=t.classifier, settings=t.losses)
-            found = dict(verdict.terms)
-            if t.losses.weights["cgan"]:
-                found["d_loss"], real, fake = learn_discriminator(images, batch, verdict.importance, t.D, t.losses,
-                                                                  share)
-                found |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
-                          "logit_gap": real.mean() - fake.mean()}
-            if read:  # before an update spreads a NaN to all weights
-                suspects = [("the batch of substrates", batch.target), *t.weights(), ("the batch of images", images)]
-                for value in found.values():
-                    stop_if_not_finite(value, suspects, t.step, run)
-            learn_generator(images, maps, verdict, t.losses, share)
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() * share
-    numbers = {name: value.item() for name, value in sums.items()} if read else {}
-    if log:
-        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in t.losses.weights.items())
-        numbers["g_loss"] += t.losses.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
-        numbers |= {f"pull_{name}": value for name, value in pull_lengths(verdict, t.losses).items()}
-        numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
-        numbers |= {"g_grad": gradient_norm(t.G), "d_grad": gradient_norm(t.D)}
-        numbers |= gpan_measure.hit_rates(verdict.scores, batch.wanted, prefix="train_")
-    if t.losses.weights["cgan"]:
-        t.d_optimizer.step()
-    t.g_optimizer.step()
-    if t.average is not None:
-        t.average.update(t.G)
-    return numbers
-
-
-def look(t: Training, run: Run) -> None:
-    """Draw the same substrates, noise and routes as always."""
-    batches, images = t.fixed(), []
-    for batch in batches:
-        images.append(t.paint(batch))
-    run.save_sample(t.step, sheet(batches, images))
-    run.save_picture("cams.png", gpan_measure.cam_sheet(t.classifier, batches, images, t.device))
-
-
-def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
-    """How the game of the two nets goes, where there is one, and what the classifier sees: the words of the report."""
-    if not rows:
-        return []
-    seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
-    return [health.line(rows), seen] if "d_loss" in rows[-1] else [seen]
-
-
-def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
-    """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
-            for batch, row in zip(batches, images, strict=True)]
-    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
-
-
-def finish(t: Training, run: Run, flags: dict) -> int:
-    """The last pictures and the last measurement, which goes into the log, and from there into the report."""
-    batches = t.fixed(same_substrate=True)
-    names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
-    run.save_picture("routes.png", lambda: sheet(batches, [t.paint(batch) for batch in batches], names))
-    found = t.measure(8 if flags["dry_run"] else 64)
-    run.amend(t.step, **found)
-    for words in in_words(run.rows(), f"over {found['samples']:.0f} images: "):
-        print(words)
-    for note in run.finish():
-        print(f"note: {note}")
-    run.close()
-    if flags["dry_run"]:
-        print("dry run: one full cycle of training, saving and drawing works")
-        return 0
-    print(f"done: {run.folder}/report.html shows it all; more images: python sample.py --checkpoint {run.folder}")
-    return 0
-
-
-class Training:
-    """Everything that changes during a run, so that it can be saved whole and brought back whole."""
+    kind, script = "gpan", "train_gpan.py"
+    otherwise = "try a larger --accumulate, a smaller --size or --base-channels"
 
     def __init__(self, config: GPANConfig, flags: dict, classifier: Module, sets: list[tuple[int, ...]],
                  substrates: Substrates, device: Device) -> None:
-        self.config, self.flags, self.classifier, self.device = config, flags, classifier, device
-        self.sets, self.substrates = sets, substrates
-        self.categories = sorted({i for ids in sets for i in ids})
-        # One random stream per purpose: drawing more of one thing never shifts another.
         init, *streams = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(6))
+        super().__init__(config, flags, device, GPANGenerator(config, rng=init), PatchDiscriminator(config, rng=init))
         self.streams = dict(zip(("substrates", "wanted", "noise", "routes", "views"), streams, strict=True))
-        self.route_rng = self.streams["routes"]
-        self.G = GPANGenerator(config, rng=init).to(device.put)
-        self.D = PatchDiscriminator(config, rng=init).to(device.put)
-        self.g_optimizer, self.d_optimizer = (
-            make_optimizer(net, flags, rate) for net, rate in ((self.G, flags["lr"]), (self.D, flags["d_lr"])))
-        self.average = EMA(self.G, flags["ema"]) if flags["ema"] else None
-        self.losses = loss_settings(flags)
-        self.views = view_settings(flags)
-        self.step, self.latest = 0, {}
+        self.classifier, self.sets, self.substrates = classifier, sets, substrates
+        self.categories = sorted({i for ids in sets for i in ids})
+        self.losses, self.views = loss_settings(flags), view_settings(flags)
+        self.multiple = flags["accumulate"]
+        self.least = self.multiple * (2 if flags["weight_split"] else 1)  # L_split compares the images of a part
 
-    @property
-    def best(self) -> GPANGenerator:
-        """The generator to show: the moving average where there is one."""
-        return self.G if self.average is None else self.average.module
+    def describe(self) -> str:
+        """Return one line about the nets."""
+        estimate = gpan_measure.estimate_bytes(self.G, self.D, self.classifier, self.flags["batch_size"],
+                                               self.flags["accumulate"])
+        return (f"generator {self.G.parameter_count():,} weights, {self.config.route_count:,} routes; discriminator "
+                f"{self.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
 
     def draw_wanted(self) -> tuple[int, ...]:
-        """One set of categories for the whole batch (paper)."""
+        """Draw one set of categories for the whole batch (paper)."""
         return self.sets[self.streams["wanted"].integers(len(self.sets))]
 
     def next_batch(self, wanted: tuple[int, ...], routes: np.ndarray) -> Batch:
+        """Draw noise and substrates for the given classes and routes."""
         return self.batch(wanted, routes, self.G.draw_noise(self.streams["noise"], len(routes)),
                           *self.substrates.next(self.streams["substrates"], len(routes)))
 
     def batch(self, wanted: tuple[int, ...], routes: np.ndarray, noise: np.ndarray, target: np.ndarray,
               mask: np.ndarray) -> Batch:
+        """Put arrays together as a batch on the device."""
         code = np.isin(self.categories, wanted).astype(np.float32)
         put = self.device.put
         seen, x = (condition(mask, target, self.flags[name]) for name in ("painter_sees", "critic_sees"))
         return Batch(Tensor(put(target), name="substrates"), Tensor(put(mask)), Tensor(put(seen)), Tensor(put(x)),
                      Tensor(put(np.tile(code, (len(routes), 1)))), Tensor(put(noise), name="noise"), routes, wanted)
 
-    def draw_views(self, n: int):
-        """Random views of n images, or None where the classifier is to look at the plain images alone."""
+    def draw_views(self, n: int) -> Views | None:
+        """Draw random views of n images; None where the classifier is to be given the plain images alone."""
         side, plain = self.config.size, self.flags["view_plain"]
         if self.views is None or plain and self.streams["views"].random() < plain:
             return None
@@ -341,8 +215,36 @@ class Training:
         settings = milder(self.views, min(1.0, self.step / warm)) if warm else self.views
         return draw_views(self.streams["views"], n, settings, side, side, self.classifier.side)
 
+    def rehearse(self, n: int) -> None:
+        """Compute the gradients of a step of n images and change nothing."""
+        n = -(-n // self.flags["accumulate"])
+        rng = np.random.default_rng(0)
+        batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
+                           *self.substrates.next(rng, n))
+        images, maps = self.G(batch.seen, batch.code, batch.noise, batch.routes)
+        side = self.config.size
+        views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
+        verdict = judge(images, maps, batch, views, self.flags["whole"] == "yes", discriminator=self.D,
+                        classifier=self.classifier, settings=self.losses)
+        learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
+        learn_generator(images, maps, verdict, self.losses)
+
+    def extra(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Return the sets of classes and the streams, for the checkpoint's header."""
+        return {}, {"sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
+                    "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()}}
+
+    def set_extra(self, arrays: dict[str, np.ndarray], header: dict) -> None:
+        """Restore the streams. Raises TinyganError where the sets of classes are others."""
+        if header["sets"] != [list(ids) for ids in self.sets]:
+            raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
+        for name, rng in self.streams.items():
+            rng.bit_generator.state = header["streams"][name]
+
+    # ---- pictures and measurements
+
     def fixed(self, same_substrate: bool = False) -> list[Batch]:
-        """ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
+        """Make ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
         rng, batches = np.random.default_rng([self.flags["seed"], 100]), []
         routes = self.G.draw_routes(rng, COLUMNS - 1)
         target, mask = self.substrates.next(rng, ROWS)
@@ -355,71 +257,51 @@ class Training:
         return batches
 
     def paint(self, batch: Batch) -> np.ndarray:
+        """Draw the images of a batch from the generator to show: (n, C, S, S) in [-1, 1] on the host."""
         return gpan_measure.paint(self.best, batch)
 
+    def look(self, run: Run, say: Callable[[str], None]) -> None:
+        """Draw the same substrates, noise and routes every time, and where the classifier looks (cams.png)."""
+        if self.step in (0, self.flags["steps"]):  # which takes a VGG16 a while
+            say("step 0: painting the first pictures" if self.step == 0 else
+                f"step {self.step}: the steps are done; painting the last pictures")
+        batches = self.fixed()
+        images = [self.paint(batch) for batch in batches]
+        run.save_sample(self.step, sheet(batches, images))
+        run.save_picture("cams.png", gpan_measure.cam_sheet(self.classifier, batches, images, self.device))
+
     def measure(self, n: int = 32) -> dict[str, float]:
-        """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        looks = gpan_measure.to_judge(self, n)  # two at each image, and one at those of which routes are compared
-        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, the classifier's look")
+        """Measure how often the classifier finds what is wanted in fresh images, and how much routes change them."""
+        total = gpan_measure.to_judge(self, n)  # two at each image, and one at those of which routes are compared
+        progress = Progress(total, every=0, quiet=QUIET, word="measuring, the classifier's look")
         progress.update(0)
-        found = gpan_measure.measure(self, n, progress.update)
+        numbers = gpan_measure.measure(self, n, progress.update)
         progress.clear()
-        return found
+        return numbers
 
-    def set_learning_rate(self) -> None:
-        factor = rate_factor(self.flags, self.step)
-        self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
+    def words(self, rows: list[dict[str, float]], over: str = "") -> list[str]:
+        """Return the words of the report on the game of the two nets, where there is one, and on the images."""
+        if not rows:
+            return []
+        images = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
+        return [health.line(rows), images] if "d_loss" in rows[-1] else [images]
 
-    def weights(self) -> list[tuple[str, Tensor]]:
-        """Every learned tensor with its full name, such as generator.deconvs.0.weight."""
-        return [*self.G.named_parameters("generator."), *self.D.named_parameters("discriminator.")]
+    def last_look(self, run: Run) -> None:
+        """Draw routes.png, and take the last measurement into the log, and from there into the report."""
+        batches = self.fixed(same_substrate=True)
+        names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
+        run.save_picture("routes.png", lambda: sheet(batches, [self.paint(batch) for batch in batches], names))
+        measured = self.measure(8 if self.flags["dry_run"] else 64)
+        run.amend(self.step, **measured)
+        for words in self.words(run.rows(), f"over {measured['samples']:.0f} images: "):
+            print(words)
 
-    def rehearse(self, n: int) -> bool:
-        """Whether a step of n images fits into memory. Changes nothing that lasts."""
-        try:
-            n = -(-n // self.flags["accumulate"])
-            rng = np.random.default_rng(0)
-            batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
-                               *self.substrates.next(rng, n))
-            images, maps = self.G(batch.seen, batch.code, batch.noise, batch.routes)
-            side = self.config.size
-            views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
-            verdict = judge(images, maps, batch, views, self.flags["whole"] == "yes", discriminator=self.D,
-                            classifier=self.classifier, settings=self.losses)
-            learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
-            learn_generator(images, maps, verdict, self.losses)
-            return True
-        except (MemoryError, RuntimeError) as error:
-            if not memory_is_full(error):
-                raise
-            return False
-        finally:
-            self.G.zero_grad()
-            self.D.zero_grad()
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
-        arrays = nets_state(self)
-        header = {"kind": "gpan", "step": self.step, "config": self.config.to_dict(),
-                  "sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
-                  "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()},
-                  "average_updates": self.average.updates if self.average else 0}
-        return arrays, header
-
-    def restore(self, arrays: dict[str, np.ndarray], header: dict) -> None:
-        """The opposite of `state`. Raises TinyganError if the checkpoint is of another net."""
-        try:
-            if header["config"] != self.config.to_dict() or header["sets"] != [list(ids) for ids in self.sets]:
-                raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
-            if not isinstance(header["step"], int) or header["step"] < 0:
-                raise ValueError("step")
-            refuse_other_entries(self.state()[0], arrays)
-            restore_nets(self, arrays, header["average_updates"])
-            for name, rng in self.streams.items():
-                rng.bit_generator.state = header["streams"][name]
-            self.step = header["step"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of train_gpan.py") from None
+def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
+    """Draw rows of: the substrate, then what was painted on it through one route after the other."""
+    rows = [gpan_measure.for_the_eye(np.concatenate([batch.target.numpy()[:1], row]))
+            for batch, row in zip(batches, images, strict=True)]
+    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
 
 # ---- flags -------------------------------------------------------------------------------------------------------
@@ -583,13 +465,5 @@ def build_parser() -> cli.Parser:
     return p
 
 
-def entry(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    if "--detect-anomaly" in words:
-        with anomaly():
-            return main(argv)
-    return main(argv)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.run_main(entry, leaves_files=True))
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -316,9 +316,9 @@ def good(tmp_path_factory):
         for script in (gpan, mnist):
             patch.setattr(script.Run, "finish", lambda run: [])
         words = ["--steps", "3", "--log-every", "1"]
-        assert cli.run_main(gpan.entry, [*TINY, *words, "--wanted", "3,5", "--wanted", "8", "--out",
+        assert cli.run_main(gpan.main, [*TINY, *words, "--wanted", "3,5", "--wanted", "8", "--out",
                                          str(root / "run")]) == 0
-        assert cli.run_main(mnist.entry, [*MNIST_TINY, *words, "--data-dir", str(digits), "--out",
+        assert cli.run_main(mnist.main, [*MNIST_TINY, *words, "--data-dir", str(digits), "--out",
                                           str(root / "data/mnist")]) == 0
     return root
 
@@ -353,13 +353,13 @@ def test_the_good_files_are_good(good, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SCRIPTS["train_gpan"].Run, "finish", lambda run: [])
     run = shutil.copytree(good / "run", tmp_path / "run")
     gpan, sampler, gradcam = (SCRIPTS[name] for name in ("train_gpan", "sample", "gradcam"))
-    assert cli.run_main(gpan.entry, ["--resume", str(run), "--steps", "4"]) == 0
+    assert cli.run_main(gpan.main, ["--resume", str(run), "--steps", "4"]) == 0
     out = str(tmp_path / "a.png")
     assert cli.run_main(sampler.main, ["--checkpoint", str(run), "--wanted", "8", "--out", out]) == 0
     red, vgg16 = str(good / "data/red.png"), str(good / "data/vgg16.h5")
     assert cli.run_main(gradcam.main, [red, "--classifier", vgg16, "--out", str(tmp_path / "b.png")]) == 0
     words = ["--steps", "1", "--classifier", vgg16, "--wanted", ALL_BUT_ONE, "--substrate", red]
-    assert cli.run_main(gpan.entry, over(TINY, [*words, "--out", tmp_path / "vgg"])) == 0
+    assert cli.run_main(gpan.main, over(TINY, [*words, "--out", tmp_path / "vgg"])) == 0
     assert json.loads((tmp_path / "vgg/config.json").read_text())["flags"]["wanted"] == [ALL_BUT_ONE]
 
 

@@ -45,7 +45,7 @@ def test_no_table_is_cut(path):
 
 def test_commands_name_flags_extras_and_marks_that_exist():
     for script, words in re.findall(r"python ((?:\w+/)*\w+\.py)((?: [^\s`&]+)*)", README):
-        source = (ROOT / script).read_text("utf-8") + (ROOT / "tinygan" / "training.py").read_text("utf-8")
+        source = (ROOT / script).read_text("utf-8") + (ROOT / "tinygan" / "train_flags.py").read_text("utf-8")
         for flag in re.findall(r"--[\w-]+", words):
             assert f'"{flag}"' in source or flag == "--help", f"{script} {flag}"
     project = (ROOT / "pyproject.toml").read_text("utf-8")

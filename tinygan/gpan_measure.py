@@ -114,7 +114,7 @@ def _has_variety(t: Any) -> bool:
 
 def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None) -> dict[str, float]:
     """top1, top5, probability: over n fresh images of all sets, seen whole; view_top1, view_probability: through views
-    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training.
+    that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.GPANGame.
 
     tell(done): called now and then with how many of the `to_judge` images have been judged.
     """

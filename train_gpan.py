@@ -22,20 +22,13 @@ from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_step import (
-    CAM_MODES,
-    Batch,
-    LossSettings,
-    judge,
-    learn_discriminator,
-    learn_generator,
-    pull_lengths,
-)
+from tinygan.gpan_losses import CAM_MODES, LossSettings
+from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.loop import QUIET, Loop, Step, finish, start
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
-from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.resume import file_inputs, resumed
@@ -43,7 +36,7 @@ from tinygan.run import Run
 from tinygan.state import Game, gradient_norm
 from tinygan.streams import Progress
 from tinygan.train_flags import add_optimiser_flags, add_place_flags, check_numbers
-from tinygan.views import Views, ViewSettings, draw_views, milder
+from tinygan.views import Views, ViewSettings, draw_views, scale_ranges
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
@@ -90,7 +83,7 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
 
     Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
     """
-    G, D, losses, parts = game.G, game.D, game.losses, game.flags["accumulate"]
+    G, D, settings, parts = game.G, game.D, game.losses, game.flags["accumulate"]
     wanted, share, n = game.draw_wanted(), 1.0 / parts, game.flags["batch_size"] // parts
     routes = G.draw_routes(game.streams["routes"], n * parts, game.flags["routes"])
     sums: dict[str, Tensor] = {}
@@ -99,32 +92,32 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
         for part in range(parts):
             batch = game.next_batch(wanted, routes[part * n:(part + 1) * n])
             views = game.draw_views(n)
-            images, maps = G(batch.seen, batch.code, batch.noise, batch.routes)
-            verdict = judge(images, maps, batch, views, game.flags["whole"] == "yes", discriminator=D,
-                            classifier=game.classifier, settings=losses)
-            terms = dict(verdict.terms)
+            images, maps = G(batch.g_condition, batch.code, batch.noise, batch.routes)
+            losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=game.classifier,
+                                    settings=settings)
+            terms = dict(losses.terms)
 
             # (1) discriminator: learn to tell patches of substrates from G's, where the classifier does not look
-            if losses.weights["cgan"]:
-                terms["d_loss"], real, fake = learn_discriminator(images, batch, verdict.importance, D, losses, share)
+            if settings.weights["cgan"]:
+                terms["d_loss"], real, fake = learn_discriminator(images, batch, losses.importance, D, settings, share)
                 terms |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
                           "logit_gap": real.mean() - fake.mean()}
             for value in terms.values():
                 step.check(value, [("the batch of substrates", batch.target)], [("the batch of images", images)])
 
             # (2) generator: learn from the weighted sum of the losses' gradients at the images
-            learn_generator(images, maps, verdict, losses, share)
+            learn_generator(images, maps, losses, settings, share)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * share
     numbers = {name: value.item() for name, value in sums.items()} if step.read else {}
     if step.log:
-        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in losses.weights.items())
-        numbers["g_loss"] += losses.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
-        numbers |= {f"pull_{name}": value for name, value in pull_lengths(verdict, losses).items()}
+        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in settings.weights.items())
+        numbers["g_loss"] += settings.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
+        numbers |= {f"pull_{name}": value for name, value in gradient_norms(losses, settings).items()}
         numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
         numbers |= {"g_grad": gradient_norm(G), "d_grad": gradient_norm(D)}
-        numbers |= gpan_measure.hit_rates(verdict.scores, batch.wanted, prefix="train_")
-    if losses.weights["cgan"]:
+        numbers |= gpan_measure.hit_rates(losses.scores, batch.wanted, prefix="train_")
+    if settings.weights["cgan"]:
         game.d_optimizer.step()
     game.g_optimizer.step()
     game.update_average()
@@ -212,7 +205,7 @@ class GPANGame(Game):
         if self.views is None or plain and self.streams["views"].random() < plain:
             return None
         warm = self.flags["view_warmup"]
-        settings = milder(self.views, min(1.0, self.step / warm)) if warm else self.views
+        settings = scale_ranges(self.views, min(1.0, self.step / warm)) if warm else self.views
         return draw_views(self.streams["views"], n, settings, side, side, self.classifier.side)
 
     def rehearse(self, n: int) -> None:
@@ -221,13 +214,13 @@ class GPANGame(Game):
         rng = np.random.default_rng(0)
         batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
                            *self.substrates.next(rng, n))
-        images, maps = self.G(batch.seen, batch.code, batch.noise, batch.routes)
+        images, maps = self.G(batch.g_condition, batch.code, batch.noise, batch.routes)
         side = self.config.size
         views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
-        verdict = judge(images, maps, batch, views, self.flags["whole"] == "yes", discriminator=self.D,
-                        classifier=self.classifier, settings=self.losses)
-        learn_discriminator(images, batch, verdict.importance, self.D, self.losses)
-        learn_generator(images, maps, verdict, self.losses)
+        losses = loss_gradients(images, maps, batch, views, discriminator=self.D, classifier=self.classifier,
+                                settings=self.losses)
+        learn_discriminator(images, batch, losses.importance, self.D, self.losses)
+        learn_generator(images, maps, losses, self.losses)
 
     def extra(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return the sets of classes and the streams, for the checkpoint's header."""
@@ -314,7 +307,7 @@ def loss_settings(flags: dict) -> LossSettings:
                         classes=flags["class_loss"], unwanted=flags["unwanted"], background=flags["background_over"],
                         split_sign=-1 if flags["split_sign"] == "minus" else 1, split_scale=flags["split_scale"],
                         split_unit=flags["split_unit"] == "rms",
-                        barrier=flags["barrier"])
+                        barrier=flags["barrier"], whole=flags["whole"] == "yes")
 
 
 def view_settings(flags: dict) -> ViewSettings | None:

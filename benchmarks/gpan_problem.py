@@ -1,8 +1,8 @@
 """What the benchmarks measure of the GPAN: VGG16 alone, and a whole training step, with the numbers they consume.
 
 Both sides, tinygan (gpan_tinygan.py) and PyTorch (torch_gpan.py), get the same images, substrates, masks, noise,
-routes, views and weights. The classifier has the widths of the published VGG16 and random weights: what is measured
-does not depend on their values, and nobody needs a file of 550 MB.
+routes, views and weights. The classifier has the widths of the published VGG16 and random weights: the times do not
+depend on their values, and no file of 550 MB is needed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.gpan_losses import LossSettings
 from tinygan.models.gpan import BOTTLENECK, STRIDED, GPANConfig
 from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, STEP
 from tinygan.views import ViewSettings, _noise, draw_views
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 4096, 4096, 1000)  # of all 16 layers
-CHANNELS, CATEGORIES, NOISE = 3, 2, 16
+CHANNELS, CATEGORIES = 3, 2
 WANTED = (3, 7)  # class ids
 NARROW = 8  # the check divides the classifier's widths by it: float64 has room, and takes seconds
-INPUT_SCALE = 0.02  # of conv1_1's weights, which see pixels from about -124 to 151: its maps are then near 1
+INPUT_SCALE = 0.02  # of conv1_1's weights, whose inputs are pixels from about -124 to 151: its maps are then near 1
 SCORE_SCALE = 0.25  # of fc8's: five max pools let signals grow; scores stay near 1, and a softmax is not certain
 SEES = ("whole", "view", "both")
 # The losses that a step returns, in this order.
@@ -35,9 +36,10 @@ GRADIENT_LIMIT = 1e-1
 # next to nothing, rounding decides. One that stands still is off by 1.
 MOVES_LIMIT = 5e-1
 FLOAT_BYTES = 4
-# What train_gpan.py takes with a VGG16.
-VIEW_SETTINGS = ViewSettings(coarse=(0.5, 1.0))
-G_RATE, D_RATE, BETAS = 5e-4, 2.5e-4, (0.5, 0.999)
+# train_gpan.py's settings with a VGG16: the dataclasses' defaults, and these. A test compares them with its flags.
+NET_SETTINGS = {"start": "nothing", "smooth": 1}
+VIEW_SETTINGS = ViewSettings()
+G_RATE, D_RATE, BETAS = 6e-4, 3e-4, (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,6 @@ class Classifier:
                 convolutions += 2 * int(np.prod(shape)) * (self.side >> (int(name[4]) - 1)) ** 2
         return convolutions, head
 
-
     def bytes_moved(self, batch: int) -> int:
         """Forward, and back to the image: every layer's maps and weights once each, read or written."""
         numbers, inputs, side = 0, CHANNELS, self.side
@@ -109,7 +110,7 @@ class VGG16Problem:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         return f"VGG16 {self.side} px batch {self.batch}" + (f" narrow {self.narrow}" if self.narrow > 1 else "")
 
     @property
@@ -123,7 +124,7 @@ class VGG16Problem:
         return replace(self, batch=min(2, self.batch), narrow=max(NARROW, self.narrow))
 
     def batches(self, dtype: str = "float32") -> list[dict[str, Any]]:
-        """images (N, 3, side, side) in [-1, 1], cotangent (N, classes)."""
+        """Draw images (N, 3, side, side) in [-1, 1], cotangent (N, classes)."""
         rng = np.random.default_rng(4)
         return [{"images": rng.uniform(-1, 1, (self.batch, CHANNELS, self.side, self.side)).astype(dtype),
                  "cotangent": rng.standard_normal((self.batch, self.classifier.widths[-1])).astype(dtype)}
@@ -136,20 +137,22 @@ class VGG16Problem:
 
     @property
     def bytes_moved(self) -> int:
-        """What the layers read and write at least."""
+        """Bytes that the layers read and write at least."""
         return self.classifier.bytes_moved(self.batch)
 
 
 @dataclass(frozen=True)
 class GPANProblem:
-    """One training step of both nets of a GPAN, as train_gpan.py takes it: all losses with the paper's weights, soft
-    Grad-CAM weights, Adam. sees: what the classifier looks at, the "whole" image, one random "view", or "both"."""
+    """One training step of both nets of a GPAN with the settings of train_gpan.py and a VGG16, and Adam.
 
-    size: int = 128
+    sees: the classifier's inputs, the "whole" images, one random "view" of each, or "both".
+    """
+
+    size: int = GPANConfig.size
     batch: int = 4
-    bank: int = 4
-    base: int = 32
-    patch: int = 32
+    bank: int = GPANConfig.bank[0]
+    base: int = GPANConfig.base_channels
+    patch: int = GPANConfig.patch_channels
     sees: str = "view"
     side: int = 224
     narrow: int = 1
@@ -158,7 +161,7 @@ class GPANProblem:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         return f"GPAN {self.size} px batch {self.batch} K {self.bank}, {self.sees}"
 
     @property
@@ -168,9 +171,14 @@ class GPANProblem:
 
     @property
     def config(self) -> GPANConfig:
-        """The nets' settings; what is not said here is train_gpan.py's default."""
-        return GPANConfig(size=self.size, categories=CATEGORIES, noise_dim=NOISE, bank=(self.bank,),
-                          base_channels=self.base, patch_channels=self.patch)
+        """The nets' settings."""
+        return GPANConfig(size=self.size, categories=CATEGORIES, bank=(self.bank,), base_channels=self.base,
+                          patch_channels=self.patch, **NET_SETTINGS)
+
+    @property
+    def losses(self) -> LossSettings:
+        """The losses' weights and variants."""
+        return LossSettings(whole=self.sees != "view")
 
     @property
     def for_check(self) -> GPANProblem:
@@ -180,23 +188,23 @@ class GPANProblem:
                        base=min(few, self.base), patch=min(few, self.patch))
 
     def batches(self, dtype: str = "float32") -> list[dict[str, Any]]:
-        """What a step consumes: target, seen, x (N, 3, S, S) and mask (N, 1, S, S), code (N, categories), noise (N,
-        noise_dim, 2, 2), routes (N, stochastic layers), views (or None) and the noise of the views.
+        """Draw the inputs of the steps: target, g_condition, d_condition (N, 3, S, S) and mask (N, 1, S, S), code (N,
+        categories), noise (N, noise_dim, 2, 2), routes (N, stochastic layers), views (or None) and their noise.
 
-        Substrates are discs of noise on white. The noise of the views is drawn here for PyTorch, which has it for
-        nothing; tinygan draws the same numbers within its step.
+        Substrates are discs of noise on white. The noise of the views is drawn here for PyTorch, outside of its time;
+        tinygan draws the same numbers within its step.
         """
         rng, found, c, n = np.random.default_rng(5), [], self.config, self.batch
         y, x = np.mgrid[:c.size, :c.size] / (c.size / 2) - 1
         for _ in range(self.count):
             radius = rng.uniform(0.4, 0.9, (n, 1, 1, 1))
             mask = (x * x + y * y < radius ** 2).astype(np.float32)
-            inside = rng.random((n, CHANNELS, c.size, c.size), dtype=np.float32) * np.float32(1.6) - np.float32(0.9)
-            target = np.where(mask > 0, inside, np.float32(1))
-            batch = {"target": target, "mask": mask, "seen": target,
-                     "x": np.ascontiguousarray(np.broadcast_to(2 * mask - 1, target.shape)),
+            pixels = rng.random((n, CHANNELS, c.size, c.size), dtype=np.float32) * np.float32(1.6) - np.float32(0.9)
+            target = np.where(mask > 0, pixels, np.float32(1))
+            batch = {"target": target, "mask": mask, "g_condition": target,
+                     "d_condition": np.ascontiguousarray(np.broadcast_to(2 * mask - 1, target.shape)),
                      "code": np.ones((n, CATEGORIES), np.float32),
-                     "noise": rng.standard_normal((n, NOISE, BOTTLENECK, BOTTLENECK), dtype=np.float32)}
+                     "noise": rng.standard_normal((n, c.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)}
             batch = {name: a.astype(dtype, copy=False) for name, a in batch.items()}
             batch["routes"] = np.stack([rng.integers(0, k, n) for k in c.bank], axis=1)
             batch["views"] = batch["view_noise"] = None
@@ -208,23 +216,23 @@ class GPANProblem:
 
     @property
     def flop(self) -> int:
-        """Of the products of a step: the classifier's, the discriminator's and the generator's."""
+        """Operations in the products of a step: the classifier's, the discriminator's and the generator's."""
         return sum(self.flop_parts().values())
 
     @property
     def bytes_moved(self) -> int:
-        """What the classifier alone reads and writes at least."""
+        """Bytes that the classifier alone reads and writes at least."""
         return (2 if self.sees == "both" else 1) * self.classifier.bytes_moved(self.batch)
 
     def flop_parts(self) -> dict[str, int]:
-        """"convolutions", "heads" of the classifier, and "nets", the GPAN's own: operations in a step."""
+        """Count the operations in a step: "convolutions" and "heads" of the classifier, "nets" of the GPAN."""
         convolutions, head = (self.batch * part for part in self.classifier.flop())
-        glances = 2 if self.sees == "both" else 1
-        return {"convolutions": 2 * glances * convolutions, "heads": (2 * glances + 2) * head,  # Grad-CAM: once more
+        inputs = 2 if self.sees == "both" else 1
+        return {"convolutions": 2 * inputs * convolutions, "heads": (2 * inputs + 2) * head,  # Grad-CAM: once more
                 "nets": self.batch * (self._generator_flop() + self._discriminator_flop())}
 
     def _generator_flop(self) -> int:
-        """Forward, back to the input (not of the first layer), and to the weight."""
+        """Count forward, back to the input (not of the first layer), and to the weight."""
         c = self.config
         widths = [c.condition_channels, *(c.encoder_width(side) for side in c.encoder_sides)]
         found = [(a, b, side) for a, b, side in zip(widths, widths[1:], c.encoder_sides, strict=False)]
@@ -236,8 +244,8 @@ class GPANProblem:
         return sum(2 * 16 * a * b * small ** 2 * (3 if i else 2) for i, (a, b, small) in enumerate(found))
 
     def _discriminator_flop(self) -> int:
-        """Judging: forward and back to the image. Learning, from real and fake: forward, back but for the first layer,
-        and to the weight."""
+        """Count, for the generator's loss, forward and back to the image; for the discriminator's, of real and fake,
+        forward, back but for the first layer, and to the weight."""
         c = self.config
         strided, side = STRIDED[c.encoder_side], c.encoder_side
         widths = [c.condition_channels + c.channels, *(c.patch_channels * min(8, 2 ** i) for i in range(strided + 1)),

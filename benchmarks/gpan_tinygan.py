@@ -14,9 +14,9 @@ from cpu_worker import TinyganTrainer
 from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, Classifier, GPANProblem, VGG16Problem
 
 from tinygan.engine import Tensor, grad
-from tinygan.gpan_step import Batch, LossSettings, judge, learn_discriminator, learn_generator
+from tinygan.gpan_step import learn_discriminator, learn_generator, loss_gradients
 from tinygan.layers import normalised
-from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import Batch, GPANGenerator, PatchDiscriminator
 from tinygan.models.vgg16 import VGG16
 from tinygan.optim import Adam
 
@@ -69,7 +69,7 @@ class TinyganGPAN(TinyganTrainer):
         self.nets = {"G": GPANGenerator(problem.config, rng=rng, dtype=kind),
                      "D": PatchDiscriminator(problem.config, rng=rng, dtype=kind)}
         self.classifier = make_vgg16(problem.classifier, dtype)
-        self.see_whole, self.losses = problem.sees != "view", LossSettings()
+        self.losses = problem.losses
         self.to(lambda array: array)
 
     def to(self, put: Callable[[np.ndarray], Any]) -> None:
@@ -81,31 +81,31 @@ class TinyganGPAN(TinyganTrainer):
                                                                                              ("D", D_RATE)))
 
     def train(self, batch: dict[str, Any]) -> list[Tensor]:
-        """Both nets learn from one batch of images; returns the losses named in TERMS."""
+        """Take one training step of both nets; returns the losses named in TERMS."""
         G, D = self.nets["G"], self.nets["D"]
         given = as_batch(batch)
         G.zero_grad()
         D.zero_grad()
         with normalised(G, given.routes), normalised(D):
-            images, maps = G(given.seen, given.code, given.noise, given.routes)
-            verdict = judge(images, maps, given, batch["views"], self.see_whole, discriminator=D,
-                            classifier=self.classifier, settings=self.losses)
-            d_loss, _, _ = learn_discriminator(images, given, verdict.importance, D, self.losses)
-            learn_generator(images, maps, verdict, self.losses)
+            images, maps = G(given.g_condition, given.code, given.noise, given.routes)
+            result = loss_gradients(images, maps, given, batch["views"], discriminator=D, classifier=self.classifier,
+                                    settings=self.losses)
+            d_loss, _, _ = learn_discriminator(images, given, result.importance, D, self.losses)
+            learn_generator(images, maps, result, self.losses)
         self.d_optimizer.step()
         self.g_optimizer.step()
-        found = {**verdict.terms, "d_loss": d_loss}
-        return [found[name] for name in TERMS]
+        terms = {**result.terms, "d_loss": d_loss}
+        return [terms[name] for name in TERMS]
 
     def step(self, batch: dict[str, Any]) -> tuple[float, ...]:
-        """The same, as numbers."""
+        """Call `train`; returns its losses as numbers."""
         return tuple(loss.item() for loss in self.train(batch))
 
 
 def as_batch(batch: dict[str, Any]) -> Batch:
-    """The arrays of a batch of gpan_problem.py as the step takes them."""
-    return Batch(*(Tensor(batch[name]) for name in ("target", "mask", "seen", "x", "code", "noise")), batch["routes"],
-                 WANTED)
+    """Make the step's Batch from a batch of gpan_problem.py."""
+    names = ("target", "mask", "g_condition", "d_condition", "code", "noise")
+    return Batch(*(Tensor(batch[name]) for name in names), batch["routes"], WANTED)
 
 
 def make(problem: VGG16Problem | GPANProblem, dtype: str = "float32") -> TinyganVGG16 | TinyganGPAN:

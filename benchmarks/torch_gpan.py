@@ -1,8 +1,9 @@
 """The GPAN and VGG16 in PyTorch, as a PyTorch user writes them: the same computation as tinygan's, for the benchmarks.
 
-The nets are those of tinygan/models/gpan.py with the default settings, and their parameters have the same names; layers
-with weight normalisation and banks come from torch_nets.py. All losses go into one sum that is differentiated at once;
-Grad-CAM goes through the head's graph that is there anyway. Views are F.grid_sample, resizing F.interpolate.
+The nets are those of tinygan/models/gpan.py with the settings of gpan_problem.py, and their parameters have the same
+names; layers with weight normalisation and banks come from torch_nets.py. All losses go into one sum that is
+differentiated at once; Grad-CAM uses the graph of the head, which the losses build anyway. Views are F.grid_sample,
+resizing F.interpolate.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, GPANProblem, VGG1
 from torch import Tensor, nn
 from torch_nets import LAYOUTS, Conv, Deconv, NamedNets, TPReLU
 
-from tinygan.gpan_losses import PAPER_WEIGHTS, SPLIT_SCALE, split_weights
+from tinygan.gpan_losses import LossSettings, split_weights
 from tinygan.gpan_step import CAM_SIDE
 from tinygan.models.gpan import BOTTLENECK, STRIDED, WHITEST, WIDEST, GPANConfig
 from tinygan.models.vgg16 import BLOCKS, HEAD
 from tinygan.views import Views
 
-MEAN, HALF = (123.68, 116.779, 103.939), 127.5  # VGG16 sees HALF * g + HALF - MEAN of an image g in [-1, 1]
-BARRIER, TINY = 0.01, 1e-8
+MEAN, HALF = (123.68, 116.779, 103.939), 127.5  # VGG16's input is HALF * g + HALF - MEAN of an image g in [-1, 1]
+SETTINGS, TINY = LossSettings(), 1e-8  # of the variants only the defaults are here
 OPTIMIZERS = ({"foreach": False}, {"foreach": True}, {"fused": True})  # PyTorch's forms of Adam; the fastest counts
 
 
@@ -149,31 +150,31 @@ class Generator(nn.Module):
     def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         c, start = self.config, x * WHITEST
         x = shrink(x, c.encoder_side)
-        seen = {c.encoder_side: x}
+        encoded = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x))
-            seen[x.shape[2]] = x
-        x = self.bounded(x)
+            encoded[x.shape[2]] = x
+        x = self.pixel_norm(x)
         gains = [(c.encoder_width(BOTTLENECK) / part.shape[1]) ** 0.5 for part in (code, noise)]
-        everywhere = code[:, :, None, None].expand(-1, -1, BOTTLENECK, BOTTLENECK)
-        x = torch.cat([x, everywhere * gains[0], noise * gains[1]], 1).contiguous(memory_format=LAYOUTS[self.layout])
+        code_maps = code[:, :, None, None].expand(-1, -1, BOTTLENECK, BOTTLENECK)
+        x = torch.cat([x, code_maps * gains[0], noise * gains[1]], 1).contiguous(memory_format=LAYOUTS[self.layout])
         maps = []
         for i, deconv in enumerate(self.deconvs):
             side, stochastic = x.shape[2], i < len(c.bank)
             if side > BOTTLENECK and c.skip_width(side):
-                x = torch.cat([x, seen[side]], 1)
+                x = torch.cat([x, encoded[side]], 1)
             x = deconv(x, routes[:, i] if stochastic else None)
             if len(self.deconvs) - i <= c.smooth:
                 x = blur(x)
             if i < len(self.activations):
                 x = self.activations[i](x)
             if stochastic:
-                x = self.bounded(x)
+                x = self.pixel_norm(x)
                 maps.append(x)
-        return torch.tanh(x + torch.atanh(start)), maps
+        return torch.tanh(x + torch.atanh(start) if c.start == "substrate" else x), maps
 
-    def bounded(self, x: Tensor) -> Tensor:
-        """Every pixel divided by the root of its mean square over the channels, where the settings say so."""
+    def pixel_norm(self, x: Tensor) -> Tensor:
+        """Divide every pixel by its root mean square over the channels, for map_norm "pixel"."""
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + TINY) if self.config.map_norm == "pixel" else x
 
 
@@ -206,8 +207,8 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def look(images: Tensor, views: Views, noise: Tensor) -> Tensor:
-    """What one random view of each image shows; noise: 1 + noise, (N, 3, side, side)."""
+def apply_views(images: Tensor, views: Views, noise: Tensor) -> Tensor:
+    """Resample each image to its random view; noise: 1 + noise, (N, 3, side, side)."""
     (height, width), side = views.size, views.side
     factor = min(images.shape[2] // height, images.shape[3] // width)
     while images.shape[2] % factor:
@@ -220,12 +221,12 @@ def look(images: Tensor, views: Views, noise: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, matrices: np.ndarray, side: int) -> Tensor:
-    """(N, C, side, side): pixel (i, j) of n is x[n] at (row, column) = matrices[n] @ (i, j, 1); outside x is 0.
+    """(N, C, side, side): pixel (i, j) of n is x[n] at (row, column) = matrices[n] @ (i, j, 1); 0 beyond x.
 
     F.affine_grid wants matrices from [-1, 1] (column, row) to the same, the borders of the maps at -1 and 1.
     """
     size = np.array(x.shape[2:])
-    middle = matrices[:, :, 2] + matrices[:, :, :2].sum(axis=2) * ((side - 1) / 2)  # where the view's centre looks
+    middle = matrices[:, :, 2] + matrices[:, :, :2].sum(axis=2) * ((side - 1) / 2)  # the place of the view's centre
     theta = np.concatenate([matrices[:, :, :2] * (side / size[:, None]),
                             ((2 * middle + 1) / size - 1)[:, :, None]], axis=2)
     theta = theta[:, ::-1][:, :, [1, 0, 2]]
@@ -233,8 +234,8 @@ def warp(x: Tensor, matrices: np.ndarray, side: int) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def in_the_image(cam: Tensor, views: Views) -> Tensor:
-    """Importance (N, h, h) as views have it, brought back to a grid of CAM_SIDE on the image."""
+def cam_to_image(cam: Tensor, views: Views) -> Tensor:
+    """Resample importance maps (N, h, h) from the views' grids to grids of CAM_SIDE on the images."""
     linear, offset = views.matrices[:, :, :2], views.matrices[:, :, 2]
     cell = np.array(views.size) / CAM_SIDE  # pixels of the image
     per_pixel = cam.shape[1] / views.side   # cells of cam
@@ -254,10 +255,10 @@ def constant(values: np.ndarray, like: Tensor, dtype: torch.dtype | None = None)
 
 def classifier_losses(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(wanted, unwanted): L_p and L_n in their softmax forms."""
-    wanted, known = list(WANTED), F.log_softmax(scores, 1)
+    wanted, log_p = list(WANTED), F.log_softmax(scores, 1)
     others = [i for i in range(scores.shape[1]) if i not in wanted]
-    return (-known[:, wanted].mean() - log(len(wanted)),
-            -torch.log1p(-known.exp())[:, others].sum(1).mean())
+    return (-log_p[:, wanted].mean() - log(len(wanted)),
+            -torch.log1p(-log_p.exp())[:, others].sum(1).mean())
 
 
 def grad_cam(features: Tensor, scores: Tensor) -> Tensor:
@@ -276,7 +277,7 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 def substrate_loss(images: Tensor, target: Tensor) -> Tensor:
     """The mean of |d| - log(1 - d^2 / 4), the second part held off its pole."""
     d = target - images
-    return (d.abs() - torch.log(1 - (d * d / 4).clamp_max(1 - BARRIER))).mean()
+    return (d.abs() - torch.log(1 - (d * d / 4).clamp_max(1 - SETTINGS.barrier))).mean()
 
 
 def split_loss(maps: list[Tensor]) -> Tensor:
@@ -286,7 +287,7 @@ def split_loss(maps: list[Tensor]) -> Tensor:
     total = 0.0
     for m, weight in zip(maps, split_weights([m.shape[2] for m in maps]), strict=True):
         m = m * torch.rsqrt(m.square().mean() + TINY)
-        different = torch.tanh(((m[pairs[0]] - m[pairs[1]]) / SPLIT_SCALE) ** 4).mean((1, 2, 3))
+        different = torch.tanh(((m[pairs[0]] - m[pairs[1]]) / SETTINGS.split_scale) ** 4).mean((1, 2, 3))
         total = total - weight * torch.log(different + TINY).mean()
     return total
 
@@ -330,46 +331,46 @@ class TorchGPAN(NamedNets):
             p.grad = None
         self.use_optimizer(OPTIMIZERS[int(np.argmin(seconds))])
 
-    def judge(self, images: Tensor, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """(L_p and L_n, the importance map)."""
-        glances, cam, side, sees = [], None, self.problem.side, self.problem.sees
-        for glance in ("whole", "view") if sees == "both" else (sees,):
-            whole = glance == "whole"
-            seen = resize(images, (side, side)) if whole else look(images, batch["views"], batch["view_noise"])
-            features = self.classifier.features(seen)
+    def classify(self, images: Tensor, batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute (L_p and L_n, the importance map)."""
+        losses, cam, side, sees = [], None, self.problem.side, self.problem.sees
+        for kind in ("whole", "view") if sees == "both" else (sees,):
+            whole = kind == "whole"
+            inputs = resize(images, (side, side)) if whole else apply_views(images, batch["views"], batch["view_noise"])
+            features = self.classifier.features(inputs)
             scores = self.classifier.head(features)
-            glances.append(classifier_losses(scores))
+            losses.append(classifier_losses(scores))
             if cam is None:
                 cam = grad_cam(features, scores)
-                cam = cam if whole else in_the_image(cam, batch["views"])
-        wanted, unwanted = (sum(parts) / len(glances) for parts in zip(*glances, strict=True))
+                cam = cam if whole else cam_to_image(cam, batch["views"])
+        wanted, unwanted = (sum(parts) / len(losses) for parts in zip(*losses, strict=True))
         return {"wanted": wanted, "unwanted": unwanted}, cam
 
     def train(self, batch: Mapping[str, Any], update: bool = True) -> list[Tensor]:
-        """Both nets learn from one batch of images; returns the losses named in TERMS."""
+        """Take one training step of both nets; returns the losses named in TERMS."""
         G, D = self.nets["G"], self.nets["D"]
         batch = {name: as_tensor(a, self.device) if isinstance(a, np.ndarray) and name != "routes" else a
                  for name, a in batch.items()}
         batch |= {name: batch[name].contiguous(memory_format=LAYOUTS[self.layout])
-                  for name in ("target", "seen", "x", "mask")}
+                  for name in ("target", "g_condition", "d_condition", "mask")}
         self.g_optimizer.zero_grad(set_to_none=True)
         self.d_optimizer.zero_grad(set_to_none=True)
-        images, maps = G(batch["seen"], batch["code"], batch["noise"], batch["routes"])
-        terms, cam = self.judge(images, batch)
+        images, maps = G(batch["g_condition"], batch["code"], batch["noise"], batch["routes"])
+        terms, cam = self.classify(images, batch)
 
         D.requires_grad_(False)
-        logits = D(batch["x"], images)
+        logits = D(batch["d_condition"], images)
         weight = (1 - resize(cam[:, None], logits.shape[2:])).clamp(0, 1)
         terms["cgan"] = weighted_mean(F.softplus(-logits), weight)
         terms["background"] = ((1 - images) * (1 - batch["mask"])).mean()
         terms["substrate"] = substrate_loss(images, batch["target"])
         terms["split"] = split_loss(maps)
-        goal = sum(terms[name] * PAPER_WEIGHTS[name] for name in ("cgan", "background", "substrate", "split"))
-        (goal + PAPER_WEIGHTS["vgg"] * (terms["wanted"] + terms["unwanted"])).backward()
+        goal = sum(terms[name] * SETTINGS.weights[name] for name in ("cgan", "background", "substrate", "split"))
+        (goal + SETTINGS.weights["vgg"] * (terms["wanted"] + terms["unwanted"])).backward()
         D.requires_grad_(True)
 
-        d_loss = F.softplus(-D(batch["x"], batch["target"])).mean() + weighted_mean(
-            F.softplus(D(batch["x"], images.detach())), weight)
+        d_loss = F.softplus(-D(batch["d_condition"], batch["target"])).mean() + weighted_mean(
+            F.softplus(D(batch["d_condition"], images.detach())), weight)
         d_loss.backward()
         if update:
             self.d_optimizer.step()
@@ -378,7 +379,7 @@ class TorchGPAN(NamedNets):
         return [terms[name].detach() for name in TERMS]
 
     def step(self, batch: Mapping[str, Any]) -> tuple[float, ...]:
-        """The same, as numbers."""
+        """Call `train`; returns its losses as numbers."""
         return tuple(loss.item() for loss in self.train(batch))
 
 

@@ -1,12 +1,11 @@
-"""How a GPAN's images fare before classifiers that it was not trained with, and through other views.
+"""Classify a GPAN's images with classifiers that it was not trained with, and through other views.
 
     python benchmarks/transfer.py runs/gpan-1                                   the classifier of the run
     python benchmarks/transfer.py runs/gpan-1 runs/gpan-2 --judge other.h5      and another one, for two runs
 
-A classifier can be fooled where others are not. So the same images are shown to all judges, whole and through views
-that training did not use: for each, the share with a wanted class on top, and the mean probability of the wanted
-classes. A judge is a file of digits (weights/train_digits.py) or a VGG16 (weights/convert_vgg16.py) with the classes of
-the run's own.
+Images can be adversarial for one classifier alone. So all classifiers get the same images, whole and through views that
+training did not use; printed are the share with a wanted class on top, and the mean probability of the wanted classes.
+A classifier file is one of weights/train_digits.py or weights/convert_vgg16.py, with the classes of the run's.
 """
 
 from __future__ import annotations
@@ -41,40 +40,42 @@ def main(argv: list[str] | None = None) -> int:
             raise TinyganError(f"{run}: this is not a run of train_gpan.py")
         painter = load_painter(run, arrays, meta, device)
         source = painter.flags.get("classifier")
-        judges = {"its own classifier": load_classifier(source)} | {path.name: open_judge(path) for path in args.judge}
+        classifiers = {"the run's classifier": load_classifier(source)}
+        classifiers |= {path.name: open_classifier(path) for path in args.judge}
         print(f"{run}, step {meta['step']:,}, {args.n} images")
-        for name, judge in judges.items():
-            if len(judge.class_names) != len(painter.class_names):
-                raise TinyganError(f"{name} knows {len(judge.class_names)} classes, the run's classifier "
-                                   f"{len(painter.class_names)}: a judge must have the same ones")
-            found = verdict(painter, judge.to(device.put), args.n, args.seed)
-            print(f"  {name:24s} top-1 {found['top1']:.2f}  probability {found['probability']:.2f}   through other "
-                  f"views {found['view_top1']:.2f}  {found['view_probability']:.2f}")
+        for name, classifier in classifiers.items():
+            if len(classifier.class_names) != len(painter.class_names):
+                raise TinyganError(f"{name} has {len(classifier.class_names)} classes, the run's classifier "
+                                   f"{len(painter.class_names)}: they must have the same ones")
+            rates = mean_rates(painter, classifier.to(device.put), args.n, args.seed)
+            print(f"  {name:24s} top-1 {rates['top1']:.2f}  probability {rates['probability']:.2f}   through other "
+                  f"views {rates['view_top1']:.2f}  {rates['view_probability']:.2f}")
     return 0
 
 
-def verdict(painter: Painter, judge: Module, n: int, seed: int) -> dict[str, float]:
-    """Means over the run's sets of top1 and probability, whole and (view_) through views of gpan_measure.HELD_OUT."""
-    rng, found = np.random.default_rng([seed, 3]), []
+def mean_rates(painter: Painter, classifier: Module, n: int, seed: int) -> dict[str, float]:
+    """Compute top1 and probability of n images, whole and (view_) through views of gpan_measure.HELD_OUT: means over
+    the run's sets of classes."""
+    rng, rows = np.random.default_rng([seed, 3]), []
     each = max(1, n // len(painter.sets))
     for wanted in painter.sets:
         routes = painter.generator.draw_routes(rng, -(-each // AT_ONCE) * AT_ONCE)
         images = np.concatenate(list(painter.images(wanted, routes, painter.substrates(), seed)))[:each] * 2 - 1
-        row = hit_rates(scores_of(judge, images, painter.device)[0], wanted)
-        row |= hit_rates(scores_of(judge, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
-        found.append(row)
-    return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+        row = hit_rates(scores_of(classifier, images, painter.device)[0], wanted)
+        row |= hit_rates(scores_of(classifier, images, painter.device, views_seed=seed)[0], wanted, prefix="view_")
+        rows.append(row)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def open_judge(path: Path) -> Module:
-    """A VGG16 or a digit classifier, whichever the file holds. Raises TinyganError if it is neither."""
+def open_classifier(path: Path) -> Module:
+    """Load the VGG16 or the digit classifier that the file holds. Raises TinyganError if it is neither."""
     try:
         return digits.DigitEye(digits.load(path))
     except TinyganError as not_digits:
         try:
             return load_vgg16(path)
         except TinyganError as not_vgg16:
-            raise TinyganError(f"no judge: as digits, {not_digits}; as VGG16, {not_vgg16}") from None
+            raise TinyganError(f"no classifier: as digits, {not_digits}; as VGG16, {not_vgg16}") from None
 
 
 def build_parser() -> cli.Parser:

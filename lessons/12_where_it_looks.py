@@ -2,10 +2,10 @@
 # # 12 · Where it looks
 #
 # **Goal.** Ask a classifier which places of a picture made it choose a class. Compute Grad-CAM, prove that the package
-# computes it exactly, and then test whether it tells the truth, with a check that uses no derivative at all.
+# computes it exactly, and then test whether its map is right, with a check that uses no derivative at all.
 #
-# **You need** lesson 11 (a classifier, its maps and its head). **Minutes:** 20 to read, seconds to run. It looks
-# through the digit classifier that comes with the project, or through a VGG16 with `--classifier FILE`.
+# **You need** lesson 11 (a classifier, its maps and its head). **Minutes:** 20 to read, seconds to run. It uses
+# the digit classifier that comes with the project, or a VGG16 with `--classifier FILE`.
 #
 # **The package's tests:** test_gradcam.py, test_digits.py, test_vgg16.py
 
@@ -29,13 +29,13 @@ found = lesson.classifier_file()
 #
 # A classifier first makes *maps*, one for each kind of thing that it can find, and they still have places: a number of
 # map k is large where that thing is. Then its *head* turns all maps into scores. So ask two questions of every map: how
-# much does it speak for the class, and where is it active? Multiply the answers, and add over the maps. That is
-# Grad-CAM (Selvaraju et al. 2017). With A_k for map k and y for the score of the class, before the softmax:
+# much does it raise the score of the class, and where is it active? Multiply the answers, and add over the maps. That
+# is Grad-CAM (Selvaraju et al. 2017). With A_k for map k and y for the score of the class, before the softmax:
 #
-#     alpha_k  =  mean over places of  dy / dA_k            how much map k speaks for the class
+#     alpha_k  =  mean over places of  dy / dA_k            how much map k raises the score
 #     map      =  max(0, sum over k of  alpha_k A_k)        where those maps are active
 #
-# Nothing goes back further than to the maps: a picture's worth of answers for the price of the head.
+# Backpropagation ends at the maps, so it costs no more than the head.
 #
 # ## By hand, through fully-connected layers
 #
@@ -82,7 +82,7 @@ print(f"largest difference from the closed form: 1e{np.log10(abs(cam - expected)
 assert expected.max() > 0 and np.allclose(cam, expected, rtol=0, atol=1e-12 * max(1, expected.max()))
 
 # %% [markdown]
-# And by differences, which know nothing of derivatives: raise a whole map by h, lower it by h. That gives the sum of
+# And by differences, without derivatives: raise a whole map by h, lower it by h. That gives the sum of
 # its slopes over all places; divided by their number it is alpha.
 
 # %%
@@ -103,7 +103,7 @@ assert np.allclose(moved, alpha[:8], atol=1e-6)
 #
 # Put a white square on the picture. If the score falls, the net needed what was there. Move the square over the whole
 # picture, and give each pixel the mean fall over all squares that covered it. This *occlusion map* (Zeiler & Fergus
-# 2014) needs dozens of looks where Grad-CAM needs one, but it measures what we want to know.
+# 2014) needs dozens of forward passes where Grad-CAM needs one, but it measures what we want to know.
 
 # %%
 if found:
@@ -163,7 +163,7 @@ def left_head(maps):
 toy = grad_cam(Tensor(two_spots[None]), left_head, [0])[0]
 print("Grad-CAM, middle row:      ", np.round(toy[1], 2))
 print("slope x map, place by place:", np.round((reads_left * two_spots)[0, 1], 2))
-assert np.isclose(toy[1, 4], toy[1, 1])  # the spot that nobody reads shines as bright
+assert np.isclose(toy[1, 4], toy[1, 1])  # the spot that has no effect on the score is as bright
 
 # %% [markdown]
 # Grad-CAM marks the right spot, which the head never reads. Multiplying slope and map *place by place*, and only then
@@ -197,8 +197,8 @@ lesson.save(fig, "12_where")
 # %% [markdown]
 # Yellow is most important, then red, then violet. The last column is the measurement; which column resembles it more?
 # Ask for a number, and not of pictures that somebody chose: the *correlation* of each map with the occlusion map, pixel
-# by pixel, from -1 over 0 (nothing in common) to 1, averaged over all pictures. And ask it of two maps that know
-# nothing: the darkness of the picture itself, and the Grad-CAM of a net that was never trained (Adebayo et al. 2018).
+# by pixel, from -1 over 0 (nothing in common) to 1, averaged over all pictures. And compute it for two
+# baselines: the darkness of the picture itself, and the Grad-CAM of a net that was never trained (Adebayo et al. 2018).
 
 
 # %%
@@ -226,23 +226,23 @@ lesson.save(fig, "12_agreement")
 # %% [markdown]
 # For the digit classifier Grad-CAM agrees *less* with the measurement than the darkness of the ink does, and less than
 # the map of the untrained net. Place by place it is far better. The reason is the one of the two spots: what follows
-# these 7 x 7 maps knows its places. A map that looks sensible proves little; a check against something independent, and
-# against rivals that know nothing, says what it is worth.
+# these 7 x 7 maps knows its places. A map that looks plausible proves little; comparisons with an independent
+# measurement and with baselines show what it is worth.
 #
-# The GPAN uses Grad-CAM as its paper does, to decide where its discriminator keeps quiet. Read that use with care:
-# with the digit classifier the quiet places are not quite those that the classifier needs. A VGG16 sees drawn shapes
-# here, which are nothing that it knows; to ask it about a photograph, use gradcam.py.
+# The GPAN uses Grad-CAM as its paper does, to decide where its discriminator's loss has less weight. Read that use
+# with care: with the digit classifier these places are not quite those that its score depends on. A VGG16 gets drawn
+# shapes here, which are none of its classes; to try it on a photograph, use gradcam.py.
 #
 # ## What you learned
 #
-# * Grad-CAM: how much each map speaks for a class, times where it is active. It needs the head's derivative alone.
+# * Grad-CAM: how much each map raises a class's score, times where it is active. It needs the head's derivative alone.
 # * A closed form and a difference prove that the formula is computed. They do not prove that the formula is right.
-# * A mean over places forgets places. It is exact only for a head that treats them alike.
-# * An independent measurement and a rival that knows nothing belong beside every explanation of a net.
+# * A mean over places loses the places. It is exact only for a head that treats them alike.
+# * An independent measurement and a baseline belong beside every explanation of a net.
 #
 # ## Exercises
 #
-# **1.** Which places speak *against* the class? Write that map, from the maps and the slopes. **2.** For a head of
+# **1.** Which places *lower* the score of the class? Write that map, from the maps and the slopes. **2.** For a head of
 # three layers *without* biases, write the place-by-place map by hand, before the max(0, .). Its sum is the score: the
 # whole score is shared out among the places, nothing left over. Why?
 

@@ -12,6 +12,7 @@ import tinygan.conv
 import tinygan.functional
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
+from tinygan.gpan_losses import LossSettings
 from tinygan.models.vgg16 import VGG16 as VGG16Net
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -31,6 +32,22 @@ LARGE = replace(GPANS[1], size=256, batch=2)  # views are shrunk by means, then 
 
 
 # ---- the problems ------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_those_of_the_script():
+    """Of train_gpan.py with a VGG16 on a CPU: nets, losses, views, learning rates, batch size."""
+    import train_gpan
+
+    flags, _ = train_gpan.read_flags(["--classifier", "vgg16.h5", "--wanted", "zebra", "--device", "cpu"])
+    problem = GPANProblem()
+    settings = problem.config.to_dict()
+    del settings["condition_channels"], settings["categories"]  # of the classifier and of --wanted
+    assert {**settings, "bank": problem.config.bank[:1]} == {name: flags[name] for name in settings}
+    assert problem.losses == train_gpan.loss_settings(flags)
+    assert gpan_problem.VIEW_SETTINGS == train_gpan.view_settings(flags)
+    assert (problem.batch, gpan_problem.G_RATE, gpan_problem.D_RATE, gpan_problem.BETAS) == (
+        flags["batch_size"], flags["lr"], flags["d_lr"], (flags["beta1"], flags["beta2"]))
+    assert (flags["painter_sees"], flags["critic_sees"]) == ("substrate", "silhouette")  # as in `batches`
 
 
 def test_signals_keep_their_size():
@@ -253,7 +270,7 @@ def test_every_form_computes_what_tinygan_computes(torch_gpan, problem, tmp_path
 @pytest.mark.parametrize("name, value, what", [
     ("split_loss", lambda maps: maps[0].sum() * 0, "losses"),  # a term is missing
     ("blur", lambda x: x, "losses"),
-    ("BARRIER", 0.999, "losses"),
+    ("SETTINGS", LossSettings(barrier=0.999), "losses"),
     ("grad_cam", lambda features, scores: features.detach()[:, 0] * 0, "losses"),  # every place counts alike
     ("D_RATE", 1e-3, "losses"),  # of the steps after the first
     ("BETAS", (0.9, 0.999), "losses"),

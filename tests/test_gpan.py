@@ -1,4 +1,4 @@
-"""The GPAN's nets: shapes at every size, routes, what the images hear, errors, and the whole nets' gradients."""
+"""The GPAN's nets: shapes at every size, routes, the inputs' effects, errors, and the whole nets' gradients."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def paint(g, given, routes=None):
 
 # ---- shapes ------------------------------------------------------------------------------------------------------
 
-SIDES = {  # size: sides of the maps out of the banks, of the others, side and grid of what the discriminator sees
+SIDES = {  # size: sides of the maps out of the banks, of the others, side of the discriminator's input, and its grid
     64: ([4, 8, 16, 32], [64], 64, 30),
     128: ([4, 8, 16, 32, 64], [128], 128, 30),
     256: ([4, 8, 16, 32, 64], [128, 256], 256, 30),
@@ -66,11 +66,11 @@ def test_the_table_of_sides_is_complete():
 
 @pytest.mark.parametrize("size", SIDES)
 def test_shapes(size, rng):
-    stochastic, ordinary, seen, grid = SIDES[size]
+    stochastic, ordinary, input_side, grid = SIDES[size]
     config = tiny(size=size)
     assert (config.stochastic_sides, config.ordinary_sides) == (stochastic, ordinary)
     assert config.bank == (2,) * len(stochastic) and config.route_count == 2 ** len(stochastic)
-    assert config.encoder_sides == [seen >> i for i in range(1, int(math.log2(seen)))]
+    assert config.encoder_sides == [input_side >> i for i in range(1, int(math.log2(input_side)))]
     assert config.encoder_sides[-1] == BOTTLENECK
     g, d = nets(config)
     n = 2 if size < 512 else 1
@@ -124,7 +124,7 @@ def test_what_is_larger_than_the_encoder_is_averaged_down(rng):
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
-def test_every_layers_route_changes_its_own_image_alone(layer, rng):
+def test_every_layers_route_changes_one_image_alone(layer, rng):
     config = tiny(bank=3)
     g, _ = nets(config)
     given, routes = inputs(g, rng), np.zeros((2, 4), int)
@@ -162,12 +162,12 @@ def test_a_gradient_reaches_exactly_the_sets_on_the_routes(rng):
         assert [bool(grad.any()) for grad in layer.weight.grad.data] == rows
 
 
-# ---- what an image hears -----------------------------------------------------------------------------------------
+# ---- the inputs' effect on an image ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("categories, noise_dim", [(3, 2), (1, 16), (20, 1)])
 @pytest.mark.parametrize("part", ["x", "code", "noise"])
-def test_substrate_code_and_noise_are_heard(part, categories, noise_dim, rng):
+def test_substrate_code_and_noise_change_the_image(part, categories, noise_dim, rng):
     """Each changes the image that it belongs to, well above rounding, and no other."""
     config = tiny(categories=categories, noise_dim=noise_dim, base_channels=2)
     g, _ = nets(config)
@@ -197,7 +197,7 @@ def test_maps_cannot_grow_where_they_are_bounded(rng):
             assert all(0.1 < size <= 1.01 for size in sizes[1])
 
 
-def test_a_few_channels_are_as_loud_as_the_encoders_many(rng):
+def test_a_few_channels_are_as_large_as_the_encoders_many(rng):
     """The first layer reads 8 channels of the encoder, one of the code and two of noise: they are scaled up."""
     config = tiny(base_channels=4, categories=1)
     g, _ = nets(config)
@@ -242,8 +242,8 @@ def test_skips(skips, widths, rng):
     config = tiny(skips=skips)
     assert [config.skip_width(side) for side in (4, 8, 16, 32)] == widths
     g, _ = nets(config)
-    own = [config.decoder_width(side) for side in (4, 8, 16, 32)]
-    assert [deconv.weight.shape[1] for deconv in g.deconvs[1:]] == [a + b for a, b in zip(own, widths, strict=True)]
+    decoder = [config.decoder_width(side) for side in (4, 8, 16, 32)]
+    assert [deconv.weight.shape[1] for deconv in g.deconvs[1:]] == [a + b for a, b in zip(decoder, widths, strict=True)]
     assert np.isfinite(paint(g, inputs(g, rng), np.zeros((2, 4), int))).all()
 
 

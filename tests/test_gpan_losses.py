@@ -578,4 +578,4 @@ def test_in_units_of_their_own_size_maps_gain_nothing_by_growing():
     assert large < 0.3 * small  # as printed they do
     leaf = Tensor(maps[0], requires_grad=True)
     gl.split_loss([leaf, Tensor(maps[1])], unit=True).backward()
-    assert abs((leaf.grad.data * maps[0]).sum()) < 1e-6  # no pull along the map itself
+    assert abs((leaf.grad.data * maps[0]).sum()) < 1e-6  # no gradient along the map itself

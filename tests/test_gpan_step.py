@@ -12,37 +12,35 @@ import pytest
 from tinygan import gpan_losses as losses
 from tinygan import gpan_step
 from tinygan.engine import Tensor, frozen, grad, no_grad
+from tinygan.gpan_losses import CAM_MODES, LossSettings
 from tinygan.gpan_step import (
-    CAM_MODES,
     CAM_SIDE,
-    Batch,
-    LossSettings,
-    judge,
+    gradient_norms,
     learn_discriminator,
     learn_generator,
-    one_of_each,
-    pull_lengths,
+    loss_gradients,
+    select_view,
 )
 from tinygan.gradcam import grad_cam
 from tinygan.models.digits import DigitEye, DigitNet, find_classifier
-from tinygan.models.gpan import GPANConfig, GPANGenerator, PatchDiscriminator
-from tinygan.views import ViewSettings, draw_views, look, whole
+from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.views import ViewSettings, apply_views, draw_views, plain_view
 
 pytest.importorskip("h5py")
 CONFIG = GPANConfig(size=64, base_channels=1, patch_channels=1, noise_dim=2, bank=(2,), categories=3)
 WANTED = (3, 5)
 N = 4
-WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 2.0, "background": 25.0, "substrate": 7.0}  # none drowns the others
+WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 2.0, "background": 25.0, "substrate": 7.0}  # of like effect
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    eye = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
-    found = find_classifier(say=print)
-    if found is None:
+    net = DigitNet(rng=np.random.default_rng(0), dtype=np.float64)
+    stored = find_classifier(say=print)
+    if stored is None:
         pytest.skip("no digit classifier")
-    eye.load_state_dict(found.state_dict())
-    return DigitEye(eye)
+    net.load_state_dict(stored.state_dict())
+    return DigitEye(net)
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def part(batch, rows):
 
 
 def some_views(rng, n=N, **options):
-    """Views without noise, so that one look at all of them shows what one look after the other does."""
+    """Views without noise, so that all at once are the same as one after the other."""
     return draw_views(rng, n, ViewSettings(**{"per_image": 2, "noise": 0.0, "scale": (0.8, 1.1)} | options), 64, 64, 28)
 
 
@@ -92,22 +90,22 @@ def same(found, expected, rtol=1e-9):
 # ---- the slow definition -----------------------------------------------------------------------------------------
 
 
-def importance_of(classifier, images, views=None, see_whole=True):
-    """S, a constant: of the plain images where they are looked at, else the mean of the views', in the image."""
-    def cam(seen):
+def importance_of(classifier, images, views=None, whole=True):
+    """S, a constant: of the plain images where they are classified, else the mean of the views', in the image."""
+    def cam(inputs):
         with no_grad():
-            features = classifier.features(seen)
+            features = classifier.features(inputs)
         return grad_cam(features, classifier.head, WANTED)
 
     images = images.detach()
-    if see_whole or views is None or views.matrices is None:
-        return cam(whole(images, 28))
-    back = [brought_back(one, views, m) for m, one in enumerate(cam(look(images, views)))]
+    if whole or views is None or views.matrices is None:
+        return cam(plain_view(images, 28))
+    back = [resampled(one, views, m) for m, one in enumerate(cam(apply_views(images, views)))]
     return np.mean(np.reshape(back, (-1, N, CAM_SIDE, CAM_SIDE)), axis=0)
 
 
-def brought_back(cam, views, m):
-    """One view's map, place by place: where in the view lies the middle of this cell of the image? 0 outside it."""
+def resampled(cam, views, m):
+    """One view's map, place by place: where in the view lies the centre of this cell of the image? 0 beyond it."""
     out, (linear, offset) = np.zeros((CAM_SIDE, CAM_SIDE)), np.split(views.matrices[m], [2], axis=1)
     padded, side = np.pad(cam, 1), len(cam)
     for i in range(CAM_SIDE):
@@ -123,8 +121,8 @@ def brought_back(cam, views, m):
     return out
 
 
-def judged(images, batch, s, importance):
-    """What the discriminator sees, and the weight of its patches."""
+def masked(images, batch, s, importance):
+    """The discriminator's input, and the weight of its patches."""
     if importance is None:
         return images, None
     if s.cam == "blend":
@@ -138,22 +136,22 @@ def importance_at(importance, side):
     return 1 - losses.importance(importance, side).data
 
 
-def total_loss(g, d, batch, views, see_whole, classifier, s):
+def total_loss(g, d, batch, views, classifier, s):
     """The weighted sum of all losses as one graph over the parameters of G, and the sums' parts."""
-    images, maps = g(batch.seen, batch.code, batch.noise, batch.routes)
-    scores = ([classifier.scores(whole(images, 28))] if see_whole or views is None else [])
+    images, maps = g(batch.g_condition, batch.code, batch.noise, batch.routes)
+    scores = [classifier.scores(plain_view(images, 28))] if s.whole or views is None else []
     if views is not None:
-        every = classifier.scores(look(images, views))  # all views at once: v * N + i
+        every = classifier.scores(apply_views(images, views))  # all views at once: v * N + i
         scores += [every[v * N:(v + 1) * N] for v in range(len(views) // N)]
     share = 1.0 / len(scores)
     terms = {"wanted": sum(losses.wanted_loss(x, WANTED, s.classes) for x in scores) * share,
              "unwanted": sum(losses.unwanted_loss(x, WANTED, s.classes, s.unwanted) for x in scores) * share}
-    importance = None if s.cam == "off" else importance_of(classifier, images, views, see_whole)
-    shown, weight = judged(images, batch, s, importance)
-    terms["cgan"] = losses.patch_generator_loss(d(batch.x, shown), weight, s.generator)
+    importance = None if s.cam == "off" else importance_of(classifier, images, views, s.whole)
+    inputs, weight = masked(images, batch, s, importance)
+    terms["cgan"] = losses.patch_generator_loss(d(batch.d_condition, inputs), weight, s.generator)
     terms["background"] = losses.background_loss(images, batch.mask, s.background)
-    outside = None if s.substrate_everywhere or importance is None else 1 - importance_at(importance, 64)
-    terms["substrate"] = losses.substrate_loss(images, batch.target, outside, s.barrier)
+    weight = None if s.substrate_everywhere or importance is None else 1 - importance_at(importance, 64)
+    terms["substrate"] = losses.substrate_loss(images, batch.target, weight, s.barrier)
     terms["split"] = losses.split_loss(maps, s.split_scale, s.split_sign, unit=s.split_unit)
     w = s.weights
     total = (terms["wanted"] + terms["unwanted"]) * w["vgg"]
@@ -163,19 +161,19 @@ def total_loss(g, d, batch, views, see_whole, classifier, s):
     return total, terms
 
 
-def step_of_g(g, d, batch, views, see_whole, classifier, s):
-    images, maps = g(batch.seen, batch.code, batch.noise, batch.routes)
-    verdict = judge(images, maps, batch, views, see_whole, discriminator=d, classifier=classifier, settings=s)
-    gpan_step.learn_generator(images, maps, verdict, s)
-    return verdict
+def step_of_g(g, d, batch, views, classifier, s):
+    images, maps = g(batch.g_condition, batch.code, batch.noise, batch.routes)
+    result = loss_gradients(images, maps, batch, views, discriminator=d, classifier=classifier, settings=s)
+    gpan_step.learn_generator(images, maps, result, s)
+    return result
 
 
 SETTINGS = {
     "the defaults": {},
     "cam binary": {"cam": "binary", "cam_threshold": 0.3}, "cam blend": {"cam": "blend"}, "cam off": {"cam": "off"},
     "weighted for G alone": {"cam_discriminator": False},
-    "L_sub where nobody looks": {"substrate_everywhere": False},
-    "L_sub where nobody looks, cam off": {"substrate_everywhere": False, "cam": "off"},
+    "L_sub weighted": {"substrate_everywhere": False},
+    "L_sub weighted, cam off": {"substrate_everywhere": False, "cam": "off"},
     "saturating": {"generator": "saturating"}, "sigmoid": {"classes": "sigmoid"},
     "hinge, mean": {"classes": "hinge", "unwanted": "mean"},
     "background alone": {"background": "background"}, "barrier": {"barrier": 0.2},
@@ -183,46 +181,46 @@ SETTINGS = {
     **{f"no {name}": {"weights": {**WEIGHTS, name: 0.0}} for name in WEIGHTS},
     **{f"{name} alone": {"weights": {other: float(other == name) for other in WEIGHTS}} for name in WEIGHTS},
 }
-LOOKS = {"whole": (None, True), "whole though not asked": (None, False), "whole and views": ({}, True),
+INPUTS = {"whole": (None, True), "whole for want of views": (None, False), "whole and views": ({}, True),
          "views alone": ({}, False), "three views": ({"per_image": 3, "blur": 1.0}, True),
          "coarse": ({"coarse": (0.4, 0.6)}, False), "plain view": ({"enabled": False}, False)}
 
 
 def settings(**options):
-    return LossSettings(**{"weights": WEIGHTS, "split_scale": 3.0} | options)
+    return LossSettings(**{"weights": WEIGHTS, "split_scale": 3.0, "whole": True} | options)
 
 
-def compare(nets, batch, classifier, s, views, see_whole):
+def compare(nets, batch, classifier, s, views):
     g, d = nets
     with frozen(d):
-        total, terms = total_loss(g, d, batch, views, see_whole, classifier, s)
+        total, terms = total_loss(g, d, batch, views, classifier, s)
         total.backward()
     expected = gradients(g)
     g.zero_grad()
     d.zero_grad()
-    verdict = step_of_g(g, d, batch, views, see_whole, classifier, s)
+    result = step_of_g(g, d, batch, views, classifier, s)
     # A weight of 0 leaves out what the slow definition multiplies by it.
     unused = {name: value for name, value in expected.items() if not value.any()}
     same(unused | gradients(g), expected)
-    for name, value in verdict.terms.items():
+    for name, value in result.terms.items():
         assert value.item() == pytest.approx(terms[name].item(), rel=1e-12), name
     asked = {name for name, weight in s.weights.items() if weight} - {"vgg"}
-    assert set(verdict.terms) == asked | {"wanted", "unwanted"}
+    assert set(result.terms) == asked | {"wanted", "unwanted"}
     assert gradients(d) == {} and all(p.requires_grad for p in d.parameters())
-    return verdict
+    return result
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_generators_gradient_is_that_of_the_weighted_sum(name, nets, batch, classifier, rng):
-    compare(nets, batch, classifier, settings(**SETTINGS[name]), some_views(rng), True)
+    compare(nets, batch, classifier, settings(**SETTINGS[name]), some_views(rng))
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_whatever_the_classifier_is_shown(name, nets, batch, classifier, rng):
-    options, see_whole = LOOKS[name]
+@pytest.mark.parametrize("name", INPUTS)
+def test_with_every_input_of_the_classifier(name, nets, batch, classifier, rng):
+    options, whole = INPUTS[name]
     views = None if options is None else some_views(rng, **options)
-    verdict = compare(nets, batch, classifier, settings(), views, see_whole)
-    assert verdict.scores.shape == (N, 10) and len(verdict.importance) == N
+    result = compare(nets, batch, classifier, settings(whole=whole), views)
+    assert result.scores.shape == (N, 10) and len(result.importance) == N
 
 
 def test_every_mode_of_the_importance_is_among_the_settings():
@@ -230,21 +228,21 @@ def test_every_mode_of_the_importance_is_among_the_settings():
 
 
 FAULTS = {  # what to put in the place of what
-    "a weight": ("learn_generator", lambda images, maps, verdict, s, share=1.0: learn_generator(
-        images, maps, verdict, replace(s, weights={**WEIGHTS, "cgan": 10.1}), share)),
+    "a weight": ("learn_generator", lambda images, maps, result, s, share=1.0: learn_generator(
+        images, maps, result, replace(s, weights={**WEIGHTS, "cgan": 10.1}), share)),
     "the importance of another image": ("grad_cam", lambda *args: grad_cam(*args)[::-1]),
-    "importance that stays in its view": ("in_the_image", lambda cam, views: cam),
-    "one view twice": ("one_of_each", lambda views, i: one_of_each(views, 0)),
-    "maps pulled too hard": ("grad", lambda out, leaves: [
-        pull * (1.001 if len(leaves) > 1 else 1.0) for pull in grad(out, leaves)]),
+    "importance that stays in its view": ("cam_to_image", lambda cam, views: cam),
+    "one view twice": ("select_view", lambda views, i: select_view(views, 0)),
+    "a wrong gradient of the maps": ("grad", lambda out, leaves: [
+        gradient * (1.001 if len(leaves) > 1 else 1.0) for gradient in grad(out, leaves)]),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_wrong_step_would_be_seen(fault, nets, batch, classifier, rng, monkeypatch):
+def test_a_wrong_step_is_found(fault, nets, batch, classifier, rng, monkeypatch):
     monkeypatch.setattr(gpan_step, *FAULTS[fault])
     with pytest.raises(AssertionError):
-        compare(nets, batch, classifier, settings(), some_views(rng), fault != "importance that stays in its view")
+        compare(nets, batch, classifier, settings(whole=fault != "importance that stays in its view"), some_views(rng))
 
 
 # ---- the discriminator -------------------------------------------------------------------------------------------
@@ -255,10 +253,10 @@ def test_the_discriminators_gradient(name, nets, batch, classifier):
     """Of its loss on real and on painted images, and of nothing else: whatever happened to the generator before."""
     g, d = nets
     s = settings(**SETTINGS[name])
-    images, maps = g(batch.seen, batch.code, batch.noise, batch.routes)
+    images, maps = g(batch.g_condition, batch.code, batch.noise, batch.routes)
     importance = None if s.cam == "off" else importance_of(classifier, images)
-    shown, weight = judged(images.detach(), batch, s, importance)
-    real, fake = d(batch.x, batch.target), d(batch.x, shown)
+    inputs, weight = masked(images.detach(), batch, s, importance)
+    real, fake = d(batch.d_condition, batch.target), d(batch.d_condition, inputs)
     fake_weight = weight if s.cam_discriminator else None
     loss = losses.patch_discriminator_loss(real=real, fake=fake, fake_weight=fake_weight)
     loss.backward()
@@ -266,29 +264,29 @@ def test_the_discriminators_gradient(name, nets, batch, classifier):
     for before in (False, True):  # the generator learns after the discriminator, or before it
         for net in nets:
             net.zero_grad()
-        verdict = judge(images, maps, batch, None, True, discriminator=d, classifier=classifier, settings=s)
+        result = loss_gradients(images, maps, batch, None, discriminator=d, classifier=classifier, settings=s)
         if before:
-            learn_generator(images, maps, verdict, s)
+            learn_generator(images, maps, result, s)
         assert gradients(d) == {}
         of_g = gradients(g)
-        found, on_real, on_fake = learn_discriminator(images, batch, verdict.importance, d, s)
+        found, on_real, on_fake = learn_discriminator(images, batch, result.importance, d, s)
         same(gradients(d), expected)
         assert found.item() == pytest.approx(loss.item(), rel=1e-12)
         assert np.allclose(on_real.data, real.data) and np.allclose(on_fake.data, fake.data)
         assert not any(t.requires_grad for t in (found, on_real, on_fake))
         assert gradients(g).keys() == of_g.keys() and all((gradients(g)[k] == of_g[k]).all() for k in of_g)
         if not before:
-            learn_generator(images, maps, verdict, s)
+            learn_generator(images, maps, result, s)
         same(gradients(d), expected)
 
 
-# ---- the classifier, the parts of a batch, the lengths -----------------------------------------------------------
+# ---- the classifier, the parts of a batch, the norms -------------------------------------------------------------
 
 
 def test_the_classifier_learns_nothing(nets, batch, classifier, rng):
     before = classifier.state_dict()
     assert not any(p.requires_grad for p in classifier.parameters())
-    step_of_g(*nets, batch, some_views(rng), True, classifier, settings())
+    step_of_g(*nets, batch, some_views(rng), classifier, settings())
     assert all(p.grad is None for p in classifier.parameters())
     assert all((value == before[name]).all() for name, value in classifier.state_dict().items())
 
@@ -300,26 +298,26 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts, name, nets, batch
     g, d = nets
     s = settings(**{**SETTINGS[name], "weights": {**WEIGHTS, "split": 0.0}})
     views = some_views(rng)
-    images, maps = g(batch.seen, batch.code, batch.noise, batch.routes)
-    verdict = judge(images, maps, batch, views, True, discriminator=d, classifier=classifier, settings=s)
-    learn_discriminator(images, batch, verdict.importance, d, s)
-    learn_generator(images, maps, verdict, s)
+    images, maps = g(batch.g_condition, batch.code, batch.noise, batch.routes)
+    result = loss_gradients(images, maps, batch, views, discriminator=d, classifier=classifier, settings=s)
+    learn_discriminator(images, batch, result.importance, d, s)
+    learn_generator(images, maps, result, s)
     expected = [gradients(net) for net in nets]
     for net in nets:
         net.zero_grad()
     n, terms = N // parts, {}
     for i in range(parts):
         rows = slice(i * n, (i + 1) * n)
-        piece, own = part(batch, rows), views_of(views, rows)
-        images, maps = g(piece.seen, piece.code, piece.noise, piece.routes)
-        found = judge(images, maps, piece, own, True, discriminator=d, classifier=classifier, settings=s)
-        learn_discriminator(images, piece, found.importance, d, s, 1 / parts)
-        learn_generator(images, maps, found, s, 1 / parts)
-        for key, value in found.terms.items():
+        piece, some = part(batch, rows), views_of(views, rows)
+        images, maps = g(piece.g_condition, piece.code, piece.noise, piece.routes)
+        of_part = loss_gradients(images, maps, piece, some, discriminator=d, classifier=classifier, settings=s)
+        learn_discriminator(images, piece, of_part.importance, d, s, 1 / parts)
+        learn_generator(images, maps, of_part, s, 1 / parts)
+        for key, value in of_part.terms.items():
             terms[key] = terms.get(key, 0.0) + value.item() / parts
     for net, gradient in zip(nets, expected, strict=True):
         same(gradients(net), gradient)
-    assert terms == pytest.approx({key: value.item() for key, value in verdict.terms.items()}, rel=1e-12)
+    assert terms == pytest.approx({key: value.item() for key, value in result.terms.items()}, rel=1e-12)
 
 
 def views_of(views, rows):
@@ -330,44 +328,64 @@ def views_of(views, rows):
                    blurred=views.blurred[chosen], contrast=views.contrast[chosen])
 
 
-def test_each_view_has_noise_of_its_own(nets, batch, rng):
+def test_each_view_has_other_noise(nets, batch, rng):
     views = some_views(rng, noise=0.5, rotation=0.0, shift=0.0, scale=(1.0, 1.0), blur=0.0, contrast=(1.0, 1.0),
                        flip=False)
-    first, second = (look(batch.target, one_of_each(views, i)).data for i in range(2))
+    first, second = (apply_views(batch.target, select_view(views, i)).data for i in range(2))
     noise = first - second
     assert abs(noise.std() - 0.5 * 2 ** 0.5) < 0.05
-    assert (look(batch.target, one_of_each(views, 0)).data == first).all()
+    assert (apply_views(batch.target, select_view(views, 0)).data == first).all()
 
 
-def test_pulls_have_the_length_of_the_weighted_gradients(nets, batch, classifier, rng):
+def test_norms_are_those_of_the_weighted_gradients(nets, batch, classifier, rng):
     """Each loss by itself, differentiated down to the images; L_split to the maps."""
     g, d = nets
     s, views = settings(), some_views(rng)
-    images, maps = (g(batch.seen, batch.code, batch.noise, batch.routes))
-    verdict = judge(images, maps, batch, views, True, discriminator=d, classifier=classifier, settings=s)
-    found = pull_lengths(verdict, s)
+    images, maps = (g(batch.g_condition, batch.code, batch.noise, batch.routes))
+    result = loss_gradients(images, maps, batch, views, discriminator=d, classifier=classifier, settings=s)
+    norms = gradient_norms(result, s)
     leaf, leaves = Tensor(images.data, requires_grad=True), [Tensor(m.data, requires_grad=True) for m in maps]
 
-    class Painted:
-        """A generator that has painted already."""
+    class Fixed:
+        """A generator whose outputs are given."""
 
         def __call__(self, *args):
             return leaf, leaves
 
-    assert found.keys() == set(WEIGHTS)
-    for name, length in found.items():
+    assert norms.keys() == set(WEIGHTS)
+    for name, norm in norms.items():
         alone = settings(weights={other: WEIGHTS[other] * (other == name) for other in WEIGHTS})
-        total, terms = total_loss(Painted(), d, batch, views, True, classifier, alone)
-        pulls = grad(total, leaves if name == "split" else [leaf])
-        assert length == pytest.approx(sum((pull.data ** 2).sum() for pull in pulls) ** 0.5, rel=1e-9), name
+        total, terms = total_loss(Fixed(), d, batch, views, classifier, alone)
+        expected = grad(total, leaves if name == "split" else [leaf])
+        assert norm == pytest.approx(sum((a.data ** 2).sum() for a in expected) ** 0.5, rel=1e-9), name
 
 
 def test_only_what_has_a_weight_is_computed(nets, batch, classifier, monkeypatch):
-    """A loss of weight 0 costs nothing: the discriminator is not even asked."""
+    """A loss of weight 0 costs nothing: the discriminator is not called."""
     g, d = nets
-    images, maps = g(batch.seen, batch.code, batch.noise, batch.routes)
+    images, maps = g(batch.g_condition, batch.code, batch.noise, batch.routes)
     monkeypatch.setattr(PatchDiscriminator, "forward", None)
     s = settings(weights={name: float(name in ("vgg", "background")) for name in WEIGHTS})
-    verdict = judge(images, maps, batch, None, True, discriminator=d, classifier=classifier, settings=s)
-    assert set(verdict.terms) == {"wanted", "unwanted", "background"} and verdict.map_pulls == []
-    assert pull_lengths(verdict, s).keys() == {"vgg", "background"}
+    result = loss_gradients(images, maps, batch, None, discriminator=d, classifier=classifier, settings=s)
+    assert set(result.terms) == {"wanted", "unwanted", "background"} and result.map_gradients == []
+    assert gradient_norms(result, s).keys() == {"vgg", "background"}
+
+
+def test_every_weight_has_its_loss(nets, batch):
+    """image_losses holds all losses but those of the classifier's scores and of the maps."""
+    assert losses.image_losses(batch, None, nets[1], settings()).keys() | {"vgg", "split"} == set(losses.PAPER_WEIGHTS)
+
+
+def test_a_loss_entered_in_image_losses_reaches_the_generator(nets, batch, classifier, monkeypatch):
+    """As someone would add one: a line in image_losses and a weight, and nothing else."""
+    g, d = nets
+    monkeypatch.setattr(losses, "image_losses", lambda *args: {"brightness": lambda images: (images * images).mean()})
+    s = settings(weights={**dict.fromkeys(WEIGHTS, 0.0), "brightness": 3.0}, cam="off")
+    images, _ = g(batch.g_condition, batch.code, batch.noise, batch.routes)
+    ((images * images).mean() * 3.0).backward()
+    expected = gradients(g)
+    g.zero_grad()
+    result = step_of_g(g, d, batch, None, classifier, s)
+    same(gradients(g), expected)
+    assert set(result.terms) == {"wanted", "unwanted", "brightness"}
+    assert set(gradient_norms(result, s)) == {"brightness"}

@@ -27,9 +27,9 @@ FLOORS = {
     1: ["kernels"],
     2: ["engine"],
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
-    4: ["module", "layers", "losses", "gpan_losses", "optim", "views", "game"],
+    4: ["module", "layers", "losses", "optim", "views", "game"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
-        "pictures"],
+        "pictures", "gpan_losses"],
     6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "resume", "state", "loop", "train_flags",
         "gpan_step", "gpan_measure", "gpan_sampling"],
 }

@@ -187,7 +187,7 @@ def test_masks_and_colours_come_from_the_files(train, tmp_path, monkeypatch, qui
         assert set(np.unique(mask)) == {0, 1} and 0.2 < mask.mean() < 0.5
         assert (target[np.broadcast_to(mask, target.shape) == 0] == 1).all()
         assert len(np.unique(target[:, :, 32, 32], axis=0)) == colours
-        silhouettes = np.concatenate([batch.x.numpy() for batch in seen])
+        silhouettes = np.concatenate([batch.d_condition.numpy() for batch in seen])
         assert (silhouettes == 2 * mask - 1).all()
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/transfer.py: the same images before several judges."""
+"""benchmarks/transfer.py: the same images, several classifiers."""
 
 import sys
 
@@ -27,19 +27,19 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_judges_see_the_same_images(run, tmp_path, capsys):
+def test_classifiers_get_the_same_images(run, tmp_path, capsys):
     twin = tmp_path / "twin.h5"
     net = find_classifier(say=print)
     digits.save(net, twin, np.zeros((2, 28, 28), np.uint8), {})
     assert cli.run_main(transfer.main, [str(run), "--judge", str(twin), "--n", "6", "--threads", "1"]) == 0
-    own, other = capsys.readouterr().out.splitlines()[-2:]
-    assert own.split("top-1")[1] == other.split("top-1")[1]  # the same net gives the same numbers
-    assert "its own classifier" in own and "twin.h5" in other
+    of_run, other = capsys.readouterr().out.splitlines()[-2:]
+    assert of_run.split("top-1")[1] == other.split("top-1")[1]  # the same net gives the same numbers
+    assert "the run's classifier" in of_run and "twin.h5" in other
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (lambda run, tmp: [str(tmp / "none")], "none"),
-    (lambda run, tmp: [str(run), "--judge", str(tmp / "none.h5")], "no judge"),
+    (lambda run, tmp: [str(run), "--judge", str(tmp / "none.h5")], "no classifier"),
     (lambda run, tmp: [str(run), "--n", "0"], "at least 1"),
 ])
 def test_bad_input_gets_one_line(run, tmp_path, capsys, words, message):

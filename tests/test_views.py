@@ -1,4 +1,4 @@
-"""Views: the affine map against its definition and its transpose, and what a classifier is shown."""
+"""Views: the affine map against its definition and its transpose, and the classifier's inputs."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from tinygan.engine import GraphError, Tensor, grad
 from tinygan.errors import UsageError
 from tinygan.gradcheck import check_grads
 from tinygan.kernels import cuda_warp, numpy_, pool, portable, reference
-from tinygan.views import ViewSettings, blur, draw_views, held_out, look, warp, whole
+from tinygan.views import ViewSettings, apply_views, blur, draw_views, held_out, plain_view, scale_ranges, warp
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 ALL_ON = ViewSettings(per_image=2, blur=1.0)
@@ -76,7 +76,7 @@ def test_the_two_maps_are_adjoint(module):
         assert abs(np.vdot(y, g) - np.vdot(x, back)) <= 1e-10 * scale
 
 
-def test_a_wrong_transpose_would_be_seen():
+def test_a_wrong_transpose_would_be_view():
     """The transpose of another view is not adjoint: the identity above can fail."""
     x, g, matrices, sources = random_problem(5)
     y, back = numpy_.warp(x, matrices, sources, g.shape[2:]), numpy_.warp_back(g, matrices + 0.01, sources, x.shape)
@@ -96,7 +96,7 @@ def test_the_same_bits_with_any_number_of_threads():
     for threads in (1, 2, 3):
         pool.set_threads(threads)
         tensor = Tensor(x, requires_grad=True)
-        y = look(tensor, draw(ALL_ON, 3, 64, 96))
+        y = apply_views(tensor, draw(ALL_ON, 3, 64, 96))
         assert y.size >= pool.BLOCK  # large enough to be shared out
         seed = np.random.default_rng(7).standard_normal(y.shape, dtype=np.float32)
         results.append((y.data.tobytes(), grad(y, [tensor], seed=seed)[0].data.tobytes()))
@@ -163,26 +163,26 @@ def test_gradients_of_first_and_second_order():
         assert check_grads(lambda t, m=matrices, s=sources, h=g.shape[2:]: warp(t, m, h, s), [x], order=2) < 1e-6
     views = draw_views(np.random.default_rng(1), 2, ALL_ON, 6, 5, 4)
     x = images(2, 6, dtype=float)[:, :, :, :5]
-    assert check_grads(lambda t: look(t, views) ** 2, [x], order=2) < 1e-6
+    assert check_grads(lambda t: apply_views(t, views) ** 2, [x], order=2) < 1e-6
     large = draw_views(np.random.default_rng(1), 1, QUIET, 24, 24, 4)
-    assert check_grads(lambda t: look(t, large) ** 2, [images(1, 24, dtype=float)], order=2) < 1e-6
+    assert check_grads(lambda t: apply_views(t, large) ** 2, [images(1, 24, dtype=float)], order=2) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_plain_moves_are_exact(dtype):
     x = images(1, 9, dtype=dtype)
 
-    def seen(matrix):
+    def view(matrix):
         return warp(Tensor(x), np.array([matrix]), (9, 9)).data
 
-    np.testing.assert_array_equal(seen(IDENTITY), x)
+    np.testing.assert_array_equal(view(IDENTITY), x)
     moved = np.zeros_like(x)
     moved[:, :, :7, 1:] = x[:, :, 2:, :8]
-    np.testing.assert_array_equal(seen([[1, 0, 2], [0, 1, -1]]), moved)
-    np.testing.assert_array_equal(seen([[1, 0, 0], [0, -1, 8]]), x[:, :, :, ::-1])
-    np.testing.assert_array_equal(seen([[-1, 0, 8], [0, 1, 0]]), x[:, :, ::-1])
-    np.testing.assert_array_equal(seen([[0, 1, 0], [1, 0, 0]]), x.transpose(0, 1, 3, 2))
-    half = seen([[1, 0, 0], [0, 1, 0.5]])
+    np.testing.assert_array_equal(view([[1, 0, 2], [0, 1, -1]]), moved)
+    np.testing.assert_array_equal(view([[1, 0, 0], [0, -1, 8]]), x[:, :, :, ::-1])
+    np.testing.assert_array_equal(view([[-1, 0, 8], [0, 1, 0]]), x[:, :, ::-1])
+    np.testing.assert_array_equal(view([[0, 1, 0], [1, 0, 0]]), x.transpose(0, 1, 3, 2))
+    half = view([[1, 0, 0], [0, 1, 0.5]])
     np.testing.assert_allclose(half[..., :8], (x[..., :8] + x[..., 1:]) / 2, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(half[..., 8], x[..., 8] / 2, rtol=1e-6)
 
@@ -202,8 +202,8 @@ def test_views_name_their_images():
     (lambda x: warp(x, np.zeros((1, 2, 3)), (4, 4), [0, 1]), "source"),
     (lambda x: warp(x, np.full((1, 2, 3), np.nan), (4, 4)), "numbers of at most"),
     (lambda x: warp(x, np.full((1, 2, 3), 1e7), (4, 4)), "numbers of at most"),
-    (lambda x: look(x, draw(QUIET, 3)), "drawn for 3 images"), (lambda x: look(x, draw(QUIET, 2, 11)), "drawn for"),
-    (lambda x: look(x, draw(QUIET), 11), "side 10, not 11"),
+    (lambda x: apply_views(x, draw(QUIET, 3)), "drawn for 3 images"),
+    (lambda x: apply_views(x, draw(QUIET, 2, 11)), "drawn for"),
 ])
 def test_what_does_not_fit_is_refused_in_one_line(call, words):
     with pytest.raises(GraphError, match=words) as problem:
@@ -218,16 +218,16 @@ def test_settings_that_make_no_sense_are_refused(wrong):
         ViewSettings(**wrong)
 
 
-# ---- draws and looks ---------------------------------------------------------------------------------------------
+# ---- draws and resampling ----------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_views():
     x = Tensor(images())
-    first, again, other = (look(x, draw(ALL_ON, seed=seed)).data for seed in (3, 3, 4))
+    first, again, other = (apply_views(x, draw(ALL_ON, seed=seed)).data for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(axis=(1, 2, 3)).all()
     assert first.shape == (4, 3, 10, 10)
-    np.testing.assert_array_equal(look(x, draw(ALL_ON)).data, first)  # looking draws nothing
+    np.testing.assert_array_equal(apply_views(x, draw(ALL_ON)).data, first)  # apply_views draws nothing
 
 
 def test_view_v_of_image_i_is_row_v_n_plus_i():
@@ -235,7 +235,7 @@ def test_view_v_of_image_i_is_row_v_n_plus_i():
     assert views.sources.tolist() == [0, 1, 0, 1, 0, 1] and len(views) == 6
     x = images()
     x[0] = 1.0
-    y = look(Tensor(x), views).data
+    y = apply_views(Tensor(x), views).data
     assert (y[::2] == 1).all() and (y[1::2] != 1).any(axis=(1, 2, 3)).all()
 
 
@@ -244,7 +244,7 @@ def test_view_v_of_image_i_is_row_v_n_plus_i():
 @pytest.mark.parametrize("side, view", [(12, 10), (5, 16), (64, 8), (1, 1)])
 def test_white_stays_white(settings, side, view):
     for seed in range(5):
-        y = look(Tensor(np.ones((2, 3, side, side), np.float32)), draw(settings, 2, side, view, seed))
+        y = apply_views(Tensor(np.ones((2, 3, side, side), np.float32)), draw(settings, 2, side, view, seed))
         assert y.shape[2:] == (view, view)
         np.testing.assert_allclose(y.data, 1.0, rtol=0, atol=1e-6)
 
@@ -255,7 +255,7 @@ def test_views_show_what_affine_maps_of_the_unit_square_show():
     side, view = 24, 9
     v, u = (np.indices((side, side)) + 0.5) * 2 / side - 1
     ramp = np.stack([u, v, 0 * u])[None].repeat(8, 0)
-    y = look(Tensor(ramp), draw(settings, 8, side, view)).data
+    y = apply_views(Tensor(ramp), draw(settings, 8, side, view)).data
     rng = np.random.default_rng(3)
     scale, turn = rng.uniform(0.3, 0.5, 8), rng.uniform(-settings.rotation, settings.rotation, 8)
     down, right = rng.uniform(-0.2, 0.2, (8, 2)).T
@@ -272,16 +272,16 @@ def test_blur_contrast_and_noise_do_what_they_say():
     plain = dataclasses.replace(QUIET, scale=(1.0, 1.0), rotation=0.0, shift=0.0, flip=False, blur=0.0, contrast=(1, 1))
     x = images(2, 10, dtype=float)
 
-    def seen(**changes):
-        return look(Tensor(x), draw(dataclasses.replace(plain, **changes), 2, 10, 10)).data
+    def view(**changes):
+        return apply_views(Tensor(x), draw(dataclasses.replace(plain, **changes), 2, 10, 10)).data
 
-    np.testing.assert_allclose(seen(), x, atol=1e-12)
-    np.testing.assert_allclose(seen(blur=1.0), blur(Tensor(x)).data, atol=1e-12)
-    np.testing.assert_allclose(seen(contrast=(0.5, 0.5)), 1 + (x - 1) / 2, atol=1e-12)
-    noise = seen(noise=0.25, per_image=50) - np.tile(x, (50, 1, 1, 1))
+    np.testing.assert_allclose(view(), x, atol=1e-12)
+    np.testing.assert_allclose(view(blur=1.0), blur(Tensor(x)).data, atol=1e-12)
+    np.testing.assert_allclose(view(contrast=(0.5, 0.5)), 1 + (x - 1) / 2, atol=1e-12)
+    noise = view(noise=0.25, per_image=50) - np.tile(x, (50, 1, 1, 1))
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 0.25) < 0.01
-    assert abs(np.corrcoef(noise.reshape(100, -1))[0, 1:]).max() < 0.3  # no two views share it
-    mirrored = seen(flip=True, per_image=20)
+    assert abs(np.corrcoef(noise.reshape(100, -1))[0, 1:]).max() < 0.3  # no two views have the same
+    mirrored = view(flip=True, per_image=20)
     straight = [np.allclose(row, x[m % 2]) for m, row in enumerate(mirrored)]
     assert 5 < sum(straight) < 35
     assert all(ok or np.allclose(mirrored[m], x[m % 2, :, :, ::-1]) for m, ok in enumerate(straight))
@@ -291,17 +291,17 @@ def test_some_views_are_blurred_and_others_not():
     views = draw(dataclasses.replace(QUIET, per_image=20), 2)
     assert 5 < views.blurred.sum() < 35
     x = Tensor(images())
-    y, sharp = look(x, views).data, look(x, dataclasses.replace(views, blurred=np.zeros(40, bool))).data
+    y, sharp = apply_views(x, views).data, apply_views(x, dataclasses.replace(views, blurred=np.zeros(40, bool))).data
     assert ((y != sharp).any(axis=(1, 2, 3)) == views.blurred).all()
 
 
 @pytest.mark.parametrize("side, view", [(12, 10), (16, 40), (96, 8), (90, 8), (97, 8)])
-def test_every_pixel_that_is_seen_gets_a_gradient(side, view):
+def test_every_pixel_of_a_view_gets_a_gradient(side, view):
     """Also where the image is much larger than the view: shrinking skips nothing."""
     settings = dataclasses.replace(QUIET, scale=(1.0, 1.1), rotation=0.2, shift=0.0, blur=0.0)
     for seed in range(6):
         tensor = Tensor(images(1, side), requires_grad=True)
-        y = look(tensor, draw(settings, 1, side, view, seed))
+        y = apply_views(tensor, draw(settings, 1, side, view, seed))
         reached = grad(y, [tensor], seed=np.ones(y.shape, np.float32))[0].data[0, 0] > 0
         middle = slice(side // 8, side - side // 8)
         assert reached[middle, middle].all()
@@ -319,16 +319,16 @@ def test_checkerboards_vanish_from_large_images():
     """A pattern of single pixels averages to grey when the image is shrunk; skipping pixels would show stripes."""
     board = np.indices((96, 96)).sum(axis=0) % 2 * 2.0 - 1.0
     inside = dataclasses.replace(QUIET, scale=(0.8, 0.9), shift=0.0, rotation=0.0, contrast=(1, 1))
-    y = look(Tensor(np.broadcast_to(board, (2, 3, 96, 96)).copy()), draw(inside, 2, 96, 12)).data
-    assert np.abs(y).max() < 0.3 and np.abs(whole(Tensor(board[None, None]), 12).data).max() < 0.1
+    y = apply_views(Tensor(np.broadcast_to(board, (2, 3, 96, 96)).copy()), draw(inside, 2, 96, 12)).data
+    assert np.abs(y).max() < 0.3 and np.abs(plain_view(Tensor(board[None, None]), 12).data).max() < 0.1
 
 
 def test_whole_images_and_views_switched_off():
     x = Tensor(images(2, 10))
-    assert whole(x, 10) is x and whole(x, 4).shape == (2, 3, 4, 4)
+    assert plain_view(x, 10) is x and plain_view(x, 4).shape == (2, 3, 4, 4)
     off = draw(ViewSettings(per_image=3, enabled=False), 2, 10, 4)
     assert len(off) == 2
-    np.testing.assert_array_equal(look(x, off).data, whole(x, 4).data)
+    np.testing.assert_array_equal(apply_views(x, off).data, plain_view(x, 4).data)
 
 
 def test_held_out_settings_are_others_and_can_be_chosen():
@@ -337,27 +337,37 @@ def test_held_out_settings_are_others_and_can_be_chosen():
     assert measured.scale == (0.6, 0.9) and measured.noise == 0.0 and measured.enabled and measured.per_image == 4
     assert measured.rotation != trained.rotation
     x = Tensor(images())
-    np.testing.assert_array_equal(look(x, draw(measured)).data, look(x, draw(measured)).data)
+    np.testing.assert_array_equal(apply_views(x, draw(measured)).data, apply_views(x, draw(measured)).data)
     with pytest.raises(UsageError, match="scale"):
         held_out(trained, scale=(2.0, 1.0))
 
 
+def test_ranges_are_scaled_towards_the_plain_image():
+    settings = dataclasses.replace(ALL_ON, coarse=(0.5, 1.0))
+    assert scale_ranges(settings, 1) is settings
+    half, plain = scale_ranges(settings, 0.5), scale_ranges(settings, 0)
+    assert half.scale == pytest.approx((0.725, 1.05)) and half.coarse == (0.75, 1.0) and half.noise == 0.04
+    assert plain.scale == plain.contrast == plain.coarse == (1, 1) and plain.rotation == plain.shift == plain.blur == 0
+    with pytest.raises(UsageError, match="share"):
+        scale_ranges(settings, 1.5)
+
+
 def test_no_images_and_float32():
-    assert look(Tensor(np.zeros((0, 3, 12, 12), np.float32)), draw(QUIET, 0)).shape == (0, 3, 10, 10)
+    assert apply_views(Tensor(np.zeros((0, 3, 12, 12), np.float32)), draw(QUIET, 0)).shape == (0, 3, 10, 10)
     for side in (12, 90):
         tensor = Tensor(images(2, side), requires_grad=True)
-        y = look(tensor, draw(ALL_ON, 2, side))
+        y = apply_views(tensor, draw(ALL_ON, 2, side))
         gradient = grad(y, [tensor], seed=np.ones(y.shape, np.float32))[0]
-        assert y.dtype == gradient.dtype == whole(tensor, 5).dtype == np.float32
+        assert y.dtype == gradient.dtype == plain_view(tensor, 5).dtype == np.float32
         assert gradient.shape == tensor.shape
 
 
 # ---- other devices -----------------------------------------------------------------------------------------------
 
 
-def looked(x, views):
+def resampled(x, views):
     tensor = Tensor(x, requires_grad=True)
-    y = look(tensor, views)
+    y = apply_views(tensor, views)
     seed = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
     return y.numpy(), grad(y, [tensor], seed=y.xp.asarray(seed))[0].numpy()
 
@@ -365,27 +375,27 @@ def looked(x, views):
 @pytest.mark.kernels
 @pytest.mark.parametrize("settings", [ALL_ON, QUIET, ViewSettings(enabled=False)])
 @pytest.mark.parametrize("side", [12, 50])
-def test_a_device_sees_what_the_host_sees(xp, settings, side):
+def test_a_device_computes_what_the_host_computes(xp, settings, side):
     x, views = images(2, side), draw(settings, 2, side)
-    for got, wanted in zip(looked(xp.asarray(x), views), looked(x, views), strict=True):
+    for got, wanted in zip(resampled(xp.asarray(x), views), resampled(x, views), strict=True):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * (1 + np.abs(wanted).max()))
-    again = [looked(xp.asarray(x), views) for _ in range(2)]
+    again = [resampled(xp.asarray(x), views) for _ in range(2)]
     assert all(a.tobytes() == b.tobytes() for a, b in zip(*again, strict=True))
 
 
 @pytest.mark.kernels
-def test_looking_never_waits_for_the_device(standin):
+def test_views_never_wait_for_the_device(standin):
     tensor = Tensor(standin.module.asarray(images()), requires_grad=True)
     views = draw(ALL_ON)
     standin.reset_count()
-    y = look(tensor, views)
+    y = apply_views(tensor, views)
     grad(y, [tensor], seed=standin.module.ones(y.shape, np.float32))
     assert standin.count["syncs"] == 0 and standin.count["launches"] < 60
 
 
-def test_the_portable_kernels_see_the_same(monkeypatch):
+def test_the_portable_kernels_compute_the_same(monkeypatch):
     x, views = images(2, dtype=float), draw(ALL_ON)
-    wanted = look(Tensor(x), views).data
+    wanted = apply_views(Tensor(x), views).data
     monkeypatch.setattr(tinygan.views, "for_array", lambda array: portable)
-    np.testing.assert_allclose(look(Tensor(x), views).data, wanted, atol=1e-12)
+    np.testing.assert_allclose(apply_views(Tensor(x), views).data, wanted, atol=1e-12)

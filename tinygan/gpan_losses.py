@@ -2,23 +2,26 @@
 
     L = 3 L_split + 10 L_cGAN + 100 L_VGG + 25 L_m + 100 L_sub        with L_VGG = L_p + L_n
 
-    L_split   images of one batch must not share their feature maps                                split_loss
-    L_cGAN    a discriminator of patches must take them for real                                   patch_generator_loss
-    L_p, L_n  a classifier must see the wanted classes, and no others                              classifier_loss
-    L_m       the background must be white                                                         background_loss
-    L_sub     the image must resemble its substrate, the picture it is laid over                   substrate_loss
+    L_split   the images of a batch should have different feature maps                             split_loss
+    L_cGAN    the patch discriminator should classify them as real                                 patch_generator_loss
+    L_p, L_n  the classifier should give all probability to the wanted classes, none to others     classifier_loss
+    L_m       the background should be white                                                       background_loss
+    L_sub     the image should be near its substrate, the picture it is painted on                 substrate_loss
 
 Images are (N, 3, H, W) in [-1, 1], white is 1. Every loss is a tensor of one number, lower is better, and is finite,
 with a finite gradient, for every finite input. Masks, weights and importance maps are constants: arrays or tensors, on
-the images' device or the host, through which no gradient flows. What the paper leaves open is said where it is chosen.
+the images' device or the host, through which no gradient flows. Choices that the paper leaves open are marked as ours.
 A wrong option or shape raises UsageError.
+
+To add a loss, see `image_losses` at the end of this file: it lists the losses that a training step takes of the images.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,10 +32,12 @@ from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
 from tinygan.functional import logistic_loss
 from tinygan.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
+from tinygan.models.gpan import Batch, PatchDiscriminator
 from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, sqrt, tanh, where
 
 PAPER_WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 100.0, "background": 25.0, "substrate": 100.0}
 IMPORTANCE_MODES = ("soft", "binary")
+CAM_MODES = (*IMPORTANCE_MODES, "blend", "off")
 CLASS_FORMS = ("softmax", "sigmoid", "hinge")
 SPLIT_SCALE = 25.0    # the constant inside the paper's F
 HINGE_MARGIN = 1.0    # our choice, that of support vector machines
@@ -40,11 +45,11 @@ LEAST_WEIGHT = 1e-12  # weights that sum to less count as none at all
 SATURATED = 5.0       # tanh(5 ** 2) rounds to 1 in float32 and in float64
 OUT_OF_REACH = 1e30   # beyond every score
 
-# ---- importance: where the classifier looks ------------------------------------------------------------------------
+# ---- importance: which places the classifier's scores depend on ----------------------------------------------------
 
 
 def importance(cam: Any, size: Pair, mode: str = "soft", threshold: float = 0.5) -> Tensor:
-    """W = 1 - S: how much the discriminator may say about each place, a constant (N, 1, h, w) in [0, 1].
+    """Compute W = 1 - S, the weight of each place in the discriminator's losses: a constant (N, 1, h, w) in [0, 1].
 
     cam: S, the classifier's importance map (gradcam.grad_cam), (N, h', w') in [0, 1]. size: (h, w), or one number for
     both; S is resized to it bilinearly. mode: "soft" is 1 - S; "binary" is 1 where S <= threshold, else 0.
@@ -64,11 +69,10 @@ def importance(cam: Any, size: Pair, mode: str = "soft", threshold: float = 0.5)
 
 
 def blend(images: Tensor, other: Tensor, cam: Any, mode: str = "soft", threshold: float = 0.5) -> Tensor:
-    """S * other + (1 - S) * images, what a discriminator sees when the masking is done in the image.
+    """Compute S * other + (1 - S) * images, the discriminator's input when the images are masked, not the loss.
 
     images, other: (N, C, H, W); `other` (the substrate, or the real image) gets no gradient. cam, mode, threshold: as
-    of `importance`. The alternative to a weight: the discriminator then judges an image whose important regions are
-    real, so the generator is not judged there.
+    of `importance`. Where S is 1 the discriminator's input is real, so the generator gets no gradient from there.
     """
     weight = importance(cam, images.shape[2:], mode, threshold)
     if other.shape != images.shape or len(weight) != len(images):
@@ -80,7 +84,7 @@ def blend(images: Tensor, other: Tensor, cam: Any, mode: str = "soft", threshold
 
 
 def patch_generator_loss(fake: Tensor, weight: Any = None, kind: str = "nonsaturating") -> Tensor:
-    """The generator's part of L_cGAN, from the logits of its images' patches.
+    """Compute the generator's part of L_cGAN from the logits of its images' patches.
 
         per image  sum_p W_p l_p / sum_p W_p,  then the mean over the batch;  l_p = -log D_p, or log(1 - D_p)
 
@@ -92,17 +96,15 @@ def patch_generator_loss(fake: Tensor, weight: Any = None, kind: str = "nonsatur
         return generator_loss(fake=fake, kind=kind)
     if kind not in GENERATOR_LOSSES:
         raise UsageError(f"unknown generator loss {kind!r}: use one of {', '.join(GENERATOR_LOSSES)}")
-    if kind == "nonsaturating":
-        return _weighted_mean(softplus(-fake), weight)
-    return -_weighted_mean(softplus(fake), weight)
+    return _weighted_mean(softplus(-fake) if kind == "nonsaturating" else -softplus(fake), weight)
 
 
 def patch_discriminator_loss(*, real: Tensor, fake: Tensor, fake_weight: Any = None) -> Tensor:
-    """The discriminator's part of L_cGAN: the mean of -log D(x, y) + the weighted mean of -log(1 - D(x, G(x, z))).
+    """Compute the discriminator's part of L_cGAN: mean of -log D(x, y) + weighted mean of -log(1 - D(x, G(x, z))).
 
-    real, fake: logits (N, 1, h, w) of a discriminator that saw the condition x as well (Isola et al. 2017).
-    fake_weight: W, (N, 1, h, w), as of `patch_generator_loss`: what the generator is not judged by, the discriminator
-    need not learn (our choice; leave it out to judge every patch).
+    real, fake: logits (N, 1, h, w) of a discriminator whose input includes the condition x (Isola et al. 2017).
+    fake_weight: W, (N, 1, h, w), as of `patch_generator_loss`: patches without weight in the generator's loss have none
+    in the discriminator's (our choice; leave it out to weigh all patches alike).
     """
     if fake_weight is None:
         return discriminator_loss(real=real, fake=fake)
@@ -113,7 +115,7 @@ def patch_discriminator_loss(*, real: Tensor, fake: Tensor, fake_weight: Any = N
 
 
 def background_loss(images: Tensor, mask: Any, over: str = "all") -> Tensor:
-    """L_m = mean of (1 - m) (1 - G): 0 exactly where everything outside the object is white.
+    """Compute L_m = mean of (1 - m) (1 - G), which is 0 exactly where the background is white.
 
     images: G, (N, C, H, W). mask: m, (N, 1, H, W), 1 on the object, 0 on the background. The paper prints 1 - M(G),
     with M(G) "the masked output of the generator"; we read M(G) = m + (1 - m) G, the object painted white.
@@ -129,7 +131,7 @@ def background_loss(images: Tensor, mask: Any, over: str = "all") -> Tensor:
 
 
 def substrate_loss(images: Tensor, target: Any, weight: Any = None, limit: float = 1e-6) -> Tensor:
-    """L_sub = mean of |d| - log(1 - d^2 / 4), d = T - G: a distance with a barrier at the farthest two pixels can be.
+    """Compute L_sub = mean of |d| - log(1 - d^2 / 4), d = T - G: a distance with a barrier at |d| = 2, the largest d.
 
     images: G, target: T, both (N, C, H, W) in [-1, 1]; the formula is taken for each value. weight: (N, 1, H, W), such
     as `importance`, makes the mean of each image a weighted one.
@@ -147,15 +149,15 @@ def substrate_loss(images: Tensor, target: Any, weight: Any = None, limit: float
 
 
 def classifier_loss(scores: Tensor, wanted: Sequence[int], form: str = "softmax", reduce: str = "sum") -> Tensor:
-    """L_VGG = L_p + L_n; see `wanted_loss` and `unwanted_loss`."""
+    """Compute L_VGG = L_p + L_n; see `wanted_loss` and `unwanted_loss`."""
     return wanted_loss(scores, wanted, form) + unwanted_loss(scores, wanted, form, reduce)
 
 
 def wanted_loss(scores: Tensor, wanted: Sequence[int], form: str = "softmax") -> Tensor:
-    """L_p: the classifier should find every wanted class. The mean over the batch of, with x the scores of an image,
+    """Compute L_p, low where every wanted class is probable: the mean over the batch of, x being an image's scores,
 
         softmax   - mean_c log(|C| p_c),  p = softmax(x): 0 when the wanted classes C share all probability equally
-        sigmoid   mean_c -log sigmoid(x_c - mean(x)): each class on its own, several may be certain at once
+        sigmoid   mean_c -log sigmoid(x_c - mean(x)): classes are independent, several may be near 1 at once
         hinge     mean_c max(0, 1 - x_c + the best unwanted score)
 
     scores: (N, classes), before the softmax. wanted: the ids of C, one set for the whole batch. The paper describes
@@ -173,14 +175,14 @@ def wanted_loss(scores: Tensor, wanted: Sequence[int], form: str = "softmax") ->
 
 
 def unwanted_loss(scores: Tensor, wanted: Sequence[int], form: str = "softmax", reduce: str = "sum") -> Tensor:
-    """L_n: the classifier should find nothing else. The mean over the batch of a sum over the classes u not in C,
+    """Compute L_n, low where no other class is probable: the mean over the batch of a sum over classes u not in C,
 
-        softmax   - sum_u log(1 - p_u): 0 when no probability is left to them, about their probability when it is small
+        softmax   - sum_u log(1 - p_u): 0 when their probability is 0, about their probability when it is small
         sigmoid   sum_u -log(1 - sigmoid(x_u - mean(x)))
         hinge     sum_u max(0, 1 + x_u - the worst wanted score)
 
     scores, wanted, form: as of `wanted_loss`. reduce: "sum", or "mean" over those classes.
-    1 - p is never formed where p is near 1, so a certain and wrong classifier gives a finite loss with a live gradient.
+    1 - p is never formed where p is near 1, so where a wrong class has p = 1 the loss is finite and its gradient not 0.
     """
     if reduce not in ("sum", "mean"):
         raise UsageError(f"unknown reduction {reduce!r}: use one of sum, mean")
@@ -197,7 +199,7 @@ def unwanted_loss(scores: Tensor, wanted: Sequence[int], form: str = "softmax", 
 
 
 def _minus_log_not(scores: Tensor) -> Tensor:
-    """-log(1 - p) for each class, p = softmax(scores).
+    """Compute -log(1 - p) for each class, p = softmax(scores).
 
     Only the largest p can be near 1, where 1 - p would lose all its digits. With t = x_max - log sum_(others) e^x,
     p_max is sigmoid(t), and -log(1 - p_max) = softplus(t) is exact for any t. The rest have p <= 1/2.
@@ -211,17 +213,17 @@ def _minus_log_not(scores: Tensor) -> Tensor:
 
 
 def _centred(scores: Tensor) -> Tensor:
-    """Scores less their mean: a softmax does not tell where its scores' zero is, so it must be set."""
+    """Subtract the mean of the scores: a softmax leaves their zero open, and a sigmoid needs one."""
     return scores - scores.mean(1, keepdims=True)
 
 
 def _sum_per_image(values: Tensor, chosen: Any) -> Tensor:
-    """The values of the chosen classes summed, then the mean over the batch."""
+    """Sum the values of the chosen classes, then take the mean over the batch."""
     return where(chosen, values, 0.0).sum() * (1.0 / len(values))
 
 
 def _chosen(scores: Tensor, wanted: Sequence[int], form: str, others_needed: bool) -> Any:
-    """The wanted classes as a bool array (1, classes) on the scores' device, once all is known to be right."""
+    """Check form, scores and ids; return the wanted classes as a bool array (1, classes) on the scores' device."""
     if form not in CLASS_FORMS:
         raise UsageError(f"unknown form of the classifier's loss {form!r}: use one of {', '.join(CLASS_FORMS)}")
     if scores.ndim != 2:
@@ -231,16 +233,14 @@ def _chosen(scores: Tensor, wanted: Sequence[int], form: str, others_needed: boo
         raise UsageError(f"wanted classes {list(ids)}: give one or more different ids from 0 to {classes - 1}")
     if others_needed and len(ids) == classes:
         raise UsageError(f"all {classes} classes are wanted: this loss needs one that is not")
-    chosen = np.zeros((1, classes), bool)
-    chosen[0, ids] = True
-    return scores.xp.asarray(chosen)
+    return scores.xp.asarray(np.isin(np.arange(classes), ids)[None])
 
 
 # ---- L_split -------------------------------------------------------------------------------------------------------
 
 
 def split_weights(sides: Sequence[int]) -> tuple[float, ...]:
-    """Weights of the feature maps in L_split: side / (2 * the largest), and for the last one what is missing to 1.
+    """Return the weights of the feature maps in L_split: side / (2 * the largest side); the last one makes the sum 1.
 
     sides: of the maps, in the generator's order. 4, 8, 16, 32, 64 gives the paper's numbers: 0.03125, 0.0625, 0.125,
     0.25, 0.53125; the rule behind them is our reading.
@@ -256,7 +256,7 @@ def split_weights(sides: Sequence[int]) -> tuple[float, ...]:
 
 def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -1,
                weights: Sequence[float] | None = None, eps: float = 1e-8, unit: bool = False) -> Tensor:
-    """L_split = - sum_i w_i * mean over pairs k < j of log F(M_ik, M_ij): the images of one batch must differ inside.
+    """Compute L_split = - sum_i w_i * mean over pairs k < j of log F(M_ik, M_ij), low where feature maps differ.
 
         F(a, b) = mean over elements of tanh(((a - b) / scale)^4), in [0, 1]
 
@@ -265,8 +265,8 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
     gradient 0.
     sign: -1; the paper prints the loss without the minus (sign=1), which minimised makes all maps identical, against
     its stated purpose. scale: 25 in the paper, far above maps of unit variance: F is then about 3e-5.
-    unit: measure each map in units of its own root mean square, so that the loss does not fall when maps just grow, as
-    they do until nothing else is learned (our choice where it is used, RESULTS.md; not in the paper).
+    unit: divide each map by its root mean square first, so that larger maps do not lower the loss; without it they
+    grew until the other losses had no effect (our choice where it is used, RESULTS.md; not in the paper).
     Raises TinyganError for a batch of one image, which has no pairs.
     """
     if sign not in (-1, 1):
@@ -291,28 +291,52 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
 
 
 def _mean_difference(m: Tensor, pairs: np.ndarray, scale: float) -> Tensor:
-    """F of every pair, (pairs,). All differences are one matrix product, whose adjoint is exact."""
+    """Compute F of every pair, (pairs,). All differences are one matrix product, whose adjoint is exact."""
     differences = Tensor(m.xp.asarray(pairs, dtype=m.dtype)) @ m.reshape(len(m), -1)  # +-1 alone: nothing is rounded
     u = differences * (1.0 / scale)
     square = u * u
-    # Where tanh is 1 anyway, u^4 must not overflow: 0 * inf in the gradient. (> lets a NaN pass, to be seen.)
+    # Where tanh is 1 anyway, u^4 must not overflow: 0 * inf in the gradient. (> lets a NaN pass.)
     square = where(square.data > SATURATED, SATURATED, square)
     return tanh(square * square).mean(axis=1)
 
 
 def _pair_differences(n: int) -> np.ndarray:
-    """(pairs, n): each row takes one image from another, +1 and -1."""
+    """Return the matrix (pairs, n) that subtracts images: each row holds one +1 and one -1."""
     rows = np.zeros((n * (n - 1) // 2, n))
     for row, (k, j) in zip(rows, itertools.combinations(range(n), 2), strict=True):
         row[k], row[j] = 1.0, -1.0
     return rows
 
 
-# ---- the whole -----------------------------------------------------------------------------------------------------
+# ---- constants and means -------------------------------------------------------------------------------------------
+
+
+def _constant(values: Any, like: Tensor, what: str, shape: tuple | None = None) -> Tensor:
+    """Return `values` as a constant of `like`'s dtype and device.
+
+    shape: the one required; default (N, 1, H, W) where like is (N, C, H, W).
+    """
+    if not isinstance(like, Tensor):
+        raise UsageError(f"a loss is taken of a tensor, not of {describe(like)}: write Tensor(images)")
+    array = own_array(values, like.xp, like.dtype)
+    shape = shape or (*like.shape[:1], 1, *like.shape[2:])
+    if array.shape != shape:
+        raise UsageError(f"{what} of shape {array.shape} for {describe(like)}: it must have shape {shape}")
+    return Tensor(array)
+
+
+def _weighted_mean(values: Tensor, weight: Any) -> Tensor:
+    """Compute sum W v / sum W per image, then the mean over the batch. values (N, C, h, w), weight (N, 1, h, w)."""
+    weight = _constant(weight, values, "weight").data
+    total = weight.sum(axis=(1, 2, 3), keepdims=True) * float(values.shape[1] * len(values))
+    return (values * Tensor(weight / total.clip(LEAST_WEIGHT, None))).sum()
+
+
+# ---- all losses together -------------------------------------------------------------------------------------------
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] = PAPER_WEIGHTS) -> Tensor:
-    """sum of weight * term, by name; PAPER_WEIGHTS are those of L. A weight of 0 leaves its term out altogether.
+    """Compute the sum of weight * term, by name; PAPER_WEIGHTS are those of L. A term of weight 0 is left out.
 
     Raises UsageError for a term without a weight, and for a weight other than 0 without a term.
     """
@@ -327,22 +351,65 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float] = PAP
     return sum(rest, start=first)
 
 
-# ---- constants and means -------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and variants of the losses; the defaults are the paper's weights and the readings of this file.
+
+    weights: name -> weight, for every name of PAPER_WEIGHTS.
+    cam: how regions that are important to the classifier are taken out of L_cGAN: "soft" and "binary" weights, "blend"
+    of the image with its substrate, "off". cam_discriminator: whether the discriminator's loss is weighted, too.
+    substrate_everywhere: False weights L_sub by 1 - importance as well (not in the paper). barrier: `limit` of
+    substrate_loss; with 1e-6 the gradient of the few pixels that are black instead of white is a thousand times larger
+    than of all others. whole: take L_p and L_n of the plain images as well as of their random views.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    cam: str = "soft"
+    cam_threshold: float = 0.5
+    cam_discriminator: bool = True
+    substrate_everywhere: bool = True
+    generator: str = "nonsaturating"
+    classes: str = "softmax"
+    unwanted: str = "sum"
+    background: str = "all"
+    barrier: float = 0.01
+    split_sign: int = -1
+    split_scale: float = SPLIT_SCALE
+    split_unit: bool = True
+    whole: bool = False
 
 
-def _constant(values: Any, like: Tensor, what: str, shape: tuple | None = None) -> Tensor:
-    """`values` as a constant of `like`'s dtype and device; of `shape`, or (N, 1, H, W) where like is (N, C, H, W)."""
-    if not isinstance(like, Tensor):
-        raise UsageError(f"a loss is taken of a tensor, not of {describe(like)}: write Tensor(images)")
-    array = own_array(values, like.xp, like.dtype)
-    shape = shape or (*like.shape[:1], 1, *like.shape[2:])
-    if array.shape != shape:
-        raise UsageError(f"{what} of shape {array.shape} for {describe(like)}: it must have shape {shape}")
-    return Tensor(array)
+def image_losses(batch: Batch, cam: Any, discriminator: PatchDiscriminator, s: LossSettings) -> dict[str, Callable]:
+    """Return the losses of a step that have a weight, by name, as functions of the images (N, C, S, S).
+
+    cam: S, the classifier's importance map, (N, h, w), or None. L_p, L_n and L_split are not among them: they are taken
+    of the classifier's scores and of the feature maps (gpan_step.py).
+    """
+    def cgan(images: Tensor) -> Tensor:
+        inputs, weight = discriminator_input(images, batch.target, cam, discriminator.grid, s)
+        return patch_generator_loss(discriminator(batch.d_condition, inputs), weight, s.generator)
+
+    def substrate(images: Tensor) -> Tensor:
+        weight = None if s.substrate_everywhere or cam is None else importance(cam, images.shape[2:])
+        return substrate_loss(images, batch.target, weight, s.barrier)
+
+    # THE PLACE TO ADD A LOSS. Write its function above, enter it here under a name, and give that name a weight in
+    # PAPER_WEIGHTS: `loss_gradients` then differentiates it, and `learn_generator` adds its weighted gradient.
+    # train_gpan.py's WEIGHTS makes the flag --weight-NAME; report.py and pictures.py name and draw its log columns.
+    losses = {"cgan": cgan,
+              "background": lambda images: background_loss(images, batch.mask, s.background),
+              "substrate": substrate}
+    return {name: loss for name, loss in losses.items() if s.weights[name]}
 
 
-def _weighted_mean(values: Tensor, weight: Any) -> Tensor:
-    """Per image sum W v / sum W, then the mean over the batch. values (N, C, h, w), weight (N, 1, h, w)."""
-    weight = _constant(weight, values, "weight").data
-    total = weight.sum(axis=(1, 2, 3), keepdims=True) * float(values.shape[1] * len(values))
-    return (values * Tensor(weight / total.clip(LEAST_WEIGHT, None))).sum()
+def discriminator_input(images: Tensor, target: Tensor, cam: Any, grid: tuple[int, int], s: LossSettings
+                        ) -> tuple[Tensor, Tensor | None]:
+    """Return (images for the discriminator, weight of each patch or None), with the importance map applied to one.
+
+    images, target: (N, C, S, S). cam: S, (N, h, w), or None. grid: rows and columns of the logits. See LossSettings.
+    """
+    if cam is None:
+        return images, None
+    if s.cam == "blend":
+        return blend(images, target, cam), None
+    return images, importance(cam, grid, s.cam, s.cam_threshold)

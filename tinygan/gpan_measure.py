@@ -12,14 +12,13 @@ from tinygan import metrics_gpan, pictures
 from tinygan.backend import Device, to_numpy
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
-from tinygan.gpan_step import Batch
 from tinygan.gradcam import grad_cam, overlay
 from tinygan.models.digits import DigitEye, find_classifier
-from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import Batch, GPANGenerator, PatchDiscriminator
 from tinygan.models.vgg16 import VGG16, load_vgg16
 from tinygan.module import Module
 from tinygan.sampling import in_batches
-from tinygan.views import ViewSettings, draw_views, held_out, look, whole
+from tinygan.views import ViewSettings, apply_views, draw_views, held_out, plain_view
 
 LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
 AT_ONCE = 8  # images that are judged at a time
@@ -47,10 +46,10 @@ def load_classifier(path: str | os.PathLike | None) -> Module:
 def paint(generator: GPANGenerator, batch: Batch) -> np.ndarray:
     """Images (n, C, S, S) in [-1, 1] on the host. Where they do not fit into memory at once, fewer at a time."""
     def draw(part: slice) -> np.ndarray:
-        images, _ = generator(batch.seen[part], batch.code[part], batch.noise[part], batch.routes[part])
+        images, _ = generator(batch.g_condition[part], batch.code[part], batch.noise[part], batch.routes[part])
         return images.numpy()
 
-    return in_batches(len(batch.seen), len(batch.seen), draw)
+    return in_batches(len(batch.g_condition), len(batch.g_condition), draw)
 
 
 def for_the_eye(images: np.ndarray) -> np.ndarray:
@@ -69,7 +68,7 @@ def cam_sheet(classifier: Module, batches: Sequence[Batch], images: Sequence[np.
         for image in row[:3]:
             shown = Tensor(device.put(image[None]))
             with no_grad():
-                features = classifier.features(whole(shown, classifier.side))
+                features = classifier.features(plain_view(shown, classifier.side))
             cam = to_numpy(grad_cam(features, classifier.head, batch.wanted))[0]
             small = for_the_eye(image[None])[0]
             small = np.repeat(small, 3 // len(small), axis=0)  # the overlay is in colour, whatever the image is
@@ -86,11 +85,11 @@ def scores_of(classifier: Module, images: np.ndarray, device: Device, views_seed
         for start in range(0, len(images), AT_ONCE):
             part = Tensor(device.put(images[start:start + AT_ONCE]))
             if views_seed is None:
-                seen = whole(part, classifier.side)
+                seen = plain_view(part, classifier.side)
             else:
                 settings = HELD_OUT if isinstance(classifier, VGG16) else HELD_OUT_DIGITS
                 rng = np.random.default_rng([views_seed, start])
-                seen = look(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
+                seen = apply_views(part, draw_views(rng, len(part), settings, *images.shape[2:], classifier.side))
             found = classifier.features(seen)
             features.append(found.numpy().reshape(len(part), -1))
             scores.append(classifier.head(found).numpy())

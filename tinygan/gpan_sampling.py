@@ -17,8 +17,7 @@ from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_subs
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_measure import AT_ONCE, paint
-from tinygan.gpan_step import Batch
-from tinygan.models.gpan import GPANConfig, GPANGenerator
+from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator
 from tinygan.runfiles import read_config
 from tinygan.sampling import load_best, run_folder
 

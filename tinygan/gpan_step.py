@@ -1,153 +1,109 @@
-"""One look at a batch of the GPAN's images: what every loss says of them, and which way each pulls.
+"""One training step of the GPAN: the gradient of every loss with respect to the images, then that of the two nets.
 
-The images are where all the losses meet. So a step is taken in two halves: here every loss is differentiated down to
-the images (and L_split to the stochastic layers' maps) and no further; then the generator is given the weighted sum of
-these pulls. Each loss's graph is gone before the next one is built, so that a step needs the memory of the largest, not
-of their sum; and how hard each loss pulls is known at every step, for nothing.
+A step is cut at the images, where all losses meet. `loss_gradients` differentiates each loss with respect to the images
+(L_split: to the maps of the stochastic layers); `learn_generator` backpropagates the weighted sum of these gradients
+through the generator. By the chain rule that is the gradient of the weighted sum of the losses. Each loss's graph is
+freed before the next one is built, so a step needs the memory of the largest graph and not of their sum, and the norm
+of each loss's gradient costs nothing extra. The losses themselves, and the place to add one, are in gpan_losses.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tinygan import gpan_losses as losses
+from tinygan import gpan_losses
 from tinygan.engine import Tensor, frozen, grad
+from tinygan.gpan_losses import LossSettings
 from tinygan.gradcam import grad_cam
-from tinygan.models.gpan import PatchDiscriminator
+from tinygan.models.gpan import Batch, PatchDiscriminator
 from tinygan.module import Module
-from tinygan.views import Views, look, warp, whole
+from tinygan.views import Views, apply_views, plain_view, warp
 
-CAM_SIDE = 28  # of an importance map that comes from a random view
-CAM_MODES = ("soft", "binary", "blend", "off")
-
-
-class Batch(NamedTuple):
-    """What n images are made of, and the wanted class ids that all of them share.
-
-    target (n, C, S, S): the substrates; mask (n, 1, S, S): where their objects are. seen, x: what the generator and
-    the discriminator see of them. code (n, categories), noise (n, channels, 2, 2); routes (n, stochastic layers) are
-    on the host.
-    """
-
-    target: Tensor
-    mask: Tensor
-    seen: Tensor
-    x: Tensor
-    code: Tensor
-    noise: Tensor
-    routes: np.ndarray
-    wanted: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights and variants of the losses; the defaults are the paper's weights and the readings of gpan_losses.py.
-
-    cam: how the importance of a region for the classifier takes it out of L_cGAN: "soft" and "binary" weights, "blend"
-    of the image with its substrate, "off". cam_discriminator: whether the discriminator's loss is weighted, too.
-    substrate_everywhere: False weights L_sub by 1 - importance as well (not in the paper). barrier: `limit` of
-    substrate_loss; with 1e-6 a few pixels that are black instead of white pull a thousand times harder than all others.
-    """
-
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(losses.PAPER_WEIGHTS))
-    cam: str = "soft"
-    cam_threshold: float = 0.5
-    cam_discriminator: bool = True
-    substrate_everywhere: bool = True
-    generator: str = "nonsaturating"
-    classes: str = "softmax"
-    unwanted: str = "sum"
-    background: str = "all"
-    barrier: float = 0.01
-    split_sign: int = -1
-    split_scale: float = losses.SPLIT_SCALE
-    split_unit: bool = True
+CAM_SIDE = 28  # of importance maps that are resampled from random views
 
 
 @dataclass
-class Verdict:
-    """What the losses say: their values by name, how the images (and maps) should change, and where the classifier
-    looks, S (n, h, w), None if nobody asked. `scores`: of the whole images where they were looked at, else of the
-    first view."""
+class LossGradients:
+    """The losses of a batch and their gradients, before any weight.
 
-    terms: dict[str, Tensor]
-    image_pulls: dict[str, Any]
-    map_pulls: list[Any]
-    importance: Any
-    scores: Any
-
-
-def judge(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | None, see_whole: bool, *,
-          discriminator: PatchDiscriminator, classifier: Module, settings: LossSettings) -> Verdict:
-    """Differentiate every loss with a weight other than 0 to the images and maps.
-
-    views: random views for the classifier, None for none; see_whole: it looks at the whole image as well. One view
-    after the other, so their number costs time but no memory. Nothing is accumulated in any parameter.
+    terms: name -> loss, a tensor of one number without a graph; only losses with a weight, and L_p, L_n ("wanted",
+    "unwanted"). image_gradients: name -> gradient with respect to the images, (n, C, S, S); "vgg" is that of L_p + L_n.
+    map_gradients: of L_split, with respect to each stochastic layer's maps. scores: the classifier's, (n, classes), of
+    the plain images, or of the first view where only views are classified. importance: S, (n, h, w), or None.
     """
-    s, side = settings, classifier.side
+
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    image_gradients: dict[str, Any] = field(default_factory=dict)
+    map_gradients: list[Any] = field(default_factory=list)
+    scores: Any = None
+    importance: Any = None
+
+
+def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | None, *,
+                   discriminator: PatchDiscriminator, classifier: Module, settings: LossSettings) -> LossGradients:
+    """Compute every loss of the GPAN and its gradient with respect to the images.
+
+    images: (n, C, S, S); maps: of the stochastic layers, as GPANGenerator returns both; their graphs are not used.
+    views: random views for the classifier, None for the plain images. No parameter's gradient is touched.
+    """
     leaf = Tensor(images.data, requires_grad=True)
-    terms, pulls = {}, {}
-
-    # The classifier: it should see what is wanted, and nothing else. It is frozen, so no weight gradient is computed.
-    glances = ([None] if see_whole or views is None else []) + (
-        [] if views is None else [one_of_each(views, i) for i in range(len(views) // views.images)])
-    scores, importance = None, None
-    maps_of_views: list[Any] = []
-    for glance in glances:
-        seen = whole(leaf, side) if glance is None else look(leaf, glance)
-        features = classifier.features(seen)
-        found = classifier.head(features)
-        if scores is None:
-            scores = found.data  # not copied to the host: that would make a GPU wait at every step
-        if s.cam != "off" and importance is None:  # the whole image comes first, and then suffices
-            cam = grad_cam(features, classifier.head, batch.wanted)
-            if glance is None or glance.matrices is None:
-                importance = cam
-            else:
-                maps_of_views.append(in_the_image(cam, glance))
-        parts = {"wanted": losses.wanted_loss(found, batch.wanted, s.classes),
-                 "unwanted": losses.unwanted_loss(found, batch.wanted, s.classes, s.unwanted)}
-        for name, part in parts.items():
-            terms[name] = terms.get(name, 0.0) + part.detach() * (1.0 / len(glances))
-        if s.weights["vgg"]:
-            (pull,) = grad((parts["wanted"] + parts["unwanted"]) * (1.0 / len(glances)), [leaf])
-            pulls["vgg"] = pull.data if "vgg" not in pulls else pulls["vgg"] + pull.data
-        del seen, features, found, parts  # the graph of this view goes before the next is built
-    if maps_of_views:
-        importance = sum(maps_of_views) * (1.0 / len(maps_of_views))
-
-    # The discriminator: patches should look real where the classifier does not look.
-    if s.weights["cgan"]:
-        shown, weight = as_judged(leaf, batch, importance, discriminator, s)
-        with frozen(discriminator):
-            terms["cgan"] = losses.patch_generator_loss(discriminator(batch.x, shown), weight, s.generator)
-    if s.weights["background"]:
-        terms["background"] = losses.background_loss(leaf, batch.mask, s.background)
-    if s.weights["substrate"]:
-        weight = None if s.substrate_everywhere or importance is None else losses.importance(
-            importance, images.shape[2:])
-        terms["substrate"] = losses.substrate_loss(leaf, batch.target, weight, s.barrier)
-    for name in ("cgan", "background", "substrate"):
-        if name in terms:
-            (pull,) = grad(terms[name], [leaf])
-            pulls[name], terms[name] = pull.data, terms[name].detach()
-
-    # And the images of a batch should be different inside.
-    map_pulls = []
-    if s.weights["split"]:
+    result = classifier_gradients(leaf, batch, views, classifier, settings)
+    with frozen(discriminator):
+        for name, loss in gpan_losses.image_losses(batch, result.importance, discriminator, settings).items():
+            value = loss(leaf)
+            result.image_gradients[name] = grad(value, [leaf])[0].data
+            result.terms[name] = value.detach()
+    if settings.weights["split"]:
         leaves = [Tensor(m.data, requires_grad=True) for m in maps]
-        split = losses.split_loss(leaves, s.split_scale, s.split_sign, unit=s.split_unit)
-        map_pulls = [pull.data for pull in grad(split, leaves)]
-        terms["split"] = split.detach()
-    return Verdict(terms, pulls, map_pulls, importance, scores)
+        value = gpan_losses.split_loss(leaves, settings.split_scale, settings.split_sign, unit=settings.split_unit)
+        result.map_gradients = [gradient.data for gradient in grad(value, leaves)]
+        result.terms["split"] = value.detach()
+    return result
 
 
-def one_of_each(views: Views, i: int) -> Views:
-    """View i of every image, as a draw of its own."""
+def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, classifier: Module, settings: LossSettings
+                         ) -> LossGradients:
+    """Compute L_p and L_n, means over the views, their gradient with respect to the images, and the importance map.
+
+    The views are classified one after the other, so their number costs time but no memory. The classifier's weights
+    are constants, so no gradient of theirs is computed.
+    """
+    result, cams, s = LossGradients(), [], settings
+    chosen = [None] if s.whole or views is None else []  # None: the plain images, which come first
+    chosen += [] if views is None else [select_view(views, i) for i in range(len(views) // views.images)]
+    share = 1.0 / len(chosen)
+    for view in chosen:
+        features = classifier.features(plain_view(images, classifier.side) if view is None else
+                                       apply_views(images, view))
+        logits = classifier.head(features)
+        if result.scores is None:
+            result.scores = logits.data  # not copied to the host: a GPU would wait for it at every step
+        if s.cam != "off" and result.importance is None:  # the map of the plain images is enough where there is one
+            cam = grad_cam(features, classifier.head, batch.wanted)
+            if view is None or view.matrices is None:
+                result.importance = cam
+            else:
+                cams.append(cam_to_image(cam, view))
+        losses = {"wanted": gpan_losses.wanted_loss(logits, batch.wanted, s.classes),
+                  "unwanted": gpan_losses.unwanted_loss(logits, batch.wanted, s.classes, s.unwanted)}
+        for name, loss in losses.items():
+            result.terms[name] = result.terms.get(name, 0.0) + loss.detach() * share
+        if s.weights["vgg"]:
+            (gradient,) = grad((losses["wanted"] + losses["unwanted"]) * share, [images])
+            sums = result.image_gradients
+            sums["vgg"] = sums["vgg"] + gradient.data if "vgg" in sums else gradient.data
+        del features, logits, losses  # frees the graph of this view before the next is built
+    if cams:
+        result.importance = sum(cams) * (1.0 / len(cams))
+    return result
+
+
+def select_view(views: Views, i: int) -> Views:
+    """Return view i of every image as Views with one view per image."""
     rows = slice(i * views.images, (i + 1) * views.images)
     if views.matrices is None:
         return views
@@ -155,9 +111,12 @@ def one_of_each(views: Views, i: int) -> Views:
                    contrast=views.contrast[rows], seed=views.seed + i)
 
 
-def in_the_image(cam: Any, views: Views) -> Any:
-    """Importance as a view has it, (n, h, w), brought back to the image, (n, CAM_SIDE, CAM_SIDE); 0 where the view did
-    not look. The view's map from its pixels to the image's is turned round; all grids cover their squares evenly."""
+def cam_to_image(cam: Any, views: Views) -> Any:
+    """Resample importance maps from the grid of a view to a grid on the image; 0 where the view does not reach.
+
+    cam: (n, h, w), one map per view. Returns (n, CAM_SIDE, CAM_SIDE). The affine map from the view's pixels to the
+    image's is inverted; each grid divides its square evenly.
+    """
     h, w = cam.shape[1:]
     linear, offset = views.matrices[:, :, :2], views.matrices[:, :, 2]
     per_cell = np.array(views.size) / CAM_SIDE  # pixels of the image
@@ -169,41 +128,39 @@ def in_the_image(cam: Any, views: Views) -> Any:
     return warp(Tensor(cam[:, None]), matrices, (CAM_SIDE, CAM_SIDE)).data[:, 0]
 
 
-def as_judged(images: Tensor, batch: Batch, importance: Any, discriminator: PatchDiscriminator, s: LossSettings
-              ) -> tuple[Tensor, Tensor | None]:
-    """(images, weight of each patch) for the discriminator, by the settings' way of using the importance."""
-    if importance is None:
-        return images, None
-    if s.cam == "blend":
-        return losses.blend(images, batch.target, importance), None
-    return images, losses.importance(importance, discriminator.grid, s.cam, s.cam_threshold)
-
-
 def learn_discriminator(images: Tensor, batch: Batch, importance: Any, discriminator: PatchDiscriminator,
                         s: LossSettings, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Add `share` of the discriminator's gradient to its parameters; returns (loss, logits of real, of fake)."""
-    shown, weight = as_judged(images.detach(), batch, importance, discriminator, s)
-    real, fake = discriminator(batch.x, batch.target), discriminator(batch.x, shown)
-    loss = losses.patch_discriminator_loss(real=real, fake=fake, fake_weight=weight if s.cam_discriminator else None)
+    """Add `share` of the discriminator's gradient to its parameters.
+
+    images, importance: of the generator and of `loss_gradients`. Returns (loss, logits of real, logits of fake)
+    without graphs.
+    """
+    inputs, weight = gpan_losses.discriminator_input(images.detach(), batch.target, importance, discriminator.grid, s)
+    real, fake = discriminator(batch.d_condition, batch.target), discriminator(batch.d_condition, inputs)
+    fake_weight = weight if s.cam_discriminator else None
+    loss = gpan_losses.patch_discriminator_loss(real=real, fake=fake, fake_weight=fake_weight)
     (loss * share).backward()
     return loss.detach(), real.detach(), fake.detach()
 
 
-def learn_generator(images: Tensor, maps: Sequence[Tensor], verdict: Verdict, s: LossSettings, share: float = 1.0
+def learn_generator(images: Tensor, maps: Sequence[Tensor], losses: LossGradients, s: LossSettings, share: float = 1.0
                     ) -> None:
-    """Hand the weighted pulls on to the generator: add `share` of its gradient to its parameters."""
-    w = s.weights
-    goal = (images * Tensor(sum(pull * (share * w[name]) for name, pull in verdict.image_pulls.items()))).sum() \
-        if verdict.image_pulls else None
-    for m, pull in zip(maps, verdict.map_pulls, strict=False):
-        part = (m * Tensor(pull * (share * w["split"]))).sum()
-        goal = part if goal is None else goal + part
-    goal.backward()
+    """Backpropagate the weighted sum of the losses' gradients: add `share` of it to the generator's parameters.
+
+    images, maps: the generator's, with their graph. The gradient of sum(images * constant) with respect to the images
+    is the constant, so backward() of it starts with the sum of gradients.
+    """
+    w, of_images = s.weights, losses.image_gradients
+    constants = [(m, gradient * (share * w["split"])) for m, gradient in zip(maps, losses.map_gradients, strict=False)]
+    if of_images:
+        constants.insert(0, (images, sum(gradient * (share * w[name]) for name, gradient in of_images.items())))
+    first, *rest = ((tensor * Tensor(constant)).sum() for tensor, constant in constants)
+    sum(rest, start=first).backward()
 
 
-def pull_lengths(verdict: Verdict, s: LossSettings) -> dict[str, float]:
-    """Length of each weighted pull: how hard a loss pulls at the batch's images (L_split: at its maps)."""
-    found = {name: float((pull ** 2).sum()) ** 0.5 * s.weights[name] for name, pull in verdict.image_pulls.items()}
-    if verdict.map_pulls:
-        found["split"] = float(sum((pull ** 2).sum() for pull in verdict.map_pulls)) ** 0.5 * s.weights["split"]
-    return found
+def gradient_norms(losses: LossGradients, s: LossSettings) -> dict[str, float]:
+    """Return name -> Euclidean norm of the weighted gradient of each loss, over the whole batch (L_split: all maps)."""
+    arrays = {name: [gradient] for name, gradient in losses.image_gradients.items()}
+    if losses.map_gradients:
+        arrays["split"] = losses.map_gradients
+    return {name: float(sum((a ** 2).sum() for a in parts)) ** 0.5 * s.weights[name] for name, parts in arrays.items()}

@@ -1,13 +1,13 @@
-"""Random views of images, for a classifier to look at: somewhat nearer or farther, turned, moved, mirrored, blurred.
+"""Random views of images, the classifier's inputs: scaled, rotated, shifted, mirrored, blurred, with noise.
 
-A generator that is trained against a fixed classifier soon finds a fine checkerboard which the classifier takes for
-the wanted class, and which nobody else does. If the classifier sees every image from a new place each time, no pattern
-of single pixels survives, and what does looks more like the class. The scheme is the expectation over transformations
-of Athalye et al. 2018 (arXiv:1707.07397), and the random crops, turns and noise of feature visualisation
-(Olah et al. 2017).
+A generator that is trained against a fixed classifier soon finds a fine checkerboard that the classifier scores as the
+wanted class, and that no person recognises. With a new random view of every image in each step, patterns of single
+pixels no longer lower the loss, and the images resemble the class more. The scheme is the expectation over
+transformations of Athalye et al. 2018 (arXiv:1707.07397), and the random crops, rotations and noise of feature
+visualisation (Olah et al. 2017).
 
-The one new operation is `warp`: each pixel of the view looks at a place of the image that an affine map gives, and
-mixes its four neighbours there. It is linear in the image, and its VJP is its exact transpose.
+The one new operation is `warp`, affine resampling: each pixel of the view is interpolated bilinearly at a place of the
+image that an affine map gives. It is linear in the image, and its VJP is its exact transpose.
 """
 
 from __future__ import annotations
@@ -94,15 +94,15 @@ def _blur_along(a: Any, axis: int) -> Any:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How far views may differ from the plain image; each is drawn evenly from these ranges. Values: our choice.
+    """The ranges of the random views; each value is drawn uniformly from its range. Defaults: our choice.
 
     per_image: views of each image in a step. enabled: False gives one plain view of each image.
-    scale: side of the part that a view shows, as a share of the image's side; above 1 it shows some of the outside.
-    rotation: radians either way. shift: either way along each axis, in halves of the side. flip: mirror every second.
+    scale: side of a view's part of the image, as a share of the image's side; above 1 the view has a white margin.
+    rotation: radians either way. shift: either way along each axis, in halves of the side. flip: mirror half of them.
     blur: probability of a 3 x 3 blur, in the image's pixels. contrast: factor on the distance to white.
-    noise: standard deviation of what is added to each pixel of a view. coarse: share of their pixels that all images of
-        one draw are first shrunk to, drawn evenly on a logarithmic scale; below 1, fine textures do not help.
-    Raises UsageError for ranges that make no sense.
+    noise: standard deviation of the noise added to each pixel of a view. coarse: factor on the side to which all images
+        of one draw are first shrunk, drawn uniformly in its logarithm; below 1, fine textures do not lower the loss.
+    Raises UsageError for an empty or invalid range.
     """
 
     per_image: int = 1
@@ -130,20 +130,20 @@ class ViewSettings:
 
 
 def held_out(settings: ViewSettings, **changes: Any) -> ViewSettings:
-    """Settings to measure with: views unlike those trained on, by default milder, without blur and without noise.
+    """Return settings to evaluate with: by default narrower ranges than in training, without blur and without noise.
 
     changes: any field of ViewSettings. With a generator of a fixed seed, draw_views gives the same views each time.
-    Raises UsageError for ranges that make no sense.
+    Raises UsageError for an empty or invalid range.
     """
-    milder = {"scale": (0.7, 1.0), "rotation": 0.2, "shift": 0.15, "blur": 0.0, "contrast": (0.9, 1.1), "noise": 0.0,
+    narrower = {"scale": (0.7, 1.0), "rotation": 0.2, "shift": 0.15, "blur": 0.0, "contrast": (0.9, 1.1), "noise": 0.0,
               "coarse": (1.0, 1.0), "enabled": True}
-    return replace(settings, **milder | changes)
+    return replace(settings, **narrower | changes)
 
 
-def milder(settings: ViewSettings, share: float) -> ViewSettings:
-    """The same with every range cut down to `share`, from 0, the plain image, to 1: to begin with easy views.
+def scale_ranges(settings: ViewSettings, share: float) -> ViewSettings:
+    """Return the settings with every range multiplied by `share`: 0 is the plain image, 1 all of it (for a warm-up).
 
-    Raises UsageError for a share outside [0, 1].
+    Raises UsageError for a share that is not in [0, 1].
     """
     if not 0 <= share <= 1:
         raise UsageError(f"views: share must lie between 0 and 1, not {share}")
@@ -157,12 +157,12 @@ def milder(settings: ViewSettings, share: float) -> ViewSettings:
 
 @dataclass(frozen=True)
 class Views:
-    """The draw for one batch; row m of everything belongs to view m.
+    """The random numbers of a batch's views; row m of every array belongs to view m.
 
-    images: how many images there are, original: their (height, width); size: (height, width) to which they are shrunk
-        before anything else; side: of a view. matrices (views, 2, 3): from a view's pixels to those of the shrunk
-        image. sources (views,): the image shown. blurred (views,) bool; contrast (views,); noise: its strength;
-        seed: of the noise. matrices is None for plain views.
+    images: number of images; original: their (height, width); size: (height, width) to which they are shrunk first;
+        side: of a view. matrices (views, 2, 3): from a view's pixels to those of the shrunk image, None for plain
+        views. sources (views,): index of the image. blurred (views,) bool; contrast (views,); noise: its standard
+        deviation; seed: of the noise.
     """
 
     images: int
@@ -181,12 +181,12 @@ class Views:
 
 
 def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height: int, width: int, side: int) -> Views:
-    """Draw the views of n images of height x width pixels, each view side x side; all random numbers are host ones.
+    """Draw the views of n images of height x width pixels, each view side x side; random numbers are drawn on the host.
 
     View v of image i is row v * n + i. The same state of rng gives the same views.
     """
     if min(height, width, side) < 1 or n < 0:
-        raise UsageError(f"views: {n} images of {height} x {width} cannot be shown at {side} x {side}")
+        raise UsageError(f"views: {n} images of {height} x {width} have no views of {side} x {side}")
     if not settings.enabled:
         return Views(n, (height, width), (height, width), side, np.arange(n))
     count = n * settings.per_image
@@ -212,16 +212,16 @@ def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height:
 
 
 def _working_size(height: int, width: int, scale: float, side: int) -> tuple[int, int]:
-    """The largest size, of the same form, at which the widest view steps over MOST_STEP pixels at most."""
+    """Return the largest size of this aspect ratio at which neighbours in a view are MOST_STEP pixels apart at most."""
     share = min(1.0, MOST_STEP * side / (scale * max(height, width)))
     return max(1, int(height * share)), max(1, int(width * share))
 
 
-# ---- looking -----------------------------------------------------------------------------------------------------
+# ---- resampling --------------------------------------------------------------------------------------------------
 
 
-def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
-    """What the views show: images (N, C, H, W) in [-1, 1] -> (len(views), C, side, side). Outside an image is white, 1.
+def apply_views(images: Tensor, views: Views) -> Tensor:
+    """Resample images (N, C, H, W) in [-1, 1] to their views (len(views), C, side, side). Beyond an image is white, 1.
 
     An image much larger than a view is shrunk first, with anti-aliasing, so that no pixel is skipped. Then some are
     blurred, then all are warped; contrast scales the distance to white, so a white background stays white, and noise
@@ -229,30 +229,27 @@ def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
     Raises GraphError for images other than those the views were drawn for.
     """
     if images.ndim != 4 or (len(images), images.shape[2:]) != (views.images, views.original):
-        raise GraphError(f"look: the views were drawn for {views.images} images of {views.original} pixels, "
+        raise GraphError(f"apply_views: the views were drawn for {views.images} images of {views.original} pixels, "
                          f"not for {describe(images)}")
-    if side not in (None, views.side):
-        raise GraphError(f"look: the views were drawn with side {views.side}, not {side}")
     if views.matrices is None:
-        return whole(images, views.side)
-    x = _shrunk(images, views.size) - 1.0  # white is 0 from here on, as warp sees the outside
+        return plain_view(images, views.side)
+    x = _shrunk(images, views.size) - 1.0  # white is 0 from here on, warp's value beyond the image
     sources = views.sources
     if views.blurred.any():
         x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
     y = warp(x, views.matrices, (views.side, views.side), sources)
     constant = Tensor(own_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
-    if views.noise == 0.0:
-        return y * constant + 1.0
-    return y * constant + Tensor(own_array(_noise(views, y.shape[1]), y.xp, y.dtype))
+    white = Tensor(own_array(_noise(views, y.shape[1]), y.xp, y.dtype)) if views.noise else 1.0
+    return y * constant + white
 
 
-def whole(images: Tensor, side: int) -> Tensor:
-    """The plain view: each image (N, C, H, W) resized to (N, C, side, side), bilinear and anti-aliased."""
+def plain_view(images: Tensor, side: int) -> Tensor:
+    """Resize images (N, C, H, W) to (N, C, side, side), bilinear and anti-aliased: the view without any randomness."""
     return images if images.shape[2:] == (side, side) else resize_bilinear(images, (side, side), antialias=True)
 
 
 def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images of `size`: by means of whole blocks as far as that goes, which costs little, then by interpolation."""
+    """Shrink images to `size`: by means of whole blocks as far as possible, which is cheap, then by interpolation."""
     most = min(n // m for n, m in zip(images.shape[2:], size, strict=True))
     blocks = max(k for k in range(1, most + 1) if not any(n % k for n in images.shape[2:]))
     x = mean_pool2d(images, blocks) if blocks > 1 else images
@@ -260,7 +257,7 @@ def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _noise(views: Views, channels: int) -> np.ndarray:
-    """1 + noise, float32 (views, C, side, side): each view from a stream of its own, so that threads share the work."""
+    """Draw 1 + noise, float32 (views, C, side, side): one random stream per view, so that threads can draw views."""
     noise = np.empty((len(views), views.side, views.side, channels), np.float32)
 
     def job(view: int) -> None:

@@ -9,7 +9,7 @@ def exercise_1(images, mask):
 
 
 def exercise_2(layers):
-    # From the verdict back to the image: n places with a stride between them cover (n - 1) strides and one kernel.
+    # From the logit back to the image: n places with a stride between them cover (n - 1) strides and one kernel.
     side = 1
     for kernel, stride in reversed(layers):
         side = (side - 1) * stride + kernel

@@ -1,21 +1,21 @@
-"""The GPAN: a generator that paints on a given shape, and a discriminator of patches (Chaplygin & Chacksfield 2018).
+"""The GPAN: a generator conditioned on a picture, and a patch discriminator (Chaplygin & Chacksfield 2018).
 
-    generator       a picture x of what to paint on -> convolutions down to 2 x 2
-                    -> there the wanted categories and noise are added
+    generator       the condition x, a picture to paint on -> convolutions down to 2 x 2
+                    -> there the wanted categories and noise are concatenated
                     -> stochastic transposed convolutions to 4, 8, 16, 32, 64: each sample takes one of K filter sets
                     -> ordinary ones up to the image, tanh
     discriminator   x and an image -> strided convolutions -> a grid of logits, one for every patch ("PatchGAN" of
                     Isola et al. 2017, pix2pix)
 
 The paper's sizes are 1024 pixels, 512 for the discriminator, five stochastic layers of four sets: 1,024 routes. Its
-text leaves much open; what is a choice of ours says so, and is a setting. All layers have weight normalisation and
+text leaves much open; our choices are marked as ours, and are settings. All layers have weight normalisation and
 PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 128 pixels one stochastic layer less.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +30,13 @@ from tinygan.views import blur
 
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet
-LARGEST_STOCHASTIC = 64  # side of the largest map that comes out of a bank
-ENCODER_SIDE = 512  # of what the encoder and the discriminator see, at most (paper)
+LARGEST_STOCHASTIC = 64  # largest side of a stochastic layer's output
+ENCODER_SIDE = 512  # largest side of the inputs of the encoder's and the discriminator's first layer (paper)
 WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
 SKIPS = ("none", "upper", "all")
 STARTS = ("substrate", "nothing")
 MAP_NORMS = ("pixel", "none")
-WHITEST = 0.98  # of a substrate that is painted over: tanh reaches 1 nowhere, and far out it has no slope
+WHITEST = 0.98  # factor on x before the inverse of tanh, which is infinite at 1, and where tanh has no slope
 # Strided layers of the discriminator by the side of its input. Three are pix2pix's, whose patches are 70 pixels wide; a
 # smaller picture gets smaller patches (34 and 16 pixels), or one patch would be most of it. Our choice.
 STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
@@ -44,23 +44,22 @@ STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
 
 @dataclass(frozen=True)
 class GPANConfig:
-    """Everything that decides the nets' shapes and how they compute.
+    """The settings of both nets: shapes, normalisation, activations.
 
-    size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code that
-        says which of them are wanted. noise_dim: channels of noise beside the route (0: the route is all).
+    size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code, a 0 or 1
+        for each category. noise_dim: channels of noise (0: the route alone is random).
     bank: filter sets of each stochastic layer; one number means that many in all. The paper's is 4.
     base_channels: of the encoder's first layer, doubling with every halving up to 8 times as many; the decoder mirrors
         it. patch_channels: the same for the discriminator (64 in pix2pix).
-    skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
-        image shows passes the routes while its outline does not have to; "none", "all".
+    skips: which decoder layers read the encoder's map of the same side, too. "upper": the ordinary layers alone, so
+        that the outline can bypass the stochastic layers, and the content cannot; "none", "all".
     map_norm: "pixel" divides every pixel of the encoder's last map and of the stochastic layers' maps by the root of
         its mean square over the channels (Karras et al. 2018, progressive GANs), as weight normalisation bounds no map
         whose inputs are alike. "none", the paper's, is the default: bounded maps learned far more slowly.
-    start: "substrate": x is a picture that the generator changes; what it makes is added to x before the tanh, so
-        colour, outline and background are there from the first step. "nothing": it paints from nothing. Our choice:
-        painted from nothing, the substrate's colours were lost.
-    smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur. Their 4 x 4 kernels leave a
-        grid of single pixels, which a classifier takes for texture and an eye for dirt. Our choice.
+    start: "substrate" adds the last layer's output to x before the tanh, so the untrained generator returns x;
+        "nothing" does not. Our choice: with "nothing" the substrate's colours were lost.
+    smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur: their 4 x 4 kernels leave a
+        checkerboard of single pixels. Our choice.
     norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
     """
 
@@ -111,7 +110,7 @@ class GPANConfig:
 
     @property
     def encoder_side(self) -> int:
-        """Side of x as the encoder and the discriminator see it."""
+        """Side of the first layer's input, in the encoder and in the discriminator."""
         return min(self.size, ENCODER_SIDE)
 
     @property
@@ -121,29 +120,29 @@ class GPANConfig:
 
     @property
     def stochastic_sides(self) -> list[int]:
-        """Sides of the maps that come out of the banks: 4, 8, ... 64 at most, and below the image's."""
+        """Sides of the stochastic layers' outputs: 4, 8, ... 64 at most, and below the image's."""
         return [side for side in reversed(_halvings(self.size)) if BOTTLENECK < side <= LARGEST_STOCHASTIC]
 
     @property
     def ordinary_sides(self) -> list[int]:
-        """Sides of the maps after them, the image's last."""
+        """Sides of the outputs of the ordinary layers after them, the image's last."""
         return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
 
     @property
     def route_count(self) -> int:
-        """How many different generators the routes can make."""
+        """Number of routes: the product of the bank sizes."""
         return int(np.prod(self.bank))
 
     def encoder_width(self, side: int) -> int:
-        """Channels of the encoder's map of this side."""
+        """Return the channels of the encoder's map of this side."""
         return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))
 
     def decoder_width(self, side: int) -> int:
-        """Channels of the decoder's map of this side."""
+        """Return the channels of the decoder's map of this side."""
         return self.channels if side == self.size else self.base_channels * min(WIDEST, self.size // (2 * side))
 
     def skip_width(self, side: int) -> int:
-        """Channels that the layer which reads the decoder's map of this side sees beside it."""
+        """Return the channels that are concatenated to the decoder's map of this side, 0 for none."""
         stochastic = side < self.stochastic_sides[-1]
         if self.skips == "none" or (self.skips == "upper" and stochastic):
             return 0
@@ -152,17 +151,36 @@ class GPANConfig:
         return self.encoder_width(side) if side in self.encoder_sides else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
+        """Return a JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
         return {**asdict(self), "bank": list(self.bank)}
 
 
 def _halvings(side: int) -> list[int]:
-    """side / 2, side / 4, ... down to the bottleneck."""
+    """Return side / 2, side / 4, ... down to the bottleneck."""
     sides = []
     while side > BOTTLENECK:
         side //= 2
         sides.append(side)
     return sides
+
+
+class Batch(NamedTuple):
+    """The inputs of both nets and of the losses for n images.
+
+    target (n, C, S, S): the substrates, pictures of an object on white; mask (n, 1, S, S): 1 on the object, else 0.
+    g_condition, d_condition (n, C, S, S): x of the generator and of the discriminator, made from target or mask.
+    code (n, categories), noise (n, noise_dim, 2, 2), routes (n, stochastic layers) on the host: of the generator.
+    wanted: ids of the classes that the classifier should find, the same for all images of the batch.
+    """
+
+    target: Tensor
+    mask: Tensor
+    g_condition: Tensor
+    d_condition: Tensor
+    code: Tensor
+    noise: Tensor
+    routes: np.ndarray
+    wanted: tuple[int, ...]
 
 
 class GPANGenerator(Module):
@@ -186,7 +204,7 @@ class GPANGenerator(Module):
         self.deconvs, self.activations = [], []
         width, before = widths[-1] + c.categories + c.noise_dim, BOTTLENECK
         for side, bank in zip(c.stochastic_sides, c.bank, strict=True):
-            # The bottleneck's own map is the encoder's: there is nothing to skip to.
+            # At the bottleneck the decoder's map is the encoder's, so there is no skip.
             width += c.skip_width(before) if before > BOTTLENECK else 0
             self.deconvs.append(StochasticConvTranspose2d(width, c.decoder_width(side), 4, bank=bank, norm=c.norm,
                                                           **common))
@@ -203,8 +221,10 @@ class GPANGenerator(Module):
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray | None = None
                 ) -> tuple[Tensor, list[Tensor]]:
-        """routes: host integers (N, stochastic layers); may be left out when every bank is 1. Raises UsageError for
-        inputs of another shape, GraphError for an index outside its bank."""
+        """Generate images. routes: host integers (N, stochastic layers); may be left out when every bank is 1.
+
+        Raises UsageError for inputs of another shape, GraphError for an index that is not in its bank.
+        """
         c, n = self.config, len(x)
         expected = (n, len(c.bank))
         if routes is None and max(c.bank) > 1 or routes is not None and np.shape(routes) != expected:
@@ -217,18 +237,18 @@ class GPANGenerator(Module):
                 raise UsageError(f"{name} must be of shape {shape} for this generator, not {given.shape}")
         start = x * WHITEST
         x = shrink(x, c.encoder_side)
-        seen = {c.encoder_side: x}
+        encoded = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x, add_bias=False), bias=conv.loose_bias)
-            seen[x.shape[2]] = x
-        x = self._bounded(x)
-        everywhere = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
-        x = ops.concatenate([x, everywhere * self._gain(code), noise * self._gain(noise)], axis=1)
+            encoded[x.shape[2]] = x
+        x = self._pixel_norm(x)
+        code_maps = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
+        x = ops.concatenate([x, code_maps * self._gain(code), noise * self._gain(noise)], axis=1)
         maps = []
         for i, deconv in enumerate(self.deconvs):
             stochastic, side = i < len(c.bank), x.shape[2]
             if side > BOTTLENECK and c.skip_width(side):
-                x = ops.concatenate([x, seen[side]], axis=1)
+                x = ops.concatenate([x, encoded[side]], axis=1)
             column = {"routes": None if routes is None else np.asarray(routes)[:, i]} if stochastic else {}
             last = deconv is self.deconvs[-1]
             x, bias = deconv(x, **column, add_bias=last), deconv.loose_bias
@@ -237,36 +257,39 @@ class GPANGenerator(Module):
             if not last:
                 x = self.activations[i](x, bias=bias)
             if stochastic:
-                x = self._bounded(x)
+                x = self._pixel_norm(x)
                 maps.append(x)
         if c.start == "substrate":
             x = x + ops.log((1.0 + start) / (1.0 - start)) * 0.5  # the inverse of tanh
         return ops.tanh(x), maps
 
-    def _bounded(self, x: Tensor) -> Tensor:
+    def _pixel_norm(self, x: Tensor) -> Tensor:
+        """Divide every pixel by its root mean square over the channels, for map_norm "pixel"."""
         if self.config.map_norm == "none":
             return x
         return x * ops.power(ops.mean(x * x, axis=1, keepdims=True) + 1e-8, exponent=-0.5)
 
     def _gain(self, part: Tensor) -> float:
-        """A few channels among hundreds would not be heard: they get the length of the encoder's. Our choice; without
-        it a generator of three classes drew the same for all."""
+        """Return the factor that makes the few channels of `part` as large together as the encoder's hundreds.
+
+        Our choice; without it a generator of three classes drew the same image for all.
+        """
         return float((self.config.encoder_width(BOTTLENECK) / max(1, part.shape[1])) ** 0.5)
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """(n, noise_dim, 2, 2) standard normal, float32, drawn on the host: one for each quarter of the image."""
+        """Draw (n, noise_dim, 2, 2) standard normal numbers on the host, float32; 2 x 2: the quarters of the image."""
         return rng.standard_normal((n, self.config.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """(n, stochastic layers) filter-set indices; see adapted_gan.draw_routes."""
+        """Draw filter-set indices (n, stochastic layers); see adapted_gan.draw_routes."""
         return draw_routes(rng, n, self.config.bank, mode)
 
 
 class PatchDiscriminator(Module):
-    """x (a silhouette) and images, both (N, ., size, size) -> logits (N, 1, h, w): is this patch a real image's?
+    """x (the condition) and images, both (N, ., size, size) -> logits (N, 1, h, w) that each patch is real.
 
-    C64-C128-C256-C512-C1 of pix2pix, 62 x 62 logits at 512 pixels; what is larger is averaged down to 512 (spec of the
-    paper), what is smaller has fewer strided layers (STRIDED). Kernels 4 x 4, the last two layers with stride 1.
+    C64-C128-C256-C512-C1 of pix2pix, 62 x 62 logits at 512 pixels; larger inputs are averaged down to 512 (as in the
+    paper), smaller ones have fewer strided layers (STRIDED). Kernels 4 x 4, the last two layers with stride 1.
     """
 
     def __init__(self, config: GPANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
@@ -284,9 +307,8 @@ class PatchDiscriminator(Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the logits."""
-        strided = STRIDED[self.config.encoder_side]
-        side = (self.config.encoder_side >> strided) - 2  # each layer of stride 1 and kernel 4, padded by 1, takes one
-        return side, side
+        side = self.config.encoder_side >> STRIDED[self.config.encoder_side]
+        return side - 2, side - 2  # each layer of stride 1 and kernel 4, padded by 1, makes the side smaller by one
 
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
         h = shrink(ops.concatenate([x, images], axis=1), self.config.encoder_side)
@@ -296,7 +318,7 @@ class PatchDiscriminator(Module):
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Images of a multiple of `side` pixels, averaged down to it."""
+    """Average images (N, C, H, W), H = W a multiple of `side`, down to (N, C, side, side)."""
     factor = images.shape[2] // side
     return mean_pool2d(images, factor) if factor > 1 else images
 

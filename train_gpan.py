@@ -16,26 +16,32 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinygan import __version__, cli, gpan_losses, gpan_measure, health, pictures
+from tinygan import __version__, cli, gpan_measure, health, pictures
 from tinygan.backend import Device, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_losses import CAM_MODES, LossSettings
+from tinygan.gpan_losses import PAPER_WEIGHTS, LossSettings
 from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
-from tinygan.layers import CLAMPS, NORMS, normalised
+from tinygan.layers import normalised
 from tinygan.loop import QUIET, Loop, Step, finish, start
-from tinygan.losses import GENERATOR_LOSSES
-from tinygan.models.adapted_gan import ACTIVATIONS
-from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, Batch, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.module import Module
 from tinygan.ops import sigmoid
 from tinygan.resume import file_inputs, resumed
 from tinygan.run import Run
+from tinygan.settings import make
 from tinygan.state import Game, gradient_norm
 from tinygan.streams import Progress
-from tinygan.train_flags import add_optimiser_flags, add_place_flags, check_numbers
+from tinygan.train_flags import (
+    FREQUENT_EVERYWHERE,
+    add_optimiser_flags,
+    add_place_flags,
+    add_settings,
+    add_training_flags,
+    check_numbers,
+)
 from tinygan.views import Views, ViewSettings, draw_views, scale_ranges
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
@@ -55,6 +61,8 @@ PRESETS = {
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
 RMSPROP_LR = 5e-5  # the presets' rates are Adam's; at 2e-3 RMSprop diverges
 D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # of the generator's learning rate
+FREQUENT = FREQUENT_EVERYWHERE | {"classifier", "wanted", "substrate", "size", "accumulate", "bank", "cam", "views",
+                                  "lr"}  # flags that --help shows
 ROWS, COLUMNS = 4, 6  # of the pictures: a row shares substrate, wanted classes and noise, a column its route
 LARGEST = {"batch_size": 4_096, "base_channels": 1_024, "patch_channels": 1_024, "noise_dim": 65_536, "views": 64}
 # The paper's weights; L_VGG is L_p + L_n.
@@ -137,10 +145,8 @@ def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
                                  flip=flags["substrate_flip"] == "yes")
     print(substrates.describe())
-    same = ("size", "channels", "noise_dim", "bank", "base_channels", "patch_channels", "skips", "start", "map_norm",
-            "smooth", "norm", "act", "slope", "clamp")
-    config = GPANConfig(condition_channels=flags["channels"], categories=len({i for ids in sets for i in ids}),
-                        **{name: flags[name] for name in same})
+    config = make(GPANConfig, flags, condition_channels=flags["channels"],
+                  categories=len({i for ids in sets for i in ids}))
     game = GPANGame(config, flags, classifier, sets, substrates, device)
     game.inputs = file_inputs(flags)
     return game
@@ -301,21 +307,13 @@ def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | N
 
 
 def loss_settings(flags: dict) -> LossSettings:
-    return LossSettings(weights={name: flags[f"weight_{name}"] for name in WEIGHTS}, cam=flags["cam"],
-                        cam_threshold=flags["cam_threshold"], cam_discriminator=flags["cam_for"] == "both",
-                        substrate_everywhere=flags["substrate_where"] == "everywhere", generator=flags["loss"],
-                        classes=flags["class_loss"], unwanted=flags["unwanted"], background=flags["background_over"],
-                        split_sign=-1 if flags["split_sign"] == "minus" else 1, split_scale=flags["split_scale"],
-                        split_unit=flags["split_unit"] == "rms",
-                        barrier=flags["barrier"], whole=flags["whole"] == "yes")
+    """Make the settings of the losses."""
+    return make(LossSettings, flags, weights={name: flags[f"weight_{name}"] for name in WEIGHTS})
 
 
 def view_settings(flags: dict) -> ViewSettings | None:
-    if not flags["views"]:
-        return None
-    return ViewSettings(per_image=flags["views"], scale=tuple(flags["view_scale"]), rotation=flags["view_rotation"],
-                        shift=flags["view_shift"], flip=flags["view_flip"] == "yes", blur=flags["view_blur"],
-                        noise=flags["view_noise"], coarse=tuple(flags["view_coarse"]))
+    """Make the settings of the views; None where there are none."""
+    return make(ViewSettings, flags) if flags["views"] else None
 
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
@@ -364,97 +362,49 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
 
 
 def build_parser() -> cli.Parser:
+    """Make the parser: flags for the run, and those of the fields of the nets', losses' and views' settings."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
 
     def preset(name: str) -> str:
+        if name not in PRESETS["digits"]:
+            return ""
         small, large = (cli.as_typed(PRESETS[kind][name]) for kind in ("digits", "vgg16"))
         return f"[default: {small}]" if small == large else f"[default: {small}; {large} with a VGG16]"
 
-    what = p.add_argument_group("what to train")
-    what.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
-                      "[default: the digit classifier that comes with the project]")
-    what.add_argument("--wanted", action="append", metavar="CLASS[,CLASS]", help="classes to be seen in one image, by "
-                      "name or number; repeat it for several sets, of which each batch has one [default: 3; 5; 8, for "
-                      "digits]")
-    what.add_argument("--substrate", action="append", type=cli.path, metavar="PATH", help="pictures to paint on: a "
-                      "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
-    what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: not "
-                      "for what has a text or a handle [default: no]")
-    what.add_argument("--size", type=int, choices=SIZES, help=f"pixels {preset('size')}")
-    what.add_argument("--channels", type=int, choices=(1, 3), default=3, help="grey or colour")
-    what.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
-    what.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
-    what.add_argument("--accumulate", type=cli.positive_int, default=1, help="do a batch in so many parts: less "
-                      "memory, the same gradient but for L_split, which compares the images of a part")
-    what.add_argument("--bank", type=cli.bank_list, default=(4,), help="filter sets of the stochastic layers")
-    what.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how many "
-                      "images share a route in training")
-    what.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same thread "
-                      "count: same bits")
-    loss = p.add_argument_group("losses (their weights are the paper's)")
+    group = p.add_argument_group("training")
+    group.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
+                       "[default: the digit classifier that comes with the project]")
+    group.add_argument("--wanted", action="append", metavar="CLASS[,CLASS]", help="classes of one image, by name or "
+                       "number; repeat it for several sets, of which each batch has one [default: 3; 5; 8, for digits]")
+    group.add_argument("--substrate", action="append", type=cli.path, metavar="PATH", help="pictures to paint on: a "
+                       "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
+    group.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: "
+                       "not for what has a text or a handle [default: no]")
+    add_training_flags(group, preset)
+    group.add_argument("--accumulate", type=cli.positive_int, default=1, help="do a batch in so many parts: less "
+                       "memory, the same gradient but for L_split, which compares the images of a part")
+    names = add_settings(p.add_argument_group("nets"), GPANConfig, preset)
+    group = p.add_argument_group("losses")
     for name, words in WEIGHTS.items():
-        loss.add_argument(f"--weight-{name}", type=cli.non_negative_float, default=gpan_losses.PAPER_WEIGHTS[name],
-                          help=words)
-    loss.add_argument("--cam", choices=CAM_MODES, default="soft", help="how regions that matter to the classifier are "
-                      "kept from the discriminator")
-    loss.add_argument("--cam-threshold", type=cli.probability, default=0.5, help="for --cam binary")
-    loss.add_argument("--cam-for", choices=("both", "generator"), default="both", help="whose loss is weighted")
-    loss.add_argument("--substrate-where", choices=("everywhere", "unimportant"), default="everywhere", help="where "
-                      "L_sub holds: unimportant leaves out what matters to the classifier")
-    loss.add_argument("--class-loss", choices=gpan_losses.CLASS_FORMS, default="softmax", help="form of L_p and L_n")
-    loss.add_argument("--unwanted", choices=("sum", "mean"), default="sum", help="over the classes in L_n")
-    loss.add_argument("--background-over", choices=("all", "background"), default="all", help="pixels in L_m's mean")
-    loss.add_argument("--split-sign", choices=("minus", "plus"), default="minus", help="plus is L_split as printed, "
-                      "which makes all images the same")
-    loss.add_argument("--split-scale", type=cli.positive_float, default=gpan_losses.SPLIT_SCALE)
-    loss.add_argument("--split-unit", choices=("rms", "one"), default="rms", help="L_split measures each map in units "
-                      "of its root mean square, or, as in the paper, as it is")
-    loss.add_argument("--barrier", type=cli.probability, default=0.01, help="how near L_sub's barrier comes to its "
-                      "pole; slopes reach 1 / this")
-    loss.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's in L_cGAN")
-    view = p.add_argument_group("what the classifier sees")
-    view.add_argument("--views", type=cli.non_negative_int, help="random views of each image; 0: none "
-                      f"{preset('views')}")
-    view.add_argument("--whole", choices=("yes", "no"), help=f"it sees the whole image as well {preset('whole')}")
-    view.add_argument("--view-scale", type=cli.number_range, metavar="LOW,HIGH", help="share of the side that a "
-                      f"view shows {preset('view_scale')}")
-    view.add_argument("--view-rotation", type=cli.non_negative_float, help=f"radians {preset('view_rotation')}")
-    view.add_argument("--view-shift", type=cli.non_negative_float, help=f"in half sides {preset('view_shift')}")
-    view.add_argument("--view-flip", choices=("yes", "no"), help=f"mirror half of them {preset('view_flip')}")
-    view.add_argument("--view-blur", type=cli.probability, default=0.5, help="share of them that is blurred")
-    view.add_argument("--view-coarse", type=cli.number_range, metavar="LOW,HIGH", help="share of the pixels that the "
-                      f"images of a step are shrunk to first {preset('view_coarse')}")
-    view.add_argument("--view-noise", type=cli.non_negative_float, help=preset("view_noise"))
-    view.add_argument("--view-plain", type=cli.probability, help="share of the steps in which it sees the plain images "
-                      f"and no views {preset('view_plain')}")
-    view.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views grow from the plain "
-                      f"image to all this {preset('view_warmup')}")
-    opt = p.add_argument_group("optimiser")
-    add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
-                        "0.0006; with rmsprop 0.00005",
+        group.add_argument(f"--weight-{name}", type=cli.non_negative_float, default=PAPER_WEIGHTS[name],
+                           help=f"of {words}; the default is the paper's")
+    names |= add_settings(group, LossSettings, preset)
+    group = p.add_argument_group("views")
+    names |= add_settings(group, ViewSettings, preset)
+    group.add_argument("--view-plain", type=cli.probability, help="share of the steps with the plain images and no "
+                       f"views {preset('view_plain')}")
+    group.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views' ranges grow from "
+                       f"nothing {preset('view_warmup')}")
+    add_optimiser_flags(p.add_argument_group("optimizer"), preset, "0.0006; with rmsprop 0.00005",
                         "half of --lr with adam, --lr with rmsprop", beta2=preset("beta2"))
-    net = p.add_argument_group("details of the nets (the paper leaves them open)")
-    net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
-    net.add_argument("--patch-channels", type=cli.positive_int, help=f"the discriminator's {preset('patch_channels')}")
-    net.add_argument("--noise-dim", type=cli.non_negative_int, default=16, help="channels of noise beside the route")
-    net.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="what the generator sees of what "
-                     "it paints on")
-    net.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="and the discriminator; if it saw "
-                     "the substrate, it would only have to compare")
-    net.add_argument("--skips", choices=SKIPS, default="upper", help="layers that see the encoder's maps")
-    net.add_argument("--start", choices=STARTS, help="what the generator changes: with nothing it paints from nothing "
-                     f"{preset('start')}")
-    net.add_argument("--map-norm", choices=MAP_NORMS, default="none", help="of the maps that L_split compares")
-    net.add_argument("--smooth", type=cli.non_negative_int, help="last layers that are followed by a blur "
-                     f"{preset('smooth')}")
-    net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
-    net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
-    net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")
-    net.add_argument("--clamp", choices=CLAMPS, default="project", help="how slopes are kept within [0, 1]")
-    place = p.add_argument_group("where and how often")
-    add_place_flags(place, name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
+    group = p.add_argument_group("conditions")
+    group.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="the generator's")
+    group.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="the discriminator's; given the "
+                       "substrate, it would only have to compare")
+    add_place_flags(p.add_argument_group("place"), name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
                     measured_with="the classifier", log_every=20, save_every=100, eval_every=100)
     p.set_defaults(optimizer="adam", lr_warmup=20)
+    p.hide_all_but(FREQUENT, names)
     return p
 
 

@@ -21,17 +21,24 @@ from tinygan.backend import Device, pick_device
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.game import turn_of_d, turn_of_g
-from tinygan.layers import CLAMPS, NORMS
 from tinygan.loop import Loop, finish, start
 from tinygan.losses import FORMS, GENERATOR_LOSSES
-from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
+from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.models.digits import find_classifier
 from tinygan.ops import sigmoid
 from tinygan.resume import load_digits, resumed
 from tinygan.run import Run
 from tinygan.sampling import as_digits, counter_normal, generate
+from tinygan.settings import make
 from tinygan.state import Game, gradient_norm
-from tinygan.train_flags import add_optimiser_flags, add_place_flags, check_numbers
+from tinygan.train_flags import (
+    FREQUENT_EVERYWHERE,
+    add_optimiser_flags,
+    add_place_flags,
+    add_settings,
+    add_training_flags,
+    check_numbers,
+)
 
 # What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
 # (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).
@@ -42,6 +49,8 @@ PRESETS = {
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
 }
 RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # the generator's learning rate; the discriminator's share of it
+FREQUENT = FREQUENT_EVERYWHERE | {"model", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir",
+                             "sample_every"}  # flags that --help shows
 GRID = 8  # samples per side of the pictures
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
@@ -81,12 +90,8 @@ def train(game: MnistGame, run: Run) -> int:
 
 def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
     """Make the data and nets that the flags describe; run: the one to go on with, whose data they must be."""
-    config = GANConfig(size=flags["size"], base_channels=flags["base_channels"], latent_dim=flags["latent_dim"],
-                       bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]), tied=flags["model"] == "tied",
-                       norm=flags["norm"], act=flags["act"], slope=flags["slope"], clamp=flags["clamp"],
-                       bank_affine=flags["bank_affine"], bank_act=flags["bank_act"],
-                       init_factor=flags["init_factor"], init_scale=flags["init_scale"],
-                       discriminator_input=flags["d_input"], output=flags["output"])
+    config = make(GANConfig, flags, bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]),
+                  tied=flags["model"] == "tied")
     digits = load_digits(flags, run)
     print(f"data: {digits.source}")
     game = MnistGame(config, flags, digits, device)
@@ -236,50 +241,33 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
 
 
 def build_parser() -> cli.Parser:
+    """Make the parser: flags for the run, and those of GANConfig's fields."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     cpu, gpu = PRESETS["cpu"], PRESETS["gpu"]
 
     def preset(name: str) -> str:
+        if name not in cpu:
+            return ""
         return f"[default: {cli.as_typed(cpu[name])} on a CPU, {cli.as_typed(gpu[name])} on a GPU]"
 
-    main_flags = p.add_argument_group("what to train")
-    main_flags.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "
-                            "one index for all layers (whole generators under a shared last layer)")
-    main_flags.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
-    main_flags.add_argument("--epochs", type=cli.positive_int, help="the same in passes over the data")
-    main_flags.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
-    main_flags.add_argument("--bank", type=cli.bank_list, help="filter sets of the projection and each transposed "
-                            f"convolution, or one number for all but the last {preset('bank')}")
-    main_flags.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how "
-                            "many samples share a route in training")
-    main_flags.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
-    main_flags.add_argument("--latent-dim", "--nz", type=cli.positive_int,
-                            help=f"length of the noise {preset('latent_dim')}")
-    main_flags.add_argument("--size", type=int, choices=tuple(SIZES), default=32, help="pixels; 28 is padded to 32")
-    main_flags.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same "
-                            "thread count: same bits")
-    opt = p.add_argument_group("optimiser and loss")
-    add_optimiser_flags(opt, preset, "0.002 with adam, 0.0001 with rmsprop",
+    group = p.add_argument_group("training")
+    group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; one "
+                       "index for all layers (whole generators under a shared last layer)")
+    add_training_flags(group, preset)
+    group.add_argument("--epochs", type=cli.positive_int, help="the same in passes over the data")
+    names = add_settings(p.add_argument_group("nets"), GANConfig, preset)
+    group = p.add_argument_group("optimizer")
+    add_optimiser_flags(group, preset, "0.002 with adam, 0.0001 with rmsprop",
                         "half of --lr with adam, --lr with rmsprop")
-    opt.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
-    opt.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
-    opt.add_argument("--noise", choices=("host", "counter"), default="host", help="a generator with a state, or a "
-                     "counter-based one, whose numbers a GPU makes itself, the same bits as a CPU's")
-    net = p.add_argument_group("details of the nets (the paper leaves them open)")
-    net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
-    net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
-    net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")
-    net.add_argument("--clamp", choices=CLAMPS, default="project", help="how slopes are kept within [0, 1]")
-    net.add_argument("--bank-affine", action="store_true", help="own scale and bias per filter set (--norm affine)")
-    net.add_argument("--bank-act", action="store_true", help="own activation slopes per filter set")
-    net.add_argument("--init-factor", type=cli.positive_float, help=f"of the projection {preset('init_factor')}")
-    net.add_argument("--init-scale", type=cli.positive_float, help=f"of all weights {preset('init_scale')}")
-    net.add_argument("--d-input", choices=("pm1", "01"), default="pm1", help="range of the discriminator's input")
-    net.add_argument("--output", choices=OUTPUTS, default="sigmoid", help="the generator's last function")
-    place = p.add_argument_group("where and how often")
-    place.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
-    add_place_flags(place, name="mnist-MODEL", pictures="0, 50, 100, 250, 500, then every 1,000",
+    group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
+    group.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
+    group.add_argument("--noise", choices=("host", "counter"), default="host", help="a generator with a state, or a "
+                       "counter-based one, whose numbers a GPU makes itself, the same bits as a CPU's")
+    group = p.add_argument_group("place")
+    group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
+    add_place_flags(group, name="mnist-MODEL", pictures="0, 50, 100, 250, 500, then every 1,000",
                     measured_with="the digit classifier", log_every=50, save_every=500, eval_every=500)
+    p.hide_all_but(FREQUENT, names)
     return p
 
 

@@ -182,7 +182,7 @@ TRAIN = [
     ("resume of nothing", flags("--resume"), USAGE, "no run gpan-NUMBER"),
     ("resume of a missing folder", resume(lambda p: p.root / "nowhere"), FAILED, "not the folder of a run"),
     ("resume of another folder", resume(Site.folder), FAILED, "not the folder of a run"),
-    ("resume of a run of train_mnist.py", resume(lambda p: p.data / "mnist"), FAILED, "say nothing of --wanted"),
+    ("resume of a run of train_mnist.py", resume(lambda p: p.data / "mnist"), FAILED, "have no --wanted"),
     ("resume without a checkpoint", resume(lambda p: p.copy_of_run(without=[checkpoint.FILE_NAME])), FAILED,
      "no checkpoint.npz"),
     ("resume without settings", resume(lambda p: p.copy_of_run(without=["config.json"])), FAILED, "config.json"),
@@ -273,7 +273,7 @@ SAMPLE = [
 ]
 
 OTHERS = [
-    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "say nothing of --model"),
+    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "have no --model"),
     ("train_mnist", "resume of a GPAN's checkpoint", resume(lambda p: p.run / checkpoint.FILE_NAME), FAILED,
      "is not a run of"),
     ("evaluate", "a GPAN's run", run_and(), FAILED, "report.html has what was measured"),
@@ -336,7 +336,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, ca
         own = contents(root)
         if script == "train_gpan" and "--resume" not in words:
             words = over([*TINY, "--steps", "1"], words)  # if a fault is not seen, let it not take long
-        entry = getattr(SCRIPTS[script], "entry", SCRIPTS[script].main)
+        entry = SCRIPTS[script].main
         got, lines = answer(entry, words, capsys)
         told = len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0] and "Traceback" not in lines[0]
         if not (told and got in ((USAGE, FAILED) if code is None else (code,))):

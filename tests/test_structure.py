@@ -23,7 +23,7 @@ MAX_READ = 2500
 
 # Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
 FLOORS = {
-    0: ["arrays", "errors", "files", "backend", "streams", "hdf5", "torchfile", "classes"],
+    0: ["arrays", "errors", "files", "backend", "streams", "hdf5", "torchfile", "classes", "settings"],
     1: ["kernels"],
     2: ["engine"],
     3: ["ops", "conv", "functional", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers

@@ -28,6 +28,7 @@ from script_tools import (
     contents,
     full_at,
     idx_images,
+    listed_settings,
     load_script,
     over,
     real_mnist,
@@ -581,7 +582,7 @@ OPTIONS = {  # flag -> other values than its default
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""],
 }
-ELSEWHERE = {"-h", "--help", "--version", "--resume", "--data-dir"}  # tested by tests of their own
+ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--data-dir"}  # tested elsewhere
 
 
 def test_the_table_of_options_is_complete():
@@ -740,8 +741,24 @@ def test_learning_rate_schedule(training):
     assert [2 * d for _, d in rates] == pytest.approx(expected)
 
 
-def test_help_names_every_flag_and_both_presets():
-    text = script.build_parser().format_help()
-    assert "on a CPU" in text and "on a GPU" in text
-    assert all(word in text for word in OPTIONS)
+def test_help_is_short_and_the_list_of_settings_names_every_flag(capsys):
+    text = listed_settings(script.build_parser(), capsys)
+    assert "on a CPU" in text and "on a GPU" in text and all(word in text for word in OPTIONS)
     assert str(ROOT) not in text
+
+
+def test_a_setting_is_the_flag_that_it_stands_for(train, tmp_path, plain_finish, capsys):
+    words = ["--set", "nets.norm=affine", "--set=nets.bank_affine=yes", "--set", "nets.bank_act=no", "--set",
+             "nets.discriminator_input=01"]
+    assert train(*words, "--steps", 2, "--out", "set") == 0
+    assert train("--norm", "affine", "--bank-affine", "--d-input", "01", "--steps", 2, "--out", "flag") == 0
+    assert saved(tmp_path / "set") == saved(tmp_path / "flag")
+    assert train("--resume", "set", "--set", "nets.norm=none") == 2
+    assert "--norm is none but the run in set was made with affine" in capsys.readouterr().err
+    for words, said in ((["nets.nrm=affine"], "did you mean nets.norm"), (["nets.norm"], "must be NAME=VALUE"),
+                        ([], "NAME"), (["nets.bank_act=1"], "must be yes or no"),
+                        (["nets.norm=x"], "--norm: invalid choice: 'x'"),
+                        (["nets.norm=none", "--norm", "none"], "--norm: is given twice")):
+        with pytest.raises(SystemExit) as stop:
+            train("--steps", 1, "--set", *words)
+        assert stop.value.code == 2 and said in capsys.readouterr().err

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinygan import cli
 from tinygan.errors import UsageError
+from tinygan.settings import settings_of
 from tinygan.state import LR_FLOOR
+
+# Flags that --help shows in each script.
+FREQUENT_EVERYWHERE = {"steps", "batch_size", "routes", "seed", "device", "threads", "out", "resume", "overwrite",
+                       "log_every", "eval_every", "dry_run"}
+SHORT = {"latent_dim": ("--nz",)}  # other names of flags
 
 
 def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[str, int]) -> None:
@@ -22,6 +28,44 @@ def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[st
     for name in ("beta1", "beta2", "ema"):
         if flags[name] == 1:
             raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
+
+
+def add_settings(group: argparse._ArgumentGroup, cls: type, preset: Callable[[str], str],
+                 skip: Sequence[str] = ()) -> dict[str, str]:
+    """Add a flag for every setting of a dataclass; returns {attribute: name of the setting, GROUP.FIELD}.
+
+    preset(flag): words on a default that depends on the machine or on another flag, "" where the dataclass' own holds.
+    """
+    names = {}
+    for field, told in settings_of(cls):
+        flag, codes = told["flag"], told["codes"]
+        if field.name in skip:
+            continue
+        options: dict[str, Any] = {"help": f"{told['words']} {preset(flag)}".strip() or None}
+        if isinstance(field.default, bool) and not codes:
+            options["action"] = "store_true"
+        else:
+            default, choices = field.default, told["choices"]
+            if codes:
+                default, choices = next(word for word in codes if codes[word] == default), tuple(codes)
+            options |= {"default": None if preset(flag) else default, "choices": choices}
+            if told["kind"]:
+                options |= {"type": vars(cli)[told["kind"]]}
+            elif isinstance(default, int):
+                options["type"] = int
+        names[flag] = f"{group.title}.{field.name}"
+        group.add_argument("--" + flag.replace("_", "-"), *SHORT.get(flag, ()), **options)
+    return names
+
+
+def add_training_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str]) -> None:
+    """Add --steps, --batch-size, --routes and --seed; preset(flag): words on a default that depends on the machine."""
+    group.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
+    group.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
+    group.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how many "
+                       "images share a route in training")
+    group.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same thread "
+                       "count: same bits")
 
 
 def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str], rates: str, d_rates: str,

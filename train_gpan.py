@@ -12,52 +12,40 @@ and how hard it pulls, curves, a checkpoint, report.html. The training loop is `
 from __future__ import annotations
 
 import sys
-import traceback
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, metrics_log, pictures
+from tinygan import __version__, cli, gpan_measure, metrics_log, pictures
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
-from tinygan.device import Device, first_line, memory_is_full, pick_device
+from tinygan.device import Device, pick_device
 from tinygan.draw import generate_gpan
-from tinygan.engine import Tensor, anomaly
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_losses import CAM_MODES, LossSettings
+from tinygan.gpan_losses import PAPER_WEIGHTS, LossSettings
 from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
-from tinygan.kernels import threads
-from tinygan.kernels.gpu.launch import set_tf32
-from tinygan.layers import CLAMPS, NORMS, normalised
-from tinygan.losses import GENERATOR_LOSSES
-from tinygan.models.adapted_gan import ACTIVATIONS
-from tinygan.models.classifier import Classifier
-from tinygan.models.gpan import MAP_NORMS, SIZES, SKIPS, STARTS, Batch, GPANConfig, GPANGenerator, PatchDiscriminator
+from tinygan.layers import normalised
+from tinygan.loop import QUIET, Loop, Step, finish, start
+from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.models.load import load_classifier
 from tinygan.models.vgg16 import load_vgg16
+from tinygan.module import Module
 from tinygan.ops import sigmoid
-from tinygan.optim import EMA
-from tinygan.run import QUIET, Progress, Run, sample_due
-from tinygan.signals import StopSignal
-from tinygan.training import (
+from tinygan.resume import file_inputs, resumed
+from tinygan.run import Run
+from tinygan.settings import make
+from tinygan.state import Game, gradient_norm
+from tinygan.streams import Progress
+from tinygan.train_flags import (
+    FREQUENT_EVERYWHERE,
     add_optimiser_flags,
     add_place_flags,
+    add_settings,
+    add_training_flags,
     check_numbers,
-    check_steps,
-    dry_run,
-    file_inputs,
-    gradient_norm,
-    make_optimizer,
-    nets_state,
-    out_of_memory,
-    rate_factor,
-    refuse_other_entries,
-    restore_nets,
-    resumed,
-    stop_if_not_finite,
 )
-from tinygan.views import ViewSettings, draw_views, scale_ranges
+from tinygan.views import Views, ViewSettings, draw_views, scale_ranges
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
@@ -76,6 +64,8 @@ PRESETS = {
 GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
 RMSPROP_LR = 5e-5  # the presets' rates are Adam's; at 2e-3 RMSprop diverges
 D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # of the generator's learning rate
+FREQUENT = FREQUENT_EVERYWHERE | {"classifier", "wanted", "substrate", "size", "accumulate", "bank", "cam", "views",
+                                  "lr"}  # flags that --help shows
 ROWS, COLUMNS = 4, 6  # of the pictures: a row shares substrate, wanted classes and noise, a column its route
 LARGEST = {"batch_size": 4_096, "base_channels": 1_024, "patch_channels": 1_024, "noise_dim": 65_536, "views": 64}
 # The paper's weights; L_VGG is L_p + L_n.
@@ -83,19 +73,70 @@ WEIGHTS = {"split": "L_split", "cgan": "L_cGAN", "vgg": "L_VGG", "background": "
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train as the command line asks; returns the exit code."""
     flags, run = read_flags(argv)
-    if flags["dry_run"] and not flags["out"]:
-        return dry_run(start, flags)
-    return start(flags, run)
+    return start(flags, run, name="gpan", build=build, train=train)
 
 
-def start(flags: dict, run: Run | None) -> int:
-    """Put everything together and train; run: the one to go on with, None for a new one."""
-    print(f"threads: {threads.set_threads(flags['threads'])}, seed: {flags['seed']}")
-    threads.reuse_heap()
-    device = pick_device(flags["device"], tf32=flags["tf32"])
-    set_tf32(flags["tf32"] and device.kind == "gpu")
-    print(device.line)
+def train(game: GPANGame, run: Run) -> int:
+    """Run the loop: a step of both nets on the same images, and now and then pictures and measurements."""
+    shown = ("wanted", "unwanted", "background", "substrate", "cgan", "split", "d_loss")
+    with Loop(game, run) as steps:
+        for step in steps:
+            numbers = take_step(game, step)
+            step.show(**{name: numbers[name] for name in shown if name in numbers})
+            step.record(**numbers)
+    return finish(steps)
+
+
+def take_step(game: GPANGame, step: Step) -> dict[str, float]:
+    """Update both nets from one batch, in micro-batches whose gradients add up; returns numbers for the log.
+
+    Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
+    """
+    G, D, settings, parts = game.G, game.D, game.losses, game.flags["accumulate"]
+    wanted, share, n = game.draw_wanted(), 1.0 / parts, game.flags["batch_size"] // parts
+    routes = G.draw_routes(game.streams["routes"], n * parts, game.flags["routes"])
+    sums: dict[str, Tensor] = {}
+    game.zero_grad()
+    with normalised(G, routes), normalised(D):
+        for part in range(parts):
+            batch = game.next_batch(wanted, routes[part * n:(part + 1) * n])
+            views = game.draw_views(n)
+            images, maps = G(batch.g_condition, batch.code, batch.noise, batch.routes)
+            losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=game.classifier,
+                                    settings=settings)
+            terms = dict(losses.terms)
+
+            # (1) discriminator: learn to tell patches of substrates from G's, where the classifier does not look
+            if settings.weights["cgan"]:
+                terms["d_loss"], real, fake = learn_discriminator(images, batch, losses.importance, D, settings, share)
+                terms |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
+                          "logit_gap": real.mean() - fake.mean()}
+            for value in terms.values():
+                step.check(value, [("the batch of substrates", batch.target)], [("the batch of images", images)])
+
+            # (2) generator: learn from the weighted sum of the losses' gradients at the images
+            learn_generator(images, maps, losses, settings, share)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() * share
+    numbers = {name: value.item() for name, value in sums.items()} if step.read else {}
+    if step.log:
+        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in settings.weights.items())
+        numbers["g_loss"] += settings.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
+        numbers |= {f"pull_{name}": value for name, value in gradient_norms(losses, settings).items()}
+        numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
+        numbers |= {"g_grad": gradient_norm(G), "d_grad": gradient_norm(D)}
+        numbers |= gpan_measure.hit_rates(losses.scores, batch.wanted, prefix="train_")
+    if settings.weights["cgan"]:
+        game.d_optimizer.step()
+    game.g_optimizer.step()
+    game.update_average()
+    return numbers
+
+
+def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
+    """Make the classifier, the substrates and the nets that the flags describe."""
     classifier = (load_vgg16(flags["classifier"]) if flags["classifier"] else load_classifier(None)).to(device.put)
     if classifier.channels not in (None, flags["channels"]):
         raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
@@ -107,38 +148,15 @@ def start(flags: dict, run: Run | None) -> int:
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
                                  flip=flags["substrate_flip"] == "yes")
     print(substrates.describe())
-    categories = sorted({i for ids in sets for i in ids})
-    same = ("size", "channels", "noise_dim", "bank", "base_channels", "patch_channels", "skips", "start", "map_norm",
-            "smooth", "norm", "act", "slope", "clamp")
-    config = GPANConfig(condition_channels=flags["channels"], categories=len(categories),
-                        **{name: flags[name] for name in same})
-    training = Training(config, flags, classifier, sets, substrates, device)
-    if run is None:
-        run = Run.create(flags, out=flags["out"], name="gpan", overwrite=flags["overwrite"],
-                         inputs=file_inputs(flags))
-    else:
-        training.restore(*checkpoint.load(run.folder))  # may refuse: so before the log is cut back to its step
-        check_steps(training.step, flags, run)
-        run.load()
-        print(f"going on at step {training.step} of {run.folder}")
-    estimate = gpan_measure.estimate_bytes(training.G, training.D, classifier, flags["batch_size"], flags["accumulate"])
-    print(f"generator {training.G.parameter_count():,} weights, {config.route_count:,} routes; discriminator "
-          f"{training.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
-    try:
-        return train(training, run, flags)
-    except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # they hold the step that did not fit
-        parts = flags["accumulate"]
-        advice = out_of_memory(first_line(error), flags, run, (training.G, training.D), device, training.rehearse,
-                               "try a larger --accumulate, a smaller --size or --base-channels", multiple=parts,
-                               least=parts * (2 if flags["weight_split"] else 1))
-        raise TinyganError(f"step {training.step + 1}: {advice}") from None
+    config = make(GPANConfig, flags, condition_channels=flags["channels"],
+                  categories=len({i for ids in sets for i in ids}))
+    game = GPANGame(config, flags, classifier, sets, substrates, device)
+    game.inputs = file_inputs(flags)
+    return game
 
 
 def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
-    """The ids of each set of --wanted. Raises UsageError, which says whose classes `names` are."""
+    """Find the ids of each set of --wanted. Raises UsageError, which tells whose classes `names` are."""
     try:
         return [find_classes(words.split(","), names) for words in flags["wanted"]]
     except UsageError as error:
@@ -148,188 +166,50 @@ def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
                          "has others") from None
 
 
-def train(t: Training, run: Run, flags: dict) -> int:
-    """The loop: a step of both nets on the same images, and now and then a look at the result."""
-    total = flags["steps"]
-    sys.stdout.flush()  # what was printed so far, where it goes to a file
-    with StopSignal() as stop, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: stop_if_not_finite says more
-        if t.step == 0:
-            before = Progress(total)
-            before.say("step 0: painting the first pictures")  # which takes a VGG16 a while
-            before.update(0)
-            look(t, run)
-        progress = Progress(total, start=t.step, every=flags["log_every"], quiet=QUIET)  # now: the steps are timed
-        run.say = progress.say
-        while t.step < total and not stop.requested:
-            t.set_learning_rate()
-            # Reading a number makes a GPU wait, so there it is done only when a number is shown.
-            look_now = sample_due(t.step + 1, total, flags["sample_every"])
-            measure_now = flags["eval_every"] and (t.step + 1) % flags["eval_every"] == 0 and t.step + 1 < total
-            log_now = look_now or measure_now or (t.step + 1) % flags["log_every"] == 0
-            read_now = log_now or t.device.kind == "cpu"
-            numbers = take_step(t, run, read_now, log_now)
-            t.step += 1
+class GPANGame(Game):
+    """The game of the GPAN, and everything that changes during it."""
 
-            if read_now:
-                shown = ("wanted", "unwanted", "background", "substrate", "cgan", "split", "d_loss")
-                progress.update(t.step, **{name: numbers[name] for name in shown if name in numbers})
-            if log_now:
-                t.latest = numbers
-                if measure_now:
-                    t.latest |= t.measure()
-                if t.step == total:
-                    progress.say(f"step {t.step}: the steps are done; painting the last pictures")
-                if look_now:
-                    look(t, run)
-                run.log(t.step, **t.latest)
-                if look_now and t.step < total:  # of the last step `finish` says more
-                    for words in in_words(run.rows()):
-                        progress.say(words)
-            if t.step % flags["save_every"] == 0 and t.step < total:
-                run.save(*t.state())
-        progress.close()
-        run.save(*t.state())  # while signals are still held back: a lost terminal often says so twice
-    if stop.requested:
-        print(f"stopped at step {t.step}; saved. Go on with: python train_gpan.py --resume {run.folder}")
-        return 130
-    return finish(t, run, flags)
+    kind, script = "gpan", "train_gpan.py"
+    otherwise = "try a larger --accumulate, a smaller --size or --base-channels"
 
-
-def take_step(t: Training, run: Run, read: bool, log: bool) -> dict[str, float]:
-    """Both nets learn from one batch, in micro-batches whose gradients add up; returns numbers for the log.
-
-    Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
-    """
-    wanted, parts, share = t.draw_wanted(), t.flags["accumulate"], 1.0 / t.flags["accumulate"]
-    n = t.flags["batch_size"] // parts
-    routes = t.G.draw_routes(t.route_rng, n * parts, t.flags["routes"])
-    sums: dict[str, Tensor] = {}
-    t.G.zero_grad()
-    t.D.zero_grad()
-    with normalised(t.G, routes), normalised(t.D):
-        for part in range(parts):
-            batch = t.next_batch(wanted, routes[part * n:(part + 1) * n])
-            views = t.draw_views(n)
-            images, maps = t.G(batch.g_condition, batch.code, batch.noise, batch.routes)
-            losses = loss_gradients(images, maps, batch, views, discriminator=t.D, classifier=t.classifier,
-                                    settings=t.losses)
-            found = dict(losses.terms)
-            if t.losses.weights["cgan"]:
-                found["d_loss"], real, fake = learn_discriminator(images, batch, losses.importance, t.D, t.losses,
-                                                                  share)
-                found |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
-                          "logit_gap": real.mean() - fake.mean()}
-            if read:  # before an update spreads a NaN to all weights
-                suspects = [("the batch of substrates", batch.target), *t.weights(), ("the batch of images", images)]
-                for value in found.values():
-                    stop_if_not_finite(value, suspects, t.step, run)
-            learn_generator(images, maps, losses, t.losses, share)
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() * share
-    numbers = {name: value.item() for name, value in sums.items()} if read else {}
-    if log:
-        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in t.losses.weights.items())
-        numbers["g_loss"] += t.losses.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
-        numbers |= {f"pull_{name}": value for name, value in gradient_norms(losses, t.losses).items()}
-        numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
-        numbers |= {"g_grad": gradient_norm(t.G), "d_grad": gradient_norm(t.D)}
-        numbers |= gpan_measure.hit_rates(losses.scores, batch.wanted, prefix="train_")
-    if t.losses.weights["cgan"]:
-        t.d_optimizer.step()
-    t.g_optimizer.step()
-    if t.average is not None:
-        t.average.update(t.G)
-    return numbers
-
-
-def look(t: Training, run: Run) -> None:
-    """Draw the same substrates, noise and routes as always."""
-    batches, images = t.fixed(), []
-    for batch in batches:
-        images.append(t.paint(batch))
-    run.save_sample(t.step, sheet(batches, images))
-    run.save_picture("cams.png", gpan_measure.cam_sheet(t.classifier, batches, images, t.device))
-
-
-def in_words(rows: list[dict[str, float]], over: str = "") -> list[str]:
-    """How the game of the two nets goes, where there is one, and what the classifier sees: the words of the report."""
-    if not rows:
-        return []
-    seen = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
-    return [metrics_log.line(rows), seen] if "d_loss" in rows[-1] else [seen]
-
-
-def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
-    """Rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [gpan_measure.as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
-            for batch, row in zip(batches, images, strict=True)]
-    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
-
-
-def finish(t: Training, run: Run, flags: dict) -> int:
-    """The last pictures and the last measurement, which goes into the log, and from there into the report."""
-    batches = t.fixed(same_substrate=True)
-    names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
-    run.save_picture("routes.png", lambda: sheet(batches, [t.paint(batch) for batch in batches], names))
-    found = t.measure(8 if flags["dry_run"] else 64)
-    run.amend(t.step, **found)
-    for words in in_words(run.rows(), f"over {found['samples']:.0f} images: "):
-        print(words)
-    for note in run.finish():
-        print(f"note: {note}")
-    run.close()
-    if flags["dry_run"]:
-        print("dry run: one full cycle of training, saving and drawing works")
-        return 0
-    print(f"done: {run.folder}/report.html shows it all; more images: python sample.py --checkpoint {run.folder}")
-    return 0
-
-
-class Training:
-    """Everything that changes during a run, so that it can be saved whole and brought back whole."""
-
-    def __init__(self, config: GPANConfig, flags: dict, classifier: Classifier, sets: list[tuple[int, ...]],
+    def __init__(self, config: GPANConfig, flags: dict, classifier: Module, sets: list[tuple[int, ...]],
                  substrates: Substrates, device: Device) -> None:
-        self.config, self.flags, self.classifier, self.device = config, flags, classifier, device
-        self.sets, self.substrates = sets, substrates
-        self.categories = sorted({i for ids in sets for i in ids})
-        # One random stream per purpose: drawing more of one thing never shifts another.
         init, *streams = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(6))
+        super().__init__(config, flags, device, GPANGenerator(config, rng=init), PatchDiscriminator(config, rng=init))
         self.streams = dict(zip(("substrates", "wanted", "noise", "routes", "views"), streams, strict=True))
-        self.route_rng = self.streams["routes"]
-        self.G = GPANGenerator(config, rng=init).to(device.put)
-        self.D = PatchDiscriminator(config, rng=init).to(device.put)
-        self.g_optimizer, self.d_optimizer = (
-            make_optimizer(net, flags, rate) for net, rate in ((self.G, flags["lr"]), (self.D, flags["d_lr"])))
-        self.average = EMA(self.G, flags["ema"]) if flags["ema"] else None
-        self.losses = loss_settings(flags)
-        self.views = view_settings(flags)
-        self.step, self.latest = 0, {}
+        self.classifier, self.sets, self.substrates = classifier, sets, substrates
+        self.categories = sorted({i for ids in sets for i in ids})
+        self.losses, self.views = loss_settings(flags), view_settings(flags)
+        self.multiple = flags["accumulate"]
+        self.least = self.multiple * (2 if flags["weight_split"] else 1)  # L_split compares the images of a part
 
-    @property
-    def best(self) -> GPANGenerator:
-        """The generator to show: the moving average where there is one."""
-        return self.G if self.average is None else self.average.module
+    def describe(self) -> str:
+        """Return one line about the nets."""
+        estimate = gpan_measure.estimate_bytes(self.G, self.D, self.classifier, self.flags["batch_size"],
+                                               self.flags["accumulate"])
+        return (f"generator {self.G.parameter_count():,} weights, {self.config.route_count:,} routes; discriminator "
+                f"{self.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
 
     def draw_wanted(self) -> tuple[int, ...]:
-        """One set of categories for the whole batch (paper)."""
+        """Draw one set of categories for the whole batch (paper)."""
         return self.sets[self.streams["wanted"].integers(len(self.sets))]
 
     def next_batch(self, wanted: tuple[int, ...], routes: np.ndarray) -> Batch:
+        """Draw noise and substrates for the given classes and routes."""
         return self.batch(wanted, routes, self.G.draw_noise(self.streams["noise"], len(routes)),
                           *self.substrates.next(self.streams["substrates"], len(routes)))
 
     def batch(self, wanted: tuple[int, ...], routes: np.ndarray, noise: np.ndarray, target: np.ndarray,
               mask: np.ndarray) -> Batch:
+        """Put arrays together as a batch on the device."""
         code = np.isin(self.categories, wanted).astype(np.float32)
         put = self.device.put
         seen, x = (condition(mask, target, self.flags[name]) for name in ("painter_sees", "critic_sees"))
         return Batch(Tensor(put(target), name="substrates"), Tensor(put(mask)), Tensor(put(seen)), Tensor(put(x)),
                      Tensor(put(np.tile(code, (len(routes), 1)))), Tensor(put(noise), name="noise"), routes, wanted)
 
-    def draw_views(self, n: int):
-        """Random views of n images, or None where the classifier is to look at the plain images alone."""
+    def draw_views(self, n: int) -> Views | None:
+        """Draw random views of n images; None where the classifier is to be given the plain images alone."""
         side, plain = self.config.size, self.flags["view_plain"]
         if self.views is None or plain and self.streams["views"].random() < plain:
             return None
@@ -337,8 +217,36 @@ class Training:
         settings = scale_ranges(self.views, min(1.0, self.step / warm)) if warm else self.views
         return draw_views(self.streams["views"], n, settings, side, side, self.classifier.side)
 
+    def rehearse(self, n: int) -> None:
+        """Compute the gradients of a step of n images and change nothing."""
+        n = -(-n // self.flags["accumulate"])
+        rng = np.random.default_rng(0)
+        batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
+                           *self.substrates.next(rng, n))
+        images, maps = self.G(batch.g_condition, batch.code, batch.noise, batch.routes)
+        side = self.config.size
+        views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
+        losses = loss_gradients(images, maps, batch, views, discriminator=self.D, classifier=self.classifier,
+                                settings=self.losses)
+        learn_discriminator(images, batch, losses.importance, self.D, self.losses)
+        learn_generator(images, maps, losses, self.losses)
+
+    def extra(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Return the sets of classes and the streams, for the checkpoint's header."""
+        return {}, {"sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
+                    "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()}}
+
+    def set_extra(self, arrays: dict[str, np.ndarray], header: dict) -> None:
+        """Restore the streams. Raises TinyganError where the sets of classes are others."""
+        if header["sets"] != [list(ids) for ids in self.sets]:
+            raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
+        for name, rng in self.streams.items():
+            rng.bit_generator.state = header["streams"][name]
+
+    # ---- pictures and measurements
+
     def fixed(self, same_substrate: bool = False) -> list[Batch]:
-        """ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
+        """Make ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
         rng, batches = np.random.default_rng([self.flags["seed"], 100]), []
         routes = self.G.draw_routes(rng, COLUMNS - 1)
         target, mask = self.substrates.next(rng, ROWS)
@@ -351,92 +259,64 @@ class Training:
         return batches
 
     def paint(self, batch: Batch) -> np.ndarray:
+        """Draw the images of a batch from the generator to show: (n, C, S, S) in [-1, 1] on the host."""
         return generate_gpan(self.best, batch)
 
+    def look(self, run: Run, say: Callable[[str], None]) -> None:
+        """Draw the same substrates, noise and routes every time, and where the classifier looks (cams.png)."""
+        if self.step in (0, self.flags["steps"]):  # which takes a VGG16 a while
+            say("step 0: painting the first pictures" if self.step == 0 else
+                f"step {self.step}: the steps are done; painting the last pictures")
+        batches = self.fixed()
+        images = [self.paint(batch) for batch in batches]
+        run.save_sample(self.step, sheet(batches, images))
+        run.save_picture("cams.png", gpan_measure.cam_sheet(self.classifier, batches, images, self.device))
+
     def measure(self, n: int = 32) -> dict[str, float]:
-        """How often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        looks = gpan_measure.images_to_classify(self, n)
-        progress = Progress(looks, every=0, quiet=QUIET, word="measuring, image")
+        """Measure how often the classifier finds what is wanted in fresh images, and how much routes change them."""
+        total = gpan_measure.images_to_classify(self, n)
+        progress = Progress(total, every=0, quiet=QUIET, word="measuring, image")
         progress.update(0)
-        found = gpan_measure.measure(self, n, progress.update)
+        numbers = gpan_measure.measure(self, n, progress.update)
         progress.clear()
-        return found
+        return numbers
 
-    def set_learning_rate(self) -> None:
-        factor = rate_factor(self.flags, self.step)
-        self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
+    def words(self, rows: list[dict[str, float]], over: str = "") -> list[str]:
+        """Return the words of the report on the game of the two nets, where there is one, and on the images."""
+        if not rows:
+            return []
+        images = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
+        return [metrics_log.line(rows), images] if "d_loss" in rows[-1] else [images]
 
-    def weights(self) -> list[tuple[str, Tensor]]:
-        """Every learned tensor with its full name, such as generator.deconvs.0.weight."""
-        return [*self.G.named_parameters("generator."), *self.D.named_parameters("discriminator.")]
+    def last_look(self, run: Run) -> None:
+        """Draw routes.png, and take the last measurement into the log, and from there into the report."""
+        batches = self.fixed(same_substrate=True)
+        names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
+        run.save_picture("routes.png", lambda: sheet(batches, [self.paint(batch) for batch in batches], names))
+        measured = self.measure(8 if self.flags["dry_run"] else 64)
+        run.amend(self.step, **measured)
+        for words in self.words(run.rows(), f"over {measured['samples']:.0f} images: "):
+            print(words)
 
-    def rehearse(self, n: int) -> bool:
-        """Whether a step of n images fits into memory. Changes nothing that lasts."""
-        try:
-            n = -(-n // self.flags["accumulate"])
-            rng = np.random.default_rng(0)
-            batch = self.batch(self.sets[0], self.G.draw_routes(rng, n), self.G.draw_noise(rng, n),
-                               *self.substrates.next(rng, n))
-            images, maps = self.G(batch.g_condition, batch.code, batch.noise, batch.routes)
-            side = self.config.size
-            views = None if self.views is None else draw_views(rng, n, self.views, side, side, self.classifier.side)
-            losses = loss_gradients(images, maps, batch, views, discriminator=self.D, classifier=self.classifier,
-                                    settings=self.losses)
-            learn_discriminator(images, batch, losses.importance, self.D, self.losses)
-            learn_generator(images, maps, losses, self.losses)
-            return True
-        except (MemoryError, RuntimeError) as error:
-            if not memory_is_full(error):
-                raise
-            return False
-        finally:
-            self.G.zero_grad()
-            self.D.zero_grad()
 
-    def state(self) -> tuple[dict[str, np.ndarray], dict]:
-        """(arrays, header) for the checkpoint: all that decides what comes next, no clock and no path."""
-        arrays = nets_state(self)
-        header = {"kind": "gpan", "step": self.step, "config": self.config.to_dict(),
-                  "sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
-                  "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()},
-                  "average_updates": self.average.updates if self.average else 0}
-        return arrays, header
-
-    def restore(self, arrays: dict[str, np.ndarray], header: dict) -> None:
-        """The opposite of `state`. Raises TinyganError if the checkpoint is of another net."""
-        try:
-            if header["config"] != self.config.to_dict() or header["sets"] != [list(ids) for ids in self.sets]:
-                raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
-            if not isinstance(header["step"], int) or header["step"] < 0:
-                raise ValueError("step")
-            refuse_other_entries(self.state()[0], arrays)
-            restore_nets(self, arrays, header["average_updates"])
-            for name, rng in self.streams.items():
-                rng.bit_generator.state = header["streams"][name]
-            self.step = header["step"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of train_gpan.py") from None
+def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
+    """Draw rows of: the substrate, then what was painted on it through one route after the other."""
+    rows = [gpan_measure.as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
+            for batch, row in zip(batches, images, strict=True)]
+    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
 
 
 # ---- flags -------------------------------------------------------------------------------------------------------
 
 
 def loss_settings(flags: dict) -> LossSettings:
-    return LossSettings(weights={name: flags[f"weight_{name}"] for name in WEIGHTS}, cam=flags["cam"],
-                        cam_threshold=flags["cam_threshold"], cam_discriminator=flags["cam_for"] == "both",
-                        substrate_everywhere=flags["substrate_where"] == "everywhere", generator=flags["loss"],
-                        classes=flags["class_loss"], unwanted=flags["unwanted"], background=flags["background_over"],
-                        split_sign=-1 if flags["split_sign"] == "minus" else 1, split_scale=flags["split_scale"],
-                        split_unit=flags["split_unit"] == "rms",
-                        barrier=flags["barrier"], whole=flags["whole"] == "yes")
+    """Make the settings of the losses."""
+    return make(LossSettings, flags, weights={name: flags[f"weight_{name}"] for name in WEIGHTS})
 
 
 def view_settings(flags: dict) -> ViewSettings | None:
-    if not flags["views"]:
-        return None
-    return ViewSettings(per_image=flags["views"], scale=tuple(flags["view_scale"]), rotation=flags["view_rotation"],
-                        shift=flags["view_shift"], flip=flags["view_flip"] == "yes", blur=flags["view_blur"],
-                        noise=flags["view_noise"], coarse=tuple(flags["view_coarse"]))
+    """Make the settings of the views; None where there are none."""
+    return make(ViewSettings, flags) if flags["views"] else None
 
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
@@ -485,107 +365,51 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
 
 
 def build_parser() -> cli.Parser:
+    """Make the parser: flags for the run, and those of the fields of the nets', losses' and views' settings."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
 
     def preset(name: str) -> str:
+        if name not in PRESETS["digits"]:
+            return ""
         small, large = (cli.as_typed(PRESETS[kind][name]) for kind in ("digits", "vgg16"))
         return f"[default: {small}]" if small == large else f"[default: {small}; {large} with a VGG16]"
 
-    what = p.add_argument_group("what to train")
-    what.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
-                      "[default: the digit classifier that comes with the project]")
-    what.add_argument("--wanted", action="append", metavar="CLASS[,CLASS]", help="classes to be seen in one image, by "
-                      "name or number; repeat it for several sets, of which each batch has one [default: 3; 5; 8, for "
-                      "digits]")
-    what.add_argument("--substrate", action="append", type=cli.path, metavar="PATH", help="pictures to paint on: a "
-                      "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
-    what.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: not "
-                      "for what has a text or a handle [default: no]")
-    what.add_argument("--size", type=int, choices=SIZES, help=f"pixels {preset('size')}")
-    what.add_argument("--channels", type=int, choices=(1, 3), default=3, help="grey or colour")
-    what.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
-    what.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
-    what.add_argument("--accumulate", type=cli.positive_int, default=1, help="do a batch in so many parts: less "
-                      "memory, the same gradient but for L_split, which compares the images of a part")
-    what.add_argument("--bank", type=cli.bank_list, default=(4,), help="filter sets of the stochastic layers")
-    what.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how many "
-                      "images share a route in training")
-    what.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same thread "
-                      "count: same bits")
-    loss = p.add_argument_group("losses (their weights are the paper's)")
+    group = p.add_argument_group("training")
+    group.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
+                       "[default: the digit classifier that comes with the project]")
+    group.add_argument("--wanted", action="append", metavar="CLASS[,CLASS]", help="classes of one image, by name or "
+                       "number; repeat it for several sets, of which each batch has one [default: 3; 5; 8, for digits]")
+    group.add_argument("--substrate", action="append", type=cli.path, metavar="PATH", help="pictures to paint on: a "
+                       "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
+    group.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: "
+                       "not for what has a text or a handle [default: no]")
+    add_training_flags(group, preset)
+    group.add_argument("--accumulate", type=cli.positive_int, default=1, help="do a batch in so many parts: less "
+                       "memory, the same gradient but for L_split, which compares the images of a part")
+    names = add_settings(p.add_argument_group("nets"), GPANConfig, preset)
+    group = p.add_argument_group("losses")
     for name, words in WEIGHTS.items():
-        loss.add_argument(f"--weight-{name}", type=cli.non_negative_float, default=gpan_losses.PAPER_WEIGHTS[name],
-                          help=words)
-    loss.add_argument("--cam", choices=CAM_MODES, default="soft", help="how regions that matter to the classifier are "
-                      "kept from the discriminator")
-    loss.add_argument("--cam-threshold", type=cli.probability, default=0.5, help="for --cam binary")
-    loss.add_argument("--cam-for", choices=("both", "generator"), default="both", help="whose loss is weighted")
-    loss.add_argument("--substrate-where", choices=("everywhere", "unimportant"), default="everywhere", help="where "
-                      "L_sub holds: unimportant leaves out what matters to the classifier")
-    loss.add_argument("--class-loss", choices=gpan_losses.CLASS_FORMS, default="softmax", help="form of L_p and L_n")
-    loss.add_argument("--unwanted", choices=("sum", "mean"), default="sum", help="over the classes in L_n")
-    loss.add_argument("--background-over", choices=("all", "background"), default="all", help="pixels in L_m's mean")
-    loss.add_argument("--split-sign", choices=("minus", "plus"), default="minus", help="plus is L_split as printed, "
-                      "which makes all images the same")
-    loss.add_argument("--split-scale", type=cli.positive_float, default=gpan_losses.SPLIT_SCALE)
-    loss.add_argument("--split-unit", choices=("rms", "one"), default="rms", help="L_split measures each map in units "
-                      "of its root mean square, or, as in the paper, as it is")
-    loss.add_argument("--barrier", type=cli.probability, default=0.01, help="how near L_sub's barrier comes to its "
-                      "pole; slopes reach 1 / this")
-    loss.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's in L_cGAN")
-    view = p.add_argument_group("what the classifier sees")
-    view.add_argument("--views", type=cli.non_negative_int, help="random views of each image; 0: none "
-                      f"{preset('views')}")
-    view.add_argument("--whole", choices=("yes", "no"), help=f"it sees the whole image as well {preset('whole')}")
-    view.add_argument("--view-scale", type=cli.number_range, metavar="LOW,HIGH", help="share of the side that a "
-                      f"view shows {preset('view_scale')}")
-    view.add_argument("--view-rotation", type=cli.non_negative_float, help=f"radians {preset('view_rotation')}")
-    view.add_argument("--view-shift", type=cli.non_negative_float, help=f"in half sides {preset('view_shift')}")
-    view.add_argument("--view-flip", choices=("yes", "no"), help=f"mirror half of them {preset('view_flip')}")
-    view.add_argument("--view-blur", type=cli.probability, default=0.5, help="share of them that is blurred")
-    view.add_argument("--view-coarse", type=cli.number_range, metavar="LOW,HIGH", help="share of the pixels that the "
-                      f"images of a step are shrunk to first {preset('view_coarse')}")
-    view.add_argument("--view-noise", type=cli.non_negative_float, help=preset("view_noise"))
-    view.add_argument("--view-plain", type=cli.probability, help="share of the steps in which it sees the plain images "
-                      f"and no views {preset('view_plain')}")
-    view.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views grow from the plain "
-                      f"image to all this {preset('view_warmup')}")
-    opt = p.add_argument_group("optimiser")
-    add_optimiser_flags(opt, lambda name: preset(name) if name in PRESETS["digits"] else "",
-                        "0.0006; with rmsprop 0.00005",
+        group.add_argument(f"--weight-{name}", type=cli.non_negative_float, default=PAPER_WEIGHTS[name],
+                           help=f"of {words}; the default is the paper's")
+    names |= add_settings(group, LossSettings, preset)
+    group = p.add_argument_group("views")
+    names |= add_settings(group, ViewSettings, preset)
+    group.add_argument("--view-plain", type=cli.probability, help="share of the steps with the plain images and no "
+                       f"views {preset('view_plain')}")
+    group.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views' ranges grow from "
+                       f"nothing {preset('view_warmup')}")
+    add_optimiser_flags(p.add_argument_group("optimizer"), preset, "0.0006; with rmsprop 0.00005",
                         "half of --lr with adam, --lr with rmsprop", beta2=preset("beta2"))
-    net = p.add_argument_group("details of the nets (the paper leaves them open)")
-    net.add_argument("--base-channels", type=cli.positive_int, help=preset("base_channels"))
-    net.add_argument("--patch-channels", type=cli.positive_int, help=f"the discriminator's {preset('patch_channels')}")
-    net.add_argument("--noise-dim", type=cli.non_negative_int, default=16, help="channels of noise beside the route")
-    net.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="what the generator sees of what "
-                     "it paints on")
-    net.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="and the discriminator; if it saw "
-                     "the substrate, it would only have to compare")
-    net.add_argument("--skips", choices=SKIPS, default="upper", help="layers that see the encoder's maps")
-    net.add_argument("--start", choices=STARTS, help="what the generator changes: with nothing it paints from nothing "
-                     f"{preset('start')}")
-    net.add_argument("--map-norm", choices=MAP_NORMS, default="none", help="of the maps that L_split compares")
-    net.add_argument("--smooth", type=cli.non_negative_int, help="last layers that are followed by a blur "
-                     f"{preset('smooth')}")
-    net.add_argument("--norm", choices=NORMS, default="strict", help="weight normalisation")
-    net.add_argument("--act", choices=ACTIVATIONS, default="tprelu")
-    net.add_argument("--slope", type=cli.probability, default=0.2, help="initial slope of the activation")
-    net.add_argument("--clamp", choices=CLAMPS, default="project", help="how slopes are kept within [0, 1]")
-    place = p.add_argument_group("where and how often")
-    add_place_flags(place, name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
+    group = p.add_argument_group("conditions")
+    group.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="the generator's")
+    group.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="the discriminator's; given the "
+                       "substrate, it would only have to compare")
+    add_place_flags(p.add_argument_group("place"), name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
                     measured_with="the classifier", log_every=20, save_every=100, eval_every=100)
     p.set_defaults(optimizer="adam", lr_warmup=20)
+    p.hide_all_but(FREQUENT, names)
     return p
 
 
-def entry(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    if "--detect-anomaly" in words:
-        with anomaly():
-            return main(argv)
-    return main(argv)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.run_main(entry, leaves_files=True))
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -80,27 +80,12 @@ class TinyganTrainer:
 
     def train(self, batch: dict[str, Any]) -> tuple[Any, Any]:
         """The same, with the losses as tensors: to read a number makes a GPU wait."""
-        from tinygan.engine import Tensor, frozen, no_grad
-        from tinygan.layers import normalised
-        from tinygan.losses import discriminator_loss, generator_loss
-        from tinygan.ops import concatenate
+        from tinygan.engine import Tensor
+        from tinygan.game import turn_of_d, turn_of_g
 
         G, D = self.nets["G"], self.nets["D"]
-        real = Tensor(batch["real"])
-        with no_grad(), normalised(G, batch["routes1"]):
-            fake = G(Tensor(batch["z1"]), batch["routes1"])
-        D.zero_grad()
-        with normalised(D):
-            logits = D(concatenate([real, fake]))
-            d_loss = discriminator_loss(real=logits[:len(real)], fake=logits[len(real):])
-            d_loss.backward()
-        self.d_optimizer.step()
-
-        G.zero_grad()
-        with frozen(D), normalised(D), normalised(G, batch["routes2"]):
-            g_loss = generator_loss(fake=D(G(Tensor(batch["z2"]), batch["routes2"])))
-            g_loss.backward()
-        self.g_optimizer.step()
+        d_loss, _, _ = turn_of_d(G, D, self.d_optimizer, Tensor(batch["real"]), (Tensor(batch["z1"]), batch["routes1"]))
+        g_loss = turn_of_g(G, D, self.g_optimizer, (Tensor(batch["z2"]), batch["routes2"]))
         return d_loss, g_loss
 
 

@@ -12,13 +12,12 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor, metrics, metrics_routes, ops, pictures
+from tinygan import Tensor, metrics, metrics_routes, pictures
 from tinygan.data import Batches, to_canvas
 from tinygan.data.mnist import BUNDLED, load_mnist
 from tinygan.draw import as_digits
-from tinygan.engine import frozen, no_grad
-from tinygan.layers import normalised
-from tinygan.losses import discriminator_loss, generator_loss
+from tinygan.engine import no_grad
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.optim import EMA, Adam
 
@@ -59,9 +58,11 @@ assert net.config.route_count == 64
 # %% [markdown]
 # ## Training
 #
-# The game is that of lesson 08. Four things are new, each for a reason:
+# The game is that of lesson 08. Its two turns stand in tinygan/game.py, where the training script calls them, too: two
+# short functions to read next. Four things are new, each for a reason:
 #
-# * `normalised(net)` computes the normalised filters once for all calls inside, which saves time and changes nothing.
+# * `normalised(net)`, in them, computes the normalised filters once for all calls inside: that saves time and changes
+#   nothing.
 # * D sees real and drawn images in one call, for the same reason.
 # * Learning rates fall to nearly 0, so that the game comes to rest.
 # * We keep a *moving average* of G's weights (EMA): the last steps still move G to and fro, and their mean is calmer.
@@ -78,20 +79,9 @@ def train(bank, steps, batch=32, rate=2e-3, seed=0):
         falling = max(0.02, 1 - step / steps)
         g_optimiser.lr, d_optimiser.lr = rate * falling, rate / 2 * falling
 
-        z, routes = Tensor(G.draw_noise(rng, batch)), G.draw_routes(rng, batch)
-        with no_grad(), normalised(G, routes):
-            fake = G(z, routes)
-        D.zero_grad()
-        with normalised(D):
-            logits = D(ops.concatenate([Tensor(to_canvas(digits.images[next(order)])), fake]))
-            discriminator_loss(real=logits[:batch], fake=logits[batch:]).backward()
-        d_optimiser.step()
-
-        z, routes = Tensor(G.draw_noise(rng, batch)), G.draw_routes(rng, batch)
-        G.zero_grad()
-        with frozen(D), normalised(D), normalised(G, routes):
-            generator_loss(fake=D(G(z, routes))).backward()
-        g_optimiser.step()
+        drawn = Tensor(G.draw_noise(rng, batch)), G.draw_routes(rng, batch)
+        turn_of_d(G, D, d_optimiser, Tensor(to_canvas(digits.images[next(order)])), drawn)
+        turn_of_g(G, D, g_optimiser, (Tensor(G.draw_noise(rng, batch)), G.draw_routes(rng, batch)))
         average.update(G)
     return average.module
 

@@ -17,14 +17,13 @@ from unittest import mock
 import lesson
 import numpy as np
 
-from tinygan import Tensor, conv_transpose2d, frozen, no_grad, ops, profile
+from tinygan import Tensor, conv_transpose2d, profile
 from tinygan.device import pick_device
 from tinygan.errors import TinyganError
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.kernels import reference
 from tinygan.kernels.gpu.emulator import HostModule
 from tinygan.kernels.gpu.launch import SOURCE
-from tinygan.layers import normalised
-from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.models.gpan import GPANConfig
 from tinygan.optim import Adam
@@ -322,20 +321,9 @@ real = Tensor(rng.random((6, 1, 32, 32)).astype(np.float32))
 
 def train(steps, read_every):
     for step in range(steps):
-        z, routes = Tensor(G.draw_noise(rng, 6)), G.draw_routes(rng, 6)
-        with no_grad(), normalised(G, routes):
-            fake = G(z, routes)
-        D.zero_grad()
-        with normalised(D):
-            logits = D(ops.concatenate([real, fake]))
-            d_loss = discriminator_loss(real=logits[:6], fake=logits[6:])
-            d_loss.backward()
-        d_optimizer.step()
-        G.zero_grad()
-        with frozen(D), normalised(D), normalised(G, routes):
-            g_loss = generator_loss(fake=D(G(z, routes)))
-            g_loss.backward()
-        g_optimizer.step()
+        drawn = Tensor(G.draw_noise(rng, 6)), G.draw_routes(rng, 6)
+        d_loss, _, _ = turn_of_d(G, D, d_optimizer, real, drawn)
+        g_loss = turn_of_g(G, D, g_optimizer, drawn)
         if step % read_every == 0:
             print(f"  step {step}: losses {d_loss.item():.2f} and {g_loss.item():.2f}")
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinygan.engine import Tensor, frozen, no_grad
-from tinygan.layers import normalised
-from tinygan.losses import discriminator_loss, generator_loss
+from tinygan.engine import Tensor
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.ops import concatenate
 from tinygan.optim import EMA, Adam
 
 
@@ -29,23 +27,12 @@ def play(players: tuple, steps: int, put: Callable = lambda a: a, batch: int = 6
     for i in range(steps):
         before_step(i)
         z, routes = Tensor(put(g.draw_noise(rng, batch))), g.draw_routes(rng, batch)
-        with no_grad(), normalised(g, routes):
-            fake = g(z, routes)
         real = Tensor(put(rng.random((batch, 1, 32, 32)).astype(np.float32)))
-        d.zero_grad()
-        with normalised(d):
-            logits = d(concatenate([real, fake]))
-            d_loss = discriminator_loss(real=logits[:batch], fake=logits[batch:])
-            d_loss.backward()
-        d_optimizer.step()
-        found = {f"d.{name}": p.grad for name, p in d.named_parameters()}
+        d_loss, _, _ = turn_of_d(g, d, d_optimizer, real, (z, routes))
+        gradients_of_d = {f"d.{name}": p.grad for name, p in d.named_parameters()}
         z, routes = Tensor(put(g.draw_noise(rng, batch))), g.draw_routes(rng, batch)
-        g.zero_grad()
-        with frozen(d), normalised(d), normalised(g, routes):
-            g_loss = generator_loss(fake=d(g(z, routes)))
-            g_loss.backward()
-        g_optimizer.step()
+        g_loss = turn_of_g(g, d, g_optimizer, (z, routes))
         average.update(g)
         losses += [d_loss, g_loss]
-        gradients.append(found | {f"g.{name}": p.grad for name, p in g.named_parameters()})
+        gradients.append(gradients_of_d | {f"g.{name}": p.grad for name, p in g.named_parameters()})
     return losses, gradients

@@ -96,6 +96,16 @@ def start_script(name: str, *argv: str | bytes, **options) -> subprocess.Popen:
                             stderr=subprocess.PIPE, text=True, errors="replace", env=env, **options)
 
 
+def listed_settings(parser, capsys) -> str:
+    """What --list-settings prints, once --help was found to show at most 25 flags."""
+    shown = [line for line in parser.format_help().splitlines() if line.startswith("  -")]
+    assert 10 < len(shown) <= 25
+    with pytest.raises(SystemExit) as done:
+        parser.parse_args(["--list-settings"])
+    assert done.value.code == 0
+    return capsys.readouterr().out
+
+
 def check_training_without_a_log(train, folder: Path, run: type, monkeypatch, capsys, kind: str) -> None:
     """A training whose log.csv is emptied, filled with rubbish or made a folder under way ends well, and says little.
 

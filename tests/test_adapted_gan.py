@@ -8,6 +8,7 @@ import pytest
 
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.layers import ConvTranspose2d, Linear, StochasticConvTranspose2d
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator, draw_routes
@@ -353,22 +354,14 @@ def test_a_routed_step_reaches_exactly_the_sets_on_the_route(rng):
 
 
 def train(g, d, rng, steps=1, mode="sample"):
-    """Steps of both players as in the training script; returns all losses."""
+    """Take steps of both nets as the training script does; returns all losses."""
     g_steps, d_steps, losses = RMSprop(g.named_parameters()), RMSprop(d.named_parameters()), []
     side, channels = g.config.side, g.config.channels
     for _ in range(steps):
         real = Tensor(rng.random((4, channels, side, side), dtype=np.float32))
-        with no_grad():
-            fake = g(Tensor(g.draw_noise(rng, 4)), g.draw_routes(rng, 4, mode))
-        d.zero_grad()
-        d_loss = discriminator_loss(real=d(real), fake=d(fake))
-        d_loss.backward()
-        d_steps.step()
-        g.zero_grad()
-        with frozen(d):
-            g_loss = generator_loss(fake=d(g(Tensor(g.draw_noise(rng, 4)), g.draw_routes(rng, 4, mode))))
-            g_loss.backward()
-        g_steps.step()
+        drawn = [(Tensor(g.draw_noise(rng, 4)), g.draw_routes(rng, 4, mode)) for _ in range(2)]
+        d_loss, _, _ = turn_of_d(g, d, d_steps, real, drawn[0])
+        g_loss = turn_of_g(g, d, g_steps, drawn[1])
         losses += [d_loss.item(), g_loss.item()]
     return losses
 

@@ -347,7 +347,7 @@ def good(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "find_classifier", lambda notify=print: None)
         words = [*TINY, "--data-dir", str(digits), "--steps", "4", "--log-every", "1", "--sample-every", "2"]
-        assert cli.run_main(trainer.entry, [*words, "--out", str(root / "run")]) == 0
+        assert cli.run_main(trainer.main, [*words, "--out", str(root / "run")]) == 0
     return root
 
 
@@ -382,7 +382,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, no
         own = contents(root)
         if script == "train_mnist" and "--resume" not in words:
             words = over([*TINY, "--data-dir", str(good / "mnist")], words)
-        got, lines = answer(trainer.entry if script == "train_mnist" else sampler.main, words, capsys)
+        got, lines = answer(trainer.main if script == "train_mnist" else sampler.main, words, capsys)
         told = len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0] and "Traceback" not in lines[0]
         right_code = got in ((USAGE, FAILED) if code is None else (code,))
         if not (told and right_code):

@@ -184,7 +184,7 @@ TRAIN = [
     ("resume of nothing", flags("--resume"), USAGE, "no run gpan-NUMBER"),
     ("resume of a missing folder", resume(lambda p: p.root / "nowhere"), FAILED, "not the folder of a run"),
     ("resume of another folder", resume(Site.folder), FAILED, "not the folder of a run"),
-    ("resume of a run of train_mnist.py", resume(lambda p: p.data / "mnist"), FAILED, "say nothing of --wanted"),
+    ("resume of a run of train_mnist.py", resume(lambda p: p.data / "mnist"), FAILED, "have no --wanted"),
     ("resume without a checkpoint", resume(lambda p: p.copy_of_run(without=[checkpoint.FILE_NAME])), FAILED,
      "no checkpoint.npz"),
     ("resume without settings", resume(lambda p: p.copy_of_run(without=["config.json"])), FAILED, "config.json"),
@@ -275,7 +275,7 @@ SAMPLE = [
 ]
 
 OTHERS = [
-    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "say nothing of --model"),
+    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "have no --model"),
     ("train_mnist", "resume of a GPAN's checkpoint", resume(lambda p: p.run / checkpoint.FILE_NAME), FAILED,
      "is not a run of"),
     ("evaluate", "a GPAN's run", run_and(), FAILED, "report.html has what was measured"),
@@ -318,9 +318,9 @@ def good(tmp_path_factory):
         for script in (gpan, mnist):
             patch.setattr(script.Run, "finish", lambda run: [])
         words = ["--steps", "3", "--log-every", "1"]
-        assert cli.run_main(gpan.entry, [*TINY, *words, "--wanted", "3,5", "--wanted", "8", "--out",
+        assert cli.run_main(gpan.main, [*TINY, *words, "--wanted", "3,5", "--wanted", "8", "--out",
                                          str(root / "run")]) == 0
-        assert cli.run_main(mnist.entry, [*MNIST_TINY, *words, "--data-dir", str(digits), "--out",
+        assert cli.run_main(mnist.main, [*MNIST_TINY, *words, "--data-dir", str(digits), "--out",
                                           str(root / "data/mnist")]) == 0
     return root
 
@@ -338,7 +338,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, ca
         own = contents(root)
         if script == "train_gpan" and "--resume" not in words:
             words = over([*TINY, "--steps", "1"], words)  # if a fault is not seen, let it not take long
-        entry = getattr(SCRIPTS[script], "entry", SCRIPTS[script].main)
+        entry = SCRIPTS[script].main
         got, lines = answer(entry, words, capsys)
         told = len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0] and "Traceback" not in lines[0]
         if not (told and got in ((USAGE, FAILED) if code is None else (code,))):
@@ -355,13 +355,13 @@ def test_the_good_files_are_good(good, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(SCRIPTS["train_gpan"].Run, "finish", lambda run: [])
     run = shutil.copytree(good / "run", tmp_path / "run")
     gpan, sampler, gradcam = (SCRIPTS[name] for name in ("train_gpan", "sample", "gradcam"))
-    assert cli.run_main(gpan.entry, ["--resume", str(run), "--steps", "4"]) == 0
+    assert cli.run_main(gpan.main, ["--resume", str(run), "--steps", "4"]) == 0
     out = str(tmp_path / "a.png")
     assert cli.run_main(sampler.main, ["--checkpoint", str(run), "--wanted", "8", "--out", out]) == 0
     red, vgg16 = str(good / "data/red.png"), str(good / "data/vgg16.h5")
     assert cli.run_main(gradcam.main, [red, "--classifier", vgg16, "--out", str(tmp_path / "b.png")]) == 0
     words = ["--steps", "1", "--classifier", vgg16, "--wanted", ALL_BUT_ONE, "--substrate", red]
-    assert cli.run_main(gpan.entry, over(TINY, [*words, "--out", tmp_path / "vgg"])) == 0
+    assert cli.run_main(gpan.main, over(TINY, [*words, "--out", tmp_path / "vgg"])) == 0
     assert json.loads((tmp_path / "vgg/config.json").read_text())["flags"]["wanted"] == [ALL_BUT_ONE]
 
 

@@ -162,13 +162,13 @@ def test_the_step_is_the_training_scripts():
     found = dict(zip(gpan_problem.TERMS, ours.step(batch), strict=True))
     given = gpan_tinygan.as_batch(batch)
 
-    class Training:
-        """What take_step asks of its training."""
+    class Game:
+        """What take_step asks of its game."""
 
         G, D, classifier, losses = theirs.nets["G"], theirs.nets["D"], theirs.classifier, theirs.losses
-        g_optimizer, d_optimizer, average, step = theirs.g_optimizer, theirs.d_optimizer, None, 0
+        g_optimizer, d_optimizer = theirs.g_optimizer, theirs.d_optimizer
         flags = {"accumulate": 1, "batch_size": problem.batch, "routes": "sample", "whole": "no"}
-        route_rng = np.random.default_rng(0)
+        streams = {"routes": np.random.default_rng(0)}
 
         def draw_wanted(self):
             return gpan_problem.WANTED
@@ -179,12 +179,24 @@ def test_the_step_is_the_training_scripts():
         def draw_views(self, n):
             return batch["views"]
 
-        def weights(self):
-            return []
+        def zero_grad(self):
+            self.G.zero_grad()
+            self.D.zero_grad()
 
-    training = Training()
-    training.G.draw_routes = lambda *args: batch["routes"]
-    numbers = train_gpan.take_step(training, None, True, False)
+        def update_average(self):
+            pass
+
+    class Step:
+        """A step whose numbers are read, but not logged."""
+
+        read, log = True, False
+
+        def check(self, *args):
+            pass
+
+    game = Game()
+    game.G.draw_routes = lambda *args: batch["routes"]
+    numbers = train_gpan.take_step(game, Step())
     assert {name: numbers[name] for name in found} == found
     for net in ("G", "D"):
         after = [dict(side.nets[net].named_parameters()) for side in (ours, theirs)]

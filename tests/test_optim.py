@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tinygan import engine
-from tinygan.engine import Tensor, frozen, no_grad
+from tinygan.engine import Tensor, frozen
 from tinygan.errors import TinyganError
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.layers import StochasticConvTranspose2d, normalised
-from tinygan.losses import discriminator_loss, generator_loss
+from tinygan.losses import generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.module import Module, Parameter
 from tinygan.optim import EMA, Adam, RMSprop
@@ -241,16 +242,9 @@ def players(bank=2, **options):
 def game(g, d, g_steps, d_steps, rng, between=lambda: None):
     """One step of the discriminator, `between`, and one of the generator."""
     z, routes = Tensor(g.draw_noise(rng, 4)), g.draw_routes(rng, 4)
-    with no_grad():
-        fake = g(z, routes)
-    d.zero_grad()
-    discriminator_loss(real=d(Tensor(rng.random((4, 1, 32, 32), dtype=np.float32))), fake=d(fake)).backward()
-    d_steps.step()
+    turn_of_d(g, d, d_steps, Tensor(rng.random((4, 1, 32, 32), dtype=np.float32)), (z, routes))
     between()
-    g.zero_grad()
-    with frozen(d):
-        generator_loss(fake=d(g(z, routes))).backward()
-    g_steps.step()
+    turn_of_g(g, d, g_steps, (z, routes))
 
 
 def test_each_players_step_leaves_the_other_alone():
@@ -296,8 +290,10 @@ def test_a_training_step_is_float32_in_every_operation(kind, options, monkeypatc
         for seed in range(2):
             game(g, d, g_steps, d_steps, np.random.default_rng(seed))
             average.update(g)
+        d(g(Tensor(g.draw_noise(np.random.default_rng(2), 2)), [[0] * 4] * 2))  # outside `normalised`, too
     single = {np.dtype(np.float32)}
-    assert {"conv", "conv_transpose", "conv_weight", "weight_norm", "logistic_loss", "logistic_dx"} <= set(seen)
+    assert {"conv", "conv_transpose", "conv_weight", "normalize", "weight_norm", "logistic_loss",
+            "logistic_dx"} <= set(seen)
     assert {op: dtypes for op, dtypes in seen.items() if dtypes != single} == {}
     for net, optimizer in ((g, g_steps), (d, d_steps)):
         for name, p in net.named_parameters():
@@ -432,4 +428,4 @@ def test_profile_sees_what_is_no_operation():
         game(g, d, g_steps, Adam(d.named_parameters()), np.random.default_rng(0))
         with normalised(g):
             pass
-    assert report.calls["Adam"] == 2 and report.calls["normalize"] == 1
+    assert report.calls["Adam"] == 2 and report.calls["normalize"] == 5  # a turn of D: G, D; of G: both

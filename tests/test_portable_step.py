@@ -9,9 +9,9 @@ import tinygan.functional
 import tinygan.kernels
 import tinygan.ops
 import tinygan.optim
-from tinygan.engine import Tensor, frozen, no_grad
+from tinygan.engine import Tensor
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.kernels.base import Kernels
-from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.optim import EMA, Adam, RMSprop
 
@@ -26,18 +26,9 @@ def train(config: GANConfig, optimizer, dtype: type, steps: int = 3) -> tuple[li
         def draw():
             return Tensor(g.draw_noise(rng, 6).astype(dtype)), g.draw_routes(rng, 6)
 
-        with no_grad():
-            fake = g(*draw())
         real = Tensor(rng.random((6, 1, 32, 32)).astype(dtype))
-        d_loss = discriminator_loss(real=d(real), fake=d(fake))
-        d.zero_grad()
-        d_loss.backward()
-        d_opt.step()
-        with frozen(d):
-            g_loss = generator_loss(fake=d(g(*draw())))
-            g.zero_grad()
-            g_loss.backward()
-        g_opt.step()
+        d_loss, _, _ = turn_of_d(g, d, d_opt, real, draw())
+        g_loss = turn_of_g(g, d, g_opt, draw())
         average.update(g)
         losses += [d_loss.item(), g_loss.item()]
     return losses, {**g.state_dict(), **{f"average.{k}": v for k, v in average.module.state_dict().items()}}

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from script_tools import ROOT, contents, full_at
 
-from tinygan import files, pictures, report, run, runfiles
+from tinygan import files, pictures, report, run, runfiles, streams
 from tinygan.errors import TinyganError, UsageError
-from tinygan.run import Progress, Run, sample_due
+from tinygan.loop import sample_due
+from tinygan.run import Run
+from tinygan.streams import Progress
 
 FLAGS = {"model": "sgan", "bank": (4, 4, 1), "steps": 1000, "lr": 2e-4, "out": None, "log_every": 50}
 
@@ -767,7 +769,7 @@ class Terminal(io.StringIO):
 
 def test_progress_elsewhere_is_plain_lines(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(streams.time, "monotonic", lambda: float(next(clock)))
     out = io.StringIO()
     progress = Progress(250, every=100, stream=out)
     for step in range(1, 251):
@@ -784,7 +786,7 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch):
 
 def test_progress_says_something_now_and_then_however_slow_the_steps(monkeypatch):
     clock = itertools.count(step=4)  # seconds a step
-    monkeypatch.setattr(run.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(streams.time, "monotonic", lambda: float(next(clock)))
     for every, expected in ((6, ["5/12", "6/12", "11/12", "12/12"]), (0, ["5/12", "10/12"])):
         out = io.StringIO()
         progress = Progress(12, every=every, quiet=20, word="image", stream=out)

@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
         patch.setattr(trainer.Run, "finish", lambda run: [])
         for name, options in KINDS.items():
             words = over([*TINY, "--data-dir", str(digits), "--steps", "2", "--out", str(root / name)], options)
-            assert cli.run_main(trainer.entry, words) == 0
+            assert cli.run_main(trainer.main, words) == 0
     return {name: root / name for name in KINDS}
 
 
@@ -249,7 +249,7 @@ def painters(tmp_path_factory):
         patch.setattr(gpan, "finish", lambda *args: 0)
         for name, words in options.items():
             words = over([*GPAN_TINY, "--steps", "2", "--eval-every", "0", "--out", str(root / name)], words)
-            assert cli.run_main(gpan.entry, words) == 0
+            assert cli.run_main(gpan.main, words) == 0
     return {name: root / name for name in options} | {"picture": picture}
 
 

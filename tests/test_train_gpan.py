@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gpan_tools import TINY, write_picture
 from PIL import Image
-from script_tools import ROOT, check_training_without_a_log, contents, load_script, over, start_script
+from script_tools import ROOT, check_training_without_a_log, contents, listed_settings, load_script, over, start_script
 from vgg16_tools import small_file
 
 from tinygan import cli, pictures
@@ -43,7 +43,7 @@ def quick(monkeypatch):
     """Small pictures, no measurement, no curves, animation and report."""
     monkeypatch.setattr(script, "ROWS", 1)
     monkeypatch.setattr(script, "COLUMNS", 2)
-    monkeypatch.setattr(script.Training, "measure", lambda training, n=0: {"samples": 0})
+    monkeypatch.setattr(script.GPANGame, "measure", lambda training, n=0: {"samples": 0})
     monkeypatch.setattr(script.Run, "finish", lambda run: [])
 
 
@@ -56,7 +56,7 @@ def train(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        return cli.run_main(script.entry, over([] if "--resume" in words else TINY, words))
+        return cli.run_main(script.main, over([] if "--resume" in words else TINY, words))
 
     return run
 
@@ -160,7 +160,7 @@ def test_a_picture_shows_its_substrate_and_then_every_route(train, tmp_path, mon
 
     monkeypatch.setattr(script, "ROWS", 3)
     monkeypatch.setattr(script, "COLUMNS", 5)
-    monkeypatch.setattr(script.Training, "paint", paint)
+    monkeypatch.setattr(script.GPANGame, "paint", paint)
     assert train("--steps", 1, "--bank", 30, "--out", "run") == 0
     first, last, routes = (pictures.read_png(tmp_path / "run" / name) for name in (
         "samples/step_000000.png", "samples/step_000001.png", "routes.png"))
@@ -175,10 +175,10 @@ def test_a_picture_shows_its_substrate_and_then_every_route(train, tmp_path, mon
 
 def test_masks_and_colours_come_from_the_files(train, tmp_path, monkeypatch, quick):
     """A file, two files and a folder; their objects are inside the mask and everything else is white."""
-    seen, next_batch = [], script.Training.next_batch
+    seen, next_batch = [], script.GPANGame.next_batch
     red, blue = (write_picture(tmp_path / "in" / f"{name}.png", colour) for name, colour in (
         ("red", (255, 0, 0)), ("blue", (0, 0, 255))))
-    monkeypatch.setattr(script.Training, "next_batch", lambda *args: seen.append(next_batch(*args)) or seen[-1])
+    monkeypatch.setattr(script.GPANGame, "next_batch", lambda *args: seen.append(next_batch(*args)) or seen[-1])
     for words, colours in ((["--substrate", red], 1), (["--substrate", red, "--substrate", blue], 2),
                            (["--substrate", tmp_path / "in"], 2)):
         seen.clear()
@@ -187,7 +187,7 @@ def test_masks_and_colours_come_from_the_files(train, tmp_path, monkeypatch, qui
         assert set(np.unique(mask)) == {0, 1} and 0.2 < mask.mean() < 0.5
         assert (target[np.broadcast_to(mask, target.shape) == 0] == 1).all()
         assert len(np.unique(target[:, :, 32, 32], axis=0)) == colours
-        silhouettes = np.concatenate([batch.x.numpy() for batch in seen])
+        silhouettes = np.concatenate([batch.d_condition.numpy() for batch in seen])
         assert (silhouettes == 2 * mask - 1).all()
 
 
@@ -388,7 +388,7 @@ NAN_CASES = {
 @pytest.mark.parametrize("name", NAN_CASES)
 def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_path, monkeypatch, quick, capsys, name):
     poison, tensor, reported = NAN_CASES[name]
-    kept, set_rate = [], script.Training.set_learning_rate
+    kept, set_rate = [], script.GPANGame.set_learning_rate
 
     def spoil(training):
         if training.step == 2:
@@ -396,7 +396,7 @@ def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_
             poison(training)
         set_rate(training)
 
-    monkeypatch.setattr(script.Training, "set_learning_rate", spoil)
+    monkeypatch.setattr(script.GPANGame, "set_learning_rate", spoil)
     assert train("--steps", 9, "--out", "run", "--save-every", 2) == 1
     line = error_line(capsys)
     assert f"step {reported}: {tensor} is not finite" in line and "from before" in line
@@ -404,15 +404,15 @@ def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_
 
 
 def test_a_state_with_nan_is_never_saved(train, tmp_path, monkeypatch, quick, capsys):
-    set_rate = script.Training.set_learning_rate
-    monkeypatch.setattr(script.Training, "set_learning_rate", lambda t: (set_rate(t), poison_gradient(t)))
+    set_rate = script.GPANGame.set_learning_rate
+    monkeypatch.setattr(script.GPANGame, "set_learning_rate", lambda t: (set_rate(t), poison_gradient(t)))
     assert train("--steps", 1, "--out", "last") == 1
     assert "generator.activations.1.slope is not finite" in error_line(capsys)
     assert not list(tmp_path.rglob("checkpoint.npz*"))
 
 
 def test_detect_anomaly_names_operation_and_line(train, monkeypatch, quick, capsys):
-    monkeypatch.setattr(script.Training, "set_learning_rate", lambda t: poison_weight(t))
+    monkeypatch.setattr(script.GPANGame, "set_learning_rate", lambda t: poison_weight(t))
     assert train("--steps", 3, "--detect-anomaly", "--out", "run") == 1
     assert re.match(r"error: \w+ gave not finite in \d+ of \d+ values at .*\.py:\d+; inputs: .*", error_line(capsys))
 
@@ -440,8 +440,8 @@ def test_out_of_memory_names_a_batch_size_that_fits(train, monkeypatch, quick, c
             raise problem
         return forward(net, x, *rest)
 
-    nets, init = [], script.Training.__init__
-    monkeypatch.setattr(script.Training, "__init__", lambda t, *args: (init(t, *args), nets.append(t.G))[0])
+    nets, init = [], script.GPANGame.__init__
+    monkeypatch.setattr(script.GPANGame, "__init__", lambda t, *args: (init(t, *args), nets.append(t.G))[0])
     monkeypatch.setattr(script.GPANGenerator, "forward", tight)
     assert train(*words, "--steps", 3, "--out", "run") == 1
     line = error_line(capsys)
@@ -483,7 +483,7 @@ SAME = {  # and those that must not
     "--overwrite": ["--out new"], "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"],
     "--eval-every": ["1"], "--detect-anomaly": [""],
 }
-ELSEWHERE = {"-h", "--help", "--version", "--resume", "--dry-run"}  # tested by tests of their own
+ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--dry-run"}  # tested elsewhere
 
 
 def test_the_tables_of_flags_are_complete():
@@ -505,12 +505,12 @@ def learned(tmp_path_factory):
                 (folder / str(len(known))).mkdir()
                 patch.chdir(folder / str(len(known)))
                 patch.setattr("tinygan.device.find_gpu", lambda number=0: (None, "hidden"))  # whose bits are others
-                patch.setattr(script, "look", lambda *args: None)
-                patch.setattr(script, "finish", lambda t, *args: states.append(t.state()[0]) or 0)
-                patch.setattr(script.Training, "measure", lambda training, n=0: {})
+                patch.setattr(script.GPANGame, "look", lambda *args: None)
+                patch.setattr(script, "finish", lambda steps: states.append(steps.game.state()[0]) or 0)
+                patch.setattr(script.GPANGame, "measure", lambda training, n=0: {})
                 typed = [str(files.get(word, word)) for word in words.split()]
                 steps = [] if "--steps" in typed else ["--steps", "2"]
-                assert cli.run_main(script.entry, over(TINY, [*steps, *typed])) == 0, words
+                assert cli.run_main(script.main, over(TINY, [*steps, *typed])) == 0, words
             (known[words],) = states
         return known[words]
 
@@ -554,8 +554,8 @@ def test_a_log_that_cannot_be_read_ends_no_training(train, tmp_path, quick, monk
     check_training_without_a_log(train, tmp_path, script.Run, monkeypatch, capsys, kind)
 
 
-def test_help_names_every_flag_and_both_presets():
-    text = " ".join(script.build_parser().format_help().split())
+def test_help_is_short_and_the_list_of_settings_names_every_flag(capsys):
+    text = listed_settings(script.build_parser(), capsys)
     assert "with a VGG16" in text and all(word in text for word in CHANGES) and str(ROOT) not in text
 
 
@@ -579,12 +579,21 @@ def made(*words, device=None, base_channels=1):
     config = GPANConfig(size=64, base_channels=base_channels, patch_channels=1, noise_dim=2, bank=flags["bank"],
                         categories=len({i for ids in sets for i in ids}))
     device = device or pick_device("cpu")
-    return script.Training(config, flags, script.load_classifier(None).to(device.put), sets,
+    return script.GPANGame(config, flags, script.gpan_measure.load_classifier(None).to(device.put), sets,
                            open_substrates(None, 64, 3), device)
 
 
-class NoRun:
-    """What a step needs of a run when nothing goes wrong."""
+class QuietStep:
+    """What take_step asks of a step: here one of which nothing is read."""
+
+    read = log = False
+
+    def check(self, *args):
+        pass
+
+
+class ReadStep(QuietStep):
+    read = log = True
 
 
 def test_a_batch_has_one_set_and_its_code(monkeypatch):
@@ -592,7 +601,7 @@ def test_a_batch_has_one_set_and_its_code(monkeypatch):
     drawn, next_batch = [], t.next_batch
     t.next_batch = lambda *args: drawn.append(next_batch(*args)) or drawn[-1]
     for _ in range(12):
-        script.take_step(t, NoRun(), False, False)
+        script.take_step(t, QuietStep())
     codes = {(3, 5): [0, 1, 1, 0], (8,): [0, 0, 0, 1], (5, 0): [1, 0, 1, 0]}  # of the classes 0, 3, 5, 8
     assert {batch.wanted for batch in drawn} == set(codes) and len(drawn) == 24
     for first, second in zip(drawn[::2], drawn[1::2], strict=True):
@@ -608,7 +617,7 @@ def test_routes_of_a_step(mode, different):
     t = made("--routes", mode, "--batch-size", 8, "--accumulate", 2, "--bank", 50)
     drawn, next_batch = [], t.next_batch
     t.next_batch = lambda wanted, routes: drawn.append(routes) or next_batch(wanted, routes)
-    script.take_step(t, NoRun(), False, False)
+    script.take_step(t, QuietStep())
     assert [len(routes) for routes in drawn] == [4, 4]
     assert len(np.unique(np.concatenate(drawn), axis=0)) == different
 
@@ -633,7 +642,7 @@ def test_each_net_is_updated_once_with_its_own_gradient():
     watch(t.G, t.D, t.g_optimizer)
     watch(t.D, t.G, t.d_optimizer)
     for _ in range(2):
-        script.take_step(t, NoRun(), True, True)
+        script.take_step(t, ReadStep())
     assert seen == ["PatchDiscriminator", "GPANGenerator"] * 2
     assert all(p.grad is None for p in t.classifier.parameters())
 
@@ -641,7 +650,7 @@ def test_each_net_is_updated_once_with_its_own_gradient():
 def test_without_a_weight_the_discriminator_rests():
     t = made("--weight-cgan", 0)
     before = t.D.state_dict()
-    numbers = script.take_step(t, NoRun(), True, True)
+    numbers = script.take_step(t, ReadStep())
     assert all((p.numpy() == before[name]).all() for name, p in t.D.named_parameters())
     assert not {"d_loss", "cgan", "d_real", "pull_cgan"} & set(numbers) and numbers["d_grad"] == 0
 
@@ -659,7 +668,7 @@ def test_everything_in_a_step_is_float32(monkeypatch):
         t = made(*words)
         with monkeypatch.context() as patch:
             patch.setattr(Tensor, "_set", spy)
-            script.take_step(t, NoRun(), True, True)
+            script.take_step(t, ReadStep())
         assert kinds == {"float32"}, words
         assert {p.grad.dtype.name for p in (*t.G.parameters(), *t.D.parameters()) if p.grad is not None} == {"float32"}
 
@@ -695,7 +704,7 @@ def test_a_step_on_a_gpu_is_the_step_on_a_processor(standin, words):
     gpu = Device("gpu", standin.module, "")
     on_gpu, on_cpu = (made(*words.split(), device=device, base_channels=4) for device in (gpu, None))
     for _ in range(2):
-        rows = [script.take_step(t, NoRun(), True, True) for t in (on_gpu, on_cpu)]
+        rows = [script.take_step(t, ReadStep()) for t in (on_gpu, on_cpu)]
         for name, value in rows[1].items():
             assert rows[0][name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
         for t in (on_gpu, on_cpu):
@@ -711,9 +720,9 @@ def test_a_step_on_a_gpu_is_the_step_on_a_processor(standin, words):
 @pytest.mark.kernels
 def test_nothing_is_read_from_the_device_in_a_step_that_is_not_logged(standin):
     t = made(device=Device("gpu", standin.module, ""))
-    script.take_step(t, NoRun(), True, True)
+    script.take_step(t, ReadStep())
     before = standin.count["syncs"]
-    script.take_step(t, NoRun(), False, False)
+    script.take_step(t, QuietStep())
     assert standin.count["syncs"] == before
 
 

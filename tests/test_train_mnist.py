@@ -28,6 +28,7 @@ from script_tools import (
     contents,
     full_at,
     idx_images,
+    listed_settings,
     load_script,
     over,
     real_mnist,
@@ -38,8 +39,8 @@ from script_tools import (
 from tinygan import checkpoint, cli, data, pictures, runfiles
 from tinygan.data.mnist import BUNDLED
 from tinygan.device import pick_device
-from tinygan.engine import Tensor, frozen, no_grad
-from tinygan.losses import discriminator_loss, generator_loss
+from tinygan.engine import Tensor
+from tinygan.game import turn_of_d, turn_of_g
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.models.load import find_classifier
 
@@ -74,7 +75,7 @@ def train(digits, tmp_path, monkeypatch):
 
     def run(*words):
         first = [] if "--resume" in words else [*TINY, "--data-dir", str(digits)]
-        return cli.run_main(script.entry, over(first, words))
+        return cli.run_main(script.main, over(first, words))
 
     return run
 
@@ -202,7 +203,7 @@ def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_fi
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "find_classifier", lambda notify=print: pytest.fail("clothes are no digits"))
     words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1"]
-    assert cli.run_main(script.entry, words) == 0
+    assert cli.run_main(script.main, words) == 0
     out = capsys.readouterr().out
     assert f"data: Fashion-MNIST train: {COUNT} clothes from {tmp_path / 'fashion'}\n" in out
     assert "note: Fashion-MNIST shows clothes: classes drawn, KL and confidence are of digits, so they are not" in out
@@ -219,7 +220,7 @@ def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsy
 @pytest.mark.skipif(not real_mnist(), reason="TINYGAN_DATA names no folder with the real MNIST")
 def test_real_mnist(tmp_path, monkeypatch, capsys, plain_finish):
     monkeypatch.chdir(tmp_path)
-    assert cli.run_main(script.entry, [*TINY, "--steps", "2"]) == 0
+    assert cli.run_main(script.main, [*TINY, "--steps", "2"]) == 0
     assert "60,000 digits" in capsys.readouterr().out
 
 
@@ -433,7 +434,8 @@ def test_a_disk_that_is_full_at_the_end_is_said_in_notes(train, tmp_path, monkey
         with full_at(64):
             return finish(*args)
 
-    monkeypatch.setattr(script, "measure", lambda t, n: {"classes": 9, "kl": 0.5, "confidence": 1.0, "samples": n})
+    monkeypatch.setattr(script.MnistGame, "measure", lambda game, n: {"classes": 9, "kl": 0.5, "confidence": 1.0,
+                                                                       "samples": n})
     monkeypatch.setattr(script, "finish", on_a_full_disk)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", io.StringIO())
@@ -448,10 +450,10 @@ def test_a_run_on_the_bundled_set_goes_on_with_it(digits, tmp_path, plain_finish
     monkeypatch.chdir(tmp_path)
     for number, (first, then, code) in enumerate(((BUNDLED, digits, 0), (digits, BUNDLED, 1))):
         monkeypatch.setenv("TINYGAN_DATA", str(first))
-        assert cli.run_main(script.entry, [*TINY, "--steps", "1", "--out", f"{number}"]) == 0
+        assert cli.run_main(script.main, [*TINY, "--steps", "1", "--out", f"{number}"]) == 0
         known = runfiles.read_config(str(number))["inputs"]
         monkeypatch.setenv("TINYGAN_DATA", str(then))
-        assert cli.run_main(script.entry, ["--resume", f"{number}", "--steps", "2"]) == code
+        assert cli.run_main(script.main, ["--resume", f"{number}", "--steps", "2"]) == code
         assert ("began on the bundled set and goes on with it" in capsys.readouterr().out) == (code == 0)
         assert runfiles.read_config(str(number))["inputs"] == known
 
@@ -467,15 +469,15 @@ def test_a_run_on_files_whose_names_start_so_goes_on(train, digits, tmp_path, pl
 
 
 def test_samples_that_are_cleared_away_under_way_stop_nothing(train, tmp_path, plain_finish, monkeypatch, capsys):
-    look = script.look
+    look = script.MnistGame.look
 
-    def clear(t, run, *rest):
-        if t.step == 2:
+    def clear(game, run, say):
+        if game.step == 2:
             shutil.rmtree(run.folder / "samples")
             (run.folder / "samples").write_text("mine")
-        look(t, run, *rest)
+        look(game, run, say)
 
-    monkeypatch.setattr(script, "look", clear)
+    monkeypatch.setattr(script.MnistGame, "look", clear)
     assert train("--steps", 6, "--sample-every", 1, "--out", "run") == 0
     assert capsys.readouterr().err.count("note: ") == 1
     assert int(log_rows(tmp_path / "run")[-1]["step"]) == 6 and saved(tmp_path / "run")
@@ -518,7 +520,7 @@ NAN_CASES = {
 def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_path, monkeypatch, capsys, name):
     poison, tensor, reported = NAN_CASES[name]
     kept = []
-    set_rate = script.Training.set_learning_rate
+    set_rate = script.MnistGame.set_learning_rate
 
     def spoil(training):
         if training.step == 2:
@@ -526,7 +528,7 @@ def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_
             poison(training)
         set_rate(training)
 
-    monkeypatch.setattr(script.Training, "set_learning_rate", spoil)
+    monkeypatch.setattr(script.MnistGame, "set_learning_rate", spoil)
     assert train("--steps", 9, "--out", "run", "--save-every", 2) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert f"step {reported}: {tensor} is not finite" in line and "from before" in line
@@ -538,7 +540,7 @@ def test_a_state_with_nan_is_never_saved(train, tmp_path, monkeypatch, capsys):
     def spoil(training):
         poison_gradient(training)
 
-    monkeypatch.setattr(script.Training, "set_learning_rate", spoil)
+    monkeypatch.setattr(script.MnistGame, "set_learning_rate", spoil)
     options = ["--log-every", 1, "--sample-every", 1, "--save-every", 1]
     assert train("--steps", 1, "--out", "last", *options) == 1
     assert train("--steps", 5, "--out", "saving", *options) == 1
@@ -551,7 +553,7 @@ def test_detect_anomaly_names_operation_and_line(train, monkeypatch, capsys):
     def spoil(training):
         poison_data(training)
 
-    monkeypatch.setattr(script.Training, "set_learning_rate", spoil)
+    monkeypatch.setattr(script.MnistGame, "set_learning_rate", spoil)
     assert train("--steps", 3, "--detect-anomaly", "--out", "run") == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"error: \w+ gave not finite in \d+ of \d+ values at .*\.py:\d+; inputs: .*real images", line), line
@@ -580,7 +582,7 @@ OPTIONS = {  # flag -> other values than its default
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""],
 }
-ELSEWHERE = {"-h", "--help", "--version", "--resume", "--data-dir"}  # tested by tests of their own
+ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--data-dir"}  # tested elsewhere
 
 
 def test_the_table_of_options_is_complete():
@@ -614,13 +616,13 @@ def test_every_model_at_every_size(train, tmp_path, plain_finish, model):
 def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, words, routes, shared):
     """So many different routes in a batch of 8 (one fewer if two agree by chance); one index for all layers or not."""
     drawn = []
-    draw = script.Training.draw
+    draw = script.MnistGame.draw
 
     def spy(training, turn):
         drawn.append(draw(training, turn))
         return drawn[-1]
 
-    monkeypatch.setattr(script.Training, "draw", spy)
+    monkeypatch.setattr(script.MnistGame, "draw", spy)
     assert train(*over(["--bank", "50", "--batch-size", "8", "--steps", "2"], words)) == 0
     assert len(drawn) == 4  # fresh noise and routes for either net in each step
     for z, chosen in drawn:
@@ -629,13 +631,13 @@ def test_routes_and_models_reach_the_loop(train, monkeypatch, plain_finish, word
 
 
 def test_noise_from_a_counter_is_new_at_every_turn_and_the_same_in_every_run(train, monkeypatch, plain_finish):
-    drawn, draw = [], script.Training.draw
+    drawn, draw = [], script.MnistGame.draw
 
     def spy(training, turn):
         drawn.append(draw(training, turn))
         return drawn[-1]
 
-    monkeypatch.setattr(script.Training, "draw", spy)
+    monkeypatch.setattr(script.MnistGame, "draw", spy)
     for _ in range(2):
         assert train("--noise", "counter", "--steps", 3) == 0
     noise = [z.numpy().tobytes() for z, _ in drawn]
@@ -664,7 +666,7 @@ def test_fewer_images_than_a_batch(train, tmp_path, plain_finish, count):
 def training(digits):
     flags, _ = script.read_flags([*TINY, "--data-dir", str(digits)])
     config = GANConfig(base_channels=2, latent_dim=4, bank=(2,))
-    return script.Training(config, flags, data.load_mnist("train", data_dir=digits), pick_device("cpu"))
+    return script.MnistGame(config, flags, data.load_mnist("train", data_dir=digits), pick_device("cpu"))
 
 
 def fill_gradients(net):
@@ -676,19 +678,12 @@ def fill_gradients(net):
 def test_a_step_of_one_net_leaves_the_other_alone(training):
     t = training
     of_g, before = fill_gradients(t.G), t.G.state_dict()
-    with no_grad():
-        fake = t.G(*t.draw())
-    discriminator_loss(real=t.D(t.next_real()), fake=t.D(fake)).backward()
-    t.d_optimizer.step()
+    turn_of_d(t.G, t.D, t.d_optimizer, t.next_real(), t.draw(0))
     assert all(p.grad is g and (g.data == 7.0).all() for p, g in zip(t.G.parameters(), of_g, strict=True))
     assert all((p.numpy() == before[name]).all() for name, p in t.G.named_parameters())
 
     of_d, before = fill_gradients(t.D), t.D.state_dict()
-    with frozen(t.D):
-        loss = generator_loss(fake=t.D(t.G(*t.draw())))
-        t.G.zero_grad()
-        loss.backward()
-    t.g_optimizer.step()
+    turn_of_g(t.G, t.D, t.g_optimizer, t.draw(1))
     assert all(p.grad is g and (g.data == 7.0).all() for p, g in zip(t.D.parameters(), of_d, strict=True))
     assert all((p.numpy() == before[name]).all() for name, p in t.D.named_parameters())
     assert all(p.requires_grad for p in t.D.parameters())
@@ -698,7 +693,7 @@ def test_the_loop_itself_keeps_the_nets_apart(train, monkeypatch, plain_finish):
     """In the script's own loop: while one optimiser steps, the other net's gradients are what they were."""
     seen = []
 
-    class Watched(script.Training):
+    class Watched(script.MnistGame):
         def __init__(self, *args):
             super().__init__(*args)
             for own, other, optimizer in ((self.D, self.G, self.d_optimizer), (self.G, self.D, self.g_optimizer)):
@@ -716,7 +711,7 @@ def test_the_loop_itself_keeps_the_nets_apart(train, monkeypatch, plain_finish):
                 seen.append(type(own).__name__)
             return watched
 
-    monkeypatch.setattr(script, "Training", Watched)
+    monkeypatch.setattr(script, "MnistGame", Watched)
     assert train("--steps", 3) == 0
     assert seen == ["Discriminator", "Generator"] * 3
 
@@ -746,8 +741,24 @@ def test_learning_rate_schedule(training):
     assert [2 * d for _, d in rates] == pytest.approx(expected)
 
 
-def test_help_names_every_flag_and_both_presets():
-    text = script.build_parser().format_help()
-    assert "on a CPU" in text and "on a GPU" in text
-    assert all(word in text for word in OPTIONS)
+def test_help_is_short_and_the_list_of_settings_names_every_flag(capsys):
+    text = listed_settings(script.build_parser(), capsys)
+    assert "on a CPU" in text and "on a GPU" in text and all(word in text for word in OPTIONS)
     assert str(ROOT) not in text
+
+
+def test_a_setting_is_the_flag_that_it_stands_for(train, tmp_path, plain_finish, capsys):
+    words = ["--set", "nets.norm=affine", "--set=nets.bank_affine=yes", "--set", "nets.bank_act=no", "--set",
+             "nets.discriminator_input=01"]
+    assert train(*words, "--steps", 2, "--out", "set") == 0
+    assert train("--norm", "affine", "--bank-affine", "--d-input", "01", "--steps", 2, "--out", "flag") == 0
+    assert saved(tmp_path / "set") == saved(tmp_path / "flag")
+    assert train("--resume", "set", "--set", "nets.norm=none") == 2
+    assert "--norm is none but the run in set was made with affine" in capsys.readouterr().err
+    for words, said in ((["nets.nrm=affine"], "did you mean nets.norm"), (["nets.norm"], "must be NAME=VALUE"),
+                        ([], "NAME"), (["nets.bank_act=1"], "must be yes or no"),
+                        (["nets.norm=x"], "--norm: invalid choice: 'x'"),
+                        (["nets.norm=none", "--norm", "none"], "--norm: is given twice")):
+        with pytest.raises(SystemExit) as stop:
+            train("--steps", 1, "--set", *words)
+        assert stop.value.code == 2 and said in capsys.readouterr().err

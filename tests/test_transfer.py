@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     if find_classifier() is None:
         pytest.skip("no classifier")
     folder = tmp_path_factory.mktemp("transfer") / "run"
-    assert cli.run_main(script.entry, [*TINY, "--steps", "1", "--eval-every", "0", "--out", str(folder)]) == 0
+    assert cli.run_main(script.main, [*TINY, "--steps", "1", "--eval-every", "0", "--out", str(folder)]) == 0
     return folder
 
 

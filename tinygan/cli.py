@@ -15,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tinygan import streams
@@ -45,12 +45,64 @@ class Parser(argparse.ArgumentParser):
         # Abbreviated flags would change their meaning whenever a flag is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self._seen: set[argparse.Action] = set()
+        self.settings: dict[str, argparse.Action] = {}  # by the names that --set takes
         if version is not None:
             text = f"{self.prog} (tinygan {version})"
             self.add_argument("--version", action="version", version=text, help="print the version and exit")
 
+    def hide_all_but(self, frequent: Collection[str], names: Mapping[str, str]) -> None:
+        """Leave flags out of --help that are not frequent: they stay, also as `--set NAME=VALUE`, and --list-settings
+        lists all.
+
+        frequent, and the keys of names: attributes of the parsed arguments. names: those of the settings that are not
+        the group's title, a dot and the attribute.
+        """
+        for group in self._action_groups[2:]:
+            for action in group._group_actions:
+                name = names.get(action.dest, f"{group.title}.{action.dest}")
+                self.settings[name] = action
+        more = self.add_argument_group("more settings")
+        more.add_argument("--set", metavar="NAME=VALUE", default=argparse.SUPPRESS, help="a setting that has no place "
+                          "here, such as optimizer.beta1=0.9; may be repeated")
+        more.add_argument("--list-settings", nargs=0, action=_ListSettings, default=argparse.SUPPRESS,
+                          help="list all settings and exit")
+        self.words = {action: self._words(action) for action in self.settings.values()}
+        for action in self.settings.values():
+            if action.dest not in frequent:
+                action.help = argparse.SUPPRESS
+
+    def _words(self, action: argparse.Action) -> str:
+        formatter = self._get_formatter()
+        words = formatter._expand_help(action) if action.help else ""
+        if action.choices:
+            words += f" ({', '.join(map(str, action.choices))})"
+        return words.strip()
+
+    def _expanded(self, words: Sequence[str]) -> list[str]:
+        """Write every --set NAME=VALUE as the flag that it stands for."""
+        expanded, rest = [], iter(words)
+        for word in rest:
+            if word != "--set" and not word.startswith("--set="):
+                expanded.append(word)
+                continue
+            name, sign, value = (next(rest, "") if word == "--set" else word[6:]).partition("=")
+            if not sign or name not in self.settings:
+                near = difflib.get_close_matches(name, self.settings, n=2, cutoff=0.6)
+                self.error(f"--set {name}: must be NAME=VALUE, and --list-settings lists the names"
+                           + (f"; did you mean {' or '.join(near)}?" if near else ""))
+            action = self.settings[name]
+            flag = max(action.option_strings, key=len)
+            if action.nargs != 0:
+                expanded.append(f"{flag}={value}")
+            elif value not in ("yes", "no"):
+                self.error(f"--set {name}: must be yes or no, not {value!r}")
+            elif value == "yes":
+                expanded.append(flag)
+        return expanded
+
     def parse_args(self, args=None, namespace=None):
         self._seen = set()
+        args = self._expanded(sys.argv[1:] if args is None else args) if self.settings else args
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self._about(unknown[0]))
@@ -77,6 +129,15 @@ class Parser(argparse.ArgumentParser):
         flag = word.split("=")[0]
         near = difflib.get_close_matches(flag, self._option_string_actions, n=2, cutoff=0.6)
         return f"unknown flag {flag}" + (f": did you mean {' or '.join(near)}?" if near else "")
+
+
+class _ListSettings(argparse.Action):
+    """Prints the name, the flag and the words of every setting, and exits."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for name, action in parser.settings.items():
+            print(f"{name:30} {', '.join(action.option_strings):24} {parser.words[action]}".rstrip())
+        parser.exit()
 
 
 def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> set[str]:

@@ -34,6 +34,7 @@ from tinygan.functional import logistic_loss
 from tinygan.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.gpan import Batch, PatchDiscriminator
 from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, sqrt, tanh, where
+from tinygan.settings import setting
 
 PAPER_WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 100.0, "background": 25.0, "substrate": 100.0}
 IMPORTANCE_MODES = ("soft", "binary")
@@ -364,19 +365,20 @@ class LossSettings:
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
-    cam: str = "soft"
-    cam_threshold: float = 0.5
-    cam_discriminator: bool = True
-    substrate_everywhere: bool = True
-    generator: str = "nonsaturating"
-    classes: str = "softmax"
-    unwanted: str = "sum"
-    background: str = "all"
-    barrier: float = 0.01
-    split_sign: int = -1
-    split_scale: float = SPLIT_SCALE
-    split_unit: bool = True
-    whole: bool = False
+    cam: str = setting("soft", "how important regions are taken out of L_cGAN", CAM_MODES)
+    cam_threshold: float = setting(0.5, "for cam binary", kind="probability")
+    cam_discriminator: bool = setting(True, "whose loss", flag="cam_for", codes={"both": True, "generator": False})
+    substrate_everywhere: bool = setting(True, "where L_sub holds: unimportant leaves out the important regions",
+                                         flag="substrate_where", codes={"everywhere": True, "unimportant": False})
+    generator: str = setting("nonsaturating", "the generator's in L_cGAN", GENERATOR_LOSSES, flag="loss")
+    classes: str = setting("softmax", "form of L_p and L_n", CLASS_FORMS, flag="class_loss")
+    unwanted: str = setting("sum", "over the classes in L_n", ("sum", "mean"))
+    background: str = setting("all", "pixels in L_m's mean", ("all", "background"), flag="background_over")
+    barrier: float = setting(0.01, "how near L_sub's barrier comes to its pole", kind="probability")
+    split_sign: int = setting(-1, "plus: as printed; images become the same", codes={"minus": -1, "plus": 1})
+    split_scale: float = setting(SPLIT_SCALE, "factor in L_split", kind="positive_float")
+    split_unit: bool = setting(True, "unit of L_split's maps: their rms, or 1", codes={"rms": True, "one": False})
+    whole: bool = setting(False, "classify the plain images, too", codes={"yes": True, "no": False})
 
 
 def image_losses(batch: Batch, cam: Any, discriminator: PatchDiscriminator, s: LossSettings) -> dict[str, Callable]:

@@ -87,7 +87,7 @@ def _has_variety(t: Any) -> bool:
 
 def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None) -> dict[str, float]:
     """Measure n fresh images of all sets: top1, top5, probability of whole images; view_top1, view_probability through
-    views that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.Training.
+    views that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.GPANGame.
 
     tell(done): called now and then with how many of the `images_to_classify` have been classified.
     """

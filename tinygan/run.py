@@ -1,4 +1,4 @@
-"""The folder a run leaves behind, and the line it shows while it works.
+"""The folder that a run leaves behind.
 
     runs/mnist-sgan-1/  config.json     every flag as it was used, and the versions
                         log.csv         one row per logged step
@@ -17,13 +17,10 @@ The columns of log.csv are those of columns.py; others may be added freely. A lo
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import re
-import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -36,26 +33,15 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.files import is_systems, put_aside, whole_file
 from tinygan.runfiles import columns, read_config, read_log, samples
 from tinygan.runlog import RunLog
-from tinygan.streams import Patient
 
-PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
-QUIET = 15.0  # seconds after which a script that is no terminal's says how far it is
 GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
 # Flags that say where, how long and how often, not what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
     {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
-    | {"log_every", "sample_every", "save_every", "eval_every"}
+    | {"detect_anomaly", "log_every", "sample_every", "save_every", "eval_every"}
 )
 MADE = ("log.csv", "routes.png", "cams.png", "loss.png", "training.gif", "report.html", checkpoint.FILE_NAME,
         "config.json")  # beside samples/
-
-
-def sample_due(step: int, total: int, every: int | None = None) -> bool:
-    """Whether samples are drawn after `step` steps: at 0, 50, 100, 250, 500 and each 1,000 as in the paper,
-    or at each multiple of `every` if given; and always at the last step, `total`."""
-    if step == total:
-        return True
-    return step % every == 0 if every else step in PAPER_STEPS or step % 1000 == 0
 
 
 class Run:
@@ -82,16 +68,9 @@ class Run:
         self._lock = _lock_folder(folder)
 
     @classmethod
-    def create(
-        cls,
-        flags: Mapping,
-        *,
-        out: str | os.PathLike | None = None,
-        name: str = "run",
-        root: str | os.PathLike = "runs",
-        overwrite: bool = False,
-        inputs: Mapping[str, Mapping[str, str]] | None = None,
-    ) -> Run:
+    def create(cls, flags: Mapping, *, out: str | os.PathLike | None = None, name: str = "run",
+               root: str | os.PathLike = "runs", overwrite: bool = False,
+               inputs: Mapping[str, Mapping[str, str]] | None = None) -> Run:
         """Start a new run in `out`, or in root/name-1, root/name-2 ... (the next free number).
 
         Raises UsageError if `out` has anything in it, unless `overwrite`; then the files of the earlier run
@@ -106,14 +85,8 @@ class Run:
         return run
 
     @classmethod
-    def resume(
-        cls,
-        path: str | os.PathLike,
-        flags: Mapping,
-        *,
-        typed: Iterable[str] = (),
-        may_change: Iterable[str] = MAY_CHANGE,
-    ) -> Run:
+    def resume(cls, path: str | os.PathLike, flags: Mapping, *, typed: Iterable[str] = (),
+               may_change: Iterable[str] = MAY_CHANGE) -> Run:
         """Go on with the run in folder `path` (or the folder of the checkpoint file `path`).
 
         flags: the settings of this call; typed: the names among them that the user typed (cli.typed). What
@@ -242,12 +215,8 @@ class Run:
             pictures.save_gif(self.folder / "training.gif", frames, ms=350)
 
     def _write_config(self) -> None:
-        versions = {
-            "tinygan": tinygan.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        }
+        versions = {"tinygan": tinygan.__version__, "numpy": np.__version__, "python": platform.python_version(),
+                    "system": platform.platform()}
         config = {"flags": _as_json(self.flags), "versions": versions, "inputs": self.inputs}
         config |= {name: value for name, value in self._config.items() if name not in config}
         with whole_file(self.folder / "config.json") as file:
@@ -298,80 +267,6 @@ def _problem(name: str, job: Callable[[], object]) -> str:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         return f"{name} was not made ({words[:200]})"
     return ""
-
-
-class Progress:
-    """One line that says how far the run is: on a terminal it is rewritten in place, elsewhere (a file, a
-    pipe) plain lines come every `every` steps (0: none), and after `quiet` seconds without one.
-
-        step 1,200/5,000  24%  11.3 it/s  05:36 left  d_loss 0.812  g_loss 1.31
-
-    word: what is counted.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        *,
-        start: int = 0,
-        every: int = 100,
-        quiet: float = math.inf,
-        word: str = "step",
-        stream=None,
-    ):
-        self.total, self.start, self.every, self.quiet, self.word = total, start, every, quiet, word
-        self.stream = Patient(sys.stderr if stream is None else stream)
-        self.on_terminal = self.stream.isatty()
-        self._begun = self._said = time.monotonic()
-        self._shown = -math.inf
-
-    def update(self, step: int, **numbers: float) -> None:
-        """Show that `step` steps are done, with a few numbers. Cheap enough to call at every step."""
-        now = time.monotonic()
-        if self.on_terminal:
-            if now - self._shown >= 0.1 or step >= self.total:
-                self._shown = now
-                width = shutil.get_terminal_size().columns - 1
-                self._write("\r" + self.line(step, now - self._begun, numbers)[:width].ljust(width))
-        elif (self.every and (step % self.every == 0 or step == self.total)) or now - self._said >= self.quiet:
-            self._said = now
-            self._write(self.line(step, now - self._begun, numbers) + "\n")
-
-    def say(self, text: str) -> None:
-        """Show a whole line of text, above the moving one."""
-        self.clear()
-        self._write(f"{text}\n")
-
-    def clear(self) -> None:
-        """Take the moving line away."""
-        if self.on_terminal:
-            self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
-            self._shown = -math.inf
-
-    def close(self) -> None:
-        """End the moving line."""
-        if self.on_terminal and self._shown > -math.inf:
-            self._write("\n")
-
-    def line(self, step: int, seconds: float, numbers: Mapping[str, float]) -> str:
-        rate = (step - self.start) / seconds if seconds > 0 else 0.0
-        parts = [f"{self.word} {step:,}/{self.total:,}", f"{100 * step / max(self.total, 1):3.0f}%"]
-        if rate > 0:
-            parts += [
-                f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it",
-                f"{_clock((self.total - step) / rate)} left",
-            ]
-        return "  ".join(parts + [f"{name} {value:.3g}" for name, value in numbers.items()])
-
-    def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def _next_free(root: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Standard output and error that may be missing, closed, or read by nobody any more, without a run's noticing.
+"""What is shown while a run works: a line of progress, on streams that may be missing, closed, or read by nobody.
 
 A service, cron, pythonw and `>&-` start a program without them; `| head` goes away while it works, and so does a
 terminal. None of that is a reason to lose a training: what cannot be shown is dropped.
@@ -7,9 +7,12 @@ terminal. None of that is a reason to lose a training: what cannot be shown is d
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 
@@ -91,3 +94,68 @@ def _hold_numbers() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             os.set_inheritable(number, True)
+
+
+class Progress:
+    """A line that shows how far the work is: on a terminal it is rewritten in place, elsewhere (a file, a pipe) plain
+    lines come every `every` steps (0: none), and after `quiet` seconds without one.
+
+        step 1,200/5,000  24%  11.3 it/s  05:36 left  d_loss 0.812  g_loss 1.31
+
+    word: what is counted.
+    """
+
+    def __init__(self, total: int, *, start: int = 0, every: int = 100, quiet: float = math.inf, word: str = "step",
+                 stream: TextIO | None = None) -> None:
+        self.total, self.start, self.every, self.quiet, self.word = total, start, every, quiet, word
+        self.stream = Patient(sys.stderr if stream is None else stream)
+        self.on_terminal = self.stream.isatty()
+        self._begun = self._said = time.monotonic()
+        self._shown = -math.inf
+
+    def update(self, step: int, **numbers: float) -> None:
+        """Show that `step` steps are done, with a few numbers. Cheap enough to call at every step."""
+        now = time.monotonic()
+        if self.on_terminal:
+            if now - self._shown >= 0.1 or step >= self.total:
+                self._shown = now
+                width = shutil.get_terminal_size().columns - 1
+                self._write("\r" + self.line(step, now - self._begun, numbers)[:width].ljust(width))
+        elif (self.every and (step % self.every == 0 or step == self.total)) or now - self._said >= self.quiet:
+            self._said = now
+            self._write(self.line(step, now - self._begun, numbers) + "\n")
+
+    def say(self, text: str) -> None:
+        """Show a whole line of text, above the moving one."""
+        self.clear()
+        self._write(f"{text}\n")
+
+    def clear(self) -> None:
+        """Take the moving line away."""
+        if self.on_terminal:
+            self._write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._shown = -math.inf
+
+    def close(self) -> None:
+        """End the moving line."""
+        if self.on_terminal and self._shown > -math.inf:
+            self._write("\n")
+
+    def line(self, step: int, seconds: float, numbers: Mapping[str, float]) -> str:
+        """Return the line after `step` steps in so many seconds; numbers: shown after it."""
+        rate = (step - self.start) / seconds if seconds > 0 else 0.0
+        parts = [f"{self.word} {step:,}/{self.total:,}", f"{100 * step / max(self.total, 1):3.0f}%"]
+        if rate > 0:
+            parts += [f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it",
+                      f"{_clock((self.total - step) / rate)} left"]
+        return "  ".join(parts + [f"{name} {value:.3g}" for name, value in numbers.items()])
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -24,7 +24,9 @@ from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.errors import UsageError
 from tinygan.kernels import for_array, threads
 from tinygan.ops import concatenate
+from tinygan.settings import setting
 
+Range = tuple[float, float]
 MOST_STEP = 2.0     # pixels of the image from one pixel of a view to the next: with two taps none lies between
 MOST_ENTRY = 1e6    # of a matrix: what is farther off is no place in an image, and float32 would overflow
 BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
@@ -105,15 +107,15 @@ class ViewSettings:
     Raises UsageError for an empty or invalid range.
     """
 
-    per_image: int = 1
-    scale: tuple[float, float] = (0.45, 1.1)
-    rotation: float = 0.35
-    shift: float = 0.35
-    flip: bool = True
-    blur: float = 0.5
-    contrast: tuple[float, float] = (0.8, 1.1)
-    noise: float = 0.08
-    coarse: tuple[float, float] = (1.0, 1.0)
+    per_image: int = setting(1, "random views of each image; 0: none", kind="non_negative_int", flag="views")
+    scale: Range = setting((0.45, 1.1), "share of the side in a view", kind="number_range", flag="view_scale")
+    rotation: float = setting(0.35, "radians", kind="non_negative_float", flag="view_rotation")
+    shift: float = setting(0.35, "in half sides", kind="non_negative_float", flag="view_shift")
+    flip: bool = setting(True, "mirror half of them", flag="view_flip", codes={"yes": True, "no": False})
+    blur: float = setting(0.5, "share of them that is blurred", kind="probability", flag="view_blur")
+    contrast: Range = (0.8, 1.1)
+    noise: float = setting(0.08, "added to every pixel", kind="non_negative_float", flag="view_noise")
+    coarse: Range = setting((1.0, 1.0), "images are first shrunk to this", kind="number_range", flag="view_coarse")
     enabled: bool = True
 
     def __post_init__(self) -> None:

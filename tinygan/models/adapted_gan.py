@@ -24,6 +24,7 @@ from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
 from tinygan.module import Module
+from tinygan.settings import setting
 
 SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
 MAX_BANK = 1_024  # filter sets of one layer
@@ -53,22 +54,22 @@ class GANConfig:
     Raises UsageError in one line for a value that makes no net.
     """
 
-    size: int = 32
+    size: int = setting(32, "pixels; 28 is padded to 32", tuple(SIZES))
     channels: int = 1
-    base_channels: int = 64
-    latent_dim: int = 128
-    bank: tuple[int, ...] = (16,)
+    base_channels: int = setting(64, kind="positive_int")
+    latent_dim: int = setting(128, "length of the noise", kind="positive_int")
+    bank: tuple[int, ...] = setting((16,), "filter sets per layer; one number: all but the last", kind="bank_list")
     tied: bool = False
-    norm: str = "strict"
-    act: str = "tprelu"
-    slope: float = 0.2
-    clamp: str = "project"
-    bank_affine: bool = False
-    bank_act: bool = False
-    init_factor: float = 0.01
-    init_scale: float = 1.0
-    discriminator_input: str = "pm1"
-    output: str = "sigmoid"
+    norm: str = setting("strict", "weight normalisation", NORMS)
+    act: str = setting("tprelu", "activation", ACTIVATIONS)
+    slope: float = setting(0.2, "initial slope of the activation", kind="probability")
+    clamp: str = setting("project", "how slopes are kept within [0, 1]", CLAMPS)
+    bank_affine: bool = setting(False, "scale and bias for every filter set (with norm affine)")
+    bank_act: bool = setting(False, "activation slopes for every filter set")
+    init_factor: float = setting(0.01, "of the projection's initial weights", kind="positive_float")
+    init_scale: float = setting(1.0, "of all initial weights", kind="positive_float")
+    discriminator_input: str = setting("pm1", "range of the discriminator's input", ("pm1", "01"), flag="d_input")
+    output: str = setting("sigmoid", "the generator's last function", OUTPUTS)
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:

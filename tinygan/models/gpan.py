@@ -26,6 +26,7 @@ from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
 from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
 from tinygan.module import Module
+from tinygan.settings import setting
 from tinygan.views import blur
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -63,22 +64,22 @@ class GPANConfig:
     norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
     """
 
-    size: int = 128
-    channels: int = 3
+    size: int = setting(128, "pixels", SIZES)
+    channels: int = setting(3, "grey or colour", (1, 3))
     condition_channels: int = 3
     categories: int = 1
-    noise_dim: int = 16
-    bank: tuple[int, ...] = (4,)
-    base_channels: int = 32
-    patch_channels: int = 32
-    skips: str = "upper"
-    map_norm: str = "none"
-    start: str = "substrate"
-    smooth: int = 2
-    norm: str = "strict"
-    act: str = "tprelu"
-    slope: float = 0.2
-    clamp: str = "project"
+    noise_dim: int = setting(16, "channels of noise beside the route", kind="non_negative_int")
+    bank: tuple[int, ...] = setting((4,), "filter sets of the stochastic layers", kind="bank_list")
+    base_channels: int = setting(32, kind="positive_int")
+    patch_channels: int = setting(32, "base channels of the discriminator", kind="positive_int")
+    skips: str = setting("upper", "layers that read the encoder's maps", SKIPS)
+    map_norm: str = setting("none", "of the maps that L_split compares", MAP_NORMS)
+    start: str = setting("substrate", "what the generator adds its output to", STARTS)
+    smooth: int = setting(2, "last layers that are followed by a blur", kind="non_negative_int")
+    norm: str = setting("strict", "weight normalisation", NORMS)
+    act: str = setting("tprelu", "activation", ACTIVATIONS)
+    slope: float = setting(0.2, "initial slope of the activation", kind="probability")
+    clamp: str = setting("project", "how slopes are kept within [0, 1]", CLAMPS)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),

@@ -259,10 +259,6 @@ for label, shape in (("plain", (2, 3, 2, 2)), ("no pixels", (4, 3)), ("size 1", 
     c = shape[1:2]
     case("tprelu", label, (shape, c, c), reference.tprelu, "grid unit grid", exact=False)
     case("tprelu", f"{label}, no shift", (shape, c), lambda x, a: reference.tprelu(x, a, None), "grid unit")
-    case("bias_tprelu", label, (shape, c, c, c), lambda x, b, a, t: reference.tprelu(x, a, t, b),
-         "grid grid unit grid", exact=False)
-    case("bias_tprelu", f"{label}, no shift", (shape, c, c), lambda x, b, a: reference.tprelu(x, a, None, b),
-         "grid grid unit", exact=False)
     case("tprelu_dx", label, (shape, shape, c, c), reference.tprelu_dx, "normal grid unit grid")
     case("tprelu_dx", f"{label}, no shift", (shape, shape, c), lambda g, x, a: reference.tprelu_dx(g, x, a, None),
          "normal grid unit")

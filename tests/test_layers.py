@@ -573,16 +573,6 @@ def test_an_error_inside_leaves_the_layers_as_they_were():
     assert net.first.shared is None and not net.first.weight.outside and net.first.weight.grad is None
 
 
-def test_the_activation_adds_the_bias_of_the_layer_before():
-    net, rng = TwoLayers("none"), np.random.default_rng(2)
-    net.first.bias.data[...] = rng.standard_normal((1, 4))
-    x = Tensor(rng.standard_normal((4, 3, 5, 5)))
-    plain = net.act(net.first(x, [0, 1, 2, 0]))
-    fused = net.act(net.first(x, [0, 1, 2, 0], add_bias=False), bias=net.first.loose_bias)
-    np.testing.assert_allclose(plain.data, fused.data, rtol=1e-14)
-    assert TwoLayers("strict").first.loose_bias is None
-
-
 def test_routes_that_were_not_announced_are_refused():
     net, x = TwoLayers(), Tensor(np.ones((2, 3, 2, 2)))
     with normalised(net, np.array([[0], [1]])):

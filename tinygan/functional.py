@@ -128,22 +128,16 @@ def _gather_sets(values: Tensor, *, routes: np.ndarray):
 # ---- PReLU and translated PReLU ----------------------------------------------------------------------------------
 
 
-def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
 
-    x: (N, C, ...). slope a, shift t, bias: (C,); without a shift it is the plain PReLU (t = 0). A bias is added to x
-    first; on a GPU in the same pass. At the kink itself the negative side's slope is used. Raises GraphError if slope,
-    shift or bias is not of one number per channel.
+    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
+    negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
     """
-    for p in (slope, shift, bias):
+    for p in (slope, shift):
         if p is not None and p.shape != x.shape[1:2]:
             raise GraphError(f"tprelu: {describe(x)} has {x.shape[1]} channels, {describe(p)} does not fit")
-    rest = () if shift is None else (shift,)
-    if bias is None:
-        return _tprelu(x, slope, *rest)
-    if hasattr(for_array(x.data), "tprelu_back"):
-        return _bias_tprelu(x, bias, slope, *rest)
-    return _tprelu(x + _per_channel(bias, x), slope, *rest)
+    return _tprelu(x, slope, *(() if shift is None else (shift,)))
 
 
 def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
@@ -158,35 +152,16 @@ def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
     kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
     if hasattr(kernels, "tprelu_back") and slope.requires_grad:
-        rules = _in_one_pass(rules, lambda g: _all_of_tprelu(g, x, slope, shift)[:-1])
+        rules = _in_one_pass(rules, lambda g: _all_of_tprelu(g, x, slope, shift))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
 
 
-@primitive
-def _bias_tprelu(x: Tensor, bias: Tensor, slope: Tensor, *shift: Tensor):
-    """tprelu(x + bias): its rules are those of tprelu at u = x + bias, which is made again rather than kept."""
-    def at_u(i: int):
-        return lambda g, y: _tprelu_rules(x + _per_channel(bias, x), slope, shift)[i](g, y)
-
-    def to_bias(g: Tensor, y: Tensor) -> Tensor:
-        return sum_over(at_u(0)(g, y), axis=(0, *range(2, x.ndim)))
-
-    def all_parts(g: Tensor) -> list:
-        dx, *middle, dbias = _all_of_tprelu(g, x, slope, shift, bias)
-        return [dx, dbias, *middle]
-
-    kernels, rules = for_array(x.data), (at_u(0), to_bias, *(at_u(1 + i) for i in range(1 + len(shift))))
-    if hasattr(kernels, "tprelu_back"):
-        rules = _in_one_pass(rules, all_parts)
-    return kernels.tprelu(x.data, slope.data, _array(shift), bias.data), rules
-
-
-def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple, bias: Tensor | None = None) -> list:
-    """Cotangents of x, slope, shift (if there is one) and bias, by one kernel."""
-    learned = any(p is not None and p.requires_grad for p in (slope, *shift, bias))
-    dx, dslope, dshift, dbias = for_array(x.data).tprelu_back(
-        g.data, x.data, slope.data, _array(shift), None if bias is None else bias.data, sums=learned)
-    return [dx, dslope, *([dshift] if shift else []), dbias]
+def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple) -> list:
+    """Gradients of x, slope and, if there is one, shift, by one kernel."""
+    learned = any(p.requires_grad for p in (slope, *shift))
+    dx, dslope, dshift, _ = for_array(x.data).tprelu_back(
+        g.data, x.data, slope.data, _array(shift), None, sums=learned)
+    return [dx, dslope, *([dshift] if shift else [])]
 
 
 def _in_one_pass(rules: tuple, together: Any) -> tuple:

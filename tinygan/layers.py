@@ -66,17 +66,11 @@ class _Filters(Module):
         return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
                            rows=used_sets(routes, self.bank))
 
-    @property
-    def loose_bias(self) -> Tensor | None:
-        """The bias (channels,), if the activation that follows can add it in its own pass: `add_bias=False` then
-        leaves it out here. None where there is none, or where each filter set has its own."""
-        return None if self.bias is None or len(self.bias) > 1 else self.bias.reshape(-1)
-
-    def finish(self, y: Tensor, routes: np.ndarray | None, add_bias: bool = True) -> Tensor:
+    def finish(self, y: Tensor, routes: np.ndarray | None) -> Tensor:
         """Scale and bias, one per output channel (and per filter set where the bank has its own)."""
         if self.gain is not None:
             y = y * _for_samples(self.gain, routes, y.ndim)
-        if self.bias is not None and (add_bias or self.loose_bias is None):
+        if self.bias is not None:
             y = y + _for_samples(self.bias, routes, y.ndim)
         return y
 
@@ -105,8 +99,8 @@ class Conv2d(_Filters):
                          bank_affine=False, init_factor=init_factor, fan_in=inputs * kh * kw, rng=rng, dtype=dtype)
         self.stride, self.padding = pair(stride), pair(padding)
 
-    def forward(self, x: Tensor, *, add_bias: bool = True) -> Tensor:
-        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None, add_bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None)
 
 
 class StochasticConvTranspose2d(_Filters):
@@ -129,10 +123,10 @@ class StochasticConvTranspose2d(_Filters):
                          rng=rng, dtype=dtype)
         self.stride, self.padding = (sh, sw), pair(padding)
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None, *, add_bias: bool = True) -> Tensor:
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
         routes = check_routes(routes, len(x), self.bank)
         y = conv_transpose2d(x, self.filters(routes), stride=self.stride, padding=self.padding, routes=routes)
-        return self.finish(y, routes, add_bias)
+        return self.finish(y, routes)
 
 
 class ConvTranspose2d(StochasticConvTranspose2d):
@@ -164,15 +158,12 @@ class TPReLU(Module):
                                bounds=(0.0, 1.0) if clamp == "project" else None)
         self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """bias (channels,): added to x first, for the layer before (its `loose_bias`)."""
+    def forward(self, x: Tensor, routes: Sequence[int] | None = None) -> Tensor:
         limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
         routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
         if routes is None:
             shift = None if self.shift is None else self.shift.reshape(-1)
-            return tprelu(x, limit(self.slope.reshape(-1)), shift, bias)
-        if bias is not None:
-            x = x + bias.reshape((1, -1) + (1,) * (x.ndim - 2))
+            return tprelu(x, limit(self.slope.reshape(-1)), shift)
         a = limit(_for_samples(self.slope, routes, x.ndim))
         t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
         u = x - t

@@ -170,11 +170,8 @@ class Generator(Module):
         columns = [None] * len(self.config.bank) if routes is None else list(np.asarray(routes).T)
         x = self.projection(z.reshape(n, -1, 1, 1), columns[0])
         x = x.reshape(n, self.start, self.start, -1).transpose(0, 3, 1, 2)
-        bias = None  # the projection's is one per unit and has been added; a deconvolution's is left to what follows
         for deconv, act, before, column in zip(self.deconvs, self.activations, columns, columns[1:], strict=False):
-            last = deconv is self.deconvs[-1]
-            x = deconv(act(x, before, bias), column, add_bias=last)
-            bias = deconv.loose_bias
+            x = deconv(act(x, before), column)
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -203,7 +200,7 @@ class Discriminator(Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images
         for conv, act in zip(self.convs, self.activations, strict=True):
-            x = act(conv(x, add_bias=False), bias=conv.loose_bias)
+            x = act(conv(x))
         return self.last(x).reshape(-1)
 
 

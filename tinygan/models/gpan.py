@@ -219,7 +219,7 @@ class GPANGenerator(Module):
         x = shrink(x, c.encoder_side)
         seen = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
-            x = act(conv(x, add_bias=False), bias=conv.loose_bias)
+            x = act(conv(x))
             seen[x.shape[2]] = x
         x = self._bounded(x)
         everywhere = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
@@ -230,12 +230,11 @@ class GPANGenerator(Module):
             if side > BOTTLENECK and c.skip_width(side):
                 x = ops.concatenate([x, seen[side]], axis=1)
             column = {"routes": None if routes is None else np.asarray(routes)[:, i]} if stochastic else {}
-            last = deconv is self.deconvs[-1]
-            x, bias = deconv(x, **column, add_bias=last), deconv.loose_bias
+            x = deconv(x, **column)
             if len(self.deconvs) - i <= c.smooth:
                 x = blur(x)
-            if not last:
-                x = self.activations[i](x, bias=bias)
+            if i < len(self.activations):
+                x = self.activations[i](x)
             if stochastic:
                 x = self._bounded(x)
                 maps.append(x)
@@ -291,7 +290,7 @@ class PatchDiscriminator(Module):
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
         h = shrink(ops.concatenate([x, images], axis=1), self.config.encoder_side)
         for conv, act in zip(self.convs, self.activations, strict=True):
-            h = act(conv(h, add_bias=False), bias=conv.loose_bias)
+            h = act(conv(h))
         return self.last(h)
 
 

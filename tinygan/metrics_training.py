@@ -7,13 +7,11 @@ the definition leaves a threshold open, the default is ours and says so; report 
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tinygan.errors import TinyganError
-from tinygan.metrics import js_divergence, label_entropy
 
 CLAMPED_LOSS_MAX = -math.log(1e-12)  # 27.6: the largest loss that a sigmoid clamped at 1e-12 can show
 
@@ -65,24 +63,6 @@ def immediate_collapse(
     if value is not None and not abs(value) <= 20:
         reasons.append(f"real and fake logits are {abs(value):.1f} apart")
     return reasons
-
-
-def soft_collapse(
-    histograms: Sequence[ArrayLike], *, entropy_below: float = 1.0, js_above: float = 0.35
-) -> float:
-    """The share of consecutive snapshots that both show few classes, and different ones.
-
-    `histograms` (T, classes) holds the label counts of T >= 2 snapshots. Few: label entropy
-    under `entropy_below` in both; different: their Jensen-Shannon divergence is above `js_above`. Our choice:
-    1 nat is the entropy of e = 2.7 equal classes, and 0.35 is half of ln 2, the value of disjoint snapshots.
-    """
-    if len(histograms) < 2:
-        raise TinyganError(
-            "soft collapse is seen between snapshots; give the label histograms of two or more"
-        )
-    low = [label_entropy(histogram) < entropy_below for histogram in histograms]
-    moved = [js_divergence(a, b) > js_above for a, b in zip(histograms[:-1], histograms[1:], strict=True)]
-    return float(np.mean([a and b and m for a, b, m in zip(low[:-1], low[1:], moved, strict=True)]))
 
 
 def hard_collapse(

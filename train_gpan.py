@@ -22,7 +22,8 @@ from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, hea
 from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
-from tinygan.engine import Tensor, anomaly
+from tinygan.debug import anomaly
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_step import (
     CAM_MODES,

@@ -18,7 +18,8 @@ import numpy as np
 
 from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures
 from tinygan.backend import Device, first_line, memory_is_full, pick_device
-from tinygan.engine import Tensor, anomaly, frozen, no_grad
+from tinygan.debug import anomaly
+from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import pool
 from tinygan.kernels.cuda_launch import set_tf32

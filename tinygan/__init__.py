@@ -12,7 +12,8 @@ from tinygan.conv import (
     mean_pool2d,
     resize_bilinear,
 )
-from tinygan.engine import AnomalyError, GraphError, Tensor, anomaly, frozen, grad, no_grad, profile
+from tinygan.debug import AnomalyError, anomaly, profile
+from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
 from tinygan.kernels.pool import set_threads

@@ -6,14 +6,13 @@ once, which is what they cost: none does much arithmetic.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
 
 from tinygan.arrays import check_routes, own_rows
 from tinygan.conv import conv2d, conv2d_weight, used_sets
-from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
+from tinygan.engine import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops import sum as sum_over
@@ -152,7 +151,7 @@ def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
     kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
     if hasattr(kernels, "tprelu_back") and slope.requires_grad:
-        rules = _in_one_pass(rules, lambda g: _all_of_tprelu(g, x, slope, shift))
+        rules = Rules(rules, lambda g: _all_of_tprelu(g, x, slope, shift))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
 
 
@@ -162,28 +161,6 @@ def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple) -> list:
     dx, dslope, dshift, _ = for_array(x.data).tprelu_back(
         g.data, x.data, slope.data, _array(shift), None, sums=learned)
     return [dx, dslope, *([dshift] if shift else [])]
-
-
-def _in_one_pass(rules: tuple, together: Any) -> tuple:
-    """Rules for the inputs of one op that a fused kernel can answer all at once, `together(g)` -> one array each.
-
-    The first input to be asked for a gradient runs it, the others find theirs: nobody is given the same array twice,
-    and g is not kept alive. Where the backward pass is itself recorded, for a second derivative, the rules made of
-    primitives do it.
-    """
-    kept: dict[str, Any] = {"g": lambda: None}
-
-    def rule(i: int):
-        def vjp(g: Tensor, y: Tensor) -> Tensor:
-            if is_recording():
-                return rules[i](g, y)
-            if kept["g"]() is not g or kept["parts"][i] is None:
-                kept.update(g=weakref.ref(g), parts=watched(y._op + "_back", g.data, lambda: together(g)))
-            part, kept["parts"][i] = kept["parts"][i], None
-            return Tensor(part)
-        return vjp
-
-    return tuple(rule(i) for i in range(len(rules)))
 
 
 @primitive

@@ -101,7 +101,7 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
     finally:
         for p, data, gradient, wanted, version, words in kept:
-            p._set(data, wanted, (), "")
+            p._set(data, wanted)
             p.grad, p.version, p.name = gradient, version, words
 
 
@@ -110,8 +110,8 @@ def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int
     def whole(*tensors: Tensor) -> Tensor:
         for p, t in zip(parameters, tensors[count:], strict=True):
             # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
-            edges = ((t, lambda g, y: g, t.version),) if t.requires_grad else ()
-            p._set(Tensor.data.__get__(t), t.requires_grad, edges, "parameter")
+            edges = ((t, 0, t.version),) if t.requires_grad else ()
+            p._set(Tensor.data.__get__(t), t.requires_grad, edges, (lambda g, y: g,), "parameter")
         return function(*tensors[:count])
 
     return whole

@@ -17,7 +17,8 @@ import numpy as np
 
 from tinygan import ops
 from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, used_sets
-from tinygan.engine import GraphError, Tensor, watched
+from tinygan.debug import watched
+from tinygan.engine import GraphError, Tensor
 from tinygan.errors import TinyganError
 from tinygan.functional import gather_sets, tprelu, weight_norm
 from tinygan.kernels import each

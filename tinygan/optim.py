@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tinygan.backend import to_numpy, xp_of
-from tinygan.engine import Tensor, watched
+from tinygan.debug import watched
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.update import Update

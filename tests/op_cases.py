@@ -14,9 +14,9 @@ import numpy as np
 
 import tinygan
 from tinygan import ops
-from tinygan.conv import interpolation_matrix
 from tinygan.engine import PRIMITIVES, Tensor
 from tinygan.kernels import numpy_, reference
+from tinygan.pooling import interpolation_matrix
 
 for module in pkgutil.walk_packages(tinygan.__path__, "tinygan."):
     importlib.import_module(module.name)  # so that PRIMITIVES holds the whole package's

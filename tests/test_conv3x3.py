@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import tinygan.functional
-from tinygan.conv import conv2d, max_pool2d
+import tinygan.fused
+from tinygan.conv import conv2d
 from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
-from tinygan.functional import conv_relu
+from tinygan.fused import conv_relu
 from tinygan.gradcheck import check_grads
 from tinygan.kernels import numpy_, numpy_conv3x3, numpy_pool, pool, portable, reference
 from tinygan.ops import where
+from tinygan.pooling import max_pool2d
 
 CUTS = {  # FEW, LARGE, BLOCK_BYTES, GROUP_BYTES, PART
     "as it comes": None,
@@ -208,7 +209,7 @@ def test_without_a_fused_kernel_the_layer_is_composed(monkeypatch):
     x, weight, bias, g = layer((1, 5, 3, 4, 4))
     results = []
     for kernels in (numpy_, SimpleNamespace()):
-        monkeypatch.setattr(tinygan.functional, "for_array", lambda array, kernels=kernels: kernels)
+        monkeypatch.setattr(tinygan.fused, "for_array", lambda array, kernels=kernels: kernels)
         inputs = [Tensor(a, requires_grad=True) for a in (x, weight, bias)]
         y = conv_relu(*inputs)
         results.append([y.data, *(t.data for t in grad(y, inputs, seed=g))])

@@ -10,13 +10,13 @@ from game import grown, play
 from test_kernels import problem, random_problem
 
 from tinygan.backend import Device
-from tinygan.conv import interpolation_matrix
 from tinygan.engine import Tensor, grad
-from tinygan.functional import tprelu
+from tinygan.fused import tprelu
 from tinygan.kernels import cuda_, cuda_conv, cuda_launch, for_array, portable, reference
 from tinygan.layers import Linear
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import Adam, RMSprop
+from tinygan.pooling import interpolation_matrix
 
 pytestmark = pytest.mark.kernels
 TOLERANCE = 1e-5

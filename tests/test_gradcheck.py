@@ -12,7 +12,7 @@ import pytest
 from op_cases import CASES, OURS
 from planted import CONTROLS, PLANTED, op, passed
 
-from tinygan import conv, engine, functional, ops
+from tinygan import conv, engine, fused, ops
 from tinygan.engine import PRIMITIVES, GraphError, Tensor
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
@@ -131,11 +131,11 @@ SLIPS = {
     "put that overwrites": (ops, "put", overwriting_put, "getitem"),
     "un-broadcast by the mean": (engine, "sum_to", lambda g, *, shape: ops.sum_to(g, shape=shape) * (
         np.prod(shape) / g.size), "add"),
-    "mask of the other side": (functional, "_below", lambda x, shift: 1.0 - right_below(x, shift), "tprelu_dslope"),
+    "mask of the other side": (fused, "_below", lambda x, shift: 1.0 - right_below(x, shift), "tprelu_dslope"),
     "convolution for its transpose": (conv, "_conv_transpose", lambda g, w, *, output_size, **o: Tensor(
         np.resize(g.data, (len(g), w.shape[2], *output_size))), "conv"),
 }
-right_below = functional._below
+right_below = fused._below
 
 
 @pytest.mark.parametrize("slip", SLIPS)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tinygan import kernels
-from tinygan.conv import interpolation_matrix
 from tinygan.kernels import cuda_, numpy_, numpy_conv, numpy_patches, numpy_winograd, pool, portable, reference
+from tinygan.pooling import interpolation_matrix
 
 FAST = [numpy_, portable]
 

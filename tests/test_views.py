@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-import tinygan.views
+import tinygan.warp
 from tinygan.engine import GraphError, Tensor, grad
 from tinygan.errors import UsageError
 from tinygan.gradcheck import check_grads
 from tinygan.kernels import cuda_warp, numpy_, pool, portable, reference
-from tinygan.views import ViewSettings, blur, draw_views, held_out, look, warp, whole
+from tinygan.views import ViewSettings, draw_views, held_out, look, whole
+from tinygan.warp import blur, warp
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 ALL_ON = ViewSettings(per_image=2, blur=1.0)
@@ -387,5 +388,5 @@ def test_looking_never_waits_for_the_device(standin):
 def test_the_portable_kernels_see_the_same(monkeypatch):
     x, views = images(2, dtype=float), draw(ALL_ON)
     wanted = look(Tensor(x), views).data
-    monkeypatch.setattr(tinygan.views, "for_array", lambda array: portable)
+    monkeypatch.setattr(tinygan.warp, "for_array", lambda array: portable)
     np.testing.assert_allclose(look(Tensor(x), views).data, wanted, atol=1e-12)

@@ -19,7 +19,8 @@ from tinygan.engine import Tensor, frozen, grad
 from tinygan.gradcam import grad_cam
 from tinygan.models.gpan import PatchDiscriminator
 from tinygan.module import Module
-from tinygan.views import Views, look, warp, whole
+from tinygan.views import Views, look, whole
+from tinygan.warp import warp
 
 CAM_SIDE = 28  # of an importance map that comes from a random view
 CAM_MODES = ("soft", "binary", "blend", "off")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from tinygan.backend import to_numpy
-from tinygan.conv import interpolation_matrix
 from tinygan.engine import Tensor, _set_mode, describe, grad
 from tinygan.errors import UsageError
+from tinygan.pooling import interpolation_matrix
 
 # Importance -> colour: from a dark violet over red and orange to a light yellow. Each step is lighter than the one
 # before, so that it reads in grey as well, and to eyes that do not tell red from green.

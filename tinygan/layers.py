@@ -4,7 +4,7 @@ Three kinds of weight normalisation (`norm`):
   strict  y = (w . x) / |w|            direction alone; no scale, no bias
   affine  y = g (w . x) / |w| + b      the same with a learned scale and bias
   none    y = w . x + b                an ordinary layer
-|w| is taken per output channel and, in a bank, per filter set (functional.weight_norm has the formula). The shapes,
+|w| is taken per output channel and, in a bank, per filter set (fused.weight_norm has the formula). The shapes,
 initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
 """
 
@@ -20,7 +20,7 @@ from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, use
 from tinygan.debug import watched
 from tinygan.engine import GraphError, Tensor
 from tinygan.errors import TinyganError
-from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.fused import gather_sets, tprelu, weight_norm
 from tinygan.kernels import each
 from tinygan.module import Module, Parameter
 

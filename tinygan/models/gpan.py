@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import mean_pool2d
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
 from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
 from tinygan.module import Module
-from tinygan.views import blur
+from tinygan.pooling import mean_pool2d
+from tinygan.warp import blur
 
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet

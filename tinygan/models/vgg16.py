@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import _resize, max_pool2d
 from tinygan.engine import Tensor, describe, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.functional import conv_relu
+from tinygan.fused import conv_relu
 from tinygan.hdf5 import Reader, Refused, open_hdf5, write_hdf5
 from tinygan.module import Module, Parameter
+from tinygan.pooling import _resize, max_pool2d
 from tinygan.torchfile import refuse_torch_file
 
 FORMAT, VERSION = "tinygan VGG16", 1

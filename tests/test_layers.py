@@ -23,6 +23,7 @@ from tinygan.layers import (
 )
 from tinygan.module import Module
 from tinygan.optim import RMSprop
+from tinygan.routes import Route
 
 ROUTES = [2, 0, 2]  # of a bank of four: sets 1 and 3 are unused
 
@@ -239,7 +240,7 @@ def test_unused_sets_get_no_gradient_and_are_told_from_used_ones(norm, rng):
 @pytest.mark.parametrize("norm", ["strict", "affine"])
 def test_unused_sets_are_not_even_normalised(norm, rng):
     layer, _, routes = make("stochastic", rng, norm)
-    some, every = layer.filters(np.array(routes)).data, layer.filters(np.arange(4)).data
+    some, every = layer.filters(Route(routes, 4)).data, layer.filters(Route(range(4), 4)).data
     assert (some[[1, 3]] == 0).all() and np.array_equal(some[[0, 2]], every[[0, 2]]) and (every != 0).all()
 
 

@@ -17,8 +17,8 @@ SCRIPTS = sorted(path for folder in (".", "weights", "benchmarks", "lessons") fo
 LESSON = re.compile(r"\d\d_.*\.py")  # begins with a cell of prose, see test_lessons.py
 MAX_CODE_LINES = 350
 # What a reader goes through to understand the nets, from the engine to the GPAN's step; all of it together.
-READ = ("engine", "debug", "ops", "conv", "pooling", "fused", "warp", "gradcheck", "module", "layers", "losses",
-        "optim", "gpan_losses", "views", "gpan_step", "gradcam", "models")
+READ = ("engine", "debug", "ops", "routes", "conv", "pooling", "fused", "warp", "gradcheck", "module", "layers",
+        "losses", "optim", "gpan_losses", "views", "gpan_step", "gradcam", "models")
 MAX_READ = 2500
 
 # Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
@@ -26,7 +26,8 @@ FLOORS = {
     0: ["arrays", "errors", "files", "backend", "signals", "streams", "hdf5", "torchfile", "classes"],
     1: ["kernels"],
     2: ["engine", "debug"],
-    3: ["ops", "conv", "pooling", "fused", "warp", "gradcheck", "__init__"],  # __init__: what `import tinygan` offers
+    # __init__: what `import tinygan` offers
+    3: ["ops", "routes", "conv", "pooling", "fused", "warp", "gradcheck", "__init__"],
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
         "pictures"],

@@ -17,25 +17,25 @@ sample; a set that no sample uses costs nothing and receives exactly zero gradie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import check_routes, pair, whole_numbers
+from tinygan.arrays import pair, whole_numbers
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
 from tinygan.ops import reshape
+from tinygan.routes import Route, Routed, route_of
 
 Pair = int | tuple[int, int]
 
 
 def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
-           routes: Sequence[int] | None = None) -> Tensor:
+           routes: Routed = None) -> Tensor:
     """Cross-correlate x with filters: y[n, a, i, j] = sum x[n, b, s i + u - p, s j + v - p] w[r_n, a, b, u, v].
 
     x: (N, B, H, W). weight: (K, A, B, kh, kw), or (A, B, kh, kw) for a bank of one.
-    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K), needed when K > 1.
+    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K) or a Route, if K > 1.
     Returns (N, A, h, w) with h = (H + 2p - kh) // s + 1. Raises GraphError where shapes or routes do not fit.
     """
     weight, stride, padding = _prepare("conv2d", x, weight, 2, stride, padding)
@@ -43,11 +43,11 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
     for size, k, p in zip(x.shape[2:], kernel, padding, strict=True):
         if size + 2 * p < k:
             raise GraphError(f"conv2d: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
-    return _conv(x, weight, stride=stride, padding=padding, routes=check_routes(routes, len(x), len(weight)))
+    return _conv(x, weight, stride=stride, padding=padding, routes=route_of(routes, len(x), len(weight)))
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
-                     routes: Sequence[int] | None = None, output_size: tuple[int, int] | None = None) -> Tensor:
+                     routes: Routed = None, output_size: tuple[int, int] | None = None) -> Tensor:
     """The transpose (adjoint) of conv2d: every input pixel paints a k x k patch, patches s apart are added up.
 
     x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
@@ -65,11 +65,11 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
                          f"gives {smallest} to {tuple(n + s - 1 for n, s in zip(smallest, stride, strict=True))} "
                          f"pixels, not {size}")
     return _conv_transpose(x, weight, stride=stride, padding=padding, output_size=size,
-                           routes=check_routes(routes, len(x), len(weight)))
+                           routes=route_of(routes, len(x), len(weight)))
 
 
 def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
-                  routes: Sequence[int] | None = None, bank: int = 1) -> Tensor:
+                  routes: Routed = None, bank: int = 1) -> Tensor:
     """The third side: w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
 
     The sum runs over i, j and the samples n of route r.
@@ -88,50 +88,51 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
         raise GraphError(f"conv2d_weight: {describe(big)} and {describe(small)} do not belong together with kernel "
                          f"{kernel}, stride {stride}, padding {padding}")
     return _weight_gradient(big, small, kernel=kernel, stride=stride, padding=padding, bank=bank,
-                            routes=check_routes(routes, len(big), bank))
+                            routes=route_of(routes, len(big), bank))
 
 
 # ---- the triangle: each VJP is one of the other two --------------------------------------------------------------
 
 
 @primitive
-def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None):
+def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(big.data).conv(big.data, weight.data, stride, padding, routes)
+    value = for_array(big.data).conv(big.data, weight.data, stride, padding, _indices(routes))
     return value, (lambda g, y: _conv_transpose(g, weight, output_size=big.shape[2:], **same),
                    lambda g, y: _weight_gradient(big, g, kernel=weight.shape[3:], bank=len(weight), **same))
 
 
 @primitive
-def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None,
+def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None,
                     output_size: tuple):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, routes, output_size)
+    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, _indices(routes),
+                                                 output_size)
     return value, (lambda g, y: _conv(g, weight, **same),
                    lambda g, y: _weight_gradient(g, small, kernel=weight.shape[3:], bank=len(weight), **same))
 
 
 @primitive
 def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, padding: tuple,
-                 routes: np.ndarray | None, bank: int):
+                 routes: Route | None, bank: int):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, routes, bank)
+    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, _indices(routes), bank)
     return value, (lambda g, y: _conv_transpose(small, g, output_size=big.shape[2:], **same),
                    lambda g, y: _conv(big, g, **same))
 
 
-def _weight_gradient(big: Tensor, small: Tensor, *, routes: np.ndarray | None, bank: int, **geometry: Any) -> Tensor:
+def _weight_gradient(big: Tensor, small: Tensor, *, routes: Route | None, bank: int, **geometry: Any) -> Tensor:
     out = _conv_weight(big, small, routes=routes, bank=bank, **geometry)
-    out.rows = used_sets(routes, bank)
+    out.rows = None if routes is None else routes.used
     return out
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------
 
 
-def used_sets(routes: np.ndarray | None, bank: int) -> np.ndarray | None:
-    """Bool mask over the bank: which sets have at least one sample (None when there is only one set)."""
-    return None if routes is None else np.bincount(routes, minlength=bank) > 0
+def _indices(routes: Route | None) -> np.ndarray | None:
+    """What the kernels take."""
+    return None if routes is None else routes.indices
 
 
 def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:

@@ -18,8 +18,8 @@ from tinygan.engine import Tensor, _mode, _set_mode, describe
 from tinygan.errors import TinyganError
 
 # Modules that implement operations: `anomaly` names the line that called into them.
-INNER = ("tinygan.arrays", "tinygan.engine", "tinygan.debug", "tinygan.ops", "tinygan.conv", "tinygan.pooling",
-         "tinygan.fused", "tinygan.warp")
+INNER = ("tinygan.arrays", "tinygan.engine", "tinygan.debug", "tinygan.ops", "tinygan.routes", "tinygan.conv",
+         "tinygan.pooling", "tinygan.fused", "tinygan.warp")
 
 
 class AnomalyError(TinyganError):

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import check_routes, own_rows
-from tinygan.conv import conv2d, conv2d_weight, used_sets
+from tinygan.arrays import own_rows
+from tinygan.conv import conv2d, conv2d_weight
 from tinygan.engine import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops import sum as sum_over
+from tinygan.routes import Route, Routed
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
 
@@ -100,28 +101,30 @@ def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
     return value, (lambda gg, y: sum_over(gg * sigmoid(x * -sign)) * (-sign / max(1, x.size)), by_x)
 
 
-# ---- picking the values of each sample's set -----------------------------------------------------------------------
+# ---- the values of each sample's filter set -------------------------------------------------------------------------
 
 
-def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
-    """values[routes]: (K, ...) -> (N, ...), row k for each sample of route k. The gradient's `rows` says which took
-    part. routes: host integers (N,) in [0, K). Raises GraphError for others."""
-    checked = check_routes(routes, len(routes), len(values))
-    return _gather_sets(values, routes=np.zeros(len(routes), np.int64) if checked is None else checked)
+def gather_sets(values: Tensor, routes: Routed) -> Tensor:
+    """Select values[routes]: (K, ...) -> (N, ...), row k for each sample of route k.
+
+    routes: host integers (N,) in [0, K), or a Route; others raise GraphError. The gradient's `rows` tells which sets
+    were used.
+    """
+    return _gather_sets(values, routes=routes if isinstance(routes, Route) else Route(routes, len(values)))
 
 
 @primitive
-def _gather_sets(values: Tensor, *, routes: np.ndarray):
+def _gather_sets(values: Tensor, *, routes: Route):
     def vjp(g: Tensor, y: Tensor) -> Tensor:
         if g.xp is np:
-            out = put(g, index=(routes,), shape=values.shape)
-        else:  # samples of one route meet at one place, and CuPy adds them in whatever order they come
-            chosen = Tensor(g.xp.asarray(routes == np.arange(len(values))[:, None], dtype=g.dtype))
+            out = put(g, index=(routes.indices,), shape=values.shape)
+        else:  # several samples may use one set, and CuPy's put adds them in no fixed order
+            chosen = Tensor(g.xp.asarray(routes.indices == np.arange(len(values))[:, None], dtype=g.dtype))
             out = reshape(matmul(chosen, reshape(g, shape=(len(routes), -1))), shape=values.shape)
-        out.rows = used_sets(routes, len(values))
+        out.rows = routes.used
         return out
 
-    return values.data[routes], (vjp,)
+    return values.data[routes.indices], (vjp,)
 
 
 # ---- PReLU and translated PReLU ----------------------------------------------------------------------------------

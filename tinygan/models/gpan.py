@@ -14,6 +14,7 @@ PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticCon
 from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
 from tinygan.module import Module
 from tinygan.pooling import mean_pool2d
+from tinygan.routes import routes_of
 from tinygan.warp import blur
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -201,15 +203,14 @@ class GPANGenerator(Module):
                 self.activations.append(activation(c.decoder_width(side)))
             width, before = c.decoder_width(side), side
 
-    def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray | None = None
+    def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: Sequence | None = None
                 ) -> tuple[Tensor, list[Tensor]]:
-        """routes: host integers (N, stochastic layers); may be left out when every bank is 1. Raises UsageError for
-        inputs of another shape, GraphError for an index outside its bank."""
+        """Generate images and maps; routes: host integers (N, stochastic layers), or None where every bank is 1.
+
+        Raises UsageError for inputs of another shape, GraphError for routes of another shape or outside a bank.
+        """
         c, n = self.config, len(x)
-        expected = (n, len(c.bank))
-        if routes is None and max(c.bank) > 1 or routes is not None and np.shape(routes) != expected:
-            raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each "
-                             f"stochastic layer, not {None if routes is None else np.shape(routes)}")
+        columns = routes_of(routes, c.bank, n)
         quarters = (BOTTLENECK, BOTTLENECK)
         for name, given, shape in (("x", x, (n, c.condition_channels, c.size, c.size)),
                                    ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim, *quarters))):
@@ -229,8 +230,7 @@ class GPANGenerator(Module):
             stochastic, side = i < len(c.bank), x.shape[2]
             if side > BOTTLENECK and c.skip_width(side):
                 x = ops.concatenate([x, seen[side]], axis=1)
-            column = {"routes": None if routes is None else np.asarray(routes)[:, i]} if stochastic else {}
-            x = deconv(x, **column)
+            x = deconv(x, columns[i] if stochastic else None)
             if len(self.deconvs) - i <= c.smooth:
                 x = blur(x)
             if i < len(self.activations):

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygan import __version__, cli, data, metrics, metrics_routes, metrics_training, runfiles
-from tinygan.backend import Device, pick_device
+from tinygan.device import Device, pick_device
 from tinygan.engine import Tensor, frozen
 from tinygan.errors import TinyganError, UsageError
 from tinygan.files import whole_file
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.models.adapted_gan import Generator
 from tinygan.models.digits import DigitNet, find_classifier
 from tinygan.module import Parameter
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):  # now, not after a minute
         raise UsageError(f"--json {args.json}: " + ("that is a folder; name a file" if args.json.is_dir() else
                                                     f"there is no folder {args.json.parent}"))
-    pool.set_threads(args.threads)
+    threads.set_threads(args.threads)
     device = pick_device(args.device)
     generator, meta = load_generator(args.checkpoint, device)
     if generator.config.channels != 1:
@@ -177,9 +177,9 @@ def measure_samples(s: Subject, n: int, *, full: bool = False) -> list[Row]:
         "frechet": lambda: metrics.frechet_distance(f_train, f_fake[:m]),
         "frechet_real": lambda: metrics.frechet_distance(f_train, f_test[:m]),
     }
-    note(f"measuring ({len(work)} jobs on {pool.get_threads()} threads)")
+    note(f"measuring ({len(work)} jobs on {threads.get_threads()} threads)")
     found: dict[str, Any] = {}
-    pool.run([lambda name=name, job=job: found.update({name: job()}) for name, job in work.items()])
+    threads.run([lambda name=name, job=job: found.update({name: job()}) for name, job in work.items()])
 
     histogram, h_test = (metrics.class_histogram(p.argmax(axis=1)) for p in (p_fake, p_test))
     prior = np.bincount(s.train.labels, minlength=10)

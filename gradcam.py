@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import __version__, cli, pictures
-from tinygan.backend import pick_device, to_numpy
 from tinygan.classes import find_classes
 from tinygan.data.images import read_image, resize_image
+from tinygan.device import pick_device
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcam import grad_cam, heat, overlay, resized
-from tinygan.kernels import pool
+from tinygan.kernels import threads
+from tinygan.kernels.arrays import to_numpy
 from tinygan.models.vgg16 import MAPS, load_vgg16
 
 CLASSIFIER = Path(__file__).resolve().parent / "weights" / "vgg16.h5"
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.classifier.is_file():
         raise TinyganError(f"--classifier {args.classifier}: there is no such file; make one with "
                            "weights/convert_vgg16.py")
-    pool.set_threads(args.threads)
+    threads.set_threads(args.threads)
     device = pick_device(args.device)
     net = load_vgg16(args.classifier)
     names = net.class_names

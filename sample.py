@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, gpan_measure, pictures
-from tinygan.backend import Device, pick_device
+from tinygan.device import Device, pick_device
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_sampling import load_painter
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.models.adapted_gan import Generator
 from tinygan.models.gpan import GPANGenerator
 from tinygan.sampling import as_digits, generate, restore_generator, run_folder
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
                               ("scale", args.scale, MOST_SCALE)):
         if value > most:
             raise UsageError(f"--{name} {value}: at most {most:,}{'' if args.individual else ' in one picture'}")
-    pool.set_threads(args.threads)
+    threads.set_threads(args.threads)
     device = pick_device(args.device)
     arrays, meta = checkpoint.load(args.checkpoint)
     kind = "gpan" if meta.get("kind") == "gpan" else "gan"

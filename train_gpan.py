@@ -19,10 +19,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, gpan_losses, gpan_measure, health, pictures
-from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.classes import find_classes
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.debug import anomaly
+from tinygan.device import Device, first_line, memory_is_full, pick_device
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_step import (
@@ -34,8 +34,8 @@ from tinygan.gpan_step import (
     learn_generator,
     pull_lengths,
 )
-from tinygan.kernels import pool
-from tinygan.kernels.cuda_launch import set_tf32
+from tinygan.kernels import threads
+from tinygan.kernels.gpu.launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import GENERATOR_LOSSES
 from tinygan.models.adapted_gan import ACTIVATIONS
@@ -96,8 +96,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def start(flags: dict, run: Run | None) -> int:
     """Put everything together and train; run: the one to go on with, None for a new one."""
-    print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
-    pool.reuse_heap()
+    print(f"threads: {threads.set_threads(flags['threads'])}, seed: {flags['seed']}")
+    threads.reuse_heap()
     device = pick_device(flags["device"], tf32=flags["tf32"])
     set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)

@@ -17,12 +17,12 @@ import warnings
 import numpy as np
 
 from tinygan import __version__, checkpoint, cli, data, health, metrics, pictures
-from tinygan.backend import Device, first_line, memory_is_full, pick_device
 from tinygan.debug import anomaly
+from tinygan.device import Device, first_line, memory_is_full, pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import pool
-from tinygan.kernels.cuda_launch import set_tf32
+from tinygan.kernels import threads
+from tinygan.kernels.gpu.launch import set_tf32
 from tinygan.layers import CLAMPS, NORMS, normalised
 from tinygan.losses import FORMS, GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import ACTIVATIONS, OUTPUTS, SIZES, Discriminator, GANConfig, Generator
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def start(flags: dict, run: Run | None) -> int:
     """Put everything together and train; run: the one to go on with, None for a new one."""
-    print(f"threads: {pool.set_threads(flags['threads'])}, seed: {flags['seed']}")
-    pool.reuse_heap()
+    print(f"threads: {threads.set_threads(flags['threads'])}, seed: {flags['seed']}")
+    threads.reuse_heap()
     device = pick_device(flags["device"], tf32=flags["tf32"])
     set_tf32(flags["tf32"] and device.kind == "gpu")
     print(device.line)

@@ -221,7 +221,7 @@ def disagreement(ours: Any, theirs: Any) -> str:
 
 SPEED_CODE = """
 import json, sys, time, numpy as np
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 def best(work, repeat):
     times = []
@@ -235,9 +235,9 @@ a, b = np.random.default_rng(0).random((2, 2048, 2048), dtype=np.float32)
 out = np.empty_like(a)
 np.matmul(a, b, out=out)
 gflops = 2 * 2048 ** 3 / best(lambda: np.matmul(a, b, out=out), 6) / 1e9
-pool.set_threads(int(sys.argv[1]))
+threads.set_threads(int(sys.argv[1]))
 source, target = np.ones((2, 64, 1 << 18), np.float32)
-gbytes = 2 * source.nbytes / best(lambda: pool.run([lambda i=i: np.copyto(target[i], source[i])
+gbytes = 2 * source.nbytes / best(lambda: threads.run([lambda i=i: np.copyto(target[i], source[i])
                                                     for i in range(64)]), 12) / 1e9
 print(json.dumps({"gflops": gflops, "gbytes": gbytes}))
 """

@@ -219,10 +219,10 @@ def torch_trainer(args: argparse.Namespace, problem: Any, batches: list[dict[str
 
 def tinygan_trainer(args: argparse.Namespace, problem: Any) -> Any:
     """tinygan's nets, shaken."""
-    from tinygan.kernels import pool
+    from tinygan.kernels import threads
 
-    pool.set_threads(args.threads)
-    pool.reuse_heap()
+    threads.set_threads(args.threads)
+    threads.reuse_heap()
     if problem is None:
         trainer = TinyganTrainer(args.base, args.bank, dtype=args.dtype)
     else:

@@ -60,9 +60,9 @@ from gpu_tinygan import (
 )
 
 from tinygan import cli
-from tinygan.backend import first_line, memory_is_full, pick_device, version
+from tinygan.device import first_line, memory_is_full, pick_device, version
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.gpu import launch
 from tinygan.models.gpan import SIZES
 
 Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
@@ -278,7 +278,7 @@ def set_math(math: str) -> None:
     """The same math mode on both sides."""
     import gpu_torch
 
-    cuda_launch.set_tf32(math == "tf32")
+    launch.set_tf32(math == "tf32")
     gpu_torch.set_math(math)
 
 
@@ -296,7 +296,7 @@ def measure_speed(place: Place, args: argparse.Namespace) -> None:
     say("the GPU: a large copy, a large matrix product")
     gbytes = copy_speed(place.xp, place.clock, args.copy_mb)
     for math in args.math:
-        cuda_launch.set_tf32(math == "tf32")
+        launch.set_tf32(math == "tf32")
         place.speed[math] = {"gflops": product_speed(place.xp, place.clock, args.product), "gbytes": gbytes}
     place.xp.get_default_memory_pool().free_all_blocks()
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tinygan.backend import find_gpu
-from tinygan.kernels import cuda_launch
+from tinygan.device import find_gpu
+from tinygan.kernels.gpu import launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import RMSprop
 
@@ -88,7 +88,7 @@ def env(args: argparse.Namespace) -> dict:
     clock = CupyClock(cupy)
     found["copy GB/s"] = round(copy_speed(cupy, clock, 4 if args.small else 512))
     for math in ("fp32", "tf32"):
-        cuda_launch.set_tf32(math == "tf32")
+        launch.set_tf32(math == "tf32")
         found[f"product TFLOP/s {math}"] = float(f"{product_speed(cupy, clock, 256 if args.small else 8192) / 1e3:.3g}")
     return found
 
@@ -155,7 +155,7 @@ def steps(args: argparse.Namespace) -> dict:
     warm, repeat = (1, 2) if args.small else (BATCHES, 100)
     for bank in (2, 1) if args.small else (16, 1):
         for math in ("fp32", "tf32"):
-            cuda_launch.set_tf32(math == "tf32")
+            launch.set_tf32(math == "tf32")
             problem = StepProblem(4, bank, 4) if args.small else StepProblem(64, bank, 64)
             side = TinyganStep(problem, cupy, clock)
             timed_round(side.run, warm, clock)

@@ -25,10 +25,10 @@ import numpy as np
 from cpu_worker import LR, TinyganTrainer, make_batches
 from gpan_problem import GPANProblem, VGG16Problem
 
-from tinygan.backend import to_numpy
 from tinygan.conv import conv_transpose2d
 from tinygan.engine import Tensor, grad
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.arrays import to_numpy
+from tinygan.kernels.gpu import launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import RMSprop
 
@@ -345,7 +345,7 @@ def counted() -> Iterator[dict[str, int]]:
 
     What CuPy launches by itself (copies, sums, a table sent to the GPU) is not seen here.
     """
-    from tinygan.kernels import cuda_  # noqa: F401  all of its modules must be there to be wrapped
+    from tinygan.kernels import gpu  # noqa: F401  all of its modules must be there to be wrapped
 
     seen = {"launches": 0, "products": 0}
 
@@ -355,7 +355,7 @@ def counted() -> Iterator[dict[str, int]]:
             return function(*args, **options)
         return call
 
-    wrapped = [("launches", "launch", cuda_launch.launch), ("products", "gemm", cuda_launch.gemm)]
+    wrapped = [("launches", "launch", launch.launch), ("products", "gemm", launch.gemm)]
     replaced = []
     for module in [m for title, m in sys.modules.items() if title.partition(".")[0] == "tinygan"]:
         for kind, name, function in wrapped:
@@ -376,8 +376,8 @@ def product_speed(xp: Any, clock: Any, size: int, repeat: int = 10) -> float:
     a, b = (xp.asarray(rng.standard_normal((size, 1), dtype=np.float32))
             * xp.asarray(rng.standard_normal((1, size), dtype=np.float32)) for _ in range(2))
     out = xp.empty((size, size), np.float32)
-    cuda_launch.gemm(out, a, b)  # the first call loads and chooses
-    times, _ = timed_round(lambda: cuda_launch.gemm(out, a, b), repeat, clock)
+    launch.gemm(out, a, b)  # the first call loads and chooses
+    times, _ = timed_round(lambda: launch.gemm(out, a, b), repeat, clock)
     return 2 * size ** 3 / min(times) / 1e6
 
 

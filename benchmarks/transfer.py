@@ -21,11 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
 from tinygan import __version__, checkpoint, cli
-from tinygan.backend import pick_device
+from tinygan.device import pick_device
 from tinygan.errors import TinyganError
 from tinygan.gpan_measure import hit_rates, load_classifier, scores_of
 from tinygan.gpan_sampling import AT_ONCE, Painter, load_painter
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.models import digits
 from tinygan.models.vgg16 import load_vgg16
 from tinygan.module import Module
@@ -33,7 +33,7 @@ from tinygan.module import Module
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    pool.set_threads(args.threads)
+    threads.set_threads(args.threads)
     device = pick_device(args.device)
     for run in args.runs:
         arrays, meta = checkpoint.load(run)

@@ -15,8 +15,8 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, grad, no_grad
-from tinygan.backend import pick_device
 from tinygan.data.substrates import condition, drawn_shapes
+from tinygan.device import pick_device
 from tinygan.gpan_losses import background_loss, substrate_loss
 from tinygan.gpan_measure import for_the_eye, hit_rates, paint, scores_of
 from tinygan.gpan_step import Batch, LossSettings, judge, learn_discriminator, learn_generator, pull_lengths

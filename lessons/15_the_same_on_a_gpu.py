@@ -7,7 +7,7 @@
 # **You need** the lesson on convolutions, and banks of filters. A GPU is not needed. **Minutes:** 25 to read, seconds
 # to run.
 #
-# **The package's tests:** test_cuda_kernels.py, test_hostcuda.py, test_kernels.py, test_cuda.py, test_standin.py,
+# **The package's tests:** test_cuda_kernels.py, test_emulator.py, test_kernels.py, test_cuda.py, test_standin.py,
 # test_cuda_training.py, test_gpu.py
 
 # %%
@@ -18,11 +18,11 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, conv_transpose2d, frozen, no_grad, ops, profile
-from tinygan.backend import pick_device
+from tinygan.device import pick_device
 from tinygan.errors import TinyganError
 from tinygan.kernels import reference
-from tinygan.kernels.cuda_launch import SOURCE
-from tinygan.kernels.hostcuda import HostModule
+from tinygan.kernels.gpu.emulator import HostModule
+from tinygan.kernels.gpu.launch import SOURCE
 from tinygan.layers import normalised
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
@@ -78,7 +78,7 @@ def compiled(code):
 mine = compiled(KERNELS + HASTY)
 
 # %% [markdown]
-# No GPU is needed to *run* this text. `hostcuda.py` puts a small header before it and gives it to g++; then each thread
+# No GPU is needed to *run* this text. `emulator.py` puts a small header before it and gives it to g++; then each thread
 # of each block runs in turn. That shows mistakes, not speed. Without g++ the lesson skips those parts and says so.
 
 # %%
@@ -130,21 +130,20 @@ if mine:
 #
 # ## A kernel of the package
 #
-# Bias and translated PReLU in one pass. A map lies in memory as (channel, sample, row, column), so a channel is one row
+# The translated PReLU. A map lies in memory as (channel, sample, row, column), so a channel is one row
 # of numbers, and `blockIdx.y` is its number.
 
 # %%
 text = SOURCE.read_text("utf-8")
-print(re.search(r'extern "C" __global__ void bias_tprelu\(.*?\n}\n', text, re.DOTALL)[0])
+print(re.search(r'extern "C" __global__ void tprelu\(.*?\n}\n', text, re.DOTALL)[0])
 package = compiled(text)  # all kernels of the package
 channels, pixels = 3, 700
 x = rng.standard_normal((channels, pixels)).astype(np.float32)
-bias, slope, shift = (rng.random(channels).astype(np.float32) for _ in range(3))
+slope, shift = (rng.random(channels).astype(np.float32) for _ in range(2))
 if package:
     y = np.full_like(x, np.nan)
-    package.get_function("bias_tprelu")((2, channels), (256,), (x, bias, slope, shift, y, np.int32(channels),
-                                                                np.int32(pixels)))
-    error = abs(y - reference.tprelu(x[None], slope, shift, bias)[0]).max()
+    package.get_function("tprelu")((2, channels), (256,), (x, slope, shift, y, np.int32(channels), np.int32(pixels)))
+    error = abs(y - reference.tprelu(x[None], slope, shift)[0]).max()
     print(f"{len(package.names)} kernels compiled; this one differs from its definition by {error:.0e} at most")
     assert error < 1e-5
 

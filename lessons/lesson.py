@@ -28,7 +28,7 @@ ROOT = FOLDER.parent
 if (ROOT / "tinygan" / "__init__.py").is_file():
     sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
 from tinygan.errors import TinyganError  # noqa: E402
-from tinygan.kernels import pool  # noqa: E402
+from tinygan.kernels import threads  # noqa: E402
 from tinygan.models import digits  # noqa: E402
 
 OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests want theirs elsewhere
@@ -49,7 +49,7 @@ _told: list[str] = []  # what has been said once
 
 # One thread for the BLAS. Its own threads wait for each other by turning in circles: beside another busy program on two
 # cores a lesson's small products took six times as long.
-pool.set_threads(os.cpu_count() or 1)
+threads.set_threads(os.cpu_count() or 1)
 
 
 def flags() -> argparse.Namespace:

@@ -70,13 +70,13 @@ def standin(gpp):
     from standin import strict_cupy
 
     from tinygan import arrays
-    from tinygan.kernels import cuda_conv, cuda_launch, cuda_maps
+    from tinygan.kernels.gpu import conv, launch, maps
 
     def fresh() -> None:
-        cuda_launch.forget()
+        launch.forget()
         arrays._numbers.clear()  # what earlier tests left on the device
-        cuda_conv._order.cache_clear()
-        cuda_maps._band.cache_clear()
+        conv._order.cache_clear()
+        maps._band.cache_clear()
 
     fresh()
     strict_cupy.install()

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from tinygan.kernels import counter, reference
-from tinygan.kernels.cuda_maps import band
-from tinygan.kernels.cuda_warp import inverse, views_of_images
-from tinygan.kernels.cuda_weights import BANK, ENTRY, tile
+from tinygan.kernels.gpu.maps import band
+from tinygan.kernels.gpu.warp import inverse, views_of_images
+from tinygan.kernels.gpu.weights import BANK, ENTRY, tile
 from tinygan.pooling import interpolation_matrix
 
 THREADS = 256  # the block that kernels which add up within a block are written for
@@ -171,34 +171,29 @@ def activations() -> Iterator[Case]:
         yield Case("row_sums", f"{rows}x{columns} in two parts", [x, parts, rows, columns], [(2, 1), (2, rows)])
     for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
         x, g = _normal(5, 1, channels, pixels), _normal(6, 1, channels, pixels)
-        bias, shift = _normal(7, channels), _normal(9, channels)
-        slope = np.random.default_rng(8).random(channels).astype(F32)
+        slope, shift = np.random.default_rng(8).random(channels).astype(F32), _normal(9, channels)
         x[..., ::5] = shift[:, None]  # some lie exactly at the kink
-        for b in (None, bias):
-            for t in (None, shift):
-                label = f"{channels}x{pixels}{' bias' * (b is not None)}{' shift' * (t is not None)}"
-                u = x if b is None else x + b[:, None]
-                y = reference.tprelu(u, slope, t)
-                dx, *sums = reference.tprelu_back(g.astype(float), x.astype(float), slope, t, b) if b is None else \
-                    reference.tprelu_back(g.astype(float), u.astype(float), slope, t)
-                grids = [(1, 1), (2, channels), (1, channels + 2)]
-                yield Case("bias_tprelu", label, [x[0], b, slope, t, Output(y[0]), channels, pixels], grids)
-                given, dx = [g[0], x[0], b, slope, t], Output(dx[0].astype(F32))
-                yield Case("bias_tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels], grids)
-                total = Output(np.array(sums, F32)[:, :, None])
-                yield Case("bias_tprelu_back", label, [*given, dx, total, channels, pixels], [(1, 1), (1, channels)])
-                if pixels > THREADS:
-                    parts = Output(_partial_sums(g[0], u[0], slope, t, 2))
-                    yield Case("bias_tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels],
-                               [(2, channels), (2, 1)])
+        for t in (None, shift):
+            label = f"{channels}x{pixels}{' shift' * (t is not None)}"
+            y, dx = reference.tprelu(x, slope, t), reference.tprelu_dx(g, x, slope, t)
+            grids = [(1, 1), (2, channels), (1, channels + 2)]
+            yield Case("tprelu", label, [x[0], slope, t, Output(y[0]), channels, pixels], grids)
+            given, dx = [g[0], x[0], slope, t], Output(dx[0])
+            yield Case("tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels], grids)
+            total = Output(_partial_sums(g[0], x[0], slope, t, 1))
+            yield Case("tprelu_back", label, [*given, dx, total, channels, pixels], [(1, 1), (1, channels)])
+            if pixels > THREADS:
+                parts = Output(_partial_sums(g[0], x[0], slope, t, 2))
+                yield Case("tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels],
+                           [(2, channels), (2, 1)])
 
 
-def _partial_sums(g: np.ndarray, u: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
-    """The sums of bias_tprelu_back, (3, C, blocks), where every block takes each blocks-th run of THREADS pixels."""
-    out = np.empty((3, len(u), blocks), F32)
-    owner = np.arange(u.shape[1]) // THREADS % blocks
+def _partial_sums(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
+    """The sums of tprelu_back, (2, C, blocks), where every block takes each blocks-th run of THREADS pixels."""
+    out = np.empty((2, len(x), blocks), F32)
+    owner, shift = np.arange(x.shape[1]) // THREADS % blocks, np.zeros(len(x)) if shift is None else shift
     for block in range(blocks):
-        part = [a[None, :, owner == block].astype(float) for a in (g, u)]
+        part = [a[None, :, owner == block].astype(float) for a in (g, x)]
         out[:, :, block] = reference.tprelu_back(*part, slope, shift)[1:]
     return out
 

@@ -15,7 +15,8 @@ import numpy as np
 import tinygan
 from tinygan import ops
 from tinygan.engine import PRIMITIVES, Tensor
-from tinygan.kernels import numpy_, reference
+from tinygan.kernels import reference
+from tinygan.kernels.cpu import CpuKernels
 from tinygan.pooling import interpolation_matrix
 from tinygan.routes import Route
 
@@ -234,7 +235,7 @@ def norms_first(kernels):
 
 
 def call_dx(g: Tensor, w: Tensor, *, out_axis: int, scale: float, eps: float, rows) -> Tensor:
-    norms = numpy_.filter_norms(w.data, out_axis, scale, eps, rows)
+    norms = CpuKernels.filter_norms(w.data, out_axis, scale, eps, rows)
     return PRIMITIVES["weight_norm_dx"](g, w, norms=norms, out_axis=out_axis, scale=scale, eps=eps, rows=rows)
 
 

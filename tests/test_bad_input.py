@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from script_tools import COUNT, TINY, contents, idx_images, idx_labels, load_script, over, start_script, write_mnist
 
-from tinygan import backend, checkpoint, cli
+from tinygan import checkpoint, cli
+from tinygan.device import find_gpu
 
 trainer, sampler = load_script("train_mnist"), load_script("sample")
 USAGE, FAILED = 2, 1
@@ -439,5 +440,5 @@ def test_a_weak_gpu_is_a_reason_not_a_traceback(monkeypatch):
                     raise RuntimeError("libcudart.so.12: cannot open shared object file\nand more")
 
     monkeypatch.setitem(sys.modules, "cupy", Broken)
-    cupy, why = backend.find_gpu()
+    cupy, why = find_gpu()
     assert cupy is None and "libcudart" in why and "\n" not in why

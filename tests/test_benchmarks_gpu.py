@@ -12,7 +12,7 @@ from script_tools import over
 
 from tinygan import cli
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.gpu import launch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -130,16 +130,16 @@ def test_a_whole_run(place, gpu_torch, tmp_path, capsys, monkeypatch):
         assert row["status"] == "" and row["ratio"] > 0 and row["launches"] > 0 and row["products"] > 0
         assert row["eager_ms"] > 0 and (row["compiled_ms"] or row["name"].startswith("GPAN")) and row["floor_ms"] > 0
         assert row["difference"] < (0.1 if row["name"].startswith(("GPAN", "VGG16")) else 1e-4)
-    assert not cuda_launch.get_tf32()
+    assert not launch.get_tf32()
 
 
 def test_tf32_is_set_on_both_sides(place, gpu_torch):
     import torch
 
     gpu.set_math("tf32")
-    assert cuda_launch.get_tf32() and torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+    assert launch.get_tf32() and torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
     gpu.set_math("fp32")
-    assert not (cuda_launch.get_tf32() or torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    assert not (launch.get_tf32() or torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
 
 
 def test_a_form_that_does_not_compile_is_left_out(place, gpu_torch, capsys):
@@ -183,7 +183,7 @@ def test_launches_are_counted(place, standin):
     assert (np.diff(routes) < 0).any()  # so that there is something to sort
     side = TinyganLayer(LAYERS[1], place.xp, place.clock)
     side.run()
-    before = cuda_launch.launch
+    before = launch.launch
     with gpu_tinygan.counted() as seen:
         side.run()
     # Forward: sort, col2im; back to the input: im2col, sort back; to the weight: im2col, sort.
@@ -196,7 +196,7 @@ def test_launches_are_counted(place, standin):
         step.run()
     assert seen["products"] == len(standin.host_blas.calls) > 30
     assert 40 < seen["launches"] < standin.count["launches"] - seen["products"]  # CuPy's own come on top
-    assert cuda_launch.launch is before and gpu_tinygan.cuda_launch.gemm.__name__ == "gemm"
+    assert launch.launch is before and gpu_tinygan.launch.gemm.__name__ == "gemm"
 
 
 @pytest.mark.kernels

@@ -1,7 +1,5 @@
 """The layer of VGG16 on NumPy, and its max pool: every way of cutting the work against the loops, and the rules."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -10,10 +8,13 @@ from tinygan.conv import conv2d
 from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
 from tinygan.fused import conv_relu
 from tinygan.gradcheck import check_grads
-from tinygan.kernels import numpy_, numpy_conv3x3, numpy_pool, pool, portable, reference
+from tinygan.kernels import reference, threads
+from tinygan.kernels.base import Kernels
+from tinygan.kernels.cpu import CpuKernels, conv3x3, max_pool
 from tinygan.ops import where
 from tinygan.pooling import max_pool2d
 
+CPU = CpuKernels()
 CUTS = {  # FEW, LARGE, BLOCK_BYTES, GROUP_BYTES, PART
     "as it comes": None,
     "unrolled": (100, 1 << 30, 1, 1, 64),
@@ -39,13 +40,13 @@ def cut(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def one_thread():
     yield
-    if pool.get_threads() > 1:
-        pool.set_threads(1)
+    if threads.get_threads() > 1:
+        threads.set_threads(1)
 
 
 def set_cut(monkeypatch, name):
     for setting, value in zip(("FEW", "LARGE", "BLOCK_BYTES", "GROUP_BYTES", "PART"), CUTS[name], strict=True):
-        monkeypatch.setattr(numpy_conv3x3, setting, value)
+        monkeypatch.setattr(conv3x3, setting, value)
 
 
 def layer(shape, dtype=float, seed=0):
@@ -69,9 +70,9 @@ def test_layer_and_its_gradient_equal_the_loops(cut, shape):
     x, weight, bias, g = layer(shape)
     y = reference.conv_relu(x, weight, bias, 1)
     dx = reference.conv_relu_dx(g, y, weight, 1)
-    for module in (numpy_, portable):
-        close(module.conv_relu(x, weight, bias, 1), y)
-        close(module.conv_relu_dx(g, y, weight, 1), dx)
+    for kernels in (CPU, Kernels()):
+        close(kernels.conv_relu(x, weight, bias, 1), y)
+        close(kernels.conv_relu_dx(g, y, weight, 1), dx)
 
 
 @pytest.mark.parametrize("kernel, padding", [((1, 1), 0), ((5, 5), 2), ((3, 3), 0), ((3, 3), 2), ((2, 3), 1)])
@@ -80,9 +81,9 @@ def test_other_kernels_and_paddings(kernel, padding):
     x, weight, bias = rng.standard_normal((2, 5, 7, 6)), rng.standard_normal((4, 5, *kernel)), rng.standard_normal(4)
     y = reference.conv_relu(x, weight, bias, padding)
     g = rng.standard_normal(y.shape)
-    for module in (numpy_, portable):
-        close(module.conv_relu(x, weight, bias, padding), y)
-        close(module.conv_relu_dx(g, y, weight, padding), reference.conv_relu_dx(g, y, weight, padding))
+    for kernels in (CPU, Kernels()):
+        close(kernels.conv_relu(x, weight, bias, padding), y)
+        close(kernels.conv_relu_dx(g, y, weight, padding), reference.conv_relu_dx(g, y, weight, padding))
 
 
 def test_the_loops_are_the_formula():
@@ -110,16 +111,16 @@ def test_any_memory_layout_gives_the_same_and_inputs_stay_as_they_are(cut):
     y = reference.conv_relu(x, weight, bias, 1)
     dx = reference.conv_relu_dx(g, y, weight, 1)
     for xs, ws, gs, ys in zip(*map(views, (x, weight, g, y)), strict=True):
-        close(numpy_.conv_relu(xs, ws, bias, 1), y)
-        close(numpy_.conv_relu_dx(gs, ys, ws, 1), dx)
+        close(CPU.conv_relu(xs, ws, bias, 1), y)
+        close(CPU.conv_relu_dx(gs, ys, ws, 1), dx)
         for left, before in ((xs, x), (ws, weight), (gs, g), (ys, y)):
             assert np.array_equal(left, before)
 
 
 def test_results_are_channels_last_in_memory(cut):
     x, weight, bias, g = layer((2, 6, 7, 9, 6))
-    y = numpy_.conv_relu(x, weight, bias, 1)
-    for maps in (y, numpy_.conv_relu_dx(g, y, weight, 1)):
+    y = CPU.conv_relu(x, weight, bias, 1)
+    for maps in (y, CPU.conv_relu_dx(g, y, weight, 1)):
         assert maps.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
@@ -129,11 +130,11 @@ def test_float32_stays_float32_and_close_to_float64(shape):
     wide = layer(shape, seed=2)
     wide[1] /= 3 * shape[1] ** 0.5
     x, weight, bias, g = (a.astype(np.float32) for a in wide)
-    y = numpy_.conv_relu(x, weight, bias, 1)
-    sums = numpy_.conv(x.astype(float), weight[None].astype(float), (1, 1), (1, 1), None) + bias[:, None, None]
+    y = CPU.conv_relu(x, weight, bias, 1)
+    sums = CPU.conv(x.astype(float), weight[None].astype(float), (1, 1), (1, 1), None) + bias[:, None, None]
     assert y.dtype == np.float32 and np.abs(y - sums.clip(0)).max() < 100 * 2**-24 * np.abs(sums).max()
-    dx = numpy_.conv_relu_dx(g, y, weight, 1)
-    wanted = numpy_.conv_transpose((g * (y > 0)).astype(float), weight[None].astype(float), (1, 1), (1, 1), None,
+    dx = CPU.conv_relu_dx(g, y, weight, 1)
+    wanted = CPU.conv_transpose((g * (y > 0)).astype(float), weight[None].astype(float), (1, 1), (1, 1), None,
                                    shape[3:])
     assert dx.dtype == np.float32 and np.abs(dx - wanted).max() < 100 * 2**-24 * np.abs(wanted).max()
 
@@ -143,36 +144,36 @@ def test_same_bits_for_any_number_of_threads(name, monkeypatch):
     pytest.importorskip("threadpoolctl")
     if CUTS[name] is not None:
         set_cut(monkeypatch, name)
-    monkeypatch.setattr(numpy_conv3x3, "LONG_PRODUCT", 0)  # share even what is too short to be worth it
-    monkeypatch.setattr(pool, "MANY", 1)
-    monkeypatch.setattr(pool, "BLOCK", 200)
+    monkeypatch.setattr(conv3x3, "LONG_PRODUCT", 0)  # share even what is too short to be worth it
+    monkeypatch.setattr(threads, "MANY", 1)
+    monkeypatch.setattr(threads, "BLOCK", 200)
     x, weight, bias, g = layer((2, 12, 14, 10, 9), np.float32)
     small = g[:, :, :5, :4]
     results = []
-    for threads in (1, 2, 3):
-        assert pool.set_threads(threads) == threads
-        y = numpy_.conv_relu(x, weight, bias, 1)
-        best, which = numpy_.max_pool(y, 2, 2)
-        results.append([a.tobytes() for a in (y, numpy_.conv_relu_dx(g, y, weight, 1), best, which,
-                                              numpy_.pool_put(small, which, 2, 2, y.shape))])
+    for count in (1, 2, 3):
+        assert threads.set_threads(count) == count
+        y = CPU.conv_relu(x, weight, bias, 1)
+        best, which = CPU.max_pool(y, 2, 2)
+        results.append([a.tobytes() for a in (y, CPU.conv_relu_dx(g, y, weight, 1), best, which,
+                                              CPU.pool_put(small, which, 2, 2, y.shape))])
     assert results[0] == results[1] == results[2]
 
 
 def test_nan_and_infinity_are_passed_on_and_stay_near(cut):
     x, weight, bias, _ = layer((2, 6, 7, 17, 9))
     x[0, 2, 8, 4], x[1] = np.nan, 1.0
-    y = numpy_.conv_relu(x, weight, bias, 1)
+    y = CPU.conv_relu(x, weight, bias, 1)
     assert np.isnan(y[0, :, 7:10, 3:6]).all()
     assert np.isfinite(y[0, :, :2]).all() and np.isfinite(y[0, :, 15:]).all() and np.isfinite(y[1]).all()
 
 
 def test_a_gradient_is_dropped_whatever_it_is_where_relu_let_nothing_through(cut):
     x, weight, bias, g = layer((1, 6, 7, 5, 6))
-    y = numpy_.conv_relu(x, weight, bias, 1)
-    dx = numpy_.conv_relu_dx(g, y, weight, 1)
+    y = CPU.conv_relu(x, weight, bias, 1)
+    dx = CPU.conv_relu_dx(g, y, weight, 1)
     g[y == 0] = np.inf
     g[0, 0, 0, 0] = np.nan if y[0, 0, 0, 0] == 0 else g[0, 0, 0, 0]
-    assert np.array_equal(numpy_.conv_relu_dx(g, y, weight, 1), dx)
+    assert np.array_equal(CPU.conv_relu_dx(g, y, weight, 1), dx)
 
 
 # ---- the operation -------------------------------------------------------------------------------------------------
@@ -205,15 +206,14 @@ def test_conv_relu_equals_its_definition_to_second_order():
         close(a, b)
 
 
-def test_without_a_fused_kernel_the_layer_is_composed(monkeypatch):
+def test_the_kernels_for_any_array_give_the_same_layer(monkeypatch):
     x, weight, bias, g = layer((1, 5, 3, 4, 4))
     results = []
-    for kernels in (numpy_, SimpleNamespace()):
+    for kernels in (CPU, Kernels()):
         monkeypatch.setattr(tinygan.fused, "for_array", lambda array, kernels=kernels: kernels)
         inputs = [Tensor(a, requires_grad=True) for a in (x, weight, bias)]
         y = conv_relu(*inputs)
         results.append([y.data, *(t.data for t in grad(y, inputs, seed=g))])
-    assert y._op == "where"
     for a, b in zip(*results, strict=True):
         close(a, b)
 
@@ -228,8 +228,8 @@ def test_where_the_sum_is_exactly_zero_the_slope_is_zero(cut):
 
 def test_a_frozen_layer_computes_no_gradient_of_its_weights(monkeypatch):
     calls = []
-    conv_weight = numpy_.conv_weight
-    monkeypatch.setattr(numpy_, "conv_weight", lambda *a: calls.append("weight") or conv_weight(*a))
+    conv_weight = CPU.conv_weight
+    monkeypatch.setattr(CpuKernels, "conv_weight", lambda self, *a: calls.append("weight") or conv_weight(*a))
     x, weight, bias, g = layer((1, 5, 3, 4, 4))
     x = Tensor(x, requires_grad=True)
     weight, bias = Tensor(weight, requires_grad=True), Tensor(bias, requires_grad=True)
@@ -249,9 +249,9 @@ def test_a_weight_changed_in_place_counts_at_once(cut):
         weight.flags.writeable = True
         weight[...] = change(weight)
         weight.flags.writeable = False
-        y = numpy_.conv_relu(x, weight, bias, 1)
+        y = CPU.conv_relu(x, weight, bias, 1)
         close(y, reference.conv_relu(x, weight, bias, 1))
-        close(numpy_.conv_relu_dx(g, y, weight, 1), reference.conv_relu_dx(g, y, weight, 1))
+        close(CPU.conv_relu_dx(g, y, weight, 1), reference.conv_relu_dx(g, y, weight, 1))
 
 
 def test_a_weight_changed_between_forward_and_backward_is_noticed():
@@ -281,10 +281,10 @@ def test_a_checker_that_must_fail_does():
     """A layer whose gradient forgets the ReLU is seen by the comparison that the tests above rely on."""
     x, weight, bias, g = layer((1, 5, 6, 5, 6))
     y = reference.conv_relu(x, weight, bias, 1)
-    wrong = numpy_.conv_relu_dx(g, np.ones_like(y), weight, 1)
+    wrong = CPU.conv_relu_dx(g, np.ones_like(y), weight, 1)
     with pytest.raises(AssertionError):
         close(wrong, reference.conv_relu_dx(g, y, weight, 1))
-    turned = numpy_.conv_relu_dx(g, y, weight[:, :, ::-1, ::-1], 1)
+    turned = CPU.conv_relu_dx(g, y, weight[:, :, ::-1, ::-1], 1)
     with pytest.raises(AssertionError):
         close(turned, reference.conv_relu_dx(g, y, weight, 1))
 
@@ -297,7 +297,7 @@ def test_a_checker_that_must_fail_does():
 @pytest.mark.parametrize("hole", [False, True])
 def test_max_pool_equals_the_loops(shape, hole, monkeypatch):
     rng = np.random.default_rng(6)
-    monkeypatch.setattr(pool, "BLOCK", 100)  # several jobs
+    monkeypatch.setattr(threads, "BLOCK", 100)  # several jobs
     x = rng.integers(0, 3, shape).astype(float)  # many ties
     if hole and x.size > 20:
         x[0, 0, 1, :2] = x[0, 1, 2:, 3] = np.nan  # two in a window, and one
@@ -305,26 +305,26 @@ def test_max_pool_equals_the_loops(shape, hole, monkeypatch):
     wanted = reference.max_pool(x, 2, 2)
     g = rng.standard_normal(wanted[0].shape)
     for a in (x, views(x)[1], views(x)[5]) if x.size else (x,):
-        best, which = numpy_.max_pool(a, 2, 2)
+        best, which = CPU.max_pool(a, 2, 2)
         np.testing.assert_array_equal(best, wanted[0])
         np.testing.assert_array_equal(which, wanted[1])
-        np.testing.assert_array_equal(numpy_.pool_take(a, which, 2, 2), reference.pool_take(x, wanted[1], 2, 2))
+        np.testing.assert_array_equal(CPU.pool_take(a, which, 2, 2), reference.pool_take(x, wanted[1], 2, 2))
         assert which.dtype == np.uint8 and best.transpose(0, 2, 3, 1).flags.c_contiguous
         for h in (g, views(g)[1], np.broadcast_to(1.5, g.shape)) if g.size else (g,):
-            put = numpy_.pool_put(h, which, 2, 2, shape)
+            put = CPU.pool_put(h, which, 2, 2, shape)
             np.testing.assert_array_equal(put, reference.pool_put(h, wanted[1], 2, 2, shape))
 
 
 def test_an_infinite_gradient_stays_with_the_pixel_that_won():
     x = np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4)
-    _, which = numpy_.max_pool(x, 2, 2)
+    _, which = CPU.max_pool(x, 2, 2)
     g = np.array([[[[np.inf, -np.inf], [np.nan, -1.0]]]], np.float32)
-    np.testing.assert_array_equal(numpy_.pool_put(g, which, 2, 2, x.shape), reference.pool_put(g, which, 2, 2, x.shape))
+    np.testing.assert_array_equal(CPU.pool_put(g, which, 2, 2, x.shape), reference.pool_put(g, which, 2, 2, x.shape))
 
 
 def test_zero_unless():
     keep, values, out = np.array([True, False, True]), np.array([-1.0, np.nan, np.inf]), np.empty(3)
-    numpy_pool.zero_unless(keep, values, out)
+    max_pool.zero_unless(keep, values, out)
     assert out.tolist() == [-1.0, 0.0, np.inf]
 
 
@@ -339,7 +339,7 @@ def test_a_block_of_vgg16_to_second_order():
 
 @pytest.mark.parametrize("row, column", [(7, 7), (8, 8), (5, 6), (4, 4)])
 def test_a_huge_pixel_stays_within_its_tiles_and_the_bound(row, column):
-    """The bound that numpy_conv3x3 states: 2 ** -24 of the pixel, some 23 times; other tiles do not change by a bit."""
+    """The bound that conv3x3 states: 2 ** -24 of the pixel, some 23 times; other tiles do not change by a bit."""
     rng, huge = np.random.default_rng(0), np.float32(1e6)
     x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 64, 16, 16), (64, 64, 3, 3)))
     bias = np.full(64, 100, np.float32)
@@ -347,14 +347,14 @@ def test_a_huge_pixel_stays_within_its_tiles_and_the_bound(row, column):
     tiles[(row - 1) // 4 * 4:(row + 1) // 4 * 4 + 4, (column - 1) // 4 * 4:(column + 1) // 4 * 4 + 4] = True
     window = np.zeros((16, 16), bool)
     window[row - 1:row + 2, column - 1:column + 2] = True
-    calm = numpy_conv3x3.conv_relu(x, w, bias, 1)
+    calm = conv3x3.conv_relu(x, w, bias, 1)
     loud = x.copy()
     loud[0, 3, row, column] = huge
-    y = numpy_conv3x3.conv_relu(loud, w, bias, 1)
+    y = conv3x3.conv_relu(loud, w, bias, 1)
     error = abs(y - reference.conv_relu(*(a.astype(float) for a in (loud, w, bias)), 1)).max(axis=(0, 1))
     assert error[~window].max() < 64 * 2.0 ** -24 * huge * abs(w[:, 3]).max()
     assert np.array_equal(y[..., ~tiles], calm[..., ~tiles])
     loud[0, 3, row, column] = np.inf
     with np.errstate(invalid="ignore"):
-        y = numpy_conv3x3.conv_relu(loud, w, bias, 1)
+        y = conv3x3.conv_relu(loud, w, bias, 1)
     assert np.array_equal(y[..., ~tiles], calm[..., ~tiles]) and not np.isfinite(y[..., window]).all()

@@ -25,7 +25,7 @@ from conftest import missing
 from kernel_bugs import BUGS
 from kernel_cases import THREADS, Case, cases, run, wrong
 
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.gpu import launch
 
 pytestmark = pytest.mark.kernels
 CASES = cases()
@@ -33,21 +33,21 @@ CASES = cases()
 
 @functools.cache
 def source() -> str:
-    return cuda_launch.SOURCE.read_text("utf-8")
+    return launch.SOURCE.read_text("utf-8")
 
 
 @functools.cache
 def module():
-    from tinygan.kernels.hostcuda import HostModule
+    from tinygan.kernels.gpu.emulator import HostModule
 
     return HostModule(source())
 
 
 def launcher(on):
-    """A launch through module `on`, its arguments cast by the parsed signatures as for a GPU."""
-    def launch(kernel: str, grid: tuple, block: tuple, args: list) -> None:
-        on.get_function(kernel)(grid, block, cuda_launch.cast(kernel, tuple(args)))
-    return launch
+    """Return a launch through module `on`, its arguments cast by the parsed signatures as for a GPU."""
+    def start(kernel: str, grid: tuple, block: tuple, args: list) -> None:
+        on.get_function(kernel)(grid, block, launch.cast(kernel, tuple(args)))
+    return start
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -61,19 +61,19 @@ def test_kernel_gives_what_its_definition_says(case, gpp):
 
 
 def test_every_kernel_has_a_case(capsys, gpp):
-    names = set(cuda_launch.signatures())
+    names = set(launch.signatures())
     assert names == set(module().names) == {case.kernel for case in CASES}
     with capsys.disabled():
         print(f"\nkernels {len(names)}: run on the processor {len(names)}, as defined {len(names)}; {len(CASES)} cases")
 
 
 def test_the_host_launches_blocks_of_the_size_that_kernels_count_on():
-    assert f"#define THREADS {cuda_launch.THREADS} " in source() and cuda_launch.THREADS == THREADS
+    assert f"#define THREADS {launch.THREADS} " in source() and launch.THREADS == THREADS
 
 
 def test_the_signatures_are_those_the_compiler_sees(gpp):
     sizes = {np.float32: 4, np.int32: 4, np.uint32: 4, np.uint8: 1}
-    for name, parameters in cuda_launch.signatures().items():
+    for name, parameters in launch.signatures().items():
         seen = module().get_function(name)._parameters
         assert len(seen) == len(parameters)
         for (size, pointer, _, floating), (dtype, is_pointer) in zip(seen, parameters, strict=True):
@@ -94,7 +94,7 @@ def compiler():
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 def test_every_kernel_compiles_and_spills_nothing(architecture, compiler):
     code, log = compiler.compile_for(architecture, source())
-    assert code.startswith(b"\x7fELF") and compiler.compiled(log) == set(cuda_launch.signatures())
+    assert code.startswith(b"\x7fELF") and compiler.compiled(log) == set(launch.signatures())
     assert compiler.spilled(log) == []
     assert "warning" not in log.lower()
 
@@ -116,12 +116,12 @@ def test_nvcc_compiles_the_same_text(tmp_path, capsys):
     architectures = nvrtc.ARCHITECTURES if nvcc else ()
     for architecture in architectures:
         done = subprocess.run([nvcc, f"-arch=sm_{architecture}", "-cubin", "-std=c++17", "-Xptxas", "-v", "-Werror",
-                               "all-warnings", "-o", tmp_path / "kernels.cubin", cuda_launch.SOURCE],
+                               "all-warnings", "-o", tmp_path / "kernels.cubin", launch.SOURCE],
                               capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert nvrtc.compiled(done.stderr) == set(cuda_launch.signatures()) and nvrtc.spilled(done.stderr) == []
+        assert nvrtc.compiled(done.stderr) == set(launch.signatures()) and nvrtc.spilled(done.stderr) == []
     with capsys.disabled():
-        print(f"\nkernels {len(cuda_launch.signatures())}: compiled for {len(nvrtc.ARCHITECTURES)} architectures by "
+        print(f"\nkernels {len(launch.signatures())}: compiled for {len(nvrtc.ARCHITECTURES)} architectures by "
               f"NVRTC {nvrtc.version() if nvrtc.library() else '(missing)'}, for {len(architectures)} by nvcc"
               + ("" if nvcc else " (not installed)"))
 
@@ -132,7 +132,7 @@ def test_nvcc_compiles_the_same_text(tmp_path, capsys):
 @functools.cache
 def spoilt_modules() -> dict[str, Future]:
     """Every planted bug's module, compiled side by side: the compiler is what takes the time."""
-    from tinygan.kernels.hostcuda import HostModule
+    from tinygan.kernels.gpu.emulator import HostModule
 
     pool = ThreadPoolExecutor(os.cpu_count())
     return {bug.label: pool.submit(HostModule, source().replace(bug.right, bug.wrong, bug.times)) for bug in BUGS}
@@ -191,19 +191,19 @@ WATCHED = """
 import sys
 sys.path[:0] = {paths!r}
 from kernel_cases import cases, run, wrong
-from tinygan.kernels import cuda_launch
-from tinygan.kernels.hostcuda import HostModule
+from tinygan.kernels.gpu import launch
+from tinygan.kernels.gpu.emulator import HostModule
 
-source = cuda_launch.SOURCE.read_text("utf-8")
+source = launch.SOURCE.read_text("utf-8")
 if {bug!r}:
     assert {bug!r}[0] in source
     source = source.replace(*{bug!r})
 module, ran = HostModule(source, sanitize=True), 0
-def launch(kernel, grid, block, args):
-    module.get_function(kernel)(grid, block, cuda_launch.cast(kernel, tuple(args)))
+def start(kernel, grid, block, args):
+    module.get_function(kernel)(grid, block, launch.cast(kernel, tuple(args)))
 for case in cases():
     if case.kernel.startswith({only!r}):
-        problem = wrong(run(case, launch, case.grids[-1]))
+        problem = wrong(run(case, start, case.grids[-1]))
         assert not problem or {bug!r}, (str(case), problem)
         ran += 1
 print("cases run:", ran)
@@ -212,7 +212,7 @@ print("cases run:", ran)
 
 def watched(bug: tuple = (), only: str = "") -> subprocess.CompletedProcess:
     """The case table in a process whose memory accesses and integers are watched."""
-    from tinygan.kernels.hostcuda import sanitizer_environment
+    from tinygan.kernels.gpu.emulator import sanitizer_environment
 
     root = Path(__file__).resolve().parents[1]
     code = WATCHED.format(paths=[str(root), str(root / "tests")], bug=bug, only=only)

@@ -13,9 +13,9 @@ from game import grown, play
 from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import cli
-from tinygan.backend import Device, pick_device
+from tinygan.device import Device, pick_device
 from tinygan.errors import TinyganError
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.gpu import launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import RMSprop
 from tinygan.sampling import generate
@@ -40,7 +40,7 @@ def train(xp, tmp_path, monkeypatch):
         return cli.run_main(script.entry, over(first, words))
 
     yield run
-    cuda_launch.set_tf32(False)
+    launch.set_tf32(False)
 
 
 def numbers(folder):
@@ -67,7 +67,7 @@ def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
     assert train("--steps", 1, "--tf32", "--out", "fast") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("device:")]
     assert re.fullmatch(r"device: gpu 0, .+, CuPy [\d.]+, float32, TF32 off", lines[0])
-    assert lines[1] == lines[0].replace("off", "on") and cuda_launch.get_tf32()
+    assert lines[1] == lines[0].replace("off", "on") and launch.get_tf32()
 
 
 @pytest.mark.parametrize("words", [
@@ -89,7 +89,7 @@ def test_every_net_and_loss_runs_on_either_device_alike(train, tmp_path, words):
 
 def test_tf32_means_nothing_to_a_processor(train, capsys):
     assert train("--steps", 1, "--tf32", "--device", "cpu") == 0
-    assert "--tf32 is for GPUs: ignored" in capsys.readouterr().out and not cuda_launch.get_tf32()
+    assert "--tf32 is for GPUs: ignored" in capsys.readouterr().out and not launch.get_tf32()
 
 
 @pytest.mark.parametrize("options", [[], ["--optimizer", "adam", "--noise", "counter"], ["--model", "tied"]])

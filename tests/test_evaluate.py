@@ -13,8 +13,8 @@ import pytest
 from script_tools import write_mnist
 
 from tinygan import checkpoint, data, metrics_routes
-from tinygan.backend import pick_device
 from tinygan.data.mnist import BUNDLED
+from tinygan.device import pick_device
 from tinygan.errors import TinyganError
 from tinygan.models import digits
 from tinygan.models.adapted_gan import GANConfig, Generator

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinygan import backend, cli
-from tinygan.backend import find_gpu, pick_device
+from tinygan import cli
+from tinygan.device import cupy_packages, find_gpu, load_driver, memory_is_full, pick_device
 from tinygan.errors import TinyganError, UsageError
 from tinygan.sampling import in_batches
 
@@ -124,7 +124,7 @@ def computer(monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(importlib.metadata, "distributions",
                             lambda: [SimpleNamespace(metadata={"Name": name}) for name in packages])
-        monkeypatch.setattr(backend, "load_driver",
+        monkeypatch.setattr("tinygan.device.load_driver",
                             raiser(OSError("libcuda.so.1")) if driver is None else lambda: driver)
         if isinstance(cupy, Exception):
             monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -207,8 +207,8 @@ def test_the_capability_asked_is_that_of_the_gpu_asked_for(computer):
 def test_the_driver_library_is_asked_for_by_its_name_on_each_system(monkeypatch):
     for system, library in (("linux", "libcuda.so.1"), ("win32", "nvcuda.dll")):
         monkeypatch.setattr(sys, "platform", system)
-        monkeypatch.setattr(backend.ctypes, "CDLL", lambda name: name)
-        assert backend.load_driver() == library
+        monkeypatch.setattr("tinygan.device.ctypes.CDLL", lambda name: name)
+        assert load_driver() == library
 
 
 # CuPy is there and does not import.
@@ -226,7 +226,7 @@ def test_what_is_not_a_second_cupy(computer):
     computer(FakeCupy(), packages=["cupy-cuda13x", "cupy-cuda13x", "cupy-wheel", "cupyx-something", "cupy-xarray",
                                    "cuda-pathfinder", "notcupy", None])
     assert find_gpu()[0] is not None
-    assert backend.cupy_packages() == ["cupy-cuda13x"]
+    assert cupy_packages() == ["cupy-cuda13x"]
 
 
 def test_a_broken_install(computer):
@@ -381,7 +381,7 @@ def test_every_kind_of_full_memory_makes_smaller_batches(problem):
     CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument"), CUBLASError("CUBLAS_STATUS_NOT_INITIALIZED"),
     RuntimeError("memory"), NotImplementedError()])
 def test_other_failures_are_no_matter_of_memory(problem):
-    assert not backend.memory_is_full(problem)
+    assert not memory_is_full(problem)
     for place in (lambda: cli.run_main(raiser(problem), []), lambda: in_batches(5, 5, raiser(problem))):
         with pytest.raises(type(problem)):
             place()

@@ -21,7 +21,7 @@ from test_cuda import (  # noqa: F401 - collected here once more, with this file
     test_an_unused_set_has_exactly_no_gradient,
     test_any_memory_order_is_taken,
     test_backward_twice_through_one_graph_adds_the_same_again,
-    test_float64_takes_the_portable_kernels,
+    test_float64_takes_the_kernels_for_any_array,
     test_gradients_of_leaves_are_nobody_elses,
     test_no_samples,
     test_no_two_threads_add_to_one_place,
@@ -52,8 +52,8 @@ from test_cuda_training import (  # noqa: F401
     train,
 )
 
-from tinygan.backend import find_gpu
-from tinygan.kernels import cuda_launch
+from tinygan.device import find_gpu
+from tinygan.kernels.gpu import launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import Adam
 
@@ -65,7 +65,7 @@ def gpu():
     cupy, why = find_gpu()
     if cupy is None:
         pytest.skip(f"no GPU: {why}")
-    cuda_launch.forget()
+    launch.forget()
     return cupy
 
 
@@ -76,11 +76,11 @@ def xp(gpu):
 
 @pytest.mark.parametrize("case", cases(), ids=str)
 def test_kernel_gives_what_its_definition_says(gpu, case):
-    def launch(kernel, grid, block, args):
-        cuda_launch._kernel(kernel)(grid, block, cuda_launch.cast(kernel, tuple(args)))
+    def start(kernel, grid, block, args):
+        launch._kernel(kernel)(grid, block, launch.cast(kernel, tuple(args)))
 
     for grid in case.grids:
-        results = run(case, launch, grid, lambda a: gpu.asarray(a, order="C"), lambda a: a.get(), lambda a: a.data.ptr)
+        results = run(case, start, grid, lambda a: gpu.asarray(a, order="C"), lambda a: a.get(), lambda a: a.data.ptr)
         assert not wrong(results), f"grid {grid}: {wrong(results)}"
 
 

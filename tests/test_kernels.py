@@ -1,5 +1,6 @@
 """The kernels against their definition: loops = fast = portable, and the three maps adjoint to each other."""
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -9,26 +10,30 @@ import numpy as np
 import pytest
 
 from tinygan import kernels
-from tinygan.kernels import cuda_, numpy_, numpy_conv, numpy_patches, numpy_winograd, pool, portable, reference
+from tinygan.kernels import reference, threads
+from tinygan.kernels.base import Kernels
+from tinygan.kernels.cpu import CpuKernels, conv, patches, winograd
+from tinygan.kernels.gpu import CudaKernels
 from tinygan.pooling import interpolation_matrix
 
-FAST = [numpy_, portable]
+CPU = CpuKernels()
+FAST = [CPU, Kernels()]
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tests that want more threads ask for them; none leaves them behind."""
     yield
-    if pool.get_threads() > 1:
-        pool.set_threads(1)
+    if threads.get_threads() > 1:
+        threads.set_threads(1)
 
 
 @pytest.fixture
 def winograd_always(monkeypatch):
     """Take the Winograd form wherever it fits, however small the maps."""
-    monkeypatch.setattr(numpy_winograd, "PIXELS_PER_SET", 0)
-    monkeypatch.setattr(numpy_winograd, "CHANNELS", 1)
-    monkeypatch.setattr(numpy_winograd, "TILES_PER_JOB", 6)
+    monkeypatch.setattr(winograd, "PIXELS_PER_SET", 0)
+    monkeypatch.setattr(winograd, "CHANNELS", 1)
+    monkeypatch.setattr(winograd, "TILES_PER_JOB", 6)
 
 
 def channels_last(x):
@@ -101,17 +106,17 @@ def test_triangle_equals_loops_on_random_problems(module):
 
 def test_triangle_cut_into_the_smallest_jobs(monkeypatch):
     """Every sample its own job, and every kernel row in the weight gradient."""
-    monkeypatch.setattr(numpy_conv, "JOB_BYTES", 1)
+    monkeypatch.setattr(conv, "JOB_BYTES", 1)
     for seed in range(60):
-        check_triangle(numpy_, *random_problem(seed))
+        check_triangle(CPU, *random_problem(seed))
 
 
 def test_triangle_in_winograd_form(winograd_always, monkeypatch):
     taken = []
-    pays = numpy_winograd.pays
-    monkeypatch.setattr(numpy_winograd, "pays", lambda *a: taken.append(pays(*a)) or taken[-1])
+    pays = winograd.pays
+    monkeypatch.setattr(winograd, "pays", lambda *a: taken.append(pays(*a)) or taken[-1])
     for seed in range(60):
-        check_triangle(numpy_, *random_problem(seed, fits_winograd=True))
+        check_triangle(CPU, *random_problem(seed, fits_winograd=True))
     assert len(taken) == 180 and all(taken)
 
 
@@ -119,7 +124,7 @@ def test_winograd_leaves_alone_what_does_not_fit(winograd_always):
     rng = np.random.default_rng(14)
     for geometry in (((4, 4), (2, 2), (0, 0), (11, 11)), ((4, 4), (2, 2), (1, 1), (6, 6)),
                      ((4, 3), (2, 2), (1, 1), (8, 8)), ((4, 4), (2, 1), (1, 1), (8, 8))):
-        check_triangle(numpy_, geometry, problem(rng, *geometry, 2, 4, 6, 5))
+        check_triangle(CPU, geometry, problem(rng, *geometry, 2, 4, 6, 5))
 
 
 def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
@@ -127,14 +132,14 @@ def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
     geometry = ((4, 4), (2, 2), (1, 1), (16, 16))
     arrays = problem(rng, *geometry, 1, 8, 64, 48, np.float32)
     big, small, weight, _ = arrays
-    assert numpy_winograd.pays(big.shape, small.shape, *geometry[:3], None)
-    assert not numpy_winograd.pays(big.shape, small.shape, *geometry[:3], np.arange(8))
+    assert winograd.pays(big.shape, small.shape, *geometry[:3], None)
+    assert not winograd.pays(big.shape, small.shape, *geometry[:3], np.arange(8))
     wide_big, wide_small, wide_weight = (a.astype(np.float64) for a in arrays[:3])
-    for module, b, s, w in ((numpy_, big, small, weight), (reference, wide_big, wide_small, wide_weight)):
+    for module, b, s, w in ((CPU, big, small, weight), (reference, wide_big, wide_small, wide_weight)):
         maps = (module.conv(b, w, (2, 2), (1, 1), None),
                 module.conv_transpose(s, w, (2, 2), (1, 1), None, (16, 16)),
                 module.conv_weight(b, s, (4, 4), (2, 2), (1, 1), None, 1))
-        if module is numpy_:
+        if module is CPU:
             fast = maps
     for got, wanted in zip(fast, maps, strict=True):
         assert got.dtype == np.float32
@@ -219,7 +224,7 @@ def test_winograd_takes_any_memory_layout(winograd_always):
     geometry = ((4, 4), (2, 2), (1, 1), (8, 12))
     big, small, weight, routes = problem(np.random.default_rng(5), *geometry, 2, 5, 6, 5)
     for b, s, w in zip(awkward_views(big), awkward_views(small), awkward_views(weight), strict=True):
-        check_triangle(numpy_, geometry, (b, s, w, routes))
+        check_triangle(CPU, geometry, (b, s, w, routes))
         assert np.array_equal(b, big) and np.array_equal(s, small) and np.array_equal(w, weight)
 
 
@@ -244,13 +249,13 @@ def test_float32_stays_float32(module):
 def test_outputs_are_channels_last_and_gradients_lie_like_weights():
     geometry = ((4, 4), (2, 2), (1, 1), (8, 8))
     big, small, weight, routes = problem(np.random.default_rng(7), *geometry, 2, 4, 6, 5)
-    for maps in (numpy_.conv(big, weight, (2, 2), (1, 1), routes), numpy_.tprelu(big, np.ones(5), None),
-                 numpy_.conv_transpose(small, weight, (2, 2), (1, 1), routes, (8, 8))):
+    for maps in (CPU.conv(big, weight, (2, 2), (1, 1), routes), CPU.tprelu(big, np.ones(5), None),
+                 CPU.conv_transpose(small, weight, (2, 2), (1, 1), routes, (8, 8))):
         assert maps.transpose(0, 2, 3, 1).flags.c_contiguous
-    grad = numpy_.conv_weight(big, small, (4, 4), (2, 2), (1, 1), routes, 2)
-    own = numpy_.empty_weight(2, 6, 5, (4, 4), np.float64)
+    grad = CPU.conv_weight(big, small, (4, 4), (2, 2), (1, 1), routes, 2)
+    own = conv.empty_weight(2, 6, 5, (4, 4), np.float64)
     assert grad.strides == own.strides and grad.shape == own.shape
-    assert numpy_.normalize(weight, 1, 1.0, 1e-6)[0].strides == own.strides
+    assert CPU.normalize(weight, 1, 1.0, 1e-6)[0].strides == own.strides
 
 
 def test_the_loops_agree_with_a_sum_written_out_by_hand():
@@ -286,15 +291,6 @@ def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
         close(module.tprelu_dx(b, a, slope, shift), reference.tprelu_dx(g, x, slope, shift))
         close(module.tprelu_dslope(b, a, shift), reference.tprelu_dslope(g, x, shift))
         close(module.tprelu_below(b, a, shift), reference.tprelu_below(g, x, shift))
-
-
-@pytest.mark.parametrize("module", FAST)
-@pytest.mark.parametrize("shape", [(3, 4, 5, 2), (2, 3), (0, 3, 2, 2)])
-def test_a_bias_comes_before_the_activation(module, shape):
-    rng = np.random.default_rng(15)
-    x, bias, slope, shift = rng.standard_normal(shape), *rng.random((3, shape[1]))
-    for t in (shift, None):
-        close(module.tprelu(x, slope, t, bias), reference.tprelu(x, slope, t, bias))
 
 
 @pytest.mark.parametrize("module", FAST)
@@ -383,8 +379,8 @@ def test_the_gradient_through_a_norm_is_orthogonal_to_the_weight():
     rng = np.random.default_rng(10)
     w, g = rng.standard_normal((2, 2, 6, 5, 4, 4))
     for out_axis, others in ((1, (2, 3, 4)), (2, (1, 3, 4))):
-        _, n = numpy_.normalize(w, out_axis, 0.25, 0.0)
-        across = (w * numpy_.normalize_dx(g, w, n, out_axis, 0.25)).sum(axis=others)
+        _, n = CPU.normalize(w, out_axis, 0.25, 0.0)
+        across = (w * CPU.normalize_dx(g, w, n, out_axis, 0.25)).sum(axis=others)
         assert np.abs(across).max() < 1e-12
 
 
@@ -420,11 +416,11 @@ def test_optimisers_and_average(module, named, shape):
 def test_equal_arrays_stay_equal_under_the_average():
     p = np.random.default_rng(12).standard_normal(1000).astype(np.float32)
     average = p.copy()
-    numpy_.lerp(average, p, 0.999)
+    CPU.lerp(average, p, 0.999)
     assert np.array_equal(average, p)
 
 
-# ---- pool ----------------------------------------------------------------------
+# ---- threads ----------------------------------------------------------------------
 
 
 def everything(dtype, wide=False):
@@ -435,43 +431,43 @@ def everything(dtype, wide=False):
     channels = (96, 64) if wide else (40, 30)
     big, small, weight, routes = problem(rng, *geometry, 1 if wide else 4, 48, *channels, dtype)
     slope, shift = rng.random((2, channels[1])).astype(dtype)
-    v, n = numpy_.normalize(weight, 2, 0.25, 1e-6)
+    v, n = CPU.normalize(weight, 2, 0.25, 1e-6)
     p, m = weight.copy(), np.zeros_like(weight)
-    numpy_.rmsprop(p, m, v, lr=0.1, alpha=0.9, eps=1e-6)
-    numpy_.adam(p, m, np.abs(v), weight, lr=0.1, beta1=0.5, beta2=0.9, eps=1e-6, step=2)
-    numpy_.lerp(m, p, 0.9)
-    return [numpy_.conv(big, weight, stride, padding, routes),
-            numpy_.conv_transpose(small, weight, stride, padding, routes, size),
-            numpy_.conv_weight(big, small, kernel, stride, padding, routes, len(weight)),
-            numpy_.tprelu(big, slope, shift), numpy_.tprelu_dx(big, big, slope, shift),
-            numpy_.tprelu_dslope(big, big, shift), numpy_.tprelu_below(big, big, shift), v, n,
-            numpy_.normalize_dx(weight, weight, n, 2, 0.25), numpy_.filter_norms(weight, 1), p, m]
+    CPU.rmsprop(p, m, v, lr=0.1, alpha=0.9, eps=1e-6)
+    CPU.adam(p, m, np.abs(v), weight, lr=0.1, beta1=0.5, beta2=0.9, eps=1e-6, step=2)
+    CPU.lerp(m, p, 0.9)
+    return [CPU.conv(big, weight, stride, padding, routes),
+            CPU.conv_transpose(small, weight, stride, padding, routes, size),
+            CPU.conv_weight(big, small, kernel, stride, padding, routes, len(weight)),
+            CPU.tprelu(big, slope, shift), CPU.tprelu_dx(big, big, slope, shift),
+            CPU.tprelu_dslope(big, big, shift), CPU.tprelu_below(big, big, shift), v, n,
+            CPU.normalize_dx(weight, weight, n, 2, 0.25), CPU.filter_norms(weight, 1), p, m]
 
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_same_bits_for_any_number_of_threads(wide, monkeypatch):
     pytest.importorskip("threadpoolctl")
-    monkeypatch.setattr(pool, "MANY", 1)  # share even what is too short to be worth it
-    monkeypatch.setattr(numpy_patches, "LONG_PRODUCT", 0)
+    monkeypatch.setattr(threads, "MANY", 1)  # share even what is too short to be worth it
+    monkeypatch.setattr(patches, "LONG_PRODUCT", 0)
     results = []
-    for threads in (1, 2, 3, 2):
-        assert pool.set_threads(threads) == threads == pool.get_threads()
+    for count in (1, 2, 3, 2):
+        assert threads.set_threads(count) == count == threads.get_threads()
         results.append(everything(np.float32, wide))
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.tobytes() == b.tobytes()
 
 
-def test_pool_runs_every_job_once_on_several_threads_and_raises_what_a_job_raises():
+def test_every_job_runs_once_on_several_threads_and_raises_what_a_job_raises():
     pytest.importorskip("threadpoolctl")
-    pool.set_threads(2)
+    threads.set_threads(2)
     seen, both = [], threading.Barrier(2, timeout=20)
 
     def meet(number):  # passes only if two threads are inside at the same time
         both.wait()
-        pool.run([lambda: seen.append(number), lambda: seen.append(number + 100)])  # a nested run is inline
+        threads.run([lambda: seen.append(number), lambda: seen.append(number + 100)])  # a nested run is inline
 
-    pool.run([lambda n=n: meet(n) for n in range(2)])
+    threads.run([lambda n=n: meet(n) for n in range(2)])
     assert sorted(seen) == [0, 1, 100, 101]
 
     def fail():
@@ -479,14 +475,14 @@ def test_pool_runs_every_job_once_on_several_threads_and_raises_what_a_job_raise
 
     done = []
     with pytest.raises(ArithmeticError, match="a job failed"):
-        pool.run([fail, lambda: done.append(1), lambda: done.append(2)])
-    pool.run([lambda: done.append(3)])
-    assert 3 in done  # and the pool still works
+        threads.run([fail, lambda: done.append(1), lambda: done.append(2)])
+    threads.run([lambda: done.append(3)])
+    assert 3 in done  # and it still works
 
 
 def test_no_job_outlives_a_run_that_failed():
     pytest.importorskip("threadpoolctl")
-    pool.set_threads(2)
+    threads.set_threads(2)
     for _ in range(6):  # either thread may get the failing job
         done, both = [], threading.Barrier(2, timeout=20)
 
@@ -500,18 +496,18 @@ def test_no_job_outlives_a_run_that_failed():
             done.append(1)
 
         with pytest.raises(ArithmeticError):
-            pool.run([fail, finish_later])
+            threads.run([fail, finish_later])
         assert done == [1]
 
 
 def test_scratch_is_reused_and_belongs_to_one_thread():
-    first = pool.scratch("test", (4, 5), np.float32)
-    again = pool.scratch("test", (2, 3), np.float32)
+    first = threads.scratch("test", (4, 5), np.float32)
+    again = threads.scratch("test", (2, 3), np.float32)
     assert np.shares_memory(first, again) and again.shape == (2, 3)
-    assert not np.shares_memory(first, pool.scratch("test", (4, 5), np.float64))
-    assert not np.shares_memory(first, pool.scratch("other", (4, 5), np.float32))
+    assert not np.shares_memory(first, threads.scratch("test", (4, 5), np.float64))
+    assert not np.shares_memory(first, threads.scratch("other", (4, 5), np.float32))
     elsewhere = []
-    thread = threading.Thread(target=lambda: elsewhere.append(pool.scratch("test", (4, 5), np.float32)))
+    thread = threading.Thread(target=lambda: elsewhere.append(threads.scratch("test", (4, 5), np.float32)))
     thread.start()
     thread.join()
     assert not np.shares_memory(first, elsewhere[0])
@@ -519,18 +515,18 @@ def test_scratch_is_reused_and_belongs_to_one_thread():
 
 def test_threads_below_one_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        pool.set_threads(0)
+        threads.set_threads(0)
 
 
-def test_without_threadpoolctl_the_pool_stays_at_one_and_says_so(monkeypatch):
+def test_without_threadpoolctl_it_stays_at_one_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)  # makes the import fail
     with pytest.warns(UserWarning, match="threadpoolctl"):
-        assert pool.set_threads(2) == 1
+        assert threads.set_threads(2) == 1
 
 
 def test_the_heap_can_be_kept():
-    code = ("import numpy as np\nfrom tinygan.kernels import pool\n"
-            "assert pool.reuse_heap() in (True, False)\n"
+    code = ("import numpy as np\nfrom tinygan.kernels import threads\n"
+            "assert threads.reuse_heap() in (True, False)\n"
             "for _ in range(3):\n    x = np.ones(8_000_000, np.float32)\nassert x.sum() == 8_000_000")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -538,17 +534,26 @@ def test_the_heap_can_be_kept():
 # ---- dispatch ----------------------------------------------------------------------
 
 
-def test_the_array_picks_the_kernels():
-    assert kernels.for_array(np.zeros(1)) is numpy_
+def test_the_array_decides_which_kernels():
+    assert type(kernels.for_array(np.zeros(1))) is CpuKernels
     like_cupy = type("ndarray", (), {"__module__": "cupy"})()
-    for like_cupy.dtype, module in ((np.dtype(np.float32), cuda_), (np.dtype(np.float64), portable)):
-        assert kernels.for_array(like_cupy) is module
+    for like_cupy.dtype, kind in ((np.dtype(np.float32), CudaKernels), (np.dtype(np.float64), Kernels)):
+        found = kernels.for_array(like_cupy)
+        assert type(found) is kind and kernels.for_array(like_cupy) is found
     with pytest.raises(TypeError, match="no kernels for builtins.list"):
         kernels.for_array([1.0])
 
 
-def test_every_module_offers_every_kernel():
-    # Weights are made on the host; a layer of VGG16 is one kernel on the processor, several on a GPU.
-    for name in set(numpy_.__all__) - {"empty_weight", "conv_relu", "conv_relu_dx"}:
-        assert callable(getattr(portable, name)) and callable(getattr(cuda_, name)), name
-    assert all(callable(getattr(cuda_, name)) for name in cuda_.__all__)
+def test_every_kernel_has_a_definition():
+    names = {name for name in vars(Kernels) if not name.startswith("_")}
+    assert all(name in names for part in (CpuKernels, CudaKernels) for name in vars(part) if not name.startswith("_"))
+    many = {name for name in names if name.endswith("_all")} | {"pack"}  # one by one what reference.py defines
+    assert {name for name in names - many if not name.startswith("counter_")} <= set(vars(reference))
+
+
+@pytest.mark.parametrize("part", [CpuKernels, CudaKernels])
+def test_an_override_takes_the_same_arguments(part):
+    for name in vars(part):
+        if not name.startswith("_"):
+            mine, general = (list(inspect.signature(getattr(owner, name)).parameters) for owner in (part(), Kernels()))
+            assert mine == general, name

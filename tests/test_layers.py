@@ -534,12 +534,15 @@ def test_sharing_normalised_filters_changes_no_gradient(norm, calls, rows):
 
 
 def test_filters_are_normalised_once_however_often_the_net_is_called(monkeypatch):
-    from tinygan import layers
+    from tinygan.kernels.base import Kernels
 
-    calls, real = [], layers.each
-    monkeypatch.setattr(layers, "each", lambda name, jobs: calls.append((name, len(jobs))) or real(name, jobs))
+    calls = []
+    for name in ("normalize_all", "normalize_dx_all"):
+        real = getattr(Kernels, name)
+        monkeypatch.setattr(Kernels, name, lambda self, jobs, name=name, real=real: (
+            calls.append((name, len(jobs))) or real(self, jobs)))
     gradients_of(TwoLayers(), [0, 1, 2, 0], 3, shared=True)
-    assert calls == [("normalize", 2), ("normalize_dx", 2)]
+    assert calls == [("normalize_all", 2), ("normalize_dx_all", 2)]
 
 
 def test_gradients_add_up_over_several_contexts():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import LESSON_TESTS
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "lessons"
@@ -237,10 +237,10 @@ def test_a_lesson_that_fails_is_seen(tmp_path):
 def test_an_exercise_is_tried_and_told(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", ["01_x.py"])
-    threads = pool.get_threads()
+    before = threads.get_threads()
     import lesson
 
-    pool.set_threads(threads)
+    threads.set_threads(before)
 
     def exercise_1(x):
         return x + 1

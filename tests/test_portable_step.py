@@ -1,4 +1,4 @@
-"""A training step through the portable kernels, which serve arrays other than NumPy's, gives what NumPy's give."""
+"""A training step through class Kernels, which takes any array, gives what NumPy's give."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import tinygan.kernels
 import tinygan.ops
 import tinygan.optim
 from tinygan.engine import Tensor, frozen, no_grad
-from tinygan.kernels import portable
+from tinygan.kernels.base import Kernels
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
 from tinygan.optim import EMA, Adam, RMSprop
@@ -45,16 +45,16 @@ def train(config: GANConfig, optimizer, dtype: type, steps: int = 3) -> tuple[li
 
 @pytest.mark.parametrize("optimizer", [Adam, RMSprop])
 @pytest.mark.parametrize("settings", [{"bank": 1}, {"bank": 4}, {"bank": 4, "tied": True}, {"bank": 3, "act": "prelu"}])
-def test_portable_step_equals_numpys(settings, optimizer, monkeypatch):
+def test_a_step_by_the_kernels_for_any_array_equals_numpys(settings, optimizer, monkeypatch):
     config = GANConfig(base_channels=4, latent_dim=8, init_factor=1.0, **settings)
     # float64: an optimiser divides by the size of the gradient, so rounding in float32 may turn a step around.
     losses, weights = train(config, optimizer, np.float64)
     for module in (tinygan.conv, tinygan.engine, tinygan.fused, tinygan.kernels, tinygan.ops, tinygan.optim):
-        monkeypatch.setattr(module, "for_array", lambda array: portable)
-    portable_losses, portable_weights = train(config, optimizer, np.float64)
-    assert np.allclose(losses, portable_losses, rtol=1e-10, atol=0)
+        monkeypatch.setattr(module, "for_array", lambda array: Kernels())
+    any_losses, any_weights = train(config, optimizer, np.float64)
+    assert np.allclose(losses, any_losses, rtol=1e-10, atol=0)
     for name, value in weights.items():
-        assert np.allclose(value, portable_weights[name], rtol=1e-6, atol=1e-8), name
+        assert np.allclose(value, any_weights[name], rtol=1e-6, atol=1e-8), name
     start = Generator(config, rng=np.random.default_rng(0), dtype=np.float64).state_dict()
     assert all((weights[name] != start[name]).any() for name in start)
 

@@ -11,8 +11,8 @@ from gpan_tools import write_picture
 from script_tools import TINY, load_script, over, write_mnist
 
 from tinygan import checkpoint, cli, gpan_sampling, pictures
-from tinygan.backend import pick_device
 from tinygan.data.substrates import drawn_shapes
+from tinygan.device import pick_device
 from tinygan.engine import Tensor, no_grad
 from tinygan.gpan_measure import AT_ONCE
 from tinygan.models import digits

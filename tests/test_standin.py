@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from standin import host_blas, strict_cupy
 
-from tinygan.backend import find_gpu, is_cupy, to_numpy, xp_of
+from tinygan.device import find_gpu
+from tinygan.kernels.arrays import is_cupy, to_numpy, xp_of
 
 pytestmark = pytest.mark.kernels
 

@@ -23,16 +23,16 @@ MAX_READ = 2500
 
 # Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
 FLOORS = {
-    0: ["arrays", "errors", "files", "backend", "signals", "streams", "hdf5", "torchfile", "classes"],
-    1: ["kernels"],
+    0: ["errors", "files", "kernels", "signals", "streams", "hdf5", "torchfile", "classes"],
+    1: ["arrays"],
     2: ["engine", "debug"],
     # __init__: what `import tinygan` offers
     3: ["ops", "routes", "conv", "pooling", "fused", "warp", "gradcheck", "__init__"],
     4: ["module", "layers", "losses", "gpan_losses", "optim", "views"],
     5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
         "pictures"],
-    6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "training", "gpan_step", "gpan_measure",
-        "gpan_sampling"],
+    6: ["device", "runfiles", "runlog", "health", "report", "run", "sampling", "cli", "training", "gpan_step",
+        "gpan_measure", "gpan_sampling"],
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 SIDE_ROOMS = ("data", "pictures")  # import NumPy, floor 0 and themselves
@@ -123,9 +123,36 @@ def test_imports_go_down_only():
     assert cycle(graph) == []
 
 
+def test_the_processors_and_the_gpus_kernels_do_not_import_each_other():
+    for mine, other in (("kernels.cpu", "kernels.gpu"), ("kernels.gpu", "kernels.cpu")):
+        names = [name for name in MODULES if name.startswith(mine)]
+        assert len(names) > 5 and not any(target.startswith(other) for name in names for target in own_imports(name))
+    assert not any(target.startswith(("kernels.cpu", "kernels.gpu")) for target in own_imports("kernels.base"))
+
+
+PROBE = re.compile(r"(hasattr|getattr)\((for_array|kernels\b)")
+
+
+def test_kernels_are_never_asked_what_they_can_do():
+    assert [path.name for path in FILES if PROBE.search(path.read_text("utf-8"))] == []
+    assert PROBE.search('hasattr(for_array(x.data), "conv_relu")') and PROBE.search('getattr(kernels, "pack", list)')
+
+
+def longest_function(text: str) -> int:
+    """The lines of the longest function."""
+    return max((node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.FunctionDef)), default=0)
+
+
+def test_kernels_stay_short():
+    for path in (PACKAGE / "kernels").rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert code_lines(text) <= 250 and longest_function(text) <= 60, path
+
+
 def test_a_wrong_import_would_be_seen():
     good = {name: own_imports(name) for name in MODULES}
-    for name, target, words in (("engine", "ops", "floor 2"), ("kernels.numpy_", "engine", "floor 1"),
+    for name, target, words in (("engine", "ops", "floor 2"), ("kernels.base", "engine", "floor 0"),
                                 ("data.idx", "engine", "side room"), ("pictures", "metrics", "side room"),
                                 ("layers", "run", "floor 4"), ("metrics", "pictures", "floor 5")):
         (line,) = broken_floors(good | {name: good[name] | {target}})
@@ -231,7 +258,6 @@ NO_DOCSTRING = {  # one line each, under a comment or a class that says it for a
     "tinygan/cli.py": {"Parser.parse_args", "positive_int", "non_negative_int", "positive_float",
                        "non_negative_float", "probability"},
     "tinygan/data/batches.py": {"Batches.batches_per_epoch"}, "tinygan/data/make_bundled.py": {"main"},
-    "tinygan/kernels/numpy_patches.py": {"small_size"},
     "tinygan/models/digits.py": {"check_format"}, "tinygan/run.py": {"Progress.line"},
 }
 NO_ANNOTATION = {  # argparse's own signature; anything that is indexed like an array

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinygan.backend import to_numpy
 from tinygan.data import substrates
 from tinygan.data.substrates import (
     NEAR_WHITE,
@@ -17,6 +16,7 @@ from tinygan.data.substrates import (
     open_substrates,
 )
 from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels.arrays import to_numpy
 
 
 def picture(height=40, width=40, colour=(200, 40, 40), background=255):

@@ -9,7 +9,7 @@ from game import grown, play
 
 from tinygan.debug import anomaly, profile
 from tinygan.engine import Tensor, grad, no_grad
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import Adam, RMSprop
 
@@ -56,15 +56,15 @@ def in_threads(*works):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_two_trainings_in_two_threads_are_those_of_each_alone(count):
-    before = pool.get_threads()
-    pool.set_threads(count)
+    before = threads.get_threads()
+    threads.set_threads(count)
     try:
         alone = [bits(name) for name in TRAININGS]
         assert in_threads(*(lambda name=name: bits(name) for name in TRAININGS)) == alone
-        same = in_threads(lambda: bits("sgan"), lambda: bits("sgan"), lambda: pool.set_threads(count))
+        same = in_threads(lambda: bits("sgan"), lambda: bits("sgan"), lambda: threads.set_threads(count))
         assert same[0] == same[1] == alone[0]
     finally:
-        pool.set_threads(before)
+        threads.set_threads(before)
 
 
 def test_a_mode_is_the_threads_own():

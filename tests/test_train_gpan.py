@@ -20,11 +20,11 @@ from PIL import Image
 from script_tools import ROOT, check_training_without_a_log, contents, load_script, over, start_script
 from vgg16_tools import small_file
 
-from tinygan import backend, cli, pictures
-from tinygan.backend import Device, pick_device
+from tinygan import cli, pictures
 from tinygan.data.substrates import open_substrates
+from tinygan.device import Device, pick_device
 from tinygan.engine import Tensor
-from tinygan.kernels import cuda_launch
+from tinygan.kernels.gpu import launch
 from tinygan.models.digits import find_classifier
 from tinygan.models.gpan import GPANConfig
 
@@ -504,7 +504,7 @@ def learned(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 (folder / str(len(known))).mkdir()
                 patch.chdir(folder / str(len(known)))
-                patch.setattr(backend, "find_gpu", lambda number=0: (None, "hidden"))  # whose bits are others
+                patch.setattr("tinygan.device.find_gpu", lambda number=0: (None, "hidden"))  # whose bits are others
                 patch.setattr(script, "look", lambda *args: None)
                 patch.setattr(script, "finish", lambda t, *args: states.append(t.state()[0]) or 0)
                 patch.setattr(script.Training, "measure", lambda training, n=0: {})
@@ -726,4 +726,4 @@ def test_a_whole_run_on_the_device(standin, train, tmp_path, quick):
         assert saved(tmp_path / "run") == saved(tmp_path / "part")
         assert train("--resume", "part", "--device", "cpu", "--steps", 4) == 0
     finally:
-        cuda_launch.set_tf32(False)
+        launch.set_tf32(False)

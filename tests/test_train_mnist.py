@@ -36,8 +36,8 @@ from script_tools import (
 )
 
 from tinygan import checkpoint, cli, data, pictures, runfiles
-from tinygan.backend import pick_device
 from tinygan.data.mnist import BUNDLED
+from tinygan.device import pick_device
 from tinygan.engine import Tensor, frozen, no_grad
 from tinygan.losses import discriminator_loss, generator_loss
 from tinygan.models.adapted_gan import GANConfig

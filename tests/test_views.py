@@ -9,7 +9,11 @@ import tinygan.warp
 from tinygan.engine import GraphError, Tensor, grad
 from tinygan.errors import UsageError
 from tinygan.gradcheck import check_grads
-from tinygan.kernels import cuda_warp, numpy_, pool, portable, reference
+from tinygan.kernels import reference, threads
+from tinygan.kernels.base import Kernels
+from tinygan.kernels.cpu import CpuKernels
+from tinygan.kernels.gpu import CudaKernels
+from tinygan.kernels.gpu.warp import inverse
 from tinygan.views import ViewSettings, draw_views, held_out, look, whole
 from tinygan.warp import blur, warp
 
@@ -22,8 +26,8 @@ QUIET = ViewSettings(noise=0.0)
 def one_thread():
     """Tests that want more threads ask for them; none leaves them behind."""
     yield
-    if pool.get_threads() > 1:
-        pool.set_threads(1)
+    if threads.get_threads() > 1:
+        threads.set_threads(1)
 
 
 def random_problem(seed, dtype=float):
@@ -57,7 +61,7 @@ def draw(settings, n=2, side=12, view=10, seed=3):
 # ---- kernels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [numpy_, portable])
+@pytest.mark.parametrize("module", [CpuKernels(), Kernels()])
 def test_views_and_their_transpose_equal_the_loops(module):
     for seed in range(60):
         x, g, matrices, sources = random_problem(seed)
@@ -68,7 +72,7 @@ def test_views_and_their_transpose_equal_the_loops(module):
             np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("module", [numpy_, portable, reference])
+@pytest.mark.parametrize("module", [CpuKernels(), Kernels(), reference])
 def test_the_two_maps_are_adjoint(module):
     for seed in range(40):
         x, g, matrices, sources = random_problem(seed)
@@ -80,25 +84,26 @@ def test_the_two_maps_are_adjoint(module):
 def test_a_wrong_transpose_would_be_seen():
     """The transpose of another view is not adjoint: the identity above can fail."""
     x, g, matrices, sources = random_problem(5)
-    y, back = numpy_.warp(x, matrices, sources, g.shape[2:]), numpy_.warp_back(g, matrices + 0.01, sources, x.shape)
+    y = CpuKernels.warp(x, matrices, sources, g.shape[2:])
+    back = CpuKernels.warp_back(g, matrices + 0.01, sources, x.shape)
     assert abs(np.vdot(y, g) - np.vdot(x, back)) > 1e-6
 
 
 def test_a_view_is_cut_into_jobs_without_a_seam(monkeypatch):
     x, g, matrices, sources = random_problem(4)
-    wanted = numpy_.warp(x, matrices, sources, (9, 5))
-    monkeypatch.setattr("tinygan.kernels.numpy_warp.JOB_PIXELS", 10)
-    np.testing.assert_array_equal(numpy_.warp(x, matrices, sources, (9, 5)), wanted)
+    wanted = CpuKernels.warp(x, matrices, sources, (9, 5))
+    monkeypatch.setattr("tinygan.kernels.cpu.warp.JOB_PIXELS", 10)
+    np.testing.assert_array_equal(CpuKernels.warp(x, matrices, sources, (9, 5)), wanted)
 
 
 def test_the_same_bits_with_any_number_of_threads():
     pytest.importorskip("threadpoolctl")
     x, results = images(3, 64), []
-    for threads in (1, 2, 3):
-        pool.set_threads(threads)
+    for count in (1, 2, 3):
+        threads.set_threads(count)
         tensor = Tensor(x, requires_grad=True)
         y = look(tensor, draw(ALL_ON, 3, 64, 96))
-        assert y.size >= pool.BLOCK  # large enough to be shared out
+        assert y.size >= threads.BLOCK  # large enough to be shared out
         seed = np.random.default_rng(7).standard_normal(y.shape, dtype=np.float32)
         results.append((y.data.tobytes(), grad(y, [tensor], seed=seed)[0].data.tobytes()))
     assert results[0] == results[1] == results[2]
@@ -106,29 +111,27 @@ def test_the_same_bits_with_any_number_of_threads():
 
 def test_memory_order_changes_nothing_and_inputs_stay_as_they_are():
     x, g, matrices, sources = random_problem(11)
-    wanted = numpy_.warp(x, matrices, sources, (6, 7)), numpy_.warp_back(g, matrices, sources, x.shape)
+    wanted = CpuKernels.warp(x, matrices, sources, (6, 7)), CpuKernels.warp_back(g, matrices, sources, x.shape)
     for order in ((0, 2, 3, 1), (3, 2, 1, 0)):
         a, b = (np.ascontiguousarray(v.transpose(order)).transpose(*np.argsort(order)) for v in (x, g))
         a.flags.writeable = b.flags.writeable = False
-        np.testing.assert_array_equal(numpy_.warp(a, matrices, sources, (6, 7)), wanted[0])
-        np.testing.assert_array_equal(numpy_.warp_back(b, matrices, sources, x.shape), wanted[1])
+        np.testing.assert_array_equal(CpuKernels.warp(a, matrices, sources, (6, 7)), wanted[0])
+        np.testing.assert_array_equal(CpuKernels.warp_back(b, matrices, sources, x.shape), wanted[1])
 
 
 @pytest.mark.kernels
 def test_the_device_gives_what_the_loops_give(xp):
-    from tinygan.kernels import cuda_
-
     for seed in range(60):
         x, g, matrices, sources = random_problem(seed, np.float32)
         for name, array, shape in (("warp", x, g.shape[2:]), ("warp_back", g, x.shape)):
-            got = getattr(cuda_, name)(xp.asarray(array), matrices, sources, shape).get()
+            got = getattr(CudaKernels, name)(xp.asarray(array), matrices, sources, shape).get()
             wanted = getattr(reference, name)(array, matrices, sources, shape)
             assert got.dtype == np.float32 and got.shape == wanted.shape
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * (1 + np.abs(wanted).max(initial=0.0)))
 
 
 @pytest.mark.kernels
-def test_the_device_takes_float64_through_the_portable_kernels(xp):
+def test_the_device_takes_float64_through_the_kernels_for_any_array(xp):
     x, g, matrices, sources = random_problem(9)
     tensor = Tensor(xp.asarray(x), requires_grad=True)
     y = warp(tensor, matrices, g.shape[2:], sources)
@@ -141,7 +144,7 @@ def test_the_inverse_misses_no_pixel_that_matters():
     """Whatever the matrix, each pixel with a weight lies in the rows that the device searches."""
     for seed in range(60):
         x, g, matrices, sources = random_problem(seed, np.float32)
-        table = cuda_warp.inverse(matrices.astype(np.float32), g.shape[2:], x.shape[2:])
+        table = inverse(matrices.astype(np.float32), g.shape[2:], x.shape[2:])
         assert np.isfinite(table).all() and (table[:, 3] >= 1).all()
         for m, i, _, _, y, column, weight in reference._views(matrices, sources, g.shape[2:], x.shape[2:], np.float32):
             p, q, s, reach, _ = table[m]
@@ -150,9 +153,9 @@ def test_the_inverse_misses_no_pixel_that_matters():
 
 def test_the_inverse_leaves_few_rows_to_search_unless_there_is_none():
     half, point = (np.array([IDENTITY * k], np.float32) for k in (0.5, 0.0))
-    p, q, s, reach, _ = cuda_warp.inverse(half, (100, 100), (50, 50))[0]
+    p, q, s, reach, _ = inverse(half, (100, 100), (50, 50))[0]
     assert (p, q, s) == (2, 0, 0) and 3 <= reach < 3.01  # (Y, X) is seen by rows 2 Y - 1 to 2 Y + 1
-    assert cuda_warp.inverse(point, (100, 100), (50, 50))[0, 3] == 100  # all of them
+    assert inverse(point, (100, 100), (50, 50))[0, 3] == 100  # all of them
 
 
 # ---- the operation -----------------------------------------------------------------------------------------------
@@ -385,8 +388,8 @@ def test_looking_never_waits_for_the_device(standin):
     assert standin.count["syncs"] == 0 and standin.count["launches"] < 60
 
 
-def test_the_portable_kernels_see_the_same(monkeypatch):
+def test_the_kernels_for_any_array_give_the_same(monkeypatch):
     x, views = images(2, dtype=float), draw(ALL_ON)
     wanted = look(Tensor(x), views).data
-    monkeypatch.setattr(tinygan.warp, "for_array", lambda array: portable)
+    monkeypatch.setattr(tinygan.warp, "for_array", lambda array: Kernels())
     np.testing.assert_allclose(look(Tensor(x), views).data, wanted, atol=1e-12)

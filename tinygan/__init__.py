@@ -9,7 +9,7 @@ from tinygan.debug import AnomalyError, anomaly, profile
 from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
-from tinygan.kernels.pool import set_threads
+from tinygan.kernels.threads import set_threads
 from tinygan.pooling import max_pool2d, mean_pool2d, resize_bilinear
 
 __version__ = "0.1.0"

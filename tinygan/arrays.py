@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import is_cupy, send, to_numpy, xp_of
 from tinygan.errors import GraphError
+from tinygan.kernels.arrays import is_cupy, send, to_numpy, xp_of
 
 
 def host_array(data: Any, what: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tinygan import streams
-from tinygan.backend import memory_is_full
+from tinygan.device import memory_is_full
 from tinygan.errors import TinyganError
 
 MAX_GRID = 10_000  # images in one picture

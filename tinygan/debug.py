@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
 from tinygan.engine import Tensor, _mode, _set_mode, describe
 from tinygan.errors import TinyganError
+from tinygan.kernels.arrays import xp_of
 
 # Modules that implement operations: `anomaly` names the line that called into them.
 INNER = ("tinygan.arrays", "tinygan.engine", "tinygan.debug", "tinygan.ops", "tinygan.routes", "tinygan.conv",

@@ -207,9 +207,8 @@ def sum_to(a: Tensor, *, shape: tuple[int, ...]):
         data = data.sum(axis=tuple(range(data.ndim - len(shape))))
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and data.shape[i] != 1)
     if axes:
-        kernels = for_array(data)
-        if axes == (0, 2, 3) and hasattr(kernels, "channel_sums"):  # a GPU's: CuPy's own is slow along such axes
-            data = kernels.channel_sums(data).reshape(shape)
+        if axes == (0, 2, 3):  # a kernel of its own: CuPy's sum is slow along such axes
+            data = for_array(data).channel_sums(data).reshape(shape)
         else:
             data = data.sum(axis=axes, keepdims=True)
     return data, (lambda g, y: broadcast_to(g, shape=a.shape),)

@@ -153,17 +153,9 @@ def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
 @primitive
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
     kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
-    if hasattr(kernels, "tprelu_back") and slope.requires_grad:
-        rules = Rules(rules, lambda g: _all_of_tprelu(g, x, slope, shift))
+    if slope.requires_grad:
+        rules = Rules(rules, lambda g: kernels.tprelu_back(g.data, x.data, slope.data, _array(shift)))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
-
-
-def _all_of_tprelu(g: Tensor, x: Tensor, slope: Tensor, shift: tuple) -> list:
-    """Gradients of x, slope and, if there is one, shift, by one kernel."""
-    learned = any(p.requires_grad for p in (slope, *shift))
-    dx, dslope, dshift, _ = for_array(x.data).tprelu_back(
-        g.data, x.data, slope.data, _array(shift), None, sums=learned)
-    return [dx, dslope, *([dshift] if shift else [])]
 
 
 @primitive
@@ -218,7 +210,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
 
     x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
     exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. On a processor a pixel
-    that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (numpy_conv3x3 has the bound).
+    that is huge or not finite also reaches the other outputs of its 4 x 4 tiles (kernels/cpu/conv3x3.py has the bound).
     Raises GraphError where shapes do not fit.
     """
     if not isinstance(x, Tensor) or not x.ndim == weight.ndim == 4 or (
@@ -227,10 +219,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
                          f"{describe(weight)} and {describe(bias)}")
     if padding < 0 or any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):
         raise GraphError(f"conv_relu: {describe(weight)} has a kernel larger than {describe(x)} padded by {padding}")
-    if hasattr(for_array(x.data), "conv_relu"):
-        return _conv_relu(x, weight, bias, padding=padding)
-    y = conv2d(x, weight, padding=padding) + _per_channel(bias, x)
-    return where(y.data > 0, y, 0.0)
+    return _conv_relu(x, weight, bias, padding=padding)
 
 
 @primitive

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinygan import metrics_gpan, pictures
-from tinygan.backend import Device, to_numpy
+from tinygan.device import Device
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
 from tinygan.gpan_step import Batch
 from tinygan.gradcam import grad_cam, overlay
+from tinygan.kernels.arrays import to_numpy
 from tinygan.models.digits import DigitEye, find_classifier
 from tinygan.models.gpan import GPANGenerator, PatchDiscriminator
 from tinygan.models.vgg16 import VGG16, load_vgg16

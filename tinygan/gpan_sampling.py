@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import Device
 from tinygan.classes import find_classes
 from tinygan.data.idx import shown
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
+from tinygan.device import Device
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gpan_measure import AT_ONCE, paint

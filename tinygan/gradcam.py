@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import to_numpy
 from tinygan.engine import Tensor, _set_mode, describe, grad
 from tinygan.errors import UsageError
+from tinygan.kernels.arrays import to_numpy
 from tinygan.pooling import interpolation_matrix
 
 # Importance -> colour: from a dark violet over red and orange to a light yellow. Each step is lighter than the one

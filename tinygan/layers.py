@@ -22,7 +22,7 @@ from tinygan.debug import watched
 from tinygan.engine import GraphError, Tensor
 from tinygan.errors import TinyganError
 from tinygan.fused import gather_sets, tprelu, weight_norm
-from tinygan.kernels import each
+from tinygan.kernels import for_array
 from tinygan.module import Module, Parameter
 from tinygan.routes import Route, Routed, route_of, routes_of
 
@@ -201,7 +201,7 @@ def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     if not layers:
         yield
         return
-    values = watched("normalize", layers[0].weight.data, lambda: each("normalize", [
+    values = watched("normalize", layers[0].weight.data, lambda: for_array(layers[0].weight.data).normalize_all([
         (m.weight.data, m.out_axis, m.norm_scale, m.eps, r) for m, r in zip(layers, rows, strict=True)]))
     before = [(m.shared, m.weight.outside) for m in layers]
     filters = [Tensor(v, requires_grad=m.weight.requires_grad, name="normalised filters")
@@ -212,7 +212,7 @@ def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
         yield
         found = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
         if found:
-            gradients = watched("normalize_dx", found[0][2].data, lambda: each("normalize_dx", [
+            gradients = watched("normalize_dx", found[0][2].data, lambda: for_array(found[0][2].data).normalize_dx_all([
                 (g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows) for m, n, g in found]))
             for (m, _, g), array in zip(found, gradients, strict=True):
                 m.weight.add_gradient(array, g.rows)

@@ -10,16 +10,16 @@ batch). A step is divided by the root of that average, so the next one is two to
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinygan.backend import to_numpy, xp_of
 from tinygan.debug import watched
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
+from tinygan.kernels.arrays import to_numpy, xp_of
+from tinygan.kernels.base import Kernels
 from tinygan.kernels.update import Update
 from tinygan.module import Module, Parameter
 
@@ -30,10 +30,9 @@ class Optimizer:
     named: (name, parameter) pairs, such as `net.named_parameters()`. lr: the learning rate; may be changed between
     steps. lazy: leave filter sets without samples alone (see the top of this file).
     Raises TinyganError for anything but such pairs, and where a name or a parameter is among them twice.
-    A subclass names its kernel, its running averages (slots), and the numbers that the kernel takes.
+    A subclass names its running averages (slots) and calls its kernel.
     """
 
-    kernel = ""
     slots: tuple[str, ...] = ()
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float, lazy: bool = True) -> None:
@@ -51,8 +50,8 @@ class Optimizer:
             raise TinyganError(f"the learning rate must be positive, not {lr}")
         self.lr, self.lazy = float(lr), lazy
         arrays = [p.data for _, p in self.named]
-        # A GPU's kernels pack: one flat buffer for the parameters, one for each of their averages.
-        pack = getattr(for_array(arrays[0]), "pack", list)
+        # On a GPU: one flat buffer for the parameters, one for each of their averages.
+        pack = for_array(arrays[0]).pack
         for (_, p), array in zip(self.named, pack(arrays), strict=True):
             p.data = array
         zeros = {slot: pack([p.xp.zeros_like(p.data) for _, p in self.named]) for slot in self.slots}
@@ -73,23 +72,9 @@ class Optimizer:
         if updates:
             watched(type(self).__name__, updates[0].p, lambda: self._apply(for_array(updates[0].p), updates))
 
-    def _apply(self, kernels: ModuleType, updates: list[Update]) -> None:
-        """All updates in one launch if the kernels offer that, else one by one."""
-        if hasattr(kernels, self.kernel + "_all"):
-            getattr(kernels, self.kernel + "_all")(updates, **self._numbers())
-            return
-        for u in updates:
-            getattr(kernels, self.kernel)(u.p, *u.slots, u.g, rows=u.rows, **self._numbers(), **self._count(u))
-            if u.bounds is not None:
-                xp_of(u.p).clip(u.p, *u.bounds, out=u.p)
-
-    def _numbers(self) -> dict[str, float]:
-        """What the kernel takes besides arrays."""
+    def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
+        """Update all parameters in place."""
         raise NotImplementedError
-
-    def _count(self, update: Update) -> dict[str, Any]:
-        """What the kernel for one parameter takes of its count of steps: nothing, unless a subclass says so."""
-        return {}
 
     def _entries(self) -> dict[str, Any]:
         """Everything that is saved, by name: `name/slot` and `name/steps`, the arrays themselves."""
@@ -117,7 +102,6 @@ class RMSprop(Optimizer):
     The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code; no momentum, not centred.
     """
 
-    kernel = "rmsprop"
     slots = ("square",)
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 1e-4, alpha: float = 0.9,
@@ -127,8 +111,8 @@ class RMSprop(Optimizer):
             raise TinyganError(f"RMSprop's alpha must lie in [0, 1), not {alpha}")
         self.alpha, self.eps = float(alpha), float(eps)
 
-    def _numbers(self) -> dict[str, float]:
-        return {"lr": self.lr, "alpha": self.alpha, "eps": self.eps}
+    def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
+        kernels.rmsprop_all(updates, lr=self.lr, alpha=self.alpha, eps=self.eps)
 
 
 class Adam(Optimizer):
@@ -137,7 +121,6 @@ class Adam(Optimizer):
     betas (0.5, 0.99) are our choice for GANs: a short memory of the gradient's direction, because the game turns.
     """
 
-    kernel = "adam"
     slots = ("mean", "square")
 
     def __init__(self, named: Iterable[tuple[str, Parameter]], *, lr: float = 2e-4,
@@ -147,11 +130,8 @@ class Adam(Optimizer):
             raise TinyganError(f"Adam's betas must be two numbers in [0, 1), not {betas}")
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
-    def _numbers(self) -> dict[str, float]:
-        return {"lr": self.lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
-
-    def _count(self, update: Update) -> dict[str, Any]:
-        return {"step": update.steps if len(update.steps) > 1 else int(update.steps[0])}
+    def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
+        kernels.adam_all(updates, lr=self.lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps)
 
 
 class EMA:
@@ -171,11 +151,6 @@ class EMA:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         pairs = list(zip(self.module.parameters(), net.parameters(), strict=True))
-        kernels = for_array(pairs[0][0].data)
-        if hasattr(kernels, "lerp_all"):
-            kernels.lerp_all([(average.data, p.data) for average, p in pairs], decay)
-        else:
-            for average, p in pairs:
-                kernels.lerp(average.data, p.data, decay)
+        for_array(pairs[0][0].data).lerp_all([(average.data, p.data) for average, p in pairs], decay)
         for average, _ in pairs:
             average.version += 1

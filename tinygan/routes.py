@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from tinygan.arrays import own_integers
-from tinygan.backend import is_cupy
 from tinygan.errors import GraphError
+from tinygan.kernels.arrays import is_cupy
 
 
 class Route:

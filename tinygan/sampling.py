@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinygan import checkpoint
-from tinygan.backend import Device, memory_is_full
+from tinygan.device import Device, memory_is_full
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError
-from tinygan.kernels import counter, cuda_
+from tinygan.kernels import for_array
 from tinygan.models.adapted_gan import GANConfig, Generator
 from tinygan.module import Module
 
@@ -50,9 +50,8 @@ def counter_normal(device: Device, seed: int, stream: int, shape: tuple[int, ...
 
     The same bits on every device (kernels/counter.py). A GPU makes it itself, so that nothing is sent there.
     """
-    n = int(np.prod(shape))
-    numbers = cuda_.counter_normal(seed, stream, n) if device.kind == "gpu" else counter.normal(seed, stream, n)
-    return numbers.reshape(shape)
+    kernels = for_array(device.xp.empty(0, np.float32))
+    return kernels.counter_normal(seed, stream, int(np.prod(shape))).reshape(shape)
 
 
 def as_digits(images: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from tinygan import cli, data, runfiles
-from tinygan.backend import Device
 from tinygan.data.mnist import BUNDLED
+from tinygan.device import Device
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.module import Module

@@ -19,7 +19,7 @@ import numpy as np
 from tinygan.arrays import own_array
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import UsageError
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.ops import concatenate
 from tinygan.pooling import mean_pool2d, resize_bilinear
 from tinygan.warp import blur, warp
@@ -207,5 +207,5 @@ def _noise(views: Views, channels: int) -> np.ndarray:
         noise[view] *= views.noise
         noise[view] += 1.0
 
-    pool.run([lambda view=view: job(view) for view in range(len(views))])
+    threads.run([lambda view=view: job(view) for view in range(len(views))])
     return noise.transpose(0, 3, 1, 2)  # channels-last in memory, as warp's result is

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 from tinygan import __version__, cli, data
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 from tinygan.losses import cross_entropy
 from tinygan.models.digits import SHIPPED, DigitNet, save
 from tinygan.optim import EMA, Adam
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError(f"{args.out} exists: --overwrite replaces it, --out names another file")
     if not args.out.parent.is_dir():
         raise UsageError(f"there is no folder {args.out.parent} to write {args.out.name} to")
-    print(f"threads: {pool.set_threads(args.threads)}, seed: {args.seed}")
+    print(f"threads: {threads.set_threads(args.threads)}, seed: {args.seed}")
     digits = data.load_mnist("train", data_dir=args.data_dir)
     print(f"data: {digits.source}")
     started = time.monotonic()

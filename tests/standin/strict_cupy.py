@@ -2,7 +2,8 @@
 
 `install()` puts it where `import cupy` finds it. Its arrays refuse to become NumPy arrays by accident, host arrays are
 refused as operands, every result (0-d ones too) is a device array with the memory order that CuPy gives it, and names
-that CuPy lacks are missing. Kernels given to RawModule run through tinygan.kernels.hostcuda, cuBLAS through host_blas.
+that CuPy lacks are missing. Kernels given to RawModule run through tinygan.kernels.gpu.emulator, cuBLAS through
+host_blas.
 
 `count` tells what a GPU would be asked to do: "launches" (each operation that writes memory, one each: a lower bound,
 since CuPy needs several for some), "syncs" (each time the host must wait for a result), "uploads" and "bytes_up".
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.kernels.hostcuda import HostModule
+from tinygan.kernels.gpu.emulator import HostModule
 
 from . import host_blas
 
@@ -835,7 +836,7 @@ class RawFunction:
         self.kernel(grid, block, tuple(passed))
 
 
-sanitize = False  # compile kernels with the sanitizers; see hostcuda.sanitizer_environment
+sanitize = False  # compile kernels with the sanitizers; see emulator.sanitizer_environment
 raw_modules: list[RawModule] = []  # every RawModule made since install()
 
 

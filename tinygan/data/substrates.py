@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.backend import xp_of
 from tinygan.data.idx import shown
 from tinygan.data.images import SUFFIXES, read_image, resize_image
 from tinygan.errors import TinyganError, UsageError
 from tinygan.files import is_systems
+from tinygan.kernels.arrays import xp_of
 
 NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it
 MIN_BACKGROUND = 0.05  # share of the image that must be white: a bright corner of a photo is no white background

@@ -42,7 +42,7 @@ ATANH = (2.0, 0.66666666667, 0.4, 0.28571428571)  # 2 atanh(s) = s (2 + 2/3 s^2 
 
 
 def bits(seed: int, stream: int, n: int) -> np.ndarray:
-    """n words of 32 random bits, uint32 (n,): word i is word i % 4 of block i // 4.
+    """Draw n words of 32 random bits, uint32 (n,): word i is word i % 4 of block i // 4.
 
     ValueError, here and below, for n < 0 and for a seed or stream outside [0, 2^64).
     """
@@ -56,7 +56,7 @@ def bits(seed: int, stream: int, n: int) -> np.ndarray:
 
 
 def uniform(seed: int, stream: int, n: int) -> np.ndarray:
-    """n numbers, float32 (n,), even on (0, 1): the centres (b + 1/2) / 2^23 of 2^23 equal cells; never 0, never 1.
+    """Draw n numbers even on (0, 1), float32 (n,): centres (b + 1/2) / 2^23 of 2^23 equal cells; never 0, never 1.
 
     A float32 has 24 bits. One of them goes to the 1/2, so that every number is exact and 1 - u is as likely as u.
     """
@@ -65,7 +65,7 @@ def uniform(seed: int, stream: int, n: int) -> np.ndarray:
 
 
 def normal(seed: int, stream: int, n: int) -> np.ndarray:
-    """n standard normal numbers, float32 (n,), by inversion: z = Phi^-1(p), p in the middle of one of 2^32 cells.
+    """Draw n standard normal numbers, float32 (n,), by inversion: z = Phi^-1(p), p in the middle of one of 2^32 cells.
 
     The upper bit of a word is the sign of z. The other 31, called m, give the probability p = (m + 1/2) / 2^32 of
     the tail beyond |z|, with full precision however small it is. So |z| reaches 6.33 (made from `uniform` it would
@@ -83,7 +83,7 @@ def normal(seed: int, stream: int, n: int) -> np.ndarray:
 
 
 def integers(seed: int, stream: int, n: int, high: int) -> np.ndarray:
-    """n integers of [0, high), int32 (n,): the upper half of word * high.
+    """Draw n integers of [0, high), int32 (n,): the upper half of word * high.
 
     2^32 words do not fall evenly into `high` cells: some cells get one word more than others, so a probability is off
     by less than the share high / 2^32 of itself (1e-7 for 400 cells). ValueError unless 1 <= high <= 2^31 - 1.
@@ -93,7 +93,7 @@ def integers(seed: int, stream: int, n: int, high: int) -> np.ndarray:
 
 
 def check(n: int, high: int = 1) -> None:
-    """ValueError unless n >= 0 numbers below 1 <= high < 2^31 can be drawn."""
+    """Raise ValueError unless n >= 0 numbers below 1 <= high < 2^31 can be drawn."""
     if n < 0:
         raise ValueError(f"cannot draw {n} numbers: n must be 0 or more")
     if not 1 <= high <= 2**31 - 1:
@@ -101,7 +101,7 @@ def check(n: int, high: int = 1) -> None:
 
 
 def halves(value: int, name: str = "value") -> tuple[int, int]:
-    """(lower, upper) 32 bits of a 64-bit number, as the CUDA kernels take seed and stream."""
+    """Split a 64-bit number into (lower, upper) 32 bits, as the CUDA kernels take seed and stream."""
     value = operator.index(value)  # a NumPy integer would overflow below; a float is a TypeError
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} {value} is not a number of 64 bits: it must be from 0 to 2^64 - 1")
@@ -109,7 +109,7 @@ def halves(value: int, name: str = "value") -> tuple[int, int]:
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10: four words per column of counter, uint32 (4, blocks), under the two words of the key.
+    """Encrypt by Philox4x32-10: four words per column of counter, uint32 (4, blocks), under the two words of the key.
 
     A round multiplies words 0 and 2 to 64 bits each. The lower halves become the new words 1 and 3. The upper
     halves, where every bit of the factor has left its mark, hide the old words 1 and 3 together with the key. A
@@ -128,7 +128,7 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def _polynomial(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
-    """Horner's rule in float32, constant term first; product and sum are rounded one after the other."""
+    """Evaluate by Horner's rule in float32, constant term first; product and sum are rounded one after the other."""
     value = np.float32(coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         value = value * x + np.float32(coefficient)
@@ -136,7 +136,7 @@ def _polynomial(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 
 def _minus_log(k: np.ndarray) -> np.ndarray:
-    """-log(k / 2^33) in float32 for k (uint32, not 0), by exactly rounded operations only.
+    """Compute -log(k / 2^33) in float32 for k (uint32, not 0), by exactly rounded operations only.
 
     k = 2^e f with f in [sqrt(1/2), sqrt(2)), so -log(k / 2^33) = (33 - e) log 2 - log f. Both e and f are read off
     the bits of float32 k: subtracting the bits of sqrt(1/2) lets the exponent field step at sqrt(2) 2^e, not at 2^e.

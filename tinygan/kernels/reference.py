@@ -17,12 +17,12 @@ import numpy as np
 
 
 def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels of the small map along an axis; several big sizes give the same, hence `output_size` below."""
+    """Compute the pixels of the small map along an axis; several big sizes give the same, hence `output_size` below."""
     return (big + 2 * padding - kernel) // stride + 1
 
 
 def _ties(big_size, small_hw, kernel, stride, padding):
-    """All (y, x, i, j, Y, X) that belong together."""
+    """Yield all (y, x, i, j, Y, X) that belong together."""
     for y in range(small_hw[0]):
         for x in range(small_hw[1]):
             for i in range(kernel[0]):
@@ -33,7 +33,7 @@ def _ties(big_size, small_hw, kernel, stride, padding):
 
 
 def conv(big, weight, stride, padding, routes):
-    """Convolution (cross-correlation, as everywhere in the field): big -> small (N, A, h, w)."""
+    """Compute the convolution (cross-correlation, as everywhere in the field): big -> small (N, A, h, w)."""
     n_samples, _, height, width = big.shape
     kernel = weight.shape[3:]
     h, w = (small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
@@ -46,7 +46,7 @@ def conv(big, weight, stride, padding, routes):
 
 
 def conv_transpose(small, weight, stride, padding, routes, output_size):
-    """Transposed convolution: small -> big (N, B, *output_size)."""
+    """Compute the transposed convolution: small -> big (N, B, *output_size)."""
     n_samples, _, h, w = small.shape
     big = np.zeros((n_samples, weight.shape[2], *output_size), small.dtype)
     for n in range(n_samples):
@@ -57,7 +57,7 @@ def conv_transpose(small, weight, stride, padding, routes, output_size):
 
 
 def conv_weight(big, small, kernel, stride, padding, routes, bank):
-    """The weight gradient of both maps: (big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
+    """Compute the weight gradient of both maps: (big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
     n_samples, channels, height, width = big.shape
     grad = np.zeros((bank, small.shape[1], channels, *kernel), big.dtype)
     for n in range(n_samples):
@@ -68,12 +68,12 @@ def conv_weight(big, small, kernel, stride, padding, routes, bank):
 
 
 def conv_relu(x, weight, bias, padding):
-    """max(0, conv(x) + bias) with stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,) -> (N, A, h, w)."""
+    """Compute max(0, conv(x) + bias), stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,) -> (N, A, h, w)."""
     return np.maximum(conv(x, weight[None], (1, 1), (padding, padding), None) + bias[:, None, None], 0)
 
 
 def conv_relu_dx(g, y, weight, padding):
-    """Its cotangent to x for the cotangent g of y = conv_relu(x); where y is 0 the slope is 0."""
+    """Compute its gradient to x for the gradient g of y = conv_relu(x); where y is 0 the slope is 0."""
     size = tuple(n + k - 1 - 2 * padding for n, k in zip(g.shape[2:], weight.shape[2:], strict=True))
     return conv_transpose(g * (y > 0), weight[None], (1, 1), (padding, padding), None, size)
 
@@ -81,12 +81,8 @@ def conv_relu_dx(g, y, weight, padding):
 # ---- element-wise ----------------------------------------------------------------------
 
 
-def tprelu(x, slope, shift, bias=None):
-    """Translated PReLU: y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a and shift t (C,).
-
-    bias (C,), if there is one, is added to x first.
-    """
-    x = _plus_bias(x, bias)
+def tprelu(x, slope, shift):
+    """Compute the translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t; x (N, C, ...), slope a, shift t (C,)."""
     y = np.empty_like(x)
     for c in range(x.shape[1]):
         a, t = slope[c], 0 if shift is None else shift[c]
@@ -95,7 +91,7 @@ def tprelu(x, slope, shift, bias=None):
 
 
 def tprelu_dx(g, x, slope, shift):
-    """Its cotangent to x: g where x > t, else a g. At the kink x == t the negative side counts."""
+    """Compute its gradient to x: g where x > t, else a g. At the kink x == t the negative side counts."""
     out = np.empty_like(x)
     for c in range(x.shape[1]):
         a, t = slope[c], 0 if shift is None else shift[c]
@@ -104,7 +100,7 @@ def tprelu_dx(g, x, slope, shift):
 
 
 def tprelu_dslope(g, x, shift):
-    """Per channel, the sum of g (x - t) over x <= t."""
+    """Sum g (x - t) over x <= t, per channel."""
     out = np.empty(x.shape[1], x.dtype)
     for c in range(x.shape[1]):
         t = 0 if shift is None else shift[c]
@@ -113,31 +109,26 @@ def tprelu_dslope(g, x, shift):
 
 
 def tprelu_below(g, x, shift):
-    """Per channel, the sum of g over x <= t."""
+    """Sum g over x <= t, per channel."""
     out = np.empty(x.shape[1], x.dtype)
     for c in range(x.shape[1]):
         out[c] = g[:, c][x[:, c] <= (0 if shift is None else shift[c])].sum()
     return out
 
 
-def tprelu_back(g, x, slope, shift, bias=None):
-    """All of its backward pass: the cotangents of x, slope, shift and bias."""
-    u = _plus_bias(x, bias)
-    dx = tprelu_dx(g, u, slope, shift)
-    return dx, tprelu_dslope(g, u, shift), (1 - slope) * tprelu_below(g, u, shift), channel_sums(dx)
-
-
-def _plus_bias(x, bias):
-    return x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+def tprelu_back(g, x, slope, shift):
+    """Compute all of its gradients: to x, slope and shift (None where there is no shift)."""
+    dshift = None if shift is None else (1 - slope) * tprelu_below(g, x, shift)
+    return tprelu_dx(g, x, slope, shift), tprelu_dslope(g, x, shift), dshift
 
 
 def channel_sums(x):
-    """(N, C, ...) -> (C,): the sum over samples and pixels."""
+    """Sum (N, C, ...) over samples and pixels: (C,)."""
     return np.array([x[:, c].sum() for c in range(x.shape[1])], x.dtype)
 
 
 def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
-    """n = sqrt(scale * sum w^2 + eps) per set and channel (axis out_axis of w); 1 for sets not in rows."""
+    """Compute n = sqrt(scale * sum w^2 + eps) per set and channel (axis out_axis of w); 1 for sets not in rows."""
     n = np.ones((w.shape[0], w.shape[out_axis]), w.dtype)
     for k in range(w.shape[0]):
         for o in range(w.shape[out_axis]):
@@ -147,7 +138,7 @@ def filter_norms(w, out_axis, scale=1.0, eps=0.0, rows=None):
 
 
 def normalize(w, out_axis, scale, eps, rows=None):
-    """(v, n): v = w / n for the sets in rows, else 0."""
+    """Divide by the norm: (v, n), v = w / n for the sets in rows, else 0."""
     n = filter_norms(w, out_axis, scale, eps, rows)
     v = np.zeros_like(w)
     for k in range(w.shape[0]):
@@ -157,7 +148,7 @@ def normalize(w, out_axis, scale, eps, rows=None):
 
 
 def normalize_dx(g, w, n, out_axis, scale, rows=None):
-    """(g - scale (sum w g) w / n^2) / n per output channel, for the sets in rows, else 0."""
+    """Compute (g - scale (sum w g) w / n^2) / n per output channel, for the sets in rows, else 0."""
     out = np.zeros_like(w)
     for k in range(w.shape[0]):
         for o in range(w.shape[out_axis]):
@@ -169,7 +160,7 @@ def normalize_dx(g, w, n, out_axis, scale, rows=None):
 
 
 def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
-    """In place, for the rows named: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    """Update in place, for the sets in rows: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
     for k in range(len(p)):
         if rows is None or rows[k]:
             v[k] = alpha * v[k] + (1 - alpha) * g[k] ** 2
@@ -177,7 +168,7 @@ def rmsprop(p, v, g, *, lr, alpha, eps, rows=None):
 
 
 def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
-    """In place, for the rows named: Adam, bias corrected, eps outside the root; step: one, or one per row."""
+    """Update in place, for the sets in rows: Adam, bias corrected, eps outside the root; step: one, or one per row."""
     for k in range(len(p)):
         if rows is None or rows[k]:
             t = int(np.broadcast_to(step, len(p))[k])
@@ -187,7 +178,7 @@ def adam(p, m, v, g, *, lr, beta1, beta2, eps, step, rows=None):
 
 
 def lerp(ema, p, decay):
-    """In place: ema = decay ema + (1 - decay) p."""
+    """Update in place: ema = decay ema + (1 - decay) p."""
     ema[...] = decay * ema + (1 - decay) * p
 
 
@@ -195,19 +186,19 @@ def lerp(ema, p, decay):
 
 
 def sigmoid(x):
-    """1 / (1 + e^-x), without overflow and exact for small values."""
+    """Compute 1 / (1 + e^-x), without overflow and exact for small values."""
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, small) / (1 + small)
 
 
 def logistic_loss(x, sign):
-    """mean of -log sigmoid(sign x), without overflow."""
+    """Compute the mean of -log sigmoid(sign x), without overflow."""
     z = -sign * x
     return (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))).mean()
 
 
 def logistic_back(g, x, sign):
-    """Its cotangent to x for the cotangent g of the loss: -g sign sigmoid(-sign x) / n."""
+    """Compute its gradient to x for the gradient g of the loss: -g sign sigmoid(-sign x) / n."""
     return -g * sign / x.size * sigmoid(-sign * x)
 
 
@@ -216,7 +207,7 @@ def logistic_back(g, x, sign):
 
 
 def im2col(big, order, first, count, kernel, stride, padding):
-    """Slots first to first + count of big (B, N, H, W) as columns (B * kh * kw, count * h * w)."""
+    """Unroll slots first to first + count of big (B, N, H, W) to columns (B * kh * kw, count * h * w)."""
     hw = [small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
     columns = np.zeros((big.shape[0], *kernel, count, *hw), big.dtype)
     for s in range(count):
@@ -227,7 +218,7 @@ def im2col(big, order, first, count, kernel, stride, padding):
 
 
 def col2im(columns, order, first, count, big, hw, kernel, stride, padding):
-    """The transpose, in place: overwrite those samples of big (B, N, H, W) with the sum of what belongs there."""
+    """Apply the transpose, in place: overwrite those samples of big (B, N, H, W) with the sum of what belongs there."""
     columns = columns.reshape(big.shape[0], *kernel, count, *hw)
     for s in range(count):
         n = first + s if order is None else order[first + s]
@@ -237,7 +228,7 @@ def col2im(columns, order, first, count, big, hw, kernel, stride, padding):
 
 
 def sort_samples(x, order, back):
-    """x (C, N, pixels) with slot s holding sample order[s]; back: sample order[s] is what slot s held."""
+    """Sort x (C, N, pixels): slot s holds sample order[s]; back: sample order[s] is what slot s held."""
     out = np.empty_like(x)
     for s, n in enumerate(order):
         if back:
@@ -251,7 +242,7 @@ def sort_samples(x, order, back):
 
 
 def max_pool(x, size, stride):
-    """(largest of each window, its number in the window in row order); the first of equals, a NaN before all."""
+    """Find the largest of each window and its number in row order; the first of equals, a NaN before all."""
     h, w = ((n - size) // stride + 1 for n in x.shape[2:])
     best, which = np.empty((*x.shape[:2], h, w), x.dtype), np.empty((*x.shape[:2], h, w), np.int32)
     for n, c, i, j in np.ndindex(best.shape):
@@ -262,7 +253,7 @@ def max_pool(x, size, stride):
 
 
 def pool_take(x, which, size, stride):
-    """From each window the number that `which` (N, C, h, w) names."""
+    """Take from each window the pixel whose number `which` (N, C, h, w) gives."""
     out = np.empty(which.shape, x.dtype)
     for n, c, i, j in np.ndindex(which.shape):
         row, column = divmod(int(which[n, c, i, j]), size)
@@ -271,7 +262,7 @@ def pool_take(x, which, size, stride):
 
 
 def pool_put(g, which, size, stride, shape):
-    """The transpose of pool_take: zeros of `shape` with every number of g added where it was taken."""
+    """Apply the transpose of pool_take: zeros of `shape` with every number of g added where it was taken."""
     out = np.zeros(shape, g.dtype)
     for n, c, i, j in np.ndindex(which.shape):
         row, column = divmod(int(which[n, c, i, j]), size)
@@ -280,7 +271,7 @@ def pool_put(g, which, size, stride, shape):
 
 
 def mean_pool(x, size):
-    """Mean of each size x size block."""
+    """Average each size x size block."""
     out = np.empty((*x.shape[:2], x.shape[2] // size, x.shape[3] // size), x.dtype)
     for i, j in np.ndindex(out.shape[2:]):
         out[:, :, i, j] = x[:, :, i * size:(i + 1) * size, j * size:(j + 1) * size].mean(axis=(2, 3))
@@ -288,7 +279,7 @@ def mean_pool(x, size):
 
 
 def mean_unpool(g, size):
-    """Its transpose: an equal share of g for every pixel of a block."""
+    """Apply its transpose: an equal share of g for every pixel of a block."""
     out = np.empty((*g.shape[:2], g.shape[2] * size, g.shape[3] * size), g.dtype)
     for i, j in np.ndindex(out.shape[2:]):
         out[:, :, i, j] = g[:, :, i // size, j // size] / size**2
@@ -296,21 +287,21 @@ def mean_unpool(g, size):
 
 
 def resize(x, rows, columns):
-    """rows @ x @ columns.T for every map; rows (h, H) and columns (w, W) are matrices."""
+    """Compute rows @ x @ columns.T for every map; rows (h, H) and columns (w, W) are matrices."""
     out = np.zeros((*x.shape[:2], len(rows), len(columns)), x.dtype)
     for i, j in np.ndindex(out.shape[2:]):
         out[:, :, i, j] = (x * rows[i][:, None] * columns[j]).sum(axis=(2, 3))
     return out
 
 
-# ---- views: images seen from elsewhere -----------------------------------------------------------------------------
-# View m shows image sources[m] of x (N, C, H, W) through matrices[m] (2, 3): its pixel (i, j) looks at the position
-# (row, column) = matrix @ (i, j, 1), computed in the dtype of the maps as (a i + b j) + c. Pixel centres lie at whole
-# numbers, and a position is tied to the four pixels less than 1 away from it, along both axes.
+# ---- views: images sampled along affine maps -----------------------------------------------------------------------
+# View m shows image sources[m] of x (N, C, H, W) through matrices[m] (2, 3): its pixel (i, j) is sampled at the
+# position (row, column) = matrix @ (i, j, 1), computed in the dtype of the maps as (a i + b j) + c. Pixel centres lie
+# at whole numbers, and a position is tied to the four pixels less than 1 away from it, along both axes.
 
 
 def _views(matrices, sources, size, limits, dtype):
-    """All (m, i, j, n, Y, X, weight) that belong together: view and pixel, image and pixel inside it."""
+    """Yield all (m, i, j, n, Y, X, weight) that belong together: view and pixel, image and pixel inside it."""
     for m, matrix in enumerate(np.asarray(matrices, dtype)):
         for i, j in np.ndindex(*size):
             row, column = ((a * i + b * j) + c for a, b, c in matrix)
@@ -322,7 +313,7 @@ def _views(matrices, sources, size, limits, dtype):
 
 
 def warp(x, matrices, sources, size):
-    """Bilinear sampling: the views (M, C, *size); what lies outside an image counts as 0."""
+    """Sample the views (M, C, *size) bilinearly; what lies outside an image counts as 0."""
     out = np.zeros((len(matrices), x.shape[1], *size), x.dtype)
     for m, i, j, n, row, column, weight in _views(matrices, sources, size, x.shape[2:], x.dtype):
         out[m, :, i, j] += weight * x[n, :, row, column]
@@ -330,7 +321,7 @@ def warp(x, matrices, sources, size):
 
 
 def warp_back(g, matrices, sources, shape):
-    """The transpose of warp: views g (M, C, h, w) -> `shape` (N, C, H, W)."""
+    """Apply the transpose of warp: views g (M, C, h, w) -> `shape` (N, C, H, W)."""
     out = np.zeros(shape, g.dtype)
     for m, i, j, n, row, column, weight in _views(matrices, sources, g.shape[2:], shape[2:], g.dtype):
         out[n, :, row, column] += weight * g[m, :, i, j]

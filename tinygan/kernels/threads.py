@@ -36,7 +36,7 @@ def set_threads(count: int) -> int:
     """Use `count` threads in the kernels and one in the BLAS, process-wide; returns the count now in force.
 
     Before the first call the kernels run on the calling thread and the BLAS does as it likes. Without
-    threadpoolctl the BLAS cannot be held back: a warning says so and the pool stays at one thread.
+    threadpoolctl the BLAS cannot be held back: a warning says so and the kernels stay on one thread.
     ValueError: count < 1. TypeError: not a whole number.
     """
     global _threads, _executor, _blas_limit
@@ -60,7 +60,7 @@ def set_threads(count: int) -> int:
 
 
 def get_threads() -> int:
-    """Threads that `run` uses now."""
+    """Return the number of threads that `run` uses now."""
     return _threads
 
 
@@ -101,7 +101,7 @@ def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
 
 
 def scratch(key: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-    """This thread's buffer named `key`, at least as large as `shape`, contents undefined.
+    """Return this thread's buffer named `key`, at least as large as `shape`, contents undefined.
 
     Two live buffers in one job need two keys, and a buffer must never outlive the kernel that asked for it.
     """
@@ -138,7 +138,7 @@ def reuse_heap() -> bool:
 
 
 def _after_fork() -> None:
-    """Threads do not survive a fork: the child starts its own (and drops the parent's half-done state)."""
+    """Start new threads in a forked child: threads do not survive a fork, and the parent's state may be half done."""
     global _executor, _local
     _local = threading.local()
     if _executor is not None:

@@ -1,6 +1,6 @@
 // The GPU kernels of tinygan, in plain CUDA C without a single #include, so that NVRTC (which CuPy uses), nvcc and
 // g++ all take this same text: on a machine without a GPU the tests compile it for seven GPUs and run it on the
-// processor (hostcuda.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
+// processor (emulator.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
 // wrappers that check arguments and choose grids are in the cuda_*.py files.
 //
 // Three habits hold throughout:
@@ -10,7 +10,7 @@
 //   - Maps lie in memory as (channel, sample, row, column). A whole batch is then one matrix with a row per channel:
 //     a convolution is one matrix product, and a sum per channel is a sum along a row.
 // `order` names samples: slot s of a batch sorted by filter set holds sample order[s] (null: slot s is sample s).
-// A kernel that lets its threads wait for each other has "sync" in its body; hostcuda.py goes by that.
+// A kernel that lets its threads wait for each other has "sync" in its body; emulator.py goes by that.
 
 #define THREADS 256  // threads of a block in the kernels that add up within a block; cuda_launch.py says the same
 
@@ -163,57 +163,51 @@ extern "C" __global__ void row_sums(const float* __restrict__ x, float* __restri
     }
 }
 
-// y = u where u > t, else a (u - t) + t, with u = x + bias: bias and translated PReLU in one pass over (C, pixels).
-// blockIdx.y is the channel, so nobody divides. bias and shift may be null.
-extern "C" __global__ void bias_tprelu(
-    const float* __restrict__ x, const float* __restrict__ bias, const float* __restrict__ slope,
-    const float* __restrict__ shift, float* __restrict__ out, int C, int pixels)
+// y = x where x > t, else a (x - t) + t: the translated PReLU over (C, pixels). blockIdx.y is the channel, so no thread
+// has to divide. shift may be null.
+extern "C" __global__ void tprelu(
+    const float* __restrict__ x, const float* __restrict__ slope, const float* __restrict__ shift,
+    float* __restrict__ out, int C, int pixels)
 {
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
-        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        float a = slope[c], t = shift ? shift[c] : 0.0f;
         const float* row = x + (long long)c * pixels;
         float* result = out + (long long)c * pixels;
         EACH(i, pixels) {
-            float u = row[i] + b;
+            float u = row[i];
             result[i] = u > t ? u : a * (u - t) + t;
         }
     }
 }
 
 // Its whole backward pass over one reading of g and x. dx = g above the kink, a g at it and below (null: not wanted).
-// sums (3, C, gridDim.x) gets, per channel and block, the cotangents of slope: the sum of g (u - t) below; of shift:
-// 1 - a times the sum of g below; of bias: the sum of dx. Null: not wanted. row_sums adds up the blocks.
-extern "C" __global__ void bias_tprelu_back(
-    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ bias,
-    const float* __restrict__ slope, const float* __restrict__ shift, float* __restrict__ dx,
-    float* __restrict__ sums, int C, int pixels)
+// sums (2, C, gridDim.x) gets, per channel and block, the gradients to slope: the sum of g (x - t) below; to shift:
+// 1 - a times the sum of g below. Null: not wanted. row_sums adds up the blocks.
+extern "C" __global__ void tprelu_back(
+    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ slope,
+    const float* __restrict__ shift, float* __restrict__ dx, float* __restrict__ sums, int C, int pixels)
 {
     __shared__ float shared[THREADS];
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
-        float b = bias ? bias[c] : 0.0f, a = slope[c], t = shift ? shift[c] : 0.0f;
+        float a = slope[c], t = shift ? shift[c] : 0.0f;
         long long start = (long long)c * pixels;
-        float for_slope = 0.0f, for_shift = 0.0f, for_bias = 0.0f;
+        float for_slope = 0.0f, for_shift = 0.0f;
         EACH(i, pixels) {
-            float u = x[start + i] + b, cotangent = g[start + i];
+            float u = x[start + i], cotangent = g[start + i];
             bool below = u <= t;
-            float passed = below ? a * cotangent : cotangent;
             if (below) {
                 for_slope += cotangent * (u - t);
                 for_shift += cotangent;
             }
-            for_bias += passed;
-            if (dx) dx[start + i] = passed;
+            if (dx) dx[start + i] = below ? a * cotangent : cotangent;
         }
         if (!sums) continue;
         float* out = sums + (long long)c * gridDim.x + blockIdx.x;
-        long long next = (long long)C * gridDim.x;
         for_slope = block_sum_sync(for_slope, shared);
         for_shift = block_sum_sync(for_shift, shared);
-        for_bias = block_sum_sync(for_bias, shared);
         if (threadIdx.x == 0) {
             out[0] = for_slope;
-            out[next] = (1.0f - a) * for_shift;
-            out[2 * next] = for_bias;
+            out[(long long)C * gridDim.x] = (1.0f - a) * for_shift;
         }
     }
 }
@@ -224,8 +218,8 @@ extern "C" __global__ void bias_tprelu_back(
 // filter is everything of one set and channel. `used` is where the layer's mask of used sets starts (-1: all are).
 struct Bank {
     const float* w;
-    const float* g;   // cotangent of the normalised filters (backward only)
-    float* out;       // the normalised filters; backward: the cotangent of w
+    const float* g;   // gradient of the normalised filters (backward only)
+    float* out;       // the normalised filters; backward: the gradient to w
     float* norms;     // (sets, channels): written forward, read backward
     int sets, channels, outer, inner, first_block, used;
     float scale, eps;
@@ -513,11 +507,11 @@ extern "C" __global__ void resize(
     }
 }
 
-// ---- views: images seen from elsewhere --------------------------------------------------------------------------
+// ---- views: images sampled along affine maps --------------------------------------------------------------------
 
-// Where pixel (i, j) of a view looks along one axis: (a i + b j) + c, rounded after each step, so that both kernels
+// Where pixel (i, j) of a view is sampled along one axis: (a i + b j) + c, rounded after each step, so that both kernels
 // (and NumPy) find the same place to the bit.
-__device__ __forceinline__ float looks_at(const float* __restrict__ line, int i, int j)
+__device__ __forceinline__ float sampled_at(const float* __restrict__ line, int i, int j)
 {
     return __fadd_rn(__fadd_rn(__fmul_rn(line[0], (float)i), __fmul_rn(line[1], (float)j)), line[2]);
 }
@@ -535,7 +529,7 @@ extern "C" __global__ void warp(const float* __restrict__ x, float* __restrict__
 {
     EACH(pixel, M * h * w) {
         int j = pixel % w, i = pixel / w % h, m = pixel / (h * w);
-        float row = looks_at(matrices + 6 * m, i, j), column = looks_at(matrices + 6 * m + 3, i, j);
+        float row = sampled_at(matrices + 6 * m, i, j), column = sampled_at(matrices + 6 * m + 3, i, j);
         int top = (int)floorf(fminf(fmaxf(row, -2.0f), (float)H));  // far outside it does not matter how far
         int left = (int)floorf(fminf(fmaxf(column, -2.0f), (float)W));
         for (int c = 0; c < C; ++c) {
@@ -549,7 +543,7 @@ extern "C" __global__ void warp(const float* __restrict__ x, float* __restrict__
     }
 }
 
-// Of [first, last], the pixels j of row i of a view that may look at less than a pixel from `place` along one axis.
+// Of [first, last], the pixels j of row i of a view that may be sampled less than a pixel from `place` along one axis.
 // slack: what rounding may make of a position, in pixels of the image.
 __device__ __forceinline__ void narrow(const float* __restrict__ line, int i, int place, float slack, int* first,
                                        int* last)
@@ -568,7 +562,7 @@ __device__ __forceinline__ void narrow(const float* __restrict__ line, int i, in
 #define TOGETHER 4  // channels that a thread of warp_back sums up at once
 
 // The transpose: g (C, M, h, w) -> out (C, N, H, W). A thread owns a pixel of an image and gathers from those pixels
-// of its views that look at less than a pixel from it: order[first[n]] to order[first[n + 1] - 1] are the views of
+// of its views that are sampled less than a pixel from it: order[first[n]] to order[first[n + 1] - 1] are the views of
 // image n. inverse (M, 5) holds p, q, s, reach, slack: only rows within reach of p Y + q X + s can matter, and of such
 // a row the columns that two inequalities leave. Which is exact does not matter as long as none is missed: tent() is.
 extern "C" __global__ void warp_back(
@@ -590,7 +584,7 @@ extern "C" __global__ void warp_back(
                     narrow(lines, i, Y, about[4], &left, &right);
                     narrow(lines + 3, i, X, about[4], &left, &right);
                     for (int j = left; j <= right; ++j) {
-                        float weight = tent(looks_at(lines, i, j), Y) * tent(looks_at(lines + 3, i, j), X);
+                        float weight = tent(sampled_at(lines, i, j), Y) * tent(sampled_at(lines + 3, i, j), X);
                         const float* from = g + (((long long)c * M + order[k]) * h + i) * w + j;
                         #pragma unroll
                         for (int b = 0; b < TOGETHER; ++b)

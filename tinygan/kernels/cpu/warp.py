@@ -1,8 +1,8 @@
-"""Looking at images from elsewhere, and its transpose: bilinear sampling along an affine map, for the processor.
+"""Bilinear sampling of images along an affine map, and its transpose, for the processor.
 
-Each view is cut into blocks of rows. A block works out once where its pixels look, as an index into the image and two
-fractions, and uses both for every channel. The image gets a frame of zeros first, so that what lies outside needs no
-question: positions are moved into that frame before they become indices.
+Each view is cut into blocks of rows. A block computes once where its pixels are sampled, as an index into the image
+and two fractions, and uses both for every channel. The image gets a frame of zeros first, so that pixels beyond its
+rim need no case of their own: positions are clipped to that frame before they become indices.
 
 The transpose adds each pixel to the same four places with the same four weights. It counts in float64 (np.bincount),
 always in the order of views, channels, taps and pixels.
@@ -10,24 +10,15 @@ always in the order of views, channels, taps and pixels.
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
+from tinygan.kernels.geometry import positions
 
 BEFORE, AFTER = 1, 2  # zeros around an image: taps lie between -1 and size + 1
 JOB_PIXELS = 1 << 14  # of a view: their indices, fractions and weights stay in the cache
 
 
-def positions(matrix, rows, width):
-    """Where the pixels of `rows` (h,) look, as (row, column) arrays (h, width): (a i + b j) + c, one rounding each.
-
-    Every version of these kernels computes positions in this order and in the dtype of the maps, so all take the same
-    taps.
-    """
-    i, j = rows.astype(matrix.dtype)[:, None], np.arange(width, dtype=matrix.dtype)
-    return [(a * i + b * j) + c for a, b, c in matrix]
-
-
 def warp(x, matrices, sources, size):
-    """x (N, C, H, W), matrices (M, 2, 3), sources (M,) on the host -> views (M, C, *size)."""
+    """Sample views (M, C, *size) from x (N, C, H, W) along matrices (M, 2, 3); sources (M,), both on the host."""
     channels, height, width = x.shape[1:]
     wide = np.zeros((len(x), channels, height + BEFORE + AFTER, width + BEFORE + AFTER), x.dtype)
     wide[:, :, BEFORE:-AFTER, BEFORE:-AFTER] = x
@@ -45,13 +36,14 @@ def warp(x, matrices, sources, size):
             out[view, rows, :, c] = total
 
     step = max(1, JOB_PIXELS // max(1, size[1]))
-    pool.run([lambda view=view, start=start: job(view, slice(start, start + step))
-              for view in range(len(matrices)) for start in range(0, size[0], step)], worth_it=out.size >= pool.BLOCK)
+    threads.run([lambda view=view, start=start: job(view, slice(start, start + step))
+                 for view in range(len(matrices)) for start in range(0, size[0], step)],
+                worth_it=out.size >= threads.BLOCK)
     return out.transpose(0, 3, 1, 2)
 
 
 def warp_back(g, matrices, sources, shape):
-    """The transpose: g (M, C, h, w) -> shape (N, C, H, W); an image without a view gets zeros."""
+    """Apply the transpose: g (M, C, h, w) -> shape (N, C, H, W); an image without a view gets zeros."""
     channels, height, width = shape[1:]
     matrices = np.asarray(matrices, g.dtype)
     out = np.empty((shape[0], height, width, channels), g.dtype)
@@ -68,12 +60,12 @@ def warp_back(g, matrices, sources, shape):
                     plane += np.bincount(corner, (weight * g[view, c]).ravel(), len(plane))
         out[image] = wide[:, BEFORE:-AFTER, BEFORE:-AFTER].transpose(1, 2, 0)
 
-    pool.run([lambda image=image: job(image) for image in range(len(out))], worth_it=g.size >= pool.BLOCK)
+    threads.run([lambda image=image: job(image) for image in range(len(out))], worth_it=g.size >= threads.BLOCK)
     return out.transpose(0, 3, 1, 2)
 
 
 def _taps(matrix, rows, width, limits):
-    """(index of each pixel's upper left tap in the framed image, [(offset, weight) of each of the four taps])."""
+    """Return (index of each pixel's upper left tap in the framed image, [(offset, weight) of each of four taps])."""
     stride = limits[1] + BEFORE + AFTER
     corner, fractions = BEFORE * stride + BEFORE, []
     for position, limit, step in zip(positions(matrix, rows, width), limits, (stride, 1), strict=True):

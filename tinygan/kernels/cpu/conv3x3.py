@@ -7,7 +7,7 @@ Winograd's form F(4x4, 3x3) (S. Winograd 1980; for convolutional nets: Lavin and
 
 Summed over the channels, each of the 36 places is a matrix product (tiles, in) @ (in, out). The gradient to the input
 is a convolution of the same kind, with the filters turned by 180 degrees; of what arrives, only that counts where ReLU
-let something through, which is seen to while reading it.
+let something through, which is applied while reading it.
 
 The three matrices belong to six points at which polynomials are evaluated. Ours are 0, r, -r, -1/r, 1/r and infinity
 with r = sqrt 2, for two reasons. In float32 the rounding error is a quarter of that of the usual 0, 1, -1, 2, -2
@@ -30,9 +30,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.kernels import numpy_conv, pool
-from tinygan.kernels.numpy_patches import LONG_PRODUCT, overlap
-from tinygan.kernels.numpy_pool import zero_unless
+from tinygan.kernels import threads
+from tinygan.kernels.cpu import conv
+from tinygan.kernels.cpu.max_pool import zero_unless
+from tinygan.kernels.cpu.patches import LONG_PRODUCT
+from tinygan.kernels.geometry import overlap
 
 FEW = 4  # channels up to which a map is unrolled
 BLOCK_BYTES = 1 << 20  # transformed inputs of a block of tiles, or its products: about a core's L2 cache (measured)
@@ -57,9 +59,9 @@ Block = tuple[int, slice, slice]  # a sample, and rows and columns of its tiles
 
 
 def conv_relu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, padding: int) -> np.ndarray:
-    """max(0, conv(x) + bias), stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,) -> (N, A, h, w)."""
+    """Compute max(0, conv(x) + bias), stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,)."""
     if weight.shape[2:] != (3, 3) or padding != 1:
-        y = numpy_conv.conv(x, weight[None], (1, 1), (padding, padding), None).transpose(0, 2, 3, 1)
+        y = conv.conv(x, weight[None], (1, 1), (padding, padding), None).transpose(0, 2, 3, 1)
         y += bias
         return np.maximum(y, 0, out=y).transpose(0, 3, 1, 2)
     maps = x.transpose(0, 2, 3, 1)
@@ -72,10 +74,10 @@ def conv_relu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, padding: int)
 
 
 def conv_relu_dx(g: np.ndarray, y: np.ndarray, weight: np.ndarray, padding: int) -> np.ndarray:
-    """Its cotangent to x for the cotangent g of y = conv_relu(x): conv_transpose of g where y > 0, else of 0."""
+    """Compute its gradient to x: the transposed convolution of g where y = conv_relu(x) > 0, else of 0."""
     if weight.shape[2:] != (3, 3) or padding != 1:
         size = tuple(n + k - 1 - 2 * padding for n, k in zip(g.shape[2:], weight.shape[2:], strict=True))
-        return numpy_conv.conv_transpose(np.where(y > 0, g, 0), weight[None], (1, 1), (padding, padding), None, size)
+        return conv.conv_transpose(np.where(y > 0, g, 0), weight[None], (1, 1), (padding, padding), None, size)
     maps, y = g.transpose(0, 2, 3, 1), y.transpose(0, 2, 3, 1)
     dx = np.empty((*maps.shape[:3], weight.shape[1]), g.dtype)
     if weight.shape[1] <= FEW:
@@ -105,44 +107,37 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
 
     def multiply(blocks: Sequence[Block], inputs: np.ndarray, filters: np.ndarray, part: slice) -> None:
         tiles, some = inputs.shape[1], filters.shape[2]
-        products = pool.scratch("products", (6, 6, tiles * some), dtype)
+        products = threads.scratch("products", (6, 6, tiles * some), dtype)
         np.matmul(inputs, filters, out=products.reshape(36, tiles, some))
-        half = pool.scratch("half", (at.shape[1], 4, tiles * some), dtype)
+        half = threads.scratch("half", (at.shape[1], 4, tiles * some), dtype)
         np.matmul(at[:, :6], products, out=half[:6])
         if bias is not None:
             half[6].reshape(-1, some)[...] = bias[part]
-        result = pool.scratch("result", (4, 4, tiles * some), dtype)
+        result = threads.scratch("result", (4, 4, tiles * some), dtype)
         np.matmul(at, half.transpose(1, 0, 2), out=result.transpose(1, 0, 2))
         if bias is not None:
             _relu(result.reshape(16, -1))
-        result, start = result.reshape(4, 4, tiles, some), 0
-        for n, rows, columns in blocks:
-            high, wide = rows.stop - rows.start, columns.stop - columns.start
-            tile = result[:, :, start:start + high * wide].reshape(4, 4, high, wide, some)
-            start += high * wide
-            for i in range(4):
-                for j in range(4):
-                    place = out[n, 4 * rows.start + i:4 * rows.stop:4, 4 * columns.start + j:4 * columns.stop:4, part]
-                    place[...] = tile[i, j, :place.shape[0], :place.shape[1]]
+        _write_tiles(result.reshape(4, 4, tiles, some), blocks, out[..., part])
 
     def transformed(part: slice) -> np.ndarray:
         filters = _transformed(weight[:, part])
         return filters if y is None else filters[::-1]
 
     def convolve(blocks: Sequence[Block], filters: np.ndarray | None) -> None:  # None: each part's are made for it
-        inputs = pool.scratch("inputs", (36, sum(map(_tiles, blocks)), channels), dtype)  # this thread's, filled by all
+        # This thread's memory, filled by all.
+        inputs = threads.scratch("inputs", (36, sum(map(_tiles, blocks)), channels), dtype)
         jobs, start = [], 0
         for block in blocks:
             stop = start + _tiles(block)
             jobs.append(lambda block=block, at=slice(start, stop): _transform(maps, y, block, bt, inputs[:, at]))
             start = stop
-        pool.run(jobs, worth_it=worth_it)
+        threads.run(jobs, worth_it=worth_it)
         if filters is not None:
             multiply(blocks, inputs, filters, slice(0, wanted))
             return
         parts = [slice(start, min(wanted, start + PART)) for start in range(0, wanted, PART)]
-        pool.run([lambda part=part: multiply(blocks, inputs, transformed(part), part) for part in parts],
-                 worth_it=worth_it)
+        threads.run([lambda part=part: multiply(blocks, inputs, transformed(part), part) for part in parts],
+                    worth_it=worth_it)
 
     blocks = _blocks(maps.shape[:3], 36 * max(channels, wanted) * maps.itemsize)
     worth_it = 36 * sum(map(_tiles, blocks)) * channels * wanted >= LONG_PRODUCT
@@ -151,11 +146,24 @@ def _winograd(maps: np.ndarray, y: np.ndarray | None, weight: np.ndarray, bias: 
             convolve(group, None)
     else:
         filters = transformed(slice(0, wanted))
-        pool.run([lambda block=block: convolve([block], filters) for block in blocks], worth_it=worth_it)
+        threads.run([lambda block=block: convolve([block], filters) for block in blocks], worth_it=worth_it)
+
+
+def _write_tiles(result: np.ndarray, blocks: Sequence[Block], out: np.ndarray) -> None:
+    """Write the tiles of the blocks, (4, 4, tiles, O), to their places in out (N, H, W, O)."""
+    start = 0
+    for n, rows, columns in blocks:
+        high, wide = rows.stop - rows.start, columns.stop - columns.start
+        tile = result[:, :, start:start + high * wide].reshape(4, 4, high, wide, -1)
+        start += high * wide
+        for i in range(4):
+            for j in range(4):
+                place = out[n, 4 * rows.start + i:4 * rows.stop:4, 4 * columns.start + j:4 * columns.stop:4]
+                place[...] = tile[i, j, :place.shape[0], :place.shape[1]]
 
 
 def _blocks(maps: tuple[int, ...], tile_bytes: int) -> list[Block]:
-    """Blocks that cover all tiles of maps (N, H, W)."""
+    """Cut all tiles of maps (N, H, W) into blocks."""
     samples, rows, columns = maps[0], -(-maps[1] // 4), -(-maps[2] // 4)
     tiles = max(1, BLOCK_BYTES // tile_bytes)
     wide = _step(columns, tiles)
@@ -165,7 +173,7 @@ def _blocks(maps: tuple[int, ...], tile_bytes: int) -> list[Block]:
 
 
 def _step(total: int, at_most: int) -> int:
-    """The length of pieces, as equal as can be, that are not longer than `at_most`."""
+    """Compute the length of pieces, as equal as can be, that are not longer than `at_most`."""
     return -(-total // -(-total // at_most))
 
 
@@ -175,7 +183,7 @@ def _tiles(block: Block) -> int:
 
 
 def _grouped(blocks: Sequence[Block], at_most: int) -> list[list[Block]]:
-    """Blocks one after the other, as many in each group as have at most so many tiles (but one at least)."""
+    """Group the blocks in order, as many in each group as have at most so many tiles (but one at least)."""
     groups, tiles = [], 0
     for block in blocks:
         tiles += _tiles(block)
@@ -187,16 +195,16 @@ def _grouped(blocks: Sequence[Block], at_most: int) -> list[list[Block]]:
 
 
 def _transformed(weight: np.ndarray) -> np.ndarray:
-    """G w GT of every filter, (C, O, 3, 3) -> (36, C, O), in this thread's scratch."""
+    """Compute G w GT of every filter, (C, O, 3, 3) -> (36, C, O), in this thread's scratch."""
     channels, wanted = weight.shape[:2]
     both = np.kron(np.array(_G), np.array(_G)).astype(weight.dtype)
-    filters = pool.scratch("filters", (36, channels, wanted), weight.dtype)
+    filters = threads.scratch("filters", (36, channels, wanted), weight.dtype)
     np.matmul(both, weight.reshape(channels, wanted, 9).transpose(0, 2, 1), out=filters.transpose(1, 0, 2))
     return filters
 
 
 def _transform(maps: np.ndarray, y: np.ndarray | None, block: Block, bt: np.ndarray, out: np.ndarray) -> None:
-    """BT d B for the tiles of a block of maps (N, H, W, C), or of what is left of them where y > 0: (36, tiles, C)."""
+    """Compute BT d B for the tiles of a block of maps (N, H, W, C), or of what is left where y > 0: (36, tiles, C)."""
     n, rows, columns = block
     _, height, width, channels = maps.shape
     high, wide = rows.stop - rows.start, columns.stop - columns.start
@@ -204,15 +212,15 @@ def _transform(maps: np.ndarray, y: np.ndarray | None, block: Block, bt: np.ndar
     bottom, right = min(height, 4 * rows.stop + 1), min(width, 4 * columns.stop + 1)
     pixels = maps[n, top:bottom, left:right]
     if y is not None or pixels.strides[1:] != (channels * maps.itemsize, maps.itemsize):
-        pixels = pool.scratch("pixels", pixels.shape, maps.dtype)
+        pixels = threads.scratch("pixels", pixels.shape, maps.dtype)
         _read(maps[n, top:bottom, left:right], None if y is None else y[n, top:bottom, left:right], pixels)
-    half = pool.scratch("half", (6, high, right - left, channels), maps.dtype)
+    half = threads.scratch("half", (6, high, right - left, channels), maps.dtype)
     for k in range(high):  # pixels above and below the map are zeros: their columns of bt are left out
         first = 4 * (rows.start + k) - 1
         above, below = max(first, 0), min(first + 6, height)
         np.matmul(bt[:, above - first:below - first], pixels[above - top:below - top].reshape(below - above, -1),
                   out=half[:, k].reshape(6, -1))
-    gathered = pool.scratch("gathered", (6, 6, high, wide, channels), maps.dtype)
+    gathered = threads.scratch("gathered", (6, 6, high, wide, channels), maps.dtype)
     for j in range(6):
         inside, at = overlap(wide, 4 * columns.start - 1 - left + j, 4, right - left)
         gathered[j, :, :, :inside.start] = 0
@@ -223,16 +231,16 @@ def _transform(maps: np.ndarray, y: np.ndarray | None, block: Block, bt: np.ndar
 
 
 def _read(maps: np.ndarray, y: np.ndarray | None, out: np.ndarray) -> None:
-    """out = maps, or 0 where y is not positive."""
+    """Copy maps to out, or 0 where y is not positive."""
     if y is None:
         out[...] = maps
     else:
-        zero_unless(np.greater(y, 0, out=pool.scratch("mask", y.shape, np.bool_)), maps, out)
+        zero_unless(np.greater(y, 0, out=threads.scratch("mask", y.shape, np.bool_)), maps, out)
 
 
 def _relu(x: np.ndarray) -> None:
-    """In place, on a matrix with long rows. (A maximum with one number takes three times as long as with an array.)"""
-    zeros = pool.scratch("zeros", x.shape[1:], x.dtype)
+    """Apply ReLU in place to a matrix with long rows. (A maximum with one number takes three times as long.)"""
+    zeros = threads.scratch("zeros", x.shape[1:], x.dtype)
     zeros[...] = 0
     np.maximum(x, zeros, out=x)
 
@@ -241,18 +249,18 @@ def _relu(x: np.ndarray) -> None:
 
 
 def _from_few(maps: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """The layer on maps (N, H, W, C) of few channels: unroll some rows, multiply; the bias is one more tap."""
+    """Compute the layer on maps (N, H, W, C) of few channels: unroll some rows, multiply; the bias is one more tap."""
     samples, height, width, channels = maps.shape
     wanted, count = len(weight), 9 * channels + 1
     taps = np.concatenate([weight.transpose(2, 3, 1, 0).reshape(-1, wanted), bias[None]])
     step = max(1, BLOCK_BYTES // (4 * width * (wanted + 2 * count)))
 
     def job(n: int, top: int, bottom: int) -> None:
-        planes = pool.scratch("planes", (channels, bottom - top + 2, width + 2), maps.dtype)
+        planes = threads.scratch("planes", (channels, bottom - top + 2, width + 2), maps.dtype)
         planes[...] = 0
         first, last = max(0, top - 1), min(height, bottom + 1)
         planes[:, first - top + 1:last - top + 1, 1:-1] = maps[n, first:last].transpose(2, 0, 1)
-        columns = pool.scratch("columns", (count, bottom - top, width), maps.dtype)
+        columns = threads.scratch("columns", (count, bottom - top, width), maps.dtype)
         for i in range(3):
             for j in range(3):
                 tap = channels * (3 * i + j)
@@ -266,7 +274,7 @@ def _from_few(maps: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.nd
 
 
 def _to_few(maps: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """The gradient to maps of few channels: multiply some rows, then every pixel adds up its nine products."""
+    """Compute the gradient to maps of few channels: multiply some rows, then every pixel adds up its nine products."""
     samples, height, width, channels = maps.shape
     wanted = weight.shape[1]
     taps = weight.transpose(2, 3, 1, 0).reshape(9 * wanted, channels)
@@ -274,11 +282,11 @@ def _to_few(maps: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray
 
     def job(n: int, top: int, bottom: int) -> None:
         first, last = max(0, top - 1), min(height, bottom + 1)
-        pixels = pool.scratch("pixels", (last - first, width, channels), maps.dtype)
+        pixels = threads.scratch("pixels", (last - first, width, channels), maps.dtype)
         _read(maps[n, first:last], y[n, first:last], pixels)
-        products = pool.scratch("products", (3, 3, wanted, last - first, width), maps.dtype)
+        products = threads.scratch("products", (3, 3, wanted, last - first, width), maps.dtype)
         np.matmul(taps, pixels.reshape(-1, channels).T, out=products.reshape(9 * wanted, -1))
-        total = pool.scratch("total", (wanted, bottom - top, width), maps.dtype)
+        total = threads.scratch("total", (wanted, bottom - top, width), maps.dtype)
         total[...] = 0
         for i in range(3):
             rows, from_rows = overlap(bottom - top, top + 1 - i - first, 1, last - first)
@@ -291,6 +299,6 @@ def _to_few(maps: np.ndarray, y: np.ndarray, weight: np.ndarray, out: np.ndarray
 
 
 def _run_rows(job, samples: int, height: int, step: int, work: int) -> None:
-    """job(sample, first row, end) for all rows; work: multiplications."""
-    pool.run([lambda n=n, top=top: job(n, top, min(height, top + step))
-              for n in range(samples) for top in range(0, height, step)], worth_it=work >= LONG_PRODUCT)
+    """Call job(sample, first row, end) for all rows; work: multiplications."""
+    threads.run([lambda n=n, top=top: job(n, top, min(height, top + step))
+                 for n in range(samples) for top in range(0, height, step)], worth_it=work >= LONG_PRODUCT)

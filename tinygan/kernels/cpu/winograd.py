@@ -24,8 +24,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tinygan.kernels import pool
-from tinygan.kernels.numpy_patches import Pair, Samples, filter_matrices, run_jobs, sample_runs
+from tinygan.kernels import threads
+from tinygan.kernels.cpu.patches import Samples, filter_matrices, run_jobs, sample_runs
+from tinygan.kernels.geometry import Pair
 
 TILES_PER_JOB = 192  # rows of the nine products: with fewer, packing the filters costs more than multiplying
 PIXELS_PER_SET = 512  # below, transforming a filter set costs more than the products it saves (measured)
@@ -34,7 +35,7 @@ CHANNELS = 48  # with fewer, the transforms cost more than the products they sav
 
 def pays(big_shape: tuple[int, ...], small_shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair,
          routes: np.ndarray | None) -> bool:
-    """Whether maps (N, B, H, W) and (N, A, h, w) can be done here, and should."""
+    """Tell whether maps (N, B, H, W) and (N, A, h, w) can be done here, and whether that is faster."""
     n_samples, out_channels, *small_hw = small_shape
     for d in (0, 1):
         padded = (small_hw[d] + 1) * stride[d]  # a stride that leaves pixels over does not fit
@@ -48,7 +49,7 @@ def pays(big_shape: tuple[int, ...], small_shape: tuple[int, ...], kernel: Pair,
 
 def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair, routes: np.ndarray | None,
          small_hw: Pair) -> np.ndarray:
-    """big (N, B, H, W) -> small (N, A, *small_hw)."""
+    """Convolve big (N, B, H, W) to small (N, A, *small_hw)."""
     big = big.transpose(0, 2, 3, 1)
     (h, w), out_channels = small_hw, weight.shape[1]
     small = np.empty((len(big), h, w, out_channels), big.dtype)
@@ -57,14 +58,14 @@ def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair, route
 
     def job(k: int, samples: Samples, count: int) -> None:
         tiles = (3, 3, w // 2, h // 2, count)
-        cells = pool.scratch("cells", (*tiles, filters[k].shape[3]), big.dtype)
-        products = pool.scratch("products", (*tiles, out_channels), big.dtype)
+        cells = threads.scratch("cells", (*tiles, filters[k].shape[3]), big.dtype)
+        products = threads.scratch("products", (*tiles, out_channels), big.dtype)
         _difference_cells(big, samples, stride, padding, cells)
         np.matmul(_flat(cells), filters[k].transpose(0, 1, 3, 2), out=_flat(products))
         if isinstance(samples, slice):
             _gather(products, _tiles(small[samples]))
         else:
-            target = pool.scratch("target", (count, h, w, out_channels), big.dtype)
+            target = threads.scratch("target", (count, h, w, out_channels), big.dtype)
             _gather(products, _tiles(target))
             small[samples] = target
 
@@ -74,7 +75,7 @@ def conv(big: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair, route
 
 def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding: Pair,
                    routes: np.ndarray | None, output_size: Pair) -> np.ndarray:
-    """small (N, A, h, w) -> big (N, B, *output_size)."""
+    """Convolve small (N, A, h, w) the transposed way to big (N, B, *output_size)."""
     small = small.transpose(0, 2, 3, 1)
     n_samples, h, w, out_channels = small.shape
     channels = weight.shape[2]
@@ -85,15 +86,15 @@ def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding:
 
     def job(k: int, samples: Samples, count: int) -> None:
         tiles, size = (3, 3, w // 2, h // 2, count), sh * sw * channels
-        pixels = pool.scratch("pixels", (*tiles, out_channels), big.dtype)
-        products = pool.scratch("products", (*tiles, size), big.dtype)
-        columns = pool.scratch("columns", (w + 1, 3, h // 2, count, size), big.dtype)
-        cells = pool.scratch("cells", (w + 1, h + 1, count, size), big.dtype)
+        pixels = threads.scratch("pixels", (*tiles, out_channels), big.dtype)
+        products = threads.scratch("products", (*tiles, size), big.dtype)
+        columns = threads.scratch("columns", (w + 1, 3, h // 2, count, size), big.dtype)
+        cells = threads.scratch("cells", (w + 1, h + 1, count, size), big.dtype)
         _spread(_tiles(small[samples]), pixels)
         np.matmul(_flat(pixels), filters[k], out=_flat(products))
         _scatter(products.transpose(0, 2, 1, 3, 4, 5), columns)
         _scatter(columns.transpose(1, 2, 0, 3, 4), cells.transpose(1, 0, 2, 3))
-        target = big[samples] if isinstance(samples, slice) else pool.scratch(
+        target = big[samples] if isinstance(samples, slice) else threads.scratch(
             "target", (count, *big.shape[1:]), big.dtype)
         for in_cells, in_map in _cuts(cells, target, stride, padding):
             in_map[...] = in_cells
@@ -106,7 +107,7 @@ def conv_transpose(small: np.ndarray, weight: np.ndarray, stride: Pair, padding:
 
 def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair, routes: np.ndarray | None,
                 grad: np.ndarray) -> None:
-    """(big, small) -> grad (K, A, B, kh, kw), written for the filter sets in use."""
+    """Compute the weight gradient into grad (K, A, B, kh, kw), for the filter sets in use."""
     big, small = big.transpose(0, 2, 3, 1), small.transpose(0, 2, 3, 1)
     _, h, w, out_channels = small.shape
     (sh, sw), channels = stride, big.shape[3]
@@ -114,9 +115,9 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
     for k, samples, count in sample_runs(routes, len(big), len(big)):
         tiles = (3, 3, w // 2, h // 2, count)
         # This thread's scratch, filled by all: every sample meets every other in the sum.
-        cells = pool.scratch("all cells", (*tiles, sh * sw * channels), big.dtype)
-        pixels = pool.scratch("all pixels", (*tiles, out_channels), big.dtype)
-        products = pool.scratch("all products", (3, 3, out_channels, sh, sw * channels), big.dtype)
+        cells = threads.scratch("all cells", (*tiles, sh * sw * channels), big.dtype)
+        pixels = threads.scratch("all pixels", (*tiles, out_channels), big.dtype)
+        products = threads.scratch("all products", (3, 3, out_channels, sh, sw * channels), big.dtype)
         left, right = _flat(pixels), _flat(cells)
 
         def transform(_, part, size, samples=samples, cells=cells, pixels=pixels):
@@ -129,12 +130,12 @@ def conv_weight(big: np.ndarray, small: np.ndarray, stride: Pair, padding: Pair,
             np.matmul(left[i, j].T, right[i, j], out=products[i, j].reshape(out_channels, -1))
 
         run_jobs(transform, sample_runs(None, count, _samples_per_job(h, w)))
-        pool.run([lambda i=i, j=j: multiply(i, j) for i in range(3) for j in range(3)])
+        threads.run([lambda i=i, j=j: multiply(i, j) for i in range(3) for j in range(3)])
         _gather(products, taps[k].transpose(3, 1, 0, 2, 4))
 
 
 def _spread_filters(weight: np.ndarray, stride: Pair, runs) -> dict[int, np.ndarray]:
-    """The filter sets that `runs` name, transformed: (3, 3, A, sh*sw*B) each."""
+    """Transform the filter sets that `runs` name: (3, 3, A, sh*sw*B) each."""
     (sh, sw), channels = stride, weight.shape[2]
     done, jobs = {}, []
     for k, matrix in filter_matrices(weight, runs).items():
@@ -146,7 +147,7 @@ def _spread_filters(weight: np.ndarray, stride: Pair, runs) -> dict[int, np.ndar
         for start in range(0, out_channels, step):
             part = slice(start, start + step)
             jobs.append(lambda pair=taps[:, :, part], out=spread[:, :, part]: _spread(pair, out))
-    pool.run(jobs)
+    threads.run(jobs)
     return done
 
 
@@ -155,32 +156,32 @@ def _samples_per_job(h: int, w: int) -> int:
 
 
 def _flat(transformed: np.ndarray) -> np.ndarray:
-    """(3, 3, w/2, h/2, n, channels) as nine matrices, one row per tile."""
+    """Reshape (3, 3, w/2, h/2, n, channels) to nine matrices, one row per tile."""
     return transformed.reshape(3, 3, -1, transformed.shape[5])
 
 
 def _tiles(small: np.ndarray) -> np.ndarray:
-    """The map (n, h, w, A) as (2, 2, w/2, h/2, n, A): first the place in a 2x2 tile."""
+    """Reshape the map (n, h, w, A) to (2, 2, w/2, h/2, n, A): first the place in a 2x2 tile."""
     n, h, w, channels = small.shape
     return small.reshape(n, h // 2, 2, w // 2, 2, channels).transpose(4, 2, 3, 1, 0, 5)
 
 
 def _spread(pair: np.ndarray, out: np.ndarray) -> None:
-    """(2, 2, ...) -> out (3, 3, ...): (s0, s0 + s1, s1) along both leading axes."""
+    """Write (2, 2, ...) to out (3, 3, ...): (s0, s0 + s1, s1) along both leading axes."""
     out[::2, ::2] = pair
     np.add(out[0, ::2], out[2, ::2], out=out[1, ::2])
     np.add(out[:, 0], out[:, 2], out=out[:, 1])
 
 
 def _gather(products: np.ndarray, out: np.ndarray) -> None:
-    """(3, 3, ...) -> out (2, 2, ...): (m0 + m1, m1 + m2) along both leading axes."""
-    half = pool.scratch("gather", (2, *products.shape[1:]), products.dtype)
+    """Write (3, 3, ...) to out (2, 2, ...): (m0 + m1, m1 + m2) along both leading axes."""
+    half = threads.scratch("gather", (2, *products.shape[1:]), products.dtype)
     np.add(products[:2], products[1:], out=half)
     np.add(half[:, :2], half[:, 1:], out=out)
 
 
 def _difference(cells: np.ndarray, out: np.ndarray) -> None:
-    """cells (2t + 1, ...) -> out (3, t, ...): (d0 - d1, d1, d2 - d1); neighbouring tiles share a cell."""
+    """Write cells (2t + 1, ...) to out (3, t, ...): (d0 - d1, d1, d2 - d1); neighbouring tiles share a cell."""
     middle = cells[1::2]
     np.subtract(cells[:-1:2], middle, out=out[0])
     out[1] = middle
@@ -188,7 +189,7 @@ def _difference(cells: np.ndarray, out: np.ndarray) -> None:
 
 
 def _scatter(products: np.ndarray, out: np.ndarray) -> None:
-    """products (3, t, ...) -> out (2t + 1, ...), the transpose of `_difference`."""
+    """Write products (3, t, ...) to out (2t + 1, ...), the transpose of `_difference`."""
     middle = out[1::2]
     np.subtract(products[1], products[0], out=middle)
     middle -= products[2]
@@ -199,22 +200,22 @@ def _scatter(products: np.ndarray, out: np.ndarray) -> None:
 
 def _difference_cells(big: np.ndarray, samples: Samples, stride: Pair, padding: Pair,
                       out: np.ndarray) -> None:
-    """The samples' cells, transformed, into `out` (3, 3, w/2, h/2, n, sh*sw*B)."""
+    """Transform the samples' cells into `out` (3, 3, w/2, h/2, n, sh*sw*B)."""
     _, _, tiles_x, tiles_y, n, size = out.shape
-    cells = pool.scratch("padded", (2 * tiles_x + 1, 2 * tiles_y + 1, n, size), big.dtype)
+    cells = threads.scratch("padded", (2 * tiles_x + 1, 2 * tiles_y + 1, n, size), big.dtype)
     if padding != (0, 0):
         for edge in (cells[0], cells[-1], cells[:, 0], cells[:, -1]):
             edge[...] = 0
     for in_cells, in_map in _cuts(cells, big[samples], stride, padding):
         in_cells[...] = in_map
-    columns = pool.scratch("columns", (3, tiles_x, *cells.shape[1:]), big.dtype)
+    columns = threads.scratch("columns", (3, tiles_x, *cells.shape[1:]), big.dtype)
     _difference(cells, columns)
     _difference(columns.transpose(2, 0, 1, 3, 4), out.transpose(1, 3, 0, 2, 4, 5))
 
 
 def _cuts(cells: np.ndarray, big: np.ndarray, stride: Pair,
           padding: Pair) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of views that tie all of `big` (n, H, W, B) to its place in `cells` (w+1, h+1, n, sh*sw*B).
+    """Yield pairs of views that tie all of `big` (n, H, W, B) to its place in `cells` (w+1, h+1, n, sh*sw*B).
 
     Samples stand inside the cells, so that every sum and difference above runs over long stretches of memory.
     """
@@ -229,7 +230,7 @@ def _cuts(cells: np.ndarray, big: np.ndarray, stride: Pair,
 
 
 def _spans(size: int, stride: int, padding: int) -> list[tuple[slice, slice, slice]]:
-    """How `size` pixels fall into the first cell, the full ones and the last: (cells, offsets, pixels)."""
+    """List how `size` pixels fall into the first cell, the full ones and the last: (cells, offsets, pixels)."""
     first = -padding % stride
     cell = -(-padding // stride)
     full = (size - first) // stride

@@ -1,9 +1,9 @@
-"""Looking at images from elsewhere on a GPU, and its transpose: one kernel of kernels.cu each.
+"""Bilinear sampling of images along an affine map on a GPU, and its transpose: one kernel of kernels.cu each.
 
-The transpose gathers: a pixel of the image collects from the pixels of the views that look at it, in a fixed order, so
-there are no atomics and the bits are the same every time. Which pixels those are, the inverse of the affine map says;
-it is computed here, in float64, with room for what rounding does to positions in float32. A matrix that has no inverse
-worth the name gets all rows, of which the kernel then skips most.
+The transpose gathers: a pixel of the image collects from the pixels of the views that were sampled near it, in a fixed
+order, so there are no atomics and the bits are the same every time. Which pixels those are, the inverse of the affine
+map says; it is computed here, in float64, with room for what rounding does to positions in float32. A matrix that has
+no inverse worth the name gets all rows, of which the kernel then skips most.
 
 Definitions are in reference.py.
 """
@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_conv import channel_rows
-from tinygan.kernels.cuda_launch import blocks_for, launch
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.launch import blocks_for, launch
 
 ROUNDING = 2.0**-21  # a few roundings of float32, of a number of size 1
 FARTHEST = 2.0**19  # rows from the view, up to which float32 finds a row to within a quarter
 
 
 def warp(x: Any, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int]) -> Any:
-    """x (N, C, H, W) -> views (M, C, *size); matrices (M, 2, 3), sources (M,) on the host."""
+    """Sample views (M, C, *size) from x (N, C, H, W); matrices (M, 2, 3), sources (M,) on the host."""
     rows, xp = channel_rows(x), xp_of(x)
     out = xp.empty((x.shape[1], len(matrices), *size), np.float32)
     if out.size:
@@ -33,7 +33,7 @@ def warp(x: Any, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int
 
 
 def warp_back(g: Any, matrices: np.ndarray, sources: np.ndarray, shape: tuple) -> Any:
-    """The transpose: g (M, C, h, w) -> `shape` (N, C, H, W)."""
+    """Apply the transpose: g (M, C, h, w) -> `shape` (N, C, H, W)."""
     rows, xp = channel_rows(g), xp_of(g)
     out = xp.empty((shape[1], shape[0], *shape[2:]), np.float32)
     if out.size:
@@ -46,14 +46,14 @@ def warp_back(g: Any, matrices: np.ndarray, sources: np.ndarray, shape: tuple) -
 
 
 def views_of_images(sources: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the views sorted by image (M,), where those of each image begin (images + 1,)), int32."""
+    """Sort the views by image (M,), and find where those of each image begin (images + 1,); int32."""
     order = np.argsort(sources, kind="stable")
     return order.astype(np.int32), np.searchsorted(sources[order], np.arange(images + 1)).astype(np.int32)
 
 
 def inverse(matrices: np.ndarray, size: tuple[int, int], limits: tuple[int, int]) -> np.ndarray:
-    """For each view p, q, s, reach, slack (M, 5) float32: row i of the view looks at less than a pixel from (Y, X) only
-    if |p Y + q X + s - i| <= reach; slack: how far a position may be off by rounding.
+    """Compute p, q, s, reach, slack (M, 5) float32 of each view: row i is sampled less than a pixel from (Y, X) only if
+    |p Y + q X + s - i| <= reach; slack: how far a position may be off by rounding.
 
     size: of the views, limits: of the images, whose pixels (Y, X) are asked about.
     """

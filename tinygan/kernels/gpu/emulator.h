@@ -1,6 +1,6 @@
 // CUDA C on the processor: what a kernel file needs so that g++ can compile it and a plain program can run it.
 //
-// hostcuda.py puts this text in front of a kernel file and one line per kernel behind it. The blocks of a grid run one
+// emulator.py puts this text in front of a kernel file and one line per kernel behind it. The blocks of a grid run one
 // after another. The threads of a block run in one of two ways:
 //   - a kernel that never waits: each thread from start to end, in a loop. Fast, and a debugger can follow it.
 //   - a kernel whose threads wait for each other: each thread has a stack of its own (a fiber). It runs until it comes

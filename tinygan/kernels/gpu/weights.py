@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
 from tinygan.kernels.update import Update
 
 BANK = np.dtype([("w", "u8"), ("g", "u8"), ("out", "u8"), ("norms", "u8"), ("sets", "i4"), ("channels", "i4"),
@@ -27,7 +27,7 @@ ALIGN = 64  # numbers: parameters in a flat buffer start on lines of 256 bytes
 
 
 def normalize_all(items: Sequence[tuple]) -> list[tuple[Any, Any]]:
-    """For each (w, out_axis, scale, eps, rows): (v, n) as in reference.normalize; all in one launch."""
+    """Normalise each (w, out_axis, scale, eps, rows) to (v, n) as in reference.normalize; all in one launch."""
     xp = xp_of(items[0][0])
     jobs, results = [], []
     for w, out_axis, scale, eps, rows in items:
@@ -40,7 +40,7 @@ def normalize_all(items: Sequence[tuple]) -> list[tuple[Any, Any]]:
 
 
 def normalize_dx_all(items: Sequence[tuple]) -> list[Any]:
-    """For each (g, w, n, out_axis, scale, rows): the cotangent of w as in reference.normalize_dx; in one launch."""
+    """Compute reference.normalize_dx of each (g, w, n, out_axis, scale, rows), all in one launch."""
     xp = xp_of(items[0][0])
     jobs = []
     for g, w, n, out_axis, scale, rows in items:
@@ -51,17 +51,17 @@ def normalize_dx_all(items: Sequence[tuple]) -> list[Any]:
 
 
 def normalize(w: Any, out_axis: int, scale: float, eps: float, rows: np.ndarray | None = None) -> tuple[Any, Any]:
-    """(v, n) with v = w / n; v = 0 and n = 1 for sets not in rows."""
+    """Divide every filter by its norm: (v, n) with v = w / n; v = 0 and n = 1 for sets not in rows."""
     return normalize_all([(w, out_axis, scale, eps, rows)])[0]
 
 
 def normalize_dx(g: Any, w: Any, n: Any, out_axis: int, scale: float, rows: np.ndarray | None = None) -> Any:
-    """(g - scale (sum w g) w / n^2) / n; 0 for sets not in rows."""
+    """Compute its gradient to w: (g - scale (sum w g) w / n^2) / n; 0 for sets not in rows."""
     return normalize_dx_all([(g, w, n, out_axis, scale, rows)])[0]
 
 
 def filter_norms(w: Any, out_axis: int, scale: float = 1.0, eps: float = 0.0, rows: np.ndarray | None = None) -> Any:
-    """sqrt(scale * sum w^2 + eps), (K, channels); 1 for sets not in rows."""
+    """Compute sqrt(scale * sum w^2 + eps), (K, channels); 1 for sets not in rows."""
     return normalize(w, out_axis, scale, eps, rows)[1]
 
 
@@ -86,7 +86,7 @@ def _run_banks(kernel: str, jobs: Sequence[tuple]) -> None:
 
 
 def tile(outer: int, inner: int) -> int:
-    """How many neighbouring channels a block takes (bank_tile in kernels.cu)."""
+    """Choose how many neighbouring channels a block takes (bank_tile in kernels.cu)."""
     return 32 // inner if outer > 1 and inner in (1, 2, 4, 8, 16) else 1
 
 
@@ -94,7 +94,7 @@ def tile(outer: int, inner: int) -> int:
 
 
 def pack(arrays: Sequence[Any]) -> list[Any]:
-    """Copies of the arrays in one flat buffer, one behind the other: views of the same shapes."""
+    """Copy the arrays into one flat buffer, one behind the other: views of the same shapes."""
     xp = xp_of(arrays[0])
     sizes = [-(-a.size // ALIGN) * ALIGN for a in arrays]
     flat, at, views = xp.zeros(sum(sizes), np.float32), 0, []
@@ -107,12 +107,12 @@ def pack(arrays: Sequence[Any]) -> list[Any]:
 
 
 def rmsprop_all(updates: Sequence[Update], *, lr: float, alpha: float, eps: float) -> None:
-    """In place for every update: reference.rmsprop, then p kept within its bounds."""
+    """Update every parameter by reference.rmsprop, then keep it within its bounds; in one launch."""
     _run_entries("rmsprop", [_entries(u, u.slots[0], None)[0] for u in updates], xp_of(updates[0].p), lr, alpha, eps)
 
 
 def adam_all(updates: Sequence[Update], *, lr: float, beta1: float, beta2: float, eps: float) -> None:
-    """In place for every update: reference.adam, then p kept within its bounds."""
+    """Update every parameter by reference.adam, then keep it within its bounds; in one launch."""
     parts = []
     for u in updates:
         part, steps = _entries(u, u.slots[1], u.slots[0])
@@ -122,7 +122,7 @@ def adam_all(updates: Sequence[Update], *, lr: float, beta1: float, beta2: float
 
 
 def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
-    """In place for every (average, weights): average = decay average + (1 - decay) weights."""
+    """Update every (average, weights) to average = decay average + (1 - decay) weights; in one launch."""
     parts = []
     for average, weights in pairs:
         entry = np.zeros(1, ENTRY)
@@ -132,7 +132,7 @@ def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
 
 
 def _entries(update: Update, v: Any, m: Any) -> tuple[np.ndarray, np.ndarray]:
-    """One entry for a parameter, or one for each filter set that takes part; and how often each was updated."""
+    """Make one entry for a parameter, or one for each filter set in use; and count how often each was updated."""
     p, steps, rows = update.p, update.steps, update.rows
     by_set = len(steps) > 1 or rows is not None
     sets = np.zeros(1, np.int64) if not by_set else np.arange(len(p)) if rows is None else np.flatnonzero(rows)
@@ -163,20 +163,20 @@ def _run_entries(kernel: str, parts: Sequence[np.ndarray], xp: Any, *numbers: fl
     launch(kernel, grid, upload(xp, table), len(table), *numbers)
 
 
-# The same for a single array, as the other kernel modules offer it.
+# The same for a single array, as class Kernels has it.
 
 
 def rmsprop(p: Any, v: Any, g: Any, *, lr: float, alpha: float, eps: float, rows: np.ndarray | None = None) -> None:
-    """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    """Update v = alpha v + (1 - alpha) g^2 and p -= lr g / (sqrt(v) + eps), in place."""
     rmsprop_all([Update(p, (v,), g, np.ones(len(p), np.int64), rows)], lr=lr, alpha=alpha, eps=eps)
 
 
 def adam(p: Any, m: Any, v: Any, g: Any, *, lr: float, beta1: float, beta2: float, eps: float, step: Any,
          rows: np.ndarray | None = None) -> None:
-    """In place: Adam with bias correction, eps outside the root; step: one number or one per row."""
+    """Update by Adam with bias correction, eps outside the root; step: one number or one per row."""
     adam_all([Update(p, (m, v), g, np.broadcast_to(step, len(p)), rows)], lr=lr, beta1=beta1, beta2=beta2, eps=eps)
 
 
 def lerp(ema: Any, p: Any, decay: float) -> None:
-    """In place: ema = decay ema + (1 - decay) p."""
+    """Update ema = decay ema + (1 - decay) p, in place."""
     lerp_all([(ema, p)], decay)

@@ -2,30 +2,27 @@
 
 The idea: written as separate array expressions an activation reads and writes main memory once per operator,
 and that traffic is its whole cost. Here a block of memory that fits the cache goes through all the operators
-before the next one is touched, and blocks spread over the thread pool.
+before the next one is touched, and blocks spread over the threads.
 
-Maps are (N, C, ...), seen here as a matrix (pixels, C), which is a view for channels-last memory. A vector of
+Maps are (N, C, ...), reshaped here to a matrix (pixels, C), which is a view for channels-last memory. A vector of
 C numbers per channel meets it tiled: NumPy's inner loop is as long as the last axis, and for 16 channels the
-bookkeeping per row would cost more than the row. So r pixels are seen as one row of r*C numbers.
+bookkeeping per row would cost more than the row. So r pixels become one row of r*C numbers.
 """
 
 import math
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 INNER = 1024  # wanted length of NumPy's inner loop
 
 
-def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, bias: np.ndarray | None = None) -> np.ndarray:
-    """Translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t, as in Xiang and Li, arXiv:1704.03971.
+def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+    """Compute the translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t (Xiang and Li, arXiv:1704.03971).
 
-    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU. bias (C,) is added
-    to x first, in a pass of its own.
+    x (N, C, ...); slope a and shift t (C,), one per channel; shift None: t = 0, the plain PReLU.
     """
-    if bias is not None:
-        x = x + bias.reshape(-1, *[1] * (x.ndim - 2))
     rows, tile = _as_rows(x)
     y, out = _result(x, rows)
     a = np.tile(slope, tile)
@@ -49,7 +46,7 @@ def tprelu(x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, bias: np.
 
 
 def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
-    """Cotangent g through TPReLU to x: g where x > t, else a g (at the kink x == t: a g)."""
+    """Compute its gradient to x: g where x > t, else a g (at the kink x == t: a g)."""
     rows, tile = _as_rows(x)
     cotangent, _ = _as_rows(g)
     y, out = _result(x, rows)
@@ -59,7 +56,7 @@ def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray
     def job(block: slice) -> None:
         # The factor 1 + [x <= t] (a - 1): arithmetic, for a select stumbles over random signs (5x slower).
         u, v = rows[block], y[block]
-        below = pool.scratch("mask", u.shape, np.bool_)
+        below = threads.scratch("mask", u.shape, np.bool_)
         np.less_equal(u, threshold, out=below)
         np.multiply(below, drop, out=v)
         v += 1
@@ -70,7 +67,7 @@ def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray
 
 
 def tprelu_dslope(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
-    """Per channel, the sum of g (x - t) over x <= t: the cotangent of the slope, (C,)."""
+    """Compute its gradient to the slope, (C,): per channel, the sum of g (x - t) over x <= t."""
 
     def below(u, h, threshold, work):
         np.subtract(u, threshold, out=work)
@@ -81,10 +78,10 @@ def tprelu_dslope(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.
 
 
 def tprelu_below(g: np.ndarray, x: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
-    """Per channel, the sum of g over x <= t, (C,); times 1 - a it is the cotangent of the shift."""
+    """Sum g over x <= t per channel, (C,); times 1 - a it is the gradient to the shift."""
 
     def below(u, h, threshold, work):
-        mask = pool.scratch("mask", u.shape, np.bool_)
+        mask = threads.scratch("mask", u.shape, np.bool_)
         np.less_equal(u, threshold, out=mask)
         np.multiply(h, mask, out=work)
 
@@ -101,16 +98,17 @@ def _sum_per_channel(below, g: np.ndarray, x: np.ndarray, shift: np.ndarray | No
 
     def job(number: int) -> None:
         u, h = rows[blocks[number]], cotangent[blocks[number]]
-        work = pool.scratch("work", u.shape, u.dtype)
+        work = threads.scratch("work", u.shape, u.dtype)
         below(u, h, threshold, work)
         np.add.reduce(work, axis=0, out=partial[number])
 
-    pool.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=rows.size >= pool.MANY)
+    threads.run([lambda number=number: job(number) for number in range(len(blocks))],
+                worth_it=rows.size >= threads.MANY)
     return partial.sum(axis=0).reshape(tile, x.shape[1]).sum(axis=0)
 
 
 def _as_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
-    """x as a matrix (pixels / r, r * C), and r: a view if x is channels-last in memory, else a copy."""
+    """Reshape x to a matrix (pixels / r, r * C), and return r: a view if x is channels-last in memory, else a copy."""
     channels = x.shape[1]
     pixels = x.size // channels if channels else 0
     wanted = 1 << max(0, math.ceil(math.log2(INNER / max(1, channels))))
@@ -120,15 +118,15 @@ def _as_rows(x: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _result(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An empty array like x in channels-last memory: as matrix, and as (N, C, ...)."""
+    """Allocate an array like x in channels-last memory: as matrix, and as (N, C, ...)."""
     out = np.empty((x.shape[0], *x.shape[2:], x.shape[1]), x.dtype)
     return out.reshape(rows.shape), np.moveaxis(out, -1, 1)
 
 
 def _blocks(rows: np.ndarray) -> list[slice]:
-    step = max(1, pool.BLOCK // max(1, rows.shape[1]))
+    step = max(1, threads.BLOCK // max(1, rows.shape[1]))
     return [slice(start, start + step) for start in range(0, rows.shape[0], step)]
 
 
 def _run(job, rows: np.ndarray) -> None:
-    pool.run([lambda block=block: job(block) for block in _blocks(rows)], worth_it=rows.size >= pool.MANY)
+    threads.run([lambda block=block: job(block) for block in _blocks(rows)], worth_it=rows.size >= threads.MANY)

@@ -29,7 +29,7 @@ import numpy as np
 
 from tinygan.errors import TinyganError
 
-HEADER = Path(__file__).with_name("cuda_host.h")
+HEADER = Path(__file__).with_name("emulator.h")
 FILE_NAME = "kernels.cu"  # what the compiler calls the code in its messages
 FLAGS = ("-std=c++17", "-O1", "-g", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE",
          "-fvisibility=hidden", "-shared", "-fPIC")
@@ -39,7 +39,7 @@ MAX_GRID = (2**31 - 1, 65_535, 65_535)
 MAX_BLOCK = (1024, 1024, 64)
 MAX_THREADS = 1024  # of a block, whatever its shape
 
-_DIVERGED, _STUCK, _BARRIER_IN_LOOP, _STACK_OVERFLOW, _THROWN = 1, 2, 3, 4, 5  # as in cuda_host.h
+_DIVERGED, _STUCK, _BARRIER_IN_LOOP, _STACK_OVERFLOW, _THROWN = 1, 2, 3, 4, 5  # as in emulator.h
 _KERNEL = re.compile(r"__global__\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?void\s+"
                      r"(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(")
 _TEMPLATE = re.compile(r"template\s*<[^;{}]*>\s*(?:static\s+|inline\s+)*$")
@@ -72,11 +72,11 @@ class HostModule:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The kernels of the module, in the order of the code."""
+        """Name the kernels of the module, in the order of the code."""
         return tuple(self._flags)
 
     def get_function(self, name: str) -> HostKernel:
-        """The kernel called `name`. Raises TinyganError, naming the ones there are, when there is none."""
+        """Return the kernel called `name`. Raises TinyganError, naming the ones there are, when there is none."""
         if name not in self._flags:
             raise TinyganError(f"no kernel {name!r} here: there are {', '.join(self._flags) or 'none'}")
         if name not in self._kernels:
@@ -117,7 +117,7 @@ class HostKernel:
             raise RuntimeError(self._problem(outcome, *report))
 
     def _dimensions(self, grid: Sequence[int], block: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Both as three numbers, if a GPU could launch them."""
+        """Return both as three numbers, if a GPU could launch them."""
         full = []
         for what, sizes, limits in (("grid", grid, MAX_GRID), ("block", block, MAX_BLOCK)):
             if not isinstance(sizes, tuple) or not 1 <= len(sizes) <= 3:
@@ -133,7 +133,7 @@ class HostKernel:
         return full[0], full[1]
 
     def _pack(self, i: int, arg: Any) -> ctypes.Array:
-        """The bytes of argument i as the kernel reads them."""
+        """Return the bytes of argument i as the kernel reads them."""
         size, pointer, target, floating = self._parameters[i]
         if isinstance(arg, np.ndarray):
             if not pointer:
@@ -175,7 +175,7 @@ class HostKernel:
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """Environment variables for starting a Python process in which HostModule(code, sanitize=True) works.
+    """Return the environment variables for a Python process in which HostModule(code, sanitize=True) works.
 
     The checking libraries must be loaded before everything else. Raises TinyganError where g++ or one of them is
     missing.
@@ -196,12 +196,12 @@ def sanitizer_environment() -> dict[str, str]:
 
 
 def without_comments(code: str) -> str:
-    """The code with each comment replaced by a space."""
+    """Return the code with each comment replaced by a space."""
     return re.sub(r"//[^\n]*|/\*.*?\*/", " ", code, flags=re.DOTALL)
 
 
 def kernel_bodies(code: str) -> dict[str, str]:
-    """Name and body of every kernel in code without comments. Templates are left out: they have no single name."""
+    """Map each kernel's name to its body, in code without comments. Templates, which have many, are left out."""
     found = {}
     for match in _KERNEL.finditer(code):
         before = code[: match.start()].rstrip()
@@ -219,7 +219,7 @@ def kernel_bodies(code: str) -> dict[str, str]:
 
 
 def _full_source(code: str, names: list[str]) -> str:
-    """The header, the code, and for each kernel two functions that Python can find."""
+    """Join the header, the code, and for each kernel two functions that Python can find."""
     wrappers = "".join(
         f'extern "C" __attribute__((visibility("default"))) int host_run_{name}(const unsigned* d, void** a, int* r) '
         f"{{ return host::launch({name}, d, a, r); }}\n"
@@ -239,9 +239,9 @@ def _compiler() -> str:
 
 
 def _cache_folder() -> Path:
-    """A folder of this user alone: libraries are loaded from it, so nobody else may put one there."""
+    """Return a folder of this user alone: libraries are loaded from it, so no other user may be able to write there."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"tinygan-hostcuda-{user}"
+    folder = Path(tempfile.gettempdir()) / f"tinygan-emulator-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if folder.is_symlink() or state.st_uid != user or state.st_mode & 0o022:
@@ -250,7 +250,7 @@ def _cache_folder() -> Path:
 
 
 def _compiled(source: str, sanitize: bool) -> Path:
-    """The library made of `source`; compiled at most once, under a name that says everything it depends on."""
+    """Compile `source` to a library, at most once, under a name that holds everything it depends on."""
     compiler = _compiler()
     flags = (*FLAGS, *(SANITIZE_FLAGS if sanitize else ()))
     state = os.stat(compiler)

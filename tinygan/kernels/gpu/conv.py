@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels.cuda_launch import blocks_for, gemm, launch
-from tinygan.kernels.numpy_patches import small_size
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.geometry import small_size
+from tinygan.kernels.gpu.launch import blocks_for, gemm, launch
 
 COLUMNS = 1 << 26  # numbers in the matrix of columns at most (256 MB), but never less than one sample
 SPECIAL = {((4, 4), (2, 2), (1, 1)): "k4s2p1", ((3, 3), (1, 1), (1, 1)): "k3s1p1"}
@@ -33,7 +33,7 @@ _KEPT_ORDERS = 64  # a step asks for the same routes forward, back to the input 
 
 
 def conv(big: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarray | None) -> Any:
-    """big (N, B, H, W) -> small (N, A, h, w)."""
+    """Convolve big (N, B, H, W) to small (N, A, h, w)."""
     kernel = weight.shape[3:]
     hw = tuple(small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
     layer = _Layer(channel_rows(big), (weight.shape[1], *hw), kernel, stride, padding, routes)
@@ -47,7 +47,7 @@ def conv(big: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarra
 
 def conv_transpose(small: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarray | None,
                    output_size: tuple) -> Any:
-    """small (N, A, h, w) -> big (N, B, *output_size)."""
+    """Convolve small (N, A, h, w) the transposed way to big (N, B, *output_size)."""
     small = channel_rows(small)
     big = xp_of(small).empty((weight.shape[2], small.shape[1], *output_size), np.float32)
     layer = _Layer(big, (small.shape[0], *small.shape[2:]), weight.shape[3:], stride, padding, routes)
@@ -61,7 +61,7 @@ def conv_transpose(small: Any, weight: Any, stride: tuple, padding: tuple, route
 
 def conv_weight(big: Any, small: Any, kernel: tuple, stride: tuple, padding: tuple, routes: np.ndarray | None,
                 bank: int) -> Any:
-    """(big, small) -> (bank, A, B, kh, kw), zero for unused sets."""
+    """Compute the weight gradient (bank, A, B, kh, kw), zero for unused sets."""
     xp, small = xp_of(big), channel_rows(small)
     layer = _Layer(channel_rows(big), (small.shape[0], *small.shape[2:]), kernel, stride, padding, routes)
     rows = layer.sorted(small)
@@ -90,15 +90,15 @@ class _Layer:
             self.order, self.runs = _order(self.xp, big.data.device_id, np.asarray(routes, np.int32).tobytes())
 
     def new_small(self) -> Any:
-        """An empty matrix for the small map, (A, N * h * w)."""
+        """Allocate a matrix for the small map, (A, N * h * w)."""
         return self.xp.empty((self.small_shape[0], self.samples * self.pixels), np.float32)
 
     def sorted(self, small: Any) -> Any:
-        """The small map as a matrix with the samples sorted by filter set."""
+        """Sort the small map's samples by filter set: a matrix."""
         return self._sort(small, 0).reshape(len(small), -1)
 
     def unsorted(self, small: Any) -> Any:
-        """A matrix of sorted samples as a map (A, N, h, w) in the batch's order."""
+        """Bring a matrix of sorted samples back to a map (A, N, h, w) in the batch's order."""
         return self._sort(small, 1).reshape(self.small_shape[0], self.samples, *self.small_shape[1:])
 
     def _sort(self, x: Any, back: int) -> Any:
@@ -109,7 +109,7 @@ class _Layer:
         return out
 
     def chunks(self, fill: Any):
-        """(columns, its parts): a matrix of columns for some samples at a time, filled by `fill` if that is given.
+        """Yield (columns, its parts): a matrix of columns for some samples at a time, filled by `fill` if given.
 
         Parts are (filter set, columns of this matrix, columns of the whole batch), for the runs that fall into it.
         """
@@ -131,7 +131,7 @@ class _Layer:
 
     @property
     def columns_are_pixels(self) -> bool:
-        """With a 1 x 1 kernel and one filter set the map is its own matrix of columns."""
+        """Tell whether the map is its own matrix of columns: a 1 x 1 kernel and one filter set."""
         return self.kernel == self.stride == (1, 1) and self.padding == (0, 0) and self.order is None
 
     def im2col(self, columns: Any) -> None:
@@ -157,7 +157,7 @@ class _Layer:
 
 @functools.lru_cache(_KEPT_ORDERS)
 def _order(xp: Any, device: int, routes: bytes) -> tuple[Any, list[tuple[int, int, int]]]:
-    """(samples sorted by filter set on the device, [(filter set, first slot, last slot + 1), ...]).
+    """Sort the samples by filter set: (their order on the device, [(filter set, first slot, last slot + 1), ...]).
 
     The list is None where the samples are sorted already, as when one route serves a whole batch.
     """
@@ -171,16 +171,16 @@ def _order(xp: Any, device: int, routes: bytes) -> tuple[Any, list[tuple[int, in
 
 
 def channel_rows(x: Any) -> Any:
-    """(N, C, ...) as a dense (C, N, ...) array: a view of what these kernels return, a copy of anything else."""
+    """Return (N, C, ...) as a dense (C, N, ...): a view of what these kernels return, a copy of anything else."""
     rows = x.swapaxes(0, 1)
     return rows if rows.flags.c_contiguous else xp_of(x).ascontiguousarray(rows)
 
 
 def _logical(rows: Any) -> Any:
-    """The opposite view: (C, N, ...) as (N, C, ...)."""
+    """Return the opposite view: (C, N, ...) as (N, C, ...)."""
     return rows.swapaxes(0, 1)
 
 
 def _filters(weight: Any) -> Any:
-    """(K, A, B, kh, kw) as matrices (K, A, B * kh * kw)."""
+    """Reshape (K, A, B, kh, kw) to matrices (K, A, B * kh * kw)."""
     return xp_of(weight).ascontiguousarray(weight).reshape(*weight.shape[:2], -1)

@@ -33,7 +33,7 @@ _C_TYPES = {"float": np.float32, "int": np.int32, "unsigned int": np.uint32, "un
 
 @functools.cache
 def signatures() -> dict[str, tuple[tuple[Any, bool], ...]]:
-    """For each kernel of kernels.cu, its parameters in order: (NumPy type, whether it is a pointer)."""
+    """Read the parameters of each kernel of kernels.cu, in order: (NumPy type, whether it is a pointer)."""
     text = re.sub(r"//[^\n]*", "", SOURCE.read_text("utf-8"))
     found = {}
     for name, parameters in re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text):
@@ -44,7 +44,7 @@ def signatures() -> dict[str, tuple[tuple[Any, bool], ...]]:
 
 @functools.cache
 def _module() -> Any:
-    """The compiled kernels. CuPy compiles at the first use on a device and keeps the result on disk."""
+    """Compile the kernels. CuPy does so at the first use on a device and keeps the result on disk."""
     return importlib.import_module("cupy").RawModule(code=SOURCE.read_text("utf-8"), options=OPTIONS)
 
 
@@ -71,7 +71,7 @@ def launch(name: str, grid: int | tuple[int, int], *args: Any) -> None:
 
 
 def cast(name: str, args: tuple) -> tuple:
-    """The arguments as the kernel's parameters want them."""
+    """Cast the arguments to the types of the kernel's parameters."""
     parameters = signatures()[name]
     if len(args) != len(parameters):
         raise TypeError(f"{name} takes {len(parameters)} arguments, not {len(args)}")
@@ -96,14 +96,14 @@ def cast(name: str, args: tuple) -> tuple:
 
 
 def blocks_for(total: int) -> int:
-    """Blocks for a grid-stride loop over `total` things. Raises ValueError for more than a kernel can count."""
+    """Count the blocks of a grid-stride loop over `total` items. Raises ValueError for more than a kernel can count."""
     if total > MAX_SIZE:
         raise ValueError(f"{total:,} numbers are more than a kernel can count: take fewer samples at once")
     return max(1, min(-(-total // THREADS), MAX_BLOCKS))
 
 
 def upload(xp: Any, table: np.ndarray) -> Any:
-    """A table of structs as bytes on the device. CuPy copies it to pinned memory first, so nobody waits."""
+    """Send a table of structs as bytes. CuPy copies it to pinned memory first, so the host does not wait."""
     return xp.asarray(np.frombuffer(table.tobytes(), np.uint8))
 
 
@@ -118,7 +118,7 @@ def set_tf32(on: bool) -> None:
 
 
 def get_tf32() -> bool:
-    """Whether matrix products may use TF32."""
+    """Tell whether matrix products may use TF32."""
     return _math["tf32"]
 
 
@@ -129,7 +129,7 @@ _DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
 
 
 def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False, add: bool = False) -> None:
-    """c = op(a) @ op(b), or c += with `add`, for float32 matrices whose rows are dense; rows may lie apart.
+    """Compute c = op(a) @ op(b), or c += with `add`, for float32 matrices whose rows are dense; rows may lie apart.
 
     So a range of columns of a larger matrix can be read or written in place: its leading dimension says how far apart
     its rows are. cuBLAS counts in columns: what it sees of our rows is the transpose, so it is asked for
@@ -153,12 +153,12 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
 
 
 def _row_step(matrix: Any) -> int:
-    """The leading dimension: numbers from one row to the next."""
+    """Return the leading dimension: numbers from one row to the next."""
     return matrix.strides[0] // 4 if matrix.shape[0] > 1 else max(1, matrix.shape[1])
 
 
 @functools.cache
 def _cublas() -> tuple[Any, Any]:
-    """CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
+    """Return CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
     # As an attribute of its package, which first finds and loads the library that pip installed; its own name does not.
     return importlib.import_module("cupy_backends.cuda.libs").cublas, importlib.import_module("cupy.cuda.device")

@@ -1,8 +1,7 @@
-"""Where arrays live: NumPy on the processor, CuPy on a CUDA GPU.
+"""Choose where to compute: on the processor with NumPy, or on a CUDA GPU with CuPy.
 
-There is no global switch. Every function asks the array it was given which module made it (`xp_of`) and goes on
-with that module, so the same code serves both. CuPy is never imported before somebody asks for a GPU. Where none
-works, `find_gpu` says in one line why, and what to type on this computer.
+CuPy is never imported before a GPU is asked for. Where none works, `find_gpu` says in one line why, and what to type on
+this computer.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels.arrays import send
 
 DRIVERS = {12: 525, 13: 580}  # major version of CUDA, as in our extras cuda12 and cuda13: the oldest driver for it
 CUDA_13_CAPABILITY = 75       # CUDA 13 compiles nothing for GPUs before compute capability 7.5
@@ -32,27 +32,6 @@ NO_MEMORY = re.compile(r"OutOfMemory|MemoryError|cudaErrorMemoryAllocation|CUDA_
                        r"|CUBLAS_STATUS_ALLOC_FAILED|out of memory", re.IGNORECASE)
 
 
-def is_cupy(array: Any) -> bool:
-    """Whether CuPy made `array`; told by its type's module, so that nothing has to be imported to ask."""
-    return type(array).__module__.partition(".")[0] == "cupy"
-
-
-def xp_of(array: Any) -> Any:
-    """The module that made `array`: cupy for a CuPy array, numpy for everything else."""
-    return importlib.import_module("cupy") if is_cupy(array) else np
-
-
-def send(xp: Any, values: Any, dtype: Any = None) -> Any:
-    """Copy a host array or a number to the device of `xp` (cupy), in C order.
-
-    A lone number goes up with an axis: CuPy would make it by a fill, which clears the bytes of whatever equals zero
-    and so turns -0.0 into 0.0.
-    """
-    if is_cupy(values) or np.ndim(values):
-        return xp.asarray(values, dtype=dtype, order="C")
-    return xp.asarray(np.array([values], dtype)).reshape(())
-
-
 def memory_is_full(problem: BaseException) -> bool:
     """Whether an exception means that memory ran out: the host's, CuPy's pool, or what a GPU needs beside the pool.
 
@@ -60,11 +39,6 @@ def memory_is_full(problem: BaseException) -> bool:
     only their words tell from others; so `except (MemoryError, RuntimeError)` and this question belong together.
     """
     return isinstance(problem, MemoryError) or bool(NO_MEMORY.search(f"{type(problem).__name__}: {problem}"))
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """The same values as a NumPy array (a copy where they were on a GPU)."""
-    return np.asarray(array) if xp_of(array) is np else array.get()
 
 
 class Device(NamedTuple):

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
 
 # ---- weight normalisation ------------------------------------------------------------
 
 
 def normalize(w: np.ndarray, out_axis: int, scale: float, eps: float,
               rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """v = w / n with n = sqrt(scale * sum w^2 + eps) per filter set and output channel; returns (v, n).
+    """Compute v = w / n, n = sqrt(scale * sum w^2 + eps) per filter set and output channel; returns (v, n).
 
     w (K, A, B, kh, kw); n (K, channels). Sets not in `rows`: v = 0 and n = 1.
     out_axis: where the output channels are, 1 (A: conv, linear) or 2 (B: transposed convolution).
@@ -37,7 +37,7 @@ def normalize(w: np.ndarray, out_axis: int, scale: float, eps: float,
 
 def normalize_dx(g: np.ndarray, w: np.ndarray, n: np.ndarray, out_axis: int, scale: float,
                  rows: np.ndarray | None = None) -> np.ndarray:
-    """Cotangent g of v back to w: (g - scale (sum w g) w / n^2) / n per channel; 0 for sets not in `rows`."""
+    """Compute its gradient to w: (g - scale (sum w g) w / n^2) / n per channel; 0 for sets not in `rows`."""
     flat, cotangent = _memory_order(w), _memory_order(g)
     dot = _channel_sums(flat, cotangent, out_axis, rows)
     out = np.empty_like(flat)
@@ -47,7 +47,7 @@ def normalize_dx(g: np.ndarray, w: np.ndarray, n: np.ndarray, out_axis: int, sca
 
 def filter_norms(w: np.ndarray, out_axis: int, scale: float = 1.0, eps: float = 0.0,
                  rows: np.ndarray | None = None) -> np.ndarray:
-    """sqrt(scale * sum w^2 + eps) per filter set and channel, (K, channels); 1 for sets not in `rows`."""
+    """Compute sqrt(scale * sum w^2 + eps) per filter set and channel, (K, channels); 1 for sets not in `rows`."""
     return _norms(_memory_order(w), out_axis, scale, eps, rows)
 
 
@@ -59,7 +59,7 @@ def _norms(flat, out_axis, scale, eps, rows):
 
 
 def _memory_order(w: np.ndarray) -> np.ndarray:
-    """w as a C-contiguous (K, A, kh*kw, B): a view for weights in the project's own order."""
+    """Reshape w to a C-contiguous (K, A, kh*kw, B): a view for weights in the project's own order."""
     bank, small, big, kh, kw = w.shape
     return np.ascontiguousarray(w.transpose(0, 1, 3, 4, 2)).reshape(bank, small, kh * kw, big)
 
@@ -70,14 +70,14 @@ def _logical(flat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _blocks(bank: int, small: int, per_small: int, rows) -> list[tuple[int, slice]]:
-    """(filter set, range of axis A) blocks of about pool.BLOCK numbers, over the sets in `rows`."""
-    step = max(1, pool.BLOCK // max(1, per_small))
+    """List (filter set, range of axis A) blocks of about threads.BLOCK numbers, over the sets in `rows`."""
+    step = max(1, threads.BLOCK // max(1, per_small))
     return [(k, slice(start, min(start + step, small)))
             for k in range(bank) if rows is None or rows[k] for start in range(0, small, step)]
 
 
 def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarray:
-    """Sum of a*b over all but the set and the output channel: (K, channels), 0 for sets not in `rows`."""
+    """Sum a*b over all but the set and the output channel: (K, channels), 0 for sets not in `rows`."""
     bank, small, taps, big = a.shape
     blocks = _blocks(bank, small, taps * big, rows)
     if out_axis == 1:
@@ -93,11 +93,11 @@ def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarr
 
         def job(number: int) -> None:
             k, part = blocks[number]
-            work = pool.scratch("work", a[k, part].shape, a.dtype)
+            work = threads.scratch("work", a[k, part].shape, a.dtype)
             np.multiply(a[k, part], b[k, part], out=work)
             np.add.reduce(work.reshape(-1, tile * big), axis=0, out=partial[number])
 
-    pool.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=a.size >= pool.MANY)
+    threads.run([lambda number=number: job(number) for number in range(len(blocks))], worth_it=a.size >= threads.MANY)
     if out_axis == 2:
         sums = np.zeros((bank, big), a.dtype)
         for number, (k, _) in enumerate(blocks):  # in block order: the same bits however the jobs ran
@@ -106,7 +106,7 @@ def _channel_sums(a: np.ndarray, b: np.ndarray, out_axis: int, rows) -> np.ndarr
 
 
 def _combine(out: np.ndarray, terms: list[tuple[np.ndarray, np.ndarray]], out_axis: int, rows) -> None:
-    """out = sum of array * factor, one factor (K, channels) per output channel; 0 for sets not in `rows`."""
+    """Compute out = sum of array * factor, one factor (K, channels) per output channel; 0 for sets not in `rows`."""
     bank, small, taps, big = out.shape
     tile = _tile(big, taps)
     factors = [f.astype(out.dtype, copy=False)[:, :, None] if out_axis == 1
@@ -121,18 +121,18 @@ def _combine(out: np.ndarray, terms: list[tuple[np.ndarray, np.ndarray]], out_ax
             if place == 0:
                 np.multiply(wide(array), along, out=target)
             else:
-                work = pool.scratch("work", target.shape, out.dtype)
+                work = threads.scratch("work", target.shape, out.dtype)
                 np.multiply(wide(array), along, out=work)
                 target += work
 
     if rows is not None:
         out[~rows] = 0
-    pool.run([lambda block=block: job(*block) for block in _blocks(bank, small, taps * big, rows)],
-             worth_it=out.size >= pool.MANY)
+    threads.run([lambda block=block: job(*block) for block in _blocks(bank, small, taps * big, rows)],
+                worth_it=out.size >= threads.MANY)
 
 
 def _tile(channels: int, taps: int) -> int:
-    """How many channel vectors to see as one row, for long inner loops: all taps if channels are few."""
+    """Choose how many channel vectors form one row, for long inner loops: all taps if channels are few."""
     return taps if channels < 1024 else 1
 
 
@@ -141,10 +141,10 @@ def _tile(channels: int, taps: int) -> int:
 
 def rmsprop(p: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, alpha: float, eps: float,
             rows: np.ndarray | None = None) -> None:
-    """In place: v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)."""
+    """Update v = alpha v + (1 - alpha) g^2 and p -= lr g / (sqrt(v) + eps), in place."""
 
     def update(_, p, v, g):
-        work = pool.scratch("work", p.shape, p.dtype)
+        work = threads.scratch("work", p.shape, p.dtype)
         np.multiply(g, g, out=work)
         work *= 1 - alpha
         v *= alpha
@@ -160,7 +160,7 @@ def rmsprop(p: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, alpha: fl
 
 def adam(p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: float, beta1: float, beta2: float,
          eps: float, step: int | Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> None:
-    """In place: Adam with bias correction, eps outside the root (Kingma and Ba, arXiv:1412.6980).
+    """Update by Adam with bias correction, eps outside the root, in place (Kingma and Ba, arXiv:1412.6980).
 
     step: updates done, this one included (t >= 1): one number, or one per row of axis 0 for lazy updates.
     """
@@ -168,7 +168,7 @@ def adam(p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: floa
 
     def update(k, p, m, v, g):
         t = steps[k if len(steps) > 1 else 0]
-        work = pool.scratch("work", p.shape, p.dtype)
+        work = threads.scratch("work", p.shape, p.dtype)
         np.multiply(g, 1 - beta1, out=work)
         m *= beta1
         m += work
@@ -187,10 +187,10 @@ def adam(p: np.ndarray, m: np.ndarray, v: np.ndarray, g: np.ndarray, *, lr: floa
 
 
 def lerp(ema: np.ndarray, p: np.ndarray, decay: float) -> None:
-    """In place: ema = decay ema + (1 - decay) p, written so that equal arrays stay equal to the bit."""
+    """Update ema = decay ema + (1 - decay) p, in place, written so that equal arrays stay equal to the bit."""
 
     def update(_, ema, p):
-        work = pool.scratch("work", p.shape, ema.dtype)
+        work = threads.scratch("work", p.shape, ema.dtype)
         np.subtract(p, ema, out=work)
         work *= 1 - decay
         ema += work
@@ -214,9 +214,9 @@ def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, .
     else:
         lines = [a.reshape(first.shape[0], -1) for a in ordered]
     length = lines[0].shape[1]
-    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + pool.BLOCK] for a in lines))
-            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, pool.BLOCK)]
-    pool.run(jobs, worth_it=first.size >= pool.MANY)
+    jobs = [lambda k=k, start=start: update(k, *(a[k, start:start + threads.BLOCK] for a in lines))
+            for k in range(len(lines[0])) if rows is None or rows[k] for start in range(0, length, threads.BLOCK)]
+    threads.run(jobs, worth_it=first.size >= threads.MANY)
     for array, done in zip(written, ordered, strict=False):
         if not np.shares_memory(array, done):
             array[...] = done.transpose(np.argsort(axes))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tinygan.kernels import pool
+from tinygan.kernels import threads
+from tinygan.kernels.geometry import Pair, overlap
 
-Pair = tuple[int, int]
 Samples = slice | np.ndarray  # which samples: a range when they lie side by side, else their indices
 
 LONG_PRODUCT = 1 << 26  # multiplications
@@ -18,18 +18,13 @@ PLANES_BELOW = 4  # up to and with this many big channels, columns are stored as
 
 
 def filter_matrices(weight: np.ndarray, runs: Iterable[tuple[int, Samples, int]]) -> dict[int, np.ndarray]:
-    """The filter sets that `runs` name as matrices (A, kh*kw*B); views, if B is innermost in memory."""
+    """Reshape the filter sets that `runs` name to matrices (A, kh*kw*B); views, if B is innermost in memory."""
     flat = weight.transpose(0, 1, 3, 4, 2)
     return {k: flat[k].reshape(weight.shape[1], -1) for k in {run[0] for run in runs}}
 
 
-def small_size(big: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels of the small map along an axis."""
-    return (big + 2 * padding - kernel) // stride + 1
-
-
 def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list[tuple[int, Samples, int]]:
-    """(filter set, samples, how many) covering all samples, each at most `at_most` long, in a fixed order."""
+    """List (filter set, samples, how many) covering all samples, each at most `at_most` long, in a fixed order."""
     if n_samples == 0:
         return []
     if routes is None:
@@ -56,23 +51,23 @@ def sample_runs(routes: np.ndarray | None, n_samples: int, at_most: int) -> list
 
 def run_jobs(job: Callable[[int, Samples, int], None], runs: Iterable[tuple[int, Samples, int]], *,
              worth_it: bool = True) -> None:
-    """Call job(filter set, samples, how many) for every run, over the thread pool where that is worth it."""
-    pool.run([lambda run=run: job(*run) for run in runs], worth_it=worth_it)
+    """Call job(filter set, samples, how many) for every run, over the threads where that is worth it."""
+    threads.run([lambda run=run: job(*run) for run in runs], worth_it=worth_it)
 
 
 def long_product(n_samples: int, small_hw: Pair, weight_shape: tuple[int, ...]) -> bool:
-    """Whether a map of these shapes multiplies long enough (about a millisecond) to be shared among threads."""
+    """Tell whether a map of these shapes multiplies long enough (a millisecond) to be divided among threads."""
     _, small, big, kh, kw = weight_shape
     return n_samples * small_hw[0] * small_hw[1] * small * big * kh * kw >= LONG_PRODUCT
 
 
 def pixel_matrix(small: np.ndarray, samples: Samples, count: int) -> np.ndarray:
-    """The samples' pixels as a matrix (count*h*w, A); `small` is (N, h, w, A). A view where memory allows."""
+    """Reshape the samples' pixels to a matrix (count*h*w, A); `small` is (N, h, w, A). A view where memory allows."""
     return small[samples].reshape(count * small.shape[1] * small.shape[2], small.shape[3])
 
 
 def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.ndarray:
-    """The samples' patches as a matrix (count*h*w, kh*kw*B); `big` is (N, H, W, B)."""
+    """Unroll the samples' patches to a matrix (count*h*w, kh*kw*B); `big` is (N, H, W, B)."""
     channels = big.shape[3]
     (h, w), (kh, kw), (sh, sw) = small_hw, kernel, stride
     if map_is_columns(big.shape, small_hw, kernel, stride, padding):
@@ -83,16 +78,16 @@ def column_matrix(big, samples, count, small_hw, kernel, stride, padding) -> np.
         padded, (count, h, w, kh, kw, channels),
         (by_sample, sh * by_row, sw * by_column, by_row, by_column, by_channel))
     if channels <= PLANES_BELOW:
-        planes = pool.scratch("columns", (kh, kw, channels, count, h, w), big.dtype)
+        planes = threads.scratch("columns", (kh, kw, channels, count, h, w), big.dtype)
         planes[...] = patches.transpose(3, 4, 5, 0, 1, 2)
         return planes.reshape(kh * kw * channels, count * h * w).T
-    columns = pool.scratch("columns", patches.shape, big.dtype)
+    columns = threads.scratch("columns", patches.shape, big.dtype)
     columns[...] = patches
     return columns.reshape(count * h * w, kh * kw * channels)
 
 
 def map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
-    """Whether the big map is its own matrix of columns: one patch covers it, or every pixel is a patch."""
+    """Tell whether the big map is its own matrix of columns: one patch covers it, or every pixel is a patch."""
     if padding != (0, 0):
         return False
     return small_hw == (1, 1) and kernel == big_shape[1:3] or (
@@ -100,11 +95,11 @@ def map_is_columns(big_shape, small_hw, kernel, stride, padding) -> bool:
 
 
 def padded_samples(big, samples, count, size, padding) -> np.ndarray:
-    """The samples with a border of zeros, cut to `size`: (count, *size, B) in scratch memory."""
+    """Pad the samples with a border of zeros and cut them to `size`: (count, *size, B) in scratch memory."""
     (height, width), (ph, pw), (rows, columns) = big.shape[1:3], padding, size
     if padding == (0, 0) and rows <= height and columns <= width and isinstance(samples, slice):
         return big[samples]
-    padded = pool.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
+    padded = threads.scratch("padded", (count, rows, columns, big.shape[3]), big.dtype)
     bottom, right = min(rows, ph + height), min(columns, pw + width)
     padded[:, :ph] = 0
     padded[:, bottom:] = 0
@@ -120,7 +115,7 @@ def padded_samples(big, samples, count, size, padding) -> np.ndarray:
 
 
 def add_patches(columns, big, stride, padding) -> None:
-    """col2im: write into `big` (n, H, W, B) the sum of all patches, columns (n, h, w, kh, kw, B).
+    """Sum all patches (col2im), columns (n, h, w, kh, kw, B), into `big` (n, H, W, B).
 
     The layers of a GAN have kernel = 2 * stride: a patch then overlaps its neighbours by half, and every big
     pixel is the sum of two rows and two columns of patches. Adding first rows, then columns, moves long runs
@@ -138,17 +133,17 @@ def add_patches(columns, big, stride, padding) -> None:
                 cols, big_cols = overlap(w, j - pw, sw, width)
                 big[:, big_rows, big_cols] += columns[:, rows, cols, i, j]
     elif channels <= PLANES_BELOW:
-        rows = pool.scratch("rows", (sh, kw, channels, n, h + 1, w), big.dtype)
+        rows = threads.scratch("rows", (sh, kw, channels, n, h + 1, w), big.dtype)
         planes = columns.transpose(1, 3, 4, 5, 0, 2)
         _join(planes[:, :sh], planes[:, sh:], rows.transpose(4, 0, 1, 2, 3, 5))
-        both = pool.scratch("both", (sh, sw, channels, n, h + 1, w + 1), big.dtype)
+        both = threads.scratch("both", (sh, sw, channels, n, h + 1, w + 1), big.dtype)
         planes = rows.transpose(5, 1, 0, 2, 3, 4)
         _join(planes[:, :sw], planes[:, sw:], both.transpose(5, 1, 0, 2, 3, 4))
-        whole = pool.scratch("whole", (n, h + 1, sh, w + 1, sw, channels), big.dtype)
+        whole = threads.scratch("whole", (n, h + 1, sh, w + 1, sw, channels), big.dtype)
         whole[...] = both.transpose(3, 4, 0, 5, 1, 2)
         big[...] = whole.reshape(n, (h + 1) * sh, (w + 1) * sw, channels)[:, ph:ph + height, pw:pw + width]
     else:
-        rows = pool.scratch("rows", (n, h + 1, sh, w, kw * channels), big.dtype)
+        rows = threads.scratch("rows", (n, h + 1, sh, w, kw * channels), big.dtype)
         patches = columns.reshape(n, h, w, kh, kw * channels).transpose(1, 3, 0, 2, 4)
         _join(patches[:, :sh], patches[:, sh:], rows.transpose(1, 2, 0, 3, 4))
         rows = rows.reshape(n, (h + 1) * sh, w, kw * channels)[:, ph:ph + height]
@@ -161,16 +156,7 @@ def add_patches(columns, big, stride, padding) -> None:
 
 
 def _join(first, second, out) -> None:
-    """out[q] = first[q] + second[q - 1] along axis 0, with nothing beyond the ends; out is one longer."""
+    """Compute out[q] = first[q] + second[q - 1] along axis 0, with nothing beyond the ends; out is one longer."""
     np.add(first[1:], second[:-1], out=out[1:-1])
     out[0] = first[0]
     out[-1] = second[-1]
-
-
-def overlap(small: int, offset: int, stride: int, big: int) -> tuple[slice, slice]:
-    """Small pixels y whose big pixel y*stride + offset lies in [0, big), and those big pixels, as slices."""
-    first = max(0, -(offset // stride))
-    last = min(small, (big - 1 - offset) // stride + 1)
-    if last <= first:
-        return slice(0, 0), slice(0, 0)
-    return slice(first, last), slice(first * stride + offset, (last - 1) * stride + offset + 1, stride)

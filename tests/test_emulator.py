@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tinygan.errors import TinyganError
-from tinygan.kernels import hostcuda
-from tinygan.kernels.hostcuda import HostModule, sanitizer_environment
+from tinygan.kernels.gpu import emulator
+from tinygan.kernels.gpu.emulator import HostModule, sanitizer_environment
 
 pytestmark = pytest.mark.kernels
 
@@ -249,16 +249,16 @@ def test_unknown_kernel_and_code_that_does_not_compile(module):
 
 
 def test_a_missing_compiler_is_one_line(monkeypatch):
-    monkeypatch.setattr(hostcuda.shutil, "which", lambda name: None)
+    monkeypatch.setattr(emulator.shutil, "which", lambda name: None)
     with pytest.raises(TinyganError, match=r"g\+\+ is missing: install it"):
         HostModule(CODE)
 
 
 def test_a_library_is_compiled_once_and_never_seen_half_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(hostcuda.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(emulator.tempfile, "gettempdir", lambda: str(tmp_path))
     code = 'extern "C" __global__ void one(float* x) { x[0] = 1; }'
     runs, real, problems = [], subprocess.run, []
-    monkeypatch.setattr(hostcuda.subprocess, "run", lambda *a, **k: runs.append(a) or real(*a, **k))
+    monkeypatch.setattr(emulator.subprocess, "run", lambda *a, **k: runs.append(a) or real(*a, **k))
 
     def use():
         try:
@@ -288,7 +288,7 @@ def test_a_library_is_compiled_once_and_never_seen_half_done(tmp_path, monkeypat
 FAULTS = r"""
 import sys
 import numpy as np
-from tinygan.kernels.hostcuda import HostModule
+from tinygan.kernels.gpu.emulator import HostModule
 m = HostModule('''
 extern "C" __global__ void good(float* x) { __shared__ float s[64]; s[threadIdx.x] = 1; __syncthreads();
     x[threadIdx.x] = s[63 - threadIdx.x]; }

@@ -1,5 +1,4 @@
-"""What is done to maps on a GPU besides convolution: activation, sums per channel, the loss, pooling, resizing, and
-random numbers that depend on nothing but a counter.
+"""Maps on a GPU besides convolution: activation, sums per channel, the loss, pooling and resizing.
 
 Each is one kernel of kernels.cu (an activation's sums per channel take a second one). Definitions are in reference.py.
 """
@@ -7,15 +6,13 @@ Each is one kernel of kernels.cu (an activation's sums per channel take a second
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import numpy as np
 
-from tinygan.backend import xp_of
-from tinygan.kernels import counter
-from tinygan.kernels.cuda_conv import channel_rows
-from tinygan.kernels.cuda_launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
+from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
 PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
 
@@ -23,13 +20,13 @@ PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before anothe
 
 
 def channel_sums(x: Any) -> Any:
-    """(N, C, ...) -> (C,): the sum over all but the channels."""
+    """Sum (N, C, ...) over samples and pixels: (C,)."""
     rows = channel_rows(x)
     return _row_sums(rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0))
 
 
 def _row_sums(x: Any) -> Any:
-    """(rows, columns) -> (rows,); a long row is shared by several blocks, whose sums are added up in the same way."""
+    """Sum (rows, columns) to (rows,); several blocks add up a long row, and their sums are added in the same way."""
     xp = xp_of(x)
     if x.size == 0:
         return xp.zeros(len(x), np.float32)
@@ -39,53 +36,56 @@ def _row_sums(x: Any) -> Any:
     return out.reshape(-1) if grid[0] == 1 else _row_sums(out)
 
 
-def tprelu(x: Any, slope: Any, shift: Any, bias: Any = None) -> Any:
-    """Translated PReLU of x + bias, (N, C, ...); slope, shift and bias (C,), the last two may be None."""
+def tprelu(x: Any, slope: Any, shift: Any) -> Any:
+    """Compute the translated PReLU of x (N, C, ...); slope and shift (C,), shift None for 0."""
     rows = channel_rows(x)
     out = xp_of(x).empty(rows.shape, np.float32)
     if rows.size:
         pixels = rows.size // len(rows)
-        launch("bias_tprelu", _channel_grid(len(rows), pixels, 1), rows, bias, slope, shift, out, len(rows), pixels)
+        launch("tprelu", _channel_grid(len(rows), pixels, 1), rows, slope, shift, out, len(rows), pixels)
     return out.swapaxes(0, 1)
 
 
-def tprelu_back(g: Any, x: Any, slope: Any, shift: Any, bias: Any = None, *, sums: bool = True) -> tuple:
-    """The cotangents of x, slope, shift and bias, in one pass.
+def tprelu_back(g: Any, x: Any, slope: Any, shift: Any) -> tuple:
+    """Compute the gradients to x, slope and shift (None where there is no shift) in one pass over g and x."""
+    dx, dslope, dshift = _tprelu_back(g, x, slope, shift, sums=True)
+    return dx, dslope, None if shift is None else dshift
 
-    sums=False leaves the last three out (None).
-    """
+
+def tprelu_dx(g: Any, x: Any, slope: Any, shift: Any) -> Any:
+    """Compute its gradient to x: g where x > t, else a g."""
+    return _tprelu_back(g, x, slope, shift, sums=False)[0]
+
+
+def tprelu_dslope(g: Any, x: Any, shift: Any) -> Any:
+    """Sum g (x - t) over x <= t, per channel."""
+    return _tprelu_back(g, x, xp_of(x).ones(x.shape[1], np.float32), shift, sums=True)[1]
+
+
+def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
+    """Sum g over x <= t, per channel."""
+    return _tprelu_back(g, x, xp_of(x).zeros(x.shape[1], np.float32), shift, sums=True)[2]  # 1 - a is 1
+
+
+def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple:
+    """Compute the gradients to x, slope and shift; without `sums` the last two are None."""
     xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
     channels = len(rows)
     dx = xp.empty(rows.shape, np.float32)
     if rows.size == 0:
-        return dx.swapaxes(0, 1), *(xp.zeros((3, channels), np.float32) if sums else (None,) * 3)
+        return dx.swapaxes(0, 1), *(xp.zeros((2, channels), np.float32) if sums else (None, None))
     pixels = rows.size // channels
     grid = _channel_grid(channels, pixels, PER_THREAD)
-    partial = xp.empty((3 * channels, grid[0]), np.float32) if sums else None
-    launch("bias_tprelu_back", grid, cotangent, rows, bias, slope, shift, dx, partial, channels, pixels)
+    partial = xp.empty((2 * channels, grid[0]), np.float32) if sums else None
+    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels)
     if not sums:
-        return dx.swapaxes(0, 1), None, None, None
+        return dx.swapaxes(0, 1), None, None
     total = partial if grid[0] == 1 else _row_sums(partial)
-    return dx.swapaxes(0, 1), *total.reshape(3, channels)
-
-
-def tprelu_dx(g: Any, x: Any, slope: Any, shift: Any) -> Any:
-    """g where x > t, else a g."""
-    return tprelu_back(g, x, slope, shift, sums=False)[0]
-
-
-def tprelu_dslope(g: Any, x: Any, shift: Any) -> Any:
-    """Per channel, the sum of g (x - t) over x <= t."""
-    return tprelu_back(g, x, xp_of(x).ones(x.shape[1], np.float32), shift)[1]
-
-
-def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
-    """Per channel, the sum of g over x <= t."""
-    return tprelu_back(g, x, xp_of(x).zeros(x.shape[1], np.float32), shift)[2]  # 1 - a is 1
+    return dx.swapaxes(0, 1), *total.reshape(2, channels)
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:
-    """Blocks (along the pixels of a channel, channels)."""
+    """Return the grid: blocks along the pixels of a channel, and channels."""
     return min(-(-pixels // (THREADS * per_thread)), MAX_BLOCKS), min(channels, MAX_GRID_Y)
 
 
@@ -93,7 +93,7 @@ def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int
 
 
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^-x)."""
+    """Compute 1 / (1 + e^-x)."""
     x = _dense(x)
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
@@ -102,14 +102,14 @@ def sigmoid(x: Any) -> Any:
 
 
 def logistic_loss(x: Any, sign: float) -> Any:
-    """mean of -log sigmoid(sign x), a 0-d array."""
+    """Compute the mean of -log sigmoid(sign x), a 0-d array."""
     loss = xp_of(x).empty((), np.float32)
     launch("logistic_loss", 1, _dense(x), loss, x.size, sign)
     return loss
 
 
 def logistic_back(g: Any, x: Any, sign: float) -> Any:
-    """Cotangent g (0-d) of that loss back to x."""
+    """Compute its gradient to x for the gradient g (0-d) of the loss."""
     out = xp_of(x).empty(x.shape, np.float32)
     launch("logistic_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, sign)
     return out
@@ -123,7 +123,7 @@ def _dense(x: Any) -> Any:
 
 
 def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
-    """(largest of each window, its number in the window), (N, C, h, w) each."""
+    """Find the largest of each window and its number in the window, (N, C, h, w) each."""
     rows, shape = channel_rows(x), _windows(x, size, stride)
     best, which = (xp_of(x).empty(shape, dtype) for dtype in (np.float32, np.int32))
     if best.size:
@@ -132,7 +132,7 @@ def max_pool(x: Any, size: int, stride: int) -> tuple[Any, Any]:
 
 
 def pool_take(x: Any, which: Any, size: int, stride: int) -> Any:
-    """From each window the number that `which` names."""
+    """Take from each window the pixel whose number `which` gives."""
     rows, which = channel_rows(x), channel_rows(which)
     out = xp_of(x).empty(which.shape, np.float32)
     if out.size:
@@ -141,7 +141,7 @@ def pool_take(x: Any, which: Any, size: int, stride: int) -> Any:
 
 
 def pool_put(g: Any, which: Any, size: int, stride: int, shape: tuple) -> Any:
-    """The transpose of pool_take: (N, C, h, w) -> `shape` (N, C, H, W)."""
+    """Apply the transpose of pool_take: (N, C, h, w) -> `shape` (N, C, H, W)."""
     cotangent, which = channel_rows(g), channel_rows(which)
     out = xp_of(g).empty((shape[1], shape[0], *shape[2:]), np.float32)
     if out.size:
@@ -159,7 +159,7 @@ def _pool_numbers(large: Any, small_shape: tuple, size: int, stride: int) -> tup
 
 
 def mean_pool(x: Any, size: int) -> Any:
-    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
+    """Average each size x size block: (N, C, H, W) -> (N, C, H / size, W / size)."""
     rows = channel_rows(x)
     out = xp_of(x).empty((*rows.shape[:2], rows.shape[2] // size, rows.shape[3] // size), np.float32)
     if out.size:
@@ -168,7 +168,7 @@ def mean_pool(x: Any, size: int) -> Any:
 
 
 def mean_unpool(g: Any, size: int) -> Any:
-    """Its transpose: every pixel of a block gets its share of g."""
+    """Apply its transpose: every pixel of a block gets an equal share of g."""
     rows = channel_rows(g)
     out = xp_of(g).empty((*rows.shape[:2], rows.shape[2] * size, rows.shape[3] * size), np.float32)
     if out.size:
@@ -177,7 +177,7 @@ def mean_unpool(g: Any, size: int) -> Any:
 
 
 def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
-    """rows @ x @ columns.T for each map: (N, C, H, W) -> (N, C, h, w); rows (h, H), columns (w, W) on the host.
+    """Compute rows @ x @ columns.T for each map: (N, C, H, W) -> (N, C, h, w); both matrices are on the host.
 
     The kernel reads as many neighbours as the widest row of each matrix has: for interpolation two, or a few.
     """
@@ -194,12 +194,12 @@ def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
 
 @functools.lru_cache(64)
 def _band(xp: Any, device: int, matrix: bytes, shape: tuple) -> tuple[Any, Any]:
-    """(where each row's numbers start, the numbers) of a matrix whose rows are zero but for a few neighbours."""
+    """Send band(matrix) to the device, once for each matrix."""
     return tuple(xp.asarray(part) for part in band(np.frombuffer(matrix, np.float32).reshape(shape)))
 
 
 def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first column that matters in each row (m,) int32, and from there on as many numbers as the widest row needs
+    """Find the first column that matters in each row (m,) int32, and from there as many numbers as the widest row needs
     (m, reach) float32. start + reach never passes the matrix's end."""
     m, n = matrix.shape
     used = matrix != 0
@@ -208,35 +208,3 @@ def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reach = int((last - first).max()) + 1 if m else 1
     start = np.minimum(first, n - reach).astype(np.int32)
     return start, matrix[np.arange(m)[:, None], start[:, None] + np.arange(reach)].astype(np.float32)
-
-
-# ---- random numbers ----------------------------------------------------------------------------------------------
-
-
-def counter_bits(seed: int, stream: int, n: int) -> Any:
-    """counter.bits on the device."""
-    return _draw("counter_bits", np.uint32, seed, stream, n)
-
-
-def counter_uniform(seed: int, stream: int, n: int) -> Any:
-    """counter.uniform on the device."""
-    return _draw("counter_uniform", np.float32, seed, stream, n)
-
-
-def counter_normal(seed: int, stream: int, n: int) -> Any:
-    """counter.normal on the device."""
-    return _draw("counter_normal", np.float32, seed, stream, n)
-
-
-def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:
-    """counter.integers on the device."""
-    return _draw("counter_integers", np.int32, seed, stream, n, high)
-
-
-def _draw(kernel: str, dtype: type, seed: int, stream: int, n: int, *more: int) -> Any:
-    counter.check(n, *more)
-    words = *counter.halves(seed, "seed"), *counter.halves(stream, "stream")
-    out = importlib.import_module("cupy").empty(n, dtype)
-    if n:
-        launch(kernel, blocks_for(-(-n // 4)), out, n, *more, *words)
-    return out

@@ -1,0 +1,18 @@
+"""`CpuKernels`: the kernels for NumPy arrays, in jobs that fit a core's cache, on as many threads as threads.py has."""
+
+from tinygan.kernels.base import Kernels
+from tinygan.kernels.cpu import activations, conv, conv3x3, max_pool, warp, weights
+
+
+class CpuKernels(Kernels):
+    """The kernels for NumPy arrays; maps come out channels-last in memory."""
+
+    conv, conv_transpose, conv_weight = map(staticmethod, (conv.conv, conv.conv_transpose, conv.conv_weight))
+    conv_relu, conv_relu_dx = map(staticmethod, (conv3x3.conv_relu, conv3x3.conv_relu_dx))
+    tprelu, tprelu_dx, tprelu_dslope, tprelu_below = map(staticmethod, (
+        activations.tprelu, activations.tprelu_dx, activations.tprelu_dslope, activations.tprelu_below))
+    max_pool, pool_take, pool_put = map(staticmethod, (max_pool.max_pool, max_pool.pool_take, max_pool.pool_put))
+    warp, warp_back = map(staticmethod, (warp.warp, warp.warp_back))
+    filter_norms, normalize, normalize_dx = map(staticmethod, (
+        weights.filter_norms, weights.normalize, weights.normalize_dx))
+    rmsprop, adam, lerp = map(staticmethod, (weights.rmsprop, weights.adam, weights.lerp))

@@ -1,0 +1,27 @@
+"""`CudaKernels`: the kernels for float32 CuPy arrays, written in CUDA C (kernels.cu) around cuBLAS' matrix products."""
+
+from tinygan.kernels.base import Kernels
+from tinygan.kernels.gpu import conv, maps, random, warp, weights
+
+
+class CudaKernels(Kernels):
+    """The kernels for float32 CuPy arrays; maps come out channels-first in memory, a whole net's weights in one launch.
+
+    What is not named here, such as conv_relu, is made of these in the base class.
+    """
+
+    conv, conv_transpose, conv_weight = map(staticmethod, (conv.conv, conv.conv_transpose, conv.conv_weight))
+    channel_sums = staticmethod(maps.channel_sums)
+    tprelu, tprelu_dx, tprelu_dslope, tprelu_below, tprelu_back = map(staticmethod, (
+        maps.tprelu, maps.tprelu_dx, maps.tprelu_dslope, maps.tprelu_below, maps.tprelu_back))
+    sigmoid, logistic_loss, logistic_back = map(staticmethod, (maps.sigmoid, maps.logistic_loss, maps.logistic_back))
+    max_pool, pool_take, pool_put = map(staticmethod, (maps.max_pool, maps.pool_take, maps.pool_put))
+    mean_pool, mean_unpool, resize = map(staticmethod, (maps.mean_pool, maps.mean_unpool, maps.resize))
+    warp, warp_back = map(staticmethod, (warp.warp, warp.warp_back))
+    filter_norms, normalize, normalize_dx = map(staticmethod, (
+        weights.filter_norms, weights.normalize, weights.normalize_dx))
+    normalize_all, normalize_dx_all = map(staticmethod, (weights.normalize_all, weights.normalize_dx_all))
+    pack, rmsprop, adam, lerp = map(staticmethod, (weights.pack, weights.rmsprop, weights.adam, weights.lerp))
+    rmsprop_all, adam_all, lerp_all = map(staticmethod, (weights.rmsprop_all, weights.adam_all, weights.lerp_all))
+    counter_bits, counter_uniform, counter_normal, counter_integers = map(staticmethod, (
+        random.counter_bits, random.counter_uniform, random.counter_normal, random.counter_integers))

@@ -1,0 +1,43 @@
+"""Random numbers on a GPU, the same bits as those of kernels/counter.py, which says how they are made.
+
+The device draws them itself, so nothing is sent there. All four raise ValueError as the host's functions do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from tinygan.kernels import counter
+from tinygan.kernels.gpu.launch import blocks_for, launch
+
+
+def counter_bits(seed: int, stream: int, n: int) -> Any:
+    """Draw n words of 32 random bits, uint32 (n,)."""
+    return _draw("counter_bits", np.uint32, seed, stream, n)
+
+
+def counter_uniform(seed: int, stream: int, n: int) -> Any:
+    """Draw n numbers even on (0, 1), float32 (n,)."""
+    return _draw("counter_uniform", np.float32, seed, stream, n)
+
+
+def counter_normal(seed: int, stream: int, n: int) -> Any:
+    """Draw n standard normal numbers, float32 (n,)."""
+    return _draw("counter_normal", np.float32, seed, stream, n)
+
+
+def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:
+    """Draw n integers of [0, high), int32 (n,)."""
+    return _draw("counter_integers", np.int32, seed, stream, n, high)
+
+
+def _draw(kernel: str, dtype: type, seed: int, stream: int, n: int, *more: int) -> Any:
+    counter.check(n, *more)
+    words = *counter.halves(seed, "seed"), *counter.halves(stream, "stream")
+    out = importlib.import_module("cupy").empty(n, dtype)
+    if n:
+        launch(kernel, blocks_for(-(-n // 4)), out, n, *more, *words)
+    return out

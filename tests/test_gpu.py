@@ -18,27 +18,17 @@ from test_cuda import (  # noqa: F401 - collected here once more, with this file
     device,
     test_a_training_step_gives_what_numpys_gives,
     test_an_optimiser_takes_gradients_of_any_memory_order,
-    test_an_unused_set_has_exactly_no_gradient,
     test_any_memory_order_is_taken,
     test_backward_twice_through_one_graph_adds_the_same_again,
     test_float64_takes_the_kernels_for_any_array,
     test_gradients_of_leaves_are_nobody_elses,
-    test_no_samples,
     test_no_two_threads_add_to_one_place,
-    test_optimisers_and_average,
-    test_pooling,
     test_products_on_views,
     test_random_numbers_are_those_of_the_host,
-    test_resizing,
     test_same_seed_same_bits,
     test_second_derivatives_work_on_the_device,
-    test_sigmoid_and_logistic_loss,
     test_the_sign_of_zero_is_kept,
-    test_tprelu_and_its_derivatives,
     test_triangle_cut_into_the_smallest_chunks,
-    test_triangle_equals_loops_on_random_problems,
-    test_triangle_on_the_layers_nets_are_made_of,
-    test_weight_normalisation,
     test_wrong_launches_are_refused_before_they_start,
     test_wrong_products_are_refused,
 )
@@ -51,9 +41,25 @@ from test_cuda_training import (  # noqa: F401
     test_twenty_steps_on_either_device_are_the_same_training,
     train,
 )
+from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this file's `module`
+    Tried,
+    test_a_convolution_with_relu,
+    test_a_whole_net_at_once,
+    test_logistic_loss,
+    test_no_samples,
+    test_optimisers_and_average,
+    test_output_size_picks_one_of_the_big_maps_that_fit,
+    test_pooling,
+    test_resizing,
+    test_routes_of_every_kind,
+    test_tprelu_and_its_derivatives,
+    test_triangle_equals_loops_on_random_problems,
+    test_triangle_on_the_layers_nets_are_made_of,
+    test_weight_normalisation,
+)
 
 from tinygan.device import find_gpu
-from tinygan.kernels.gpu import launch
+from tinygan.kernels.gpu import CudaKernels, launch
 from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import Adam
 
@@ -72,6 +78,11 @@ def gpu():
 @pytest.fixture
 def xp(gpu):
     return gpu
+
+
+@pytest.fixture
+def module(gpu):
+    return Tried(CudaKernels(), gpu)
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)

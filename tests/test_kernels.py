@@ -1,4 +1,5 @@
-"""The kernels against their definition: loops = fast = portable, and the three maps adjoint to each other."""
+"""Every class of kernels against reference.py: Kernels, CpuKernels, and CudaKernels over the stand-in (on a GPU in
+test_gpu.py); and the threads of the processor's."""
 
 import inspect
 import subprocess
@@ -14,10 +15,63 @@ from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv, patches, winograd
 from tinygan.kernels.gpu import CudaKernels
+from tinygan.kernels.update import Update
 from tinygan.pooling import interpolation_matrix
 
-CPU = CpuKernels()
-FAST = [CPU, Kernels()]
+
+class Tried:
+    """One class of kernels, called with NumPy arrays: as they are, or with `xp` in float32 on the device and back."""
+
+    def __init__(self, kernels, xp=None):
+        self.kernels, self.xp = kernels, xp
+
+    def __getattr__(self, name):
+        kernel = getattr(self.kernels, name)
+        if self.xp is None:
+            return kernel
+
+        def call(*args, **options):
+            moved = [a if i and name == "resize" else self.put(a) for i, a in enumerate(args)]
+            result = kernel(*moved, **options)
+            if result is None:  # in place
+                for before, after in zip(args, moved, strict=True):
+                    if self.is_map(before):
+                        before[...] = after.get()
+            return tuple(map(self.get, result)) if isinstance(result, tuple) else self.get(result)
+        return call
+
+    @staticmethod
+    def is_map(a):
+        """Whether an argument lives on the device: matrices, routes and masks stay on the host."""
+        return isinstance(a, np.ndarray) and (a.ndim not in (1, 2) or a.dtype.kind == "f") and a.dtype.kind != "b"
+
+    def put(self, a):
+        if not self.is_map(a):
+            return a
+        return self.xp.asarray(a.astype(np.float32) if a.dtype.kind == "f" else a)
+
+    def get(self, a):
+        assert a is None or a.dtype.kind != "f" or a.dtype == np.float32
+        return None if a is None else a.get()
+
+    def close(self, got, wanted, tolerance=1e-10):
+        """Hold results against float64 ones, to the tolerance; on a device to 1e-5 of the largest."""
+        if self.xp is None:
+            close(got, wanted, tolerance)
+            return
+        got, wanted = (x if isinstance(x, tuple) else (x,) for x in (got, wanted))
+        for a, b in zip(got, wanted, strict=True):
+            assert a.shape == b.shape
+            assert np.abs(a - b).max(initial=0.0) <= 2e-5 * np.abs(b).max(initial=1e-30)
+
+
+CPU = Tried(CpuKernels())
+
+
+@pytest.fixture(params=[Kernels, CpuKernels, pytest.param(CudaKernels, marks=pytest.mark.kernels)])
+def module(request):
+    """Each class of kernels in turn."""
+    return Tried(request.param(), request.getfixturevalue("xp") if request.param is CudaKernels else None)
 
 
 @pytest.fixture(autouse=True)
@@ -86,19 +140,18 @@ def check_triangle(module, geometry, arrays):
     got = (module.conv(big, weight, stride, padding, routes),
            module.conv_transpose(small, weight, stride, padding, routes, size),
            module.conv_weight(big, small, kernel, stride, padding, routes, len(weight)))
-    close(got, (reference.conv(big, weight, stride, padding, routes),
+    module.close(got, (reference.conv(big, weight, stride, padding, routes),
                 reference.conv_transpose(small, weight, stride, padding, routes, size),
                 reference.conv_weight(big, small, kernel, stride, padding, routes, len(weight))))
     pairings = [np.vdot(got[0], small), np.vdot(big, got[1]), np.vdot(weight, got[2])]
     scale = np.linalg.norm(got[0]) * np.linalg.norm(small) + 1e-300
-    assert max(pairings) - min(pairings) <= 1e-10 * scale
+    assert max(pairings) - min(pairings) <= (1e-10 if module.xp is None else 1e-5) * scale
     return got
 
 
 # ---- the convolution triangle ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", FAST)
 def test_triangle_equals_loops_on_random_problems(module):
     for seed in range(120):
         check_triangle(module, *random_problem(seed))
@@ -146,13 +199,13 @@ def test_winograd_is_taken_by_the_wide_layers_of_a_gan_and_keeps_float32():
         assert np.abs(got - wanted).max() <= 2e-6 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("geometry, channels", [
     (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 5)),  # a middle layer
     (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 1)),  # the image side of either net
     (((4, 4), (2, 2), (1, 1), (8, 8)), (6, 3)),
     (((4, 4), (1, 1), (0, 0), (4, 4)), (7, 5)),  # the projection
     (((4, 4), (1, 1), (0, 0), (4, 4)), (1, 5)),  # the last layer of the discriminator
+    (((1, 1), (1, 1), (0, 0), (1, 1)), (3, 40)),  # a linear layer
     (((1, 1), (1, 1), (0, 0), (5, 5)), (3, 4)),  # a linear map per pixel
     (((3, 3), (1, 1), (1, 1), (6, 5)), (3, 8)),
     (((4, 4), (2, 2), (0, 1), (11, 8)), (3, 5)),
@@ -165,7 +218,6 @@ def test_triangle_on_the_layers_nets_are_made_of(module, geometry, channels, ban
     check_triangle(module, geometry, problem(np.random.default_rng(1), *geometry, bank, 5, *channels))
 
 
-@pytest.mark.parametrize("module", FAST)
 def test_output_size_picks_one_of_the_big_maps_that_fit(module):
     rng = np.random.default_rng(2)
     kernel, stride, padding = (3, 4), (3, 2), (1, 0)
@@ -176,8 +228,7 @@ def test_output_size_picks_one_of_the_big_maps_that_fit(module):
             check_triangle(module, (kernel, stride, padding, (height, width)), arrays)
 
 
-@pytest.mark.parametrize("module", FAST)
-@pytest.mark.parametrize("routes", [[2, 2, 2, 2], [3, 0, 1, 2], [1, 0, 1, 0], [4, 4, 0, 0]])
+@pytest.mark.parametrize("routes", [[2, 2, 2, 2], [3, 0, 1, 2], [1, 0, 1, 0], [0, 1, 1, 4], [4, 4, 0, 0]])
 def test_routes_of_every_kind(module, routes):
     geometry = ((4, 4), (2, 2), (1, 1), (6, 6))
     big, small, weight, _ = problem(np.random.default_rng(3), *geometry, 5, 4, 6, 5)
@@ -187,7 +238,6 @@ def test_routes_of_every_kind(module, routes):
         assert grad[k].any() == (k in routes)  # a set that no sample uses is exactly zero
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("routes", [None, np.zeros(0, np.int64)])
 def test_no_samples(module, routes):
     bank = 1 if routes is None else 3
@@ -209,7 +259,6 @@ def awkward_views(x):
     return [reversed_, strided, upside_down, read_only, np.asfortranarray(x), channels_last(x)]
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("bank", [1, 3])
 def test_any_memory_layout_gives_the_same_and_inputs_stay_as_they_are(module, bank):
     geometry = ((4, 4), (2, 2), (1, 1), (8, 6))
@@ -228,7 +277,7 @@ def test_winograd_takes_any_memory_layout(winograd_always):
         assert np.array_equal(b, big) and np.array_equal(s, small) and np.array_equal(w, weight)
 
 
-@pytest.mark.parametrize("module", [*FAST, reference])
+@pytest.mark.parametrize("module", [Kernels(), CpuKernels(), reference])
 def test_float32_stays_float32(module):
     geometry = ((4, 4), (2, 2), (1, 1), (8, 8))
     kernel, stride, padding, size = geometry
@@ -272,9 +321,8 @@ def test_the_loops_agree_with_a_sum_written_out_by_hand():
 # ---- element-wise kernels ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("shape", [(5, 7), (3, 16, 8, 8), (64, 3, 5, 5), (2, 1, 16, 32), (1, 5, 3, 3),
-                                   (0, 4, 2, 2), (16, 130, 8, 8)])
+                                   (0, 4, 2, 2), (16, 130, 8, 8), (4, 3, 50, 50)])
 @pytest.mark.parametrize("translated", [True, False])
 @pytest.mark.parametrize("steepest", [0.9, 3.0])
 def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
@@ -287,23 +335,26 @@ def test_tprelu_and_its_derivatives(module, shape, translated, steepest):
     backwards = x[:, ::-1].copy()[:, ::-1]
     for a, b in ((x, g), (channels_last(x), channels_last(g)), (backwards, channels_last(g))):
         a.flags.writeable = b.flags.writeable = False
-        close(module.tprelu(a, slope, shift), reference.tprelu(x, slope, shift))
-        close(module.tprelu_dx(b, a, slope, shift), reference.tprelu_dx(g, x, slope, shift))
-        close(module.tprelu_dslope(b, a, shift), reference.tprelu_dslope(g, x, shift))
-        close(module.tprelu_below(b, a, shift), reference.tprelu_below(g, x, shift))
+        module.close(module.tprelu(a, slope, shift), reference.tprelu(x, slope, shift))
+        module.close(module.tprelu_dx(b, a, slope, shift), reference.tprelu_dx(g, x, slope, shift))
+        module.close(module.tprelu_dslope(b, a, shift), reference.tprelu_dslope(g, x, shift))
+        module.close(module.tprelu_below(b, a, shift), reference.tprelu_below(g, x, shift))
+        back, wanted = module.tprelu_back(b, a, slope, shift), reference.tprelu_back(g, x, slope, shift)
+        assert (back[2] is None) == (wanted[2] is None) == (shift is None)
+        module.close(back[:2 if shift is None else 3], wanted[:2 if shift is None else 3])
+        module.close(module.channel_sums(a), reference.channel_sums(x))
 
 
-@pytest.mark.parametrize("module", FAST)
-@pytest.mark.parametrize("shape", [(7,), (3, 1, 2), ()])
+@pytest.mark.parametrize("shape", [(7,), (3, 1, 2), (300,), ()])
 def test_logistic_loss(module, shape):
     x = np.asarray(50 * np.random.default_rng(16).standard_normal(shape))
+    module.close(np.asarray(module.sigmoid(x)), np.asarray(reference.sigmoid(x)))
     for sign in (1.0, -1.0):
-        close(np.asarray(module.logistic_loss(x, sign)), np.asarray(reference.logistic_loss(x, sign)))
-        close(np.asarray(module.logistic_back(np.array(0.7), x, sign)),
+        module.close(np.asarray(module.logistic_loss(x, sign)), np.asarray(reference.logistic_loss(x, sign)))
+        module.close(np.asarray(module.logistic_back(np.array(0.7), x, sign)),
               np.asarray(reference.logistic_back(0.7, x, sign)))
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("size, stride, shape", [(2, 2, (2, 3, 4, 6)), (3, 1, (1, 2, 5, 4)), (2, 3, (2, 1, 6, 5)),
                                                  (1, 1, (1, 1, 1, 1)), (2, 2, (0, 2, 4, 4))])
 def test_pooling(module, size, stride, shape):
@@ -315,14 +366,13 @@ def test_pooling(module, size, stride, shape):
     np.testing.assert_array_equal(best, wanted[0])
     np.testing.assert_array_equal(which, wanted[1])
     x, g = rng.standard_normal(shape), rng.standard_normal(which.shape)
-    close(module.pool_take(x, which, size, stride), reference.pool_take(x, which, size, stride))
-    close(module.pool_put(g, which, size, stride, shape), reference.pool_put(g, which, size, stride, shape))
-    close(module.mean_unpool(x, size), reference.mean_unpool(x, size))
+    module.close(module.pool_take(x, which, size, stride), reference.pool_take(x, which, size, stride))
+    module.close(module.pool_put(g, which, size, stride, shape), reference.pool_put(g, which, size, stride, shape))
+    module.close(module.mean_unpool(x, size), reference.mean_unpool(x, size))
     spread = reference.mean_unpool(x, size) + 1
-    close(module.mean_pool(spread, size), reference.mean_pool(spread, size))
+    module.close(module.mean_pool(spread, size), reference.mean_pool(spread, size))
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_mean_pool_in_any_memory_order(module, size):
     """Blocks of numbers that all differ, read-only; the result lies in memory as the maps do."""
@@ -330,23 +380,22 @@ def test_mean_pool_in_any_memory_order(module, size):
     for maps in (x, channels_last(x), x[::-1, :, :, ::-1]):
         maps.flags.writeable = False
         got = module.mean_pool(maps, size)
-        close(got, reference.mean_pool(maps, size))
+        module.close(got, reference.mean_pool(maps, size))
         assert got.flags.writeable and not np.shares_memory(got, x)
-    assert module.mean_pool(channels_last(x), size).strides[1] == x.itemsize
+    assert module.xp is not None or module.mean_pool(channels_last(x), size).strides[1] == x.itemsize
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("size", [(3, 9), (5, 6), (12, 2), (1, 1)])
 @pytest.mark.parametrize("antialias", [False, True])
 def test_resizing(module, size, antialias):
     x = np.random.default_rng(18).standard_normal((2, 3, 5, 6))
     rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
     y = module.resize(x, rows, columns)
-    close(y, reference.resize(x, rows, columns))
-    close(module.resize(y, rows.T, columns.T), reference.resize(y, rows.T, columns.T))
+    module.close(y, reference.resize(x, rows, columns))
+    module.close(module.resize(y, rows.T, columns.T), reference.resize(y, rows.T, columns.T))
 
 
-@pytest.mark.parametrize("module", [*FAST, reference])
+@pytest.mark.parametrize("module", [Kernels(), CpuKernels(), reference])
 def test_tprelu_at_the_kink_takes_the_negative_side(module):
     x = np.array([[0.5], [0.25], [0.75]])
     slope, shift, ones = np.array([0.25]), np.array([0.5]), np.ones((3, 1))
@@ -356,7 +405,6 @@ def test_tprelu_at_the_kink_takes_the_negative_side(module):
     assert module.tprelu_below(ones, x, shift).item() == 2.0
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("out_axis", [1, 2])
 @pytest.mark.parametrize("named", [None, [True, False, True], [False, False, False]])
 @pytest.mark.parametrize("channels", [(4, 3), (3, 1), (1, 5), (40, 150)])
@@ -365,12 +413,12 @@ def test_weight_normalisation(module, out_axis, named, channels):
     w, g = rng.standard_normal((2, 3, *channels, 4, 3))
     rows = None if named is None else np.array(named)
     for a, b in ((w, g), (in_own_order(w), in_own_order(g)), (in_own_order(w), g)):
-        close(module.filter_norms(a, out_axis, 0.25, 1e-6, rows),
+        module.close(module.filter_norms(a, out_axis, 0.25, 1e-6, rows),
               reference.filter_norms(w, out_axis, 0.25, 1e-6, rows))
         v, n = module.normalize(a, out_axis, 0.25, 1e-6, rows)
-        close((v, n), reference.normalize(w, out_axis, 0.25, 1e-6, rows))
+        module.close((v, n), reference.normalize(w, out_axis, 0.25, 1e-6, rows))
         back = module.normalize_dx(b, a, n, out_axis, 0.25, rows)
-        close(back, reference.normalize_dx(g, w, n, out_axis, 0.25, rows))
+        module.close(back, reference.normalize_dx(g, w, n, out_axis, 0.25, rows))
         if rows is not None:
             assert not v[~rows].any() and not back[~rows].any() and (n[~rows] == 1).all()
 
@@ -394,7 +442,6 @@ def fast_and_loops(module, name, arrays, **options):
     return results
 
 
-@pytest.mark.parametrize("module", FAST)
 @pytest.mark.parametrize("named", [None, [True, False, True], [False, False, False]])
 @pytest.mark.parametrize("shape", [(3, 5, 4, 4, 4), (3, 7), (3,), (3, 300, 200)])
 def test_optimisers_and_average(module, named, shape):
@@ -406,11 +453,63 @@ def test_optimisers_and_average(module, named, shape):
     if len(shape) == 5:
         layouts += [tuple(map(in_own_order, layouts[0])), (in_own_order(p), m, in_own_order(v), g)]
     for a, b, c, d in layouts:
-        close(*fast_and_loops(module, "rmsprop", (a, c, d), lr=0.1, alpha=0.9, eps=1e-6, rows=rows))
+        module.close(*fast_and_loops(module, "rmsprop", (a, c, d), lr=0.1, alpha=0.9, eps=1e-6, rows=rows))
         for step in (3, np.array([1, 20, 300])):
-            close(*fast_and_loops(module, "adam", (a, b, c, d), lr=0.1, beta1=0.5, beta2=0.99, eps=1e-8,
+            module.close(*fast_and_loops(module, "adam", (a, b, c, d), lr=0.1, beta1=0.5, beta2=0.99, eps=1e-8,
                                   step=step, rows=rows))
-        close(*fast_and_loops(module, "lerp", (a, c), decay=0.9))
+        module.close(*fast_and_loops(module, "lerp", (a, c), decay=0.9))
+
+
+def test_a_whole_net_at_once(module):
+    """The kernels over lists of arrays give what reference.py gives for each array, kept within its bounds."""
+    rng, xp = np.random.default_rng(19), module.xp or np
+    dtype, near = (float, 1e-10) if module.xp is None else (np.float32, 2e-5)
+
+    def host(a):
+        return a if xp is np else a.get()
+
+    shapes, rows = [(3, 4, 5, 2, 2), (7,), (1, 3, 2, 4, 4)], [np.array([True, False, True]), None, None]
+    bounds, steps = [None, (0.0, 0.5), None], [np.array([2, 5, 1]), np.array([3]), np.array([1])]
+    sets = [[(np.abs(rng.standard_normal(shape)) + 0.1).astype(dtype) for shape in shapes] for _ in range(4)]
+    for name, slots, numbers in (("rmsprop", 1, {"lr": 0.1, "alpha": 0.9, "eps": 1e-6}),
+                                 ("adam", 2, {"lr": 0.1, "beta1": 0.5, "beta2": 0.99, "eps": 1e-8})):
+        wanted = [[a.astype(float) for a in part] for part in sets]
+        given = [module.kernels.pack([xp.asarray(a.copy()) for a in part]) for part in sets]
+        updates = []
+        for i, (p, m, v, g) in enumerate(zip(*given, strict=True)):
+            updates.append(Update(p, (m, v)[2 - slots:], g, steps[i], rows[i], bounds[i]))
+            more = {} if name == "rmsprop" else {"step": steps[i] if len(steps[i]) > 1 else int(steps[i][0])}
+            arrays = [part[i] for part in wanted]
+            getattr(reference, name)(arrays[0], *arrays[3 - slots:], rows=rows[i], **numbers, **more)
+            if bounds[i]:
+                arrays[0].clip(*bounds[i], out=arrays[0])
+        getattr(module.kernels, name + "_all")(updates, **numbers)
+        for part, right in zip(given, wanted, strict=True):
+            for a, b in zip(part, right, strict=True):
+                np.testing.assert_allclose(host(a), b, rtol=near, atol=near)
+    averages, weights = ([xp.asarray(a.copy()) for a in part] for part in sets[:2])
+    module.kernels.lerp_all(list(zip(averages, weights, strict=True)), 0.9)
+    for a, p, w in zip(averages, *sets[:2], strict=True):
+        np.testing.assert_allclose(host(a), 0.9 * p + 0.1 * w, rtol=near, atol=near)
+    banks = [(w, g, axis, mask) for w, g, axis, mask in zip(sets[0], sets[1], (1, 0, 2), rows, strict=True) if axis]
+    pairs = module.kernels.normalize_all([(xp.asarray(w), axis, 0.25, 0.1, mask) for w, _, axis, mask in banks])
+    back = module.kernels.normalize_dx_all([(xp.asarray(g), xp.asarray(w), n, axis, 0.25, mask)
+                                            for (w, g, axis, mask), (_, n) in zip(banks, pairs, strict=True)])
+    for (w, g, axis, mask), (v, n), dw in zip(banks, pairs, back, strict=True):
+        right = reference.normalize(w.astype(float), axis, 0.25, 0.1, mask)
+        dx = reference.normalize_dx(g.astype(float), w.astype(float), right[1], axis, 0.25, mask)
+        for a, b in ((v, right[0]), (n, right[1]), (dw, dx)):
+            np.testing.assert_allclose(host(a), b, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("shape, padding, kernel", [((2, 5, 8, 6), 1, 3), ((1, 3, 5, 4), 0, 1), ((2, 2, 7, 7), 2, 5)])
+def test_a_convolution_with_relu(module, shape, padding, kernel):
+    rng = np.random.default_rng(20)
+    x, weight, bias = rng.standard_normal(shape), rng.standard_normal((6, shape[1], kernel, kernel)), rng.random(6)
+    wanted = reference.conv_relu(x, weight, bias, padding)
+    module.close(module.conv_relu(x, weight, bias, padding), wanted)
+    g = rng.standard_normal(wanted.shape)
+    module.close(module.conv_relu_dx(g, wanted, weight, padding), reference.conv_relu_dx(g, wanted, weight, padding))
 
 
 def test_equal_arrays_stay_equal_under_the_average():
@@ -555,5 +654,5 @@ def test_every_kernel_has_a_definition():
 def test_an_override_takes_the_same_arguments(part):
     for name in vars(part):
         if not name.startswith("_"):
-            mine, general = (list(inspect.signature(getattr(owner, name)).parameters) for owner in (part(), Kernels()))
+            mine, general = (list(inspect.signature(getattr(k, name)).parameters) for k in (part(), Kernels()))
             assert mine == general, name

@@ -26,28 +26,28 @@ ALIGN = 64  # numbers: parameters in a flat buffer start on lines of 256 bytes
 # ---- weight normalisation ----------------------------------------------------------------------------------------
 
 
-def normalize_all(items: Sequence[tuple]) -> list[tuple[Any, Any]]:
+def normalize_all(jobs: Sequence[tuple]) -> list[tuple[Any, Any]]:
     """Normalise each (w, out_axis, scale, eps, rows) to (v, n) as in reference.normalize; all in one launch."""
-    xp = xp_of(items[0][0])
-    jobs, results = [], []
-    for w, out_axis, scale, eps, rows in items:
+    xp = xp_of(jobs[0][0])
+    launched, results = [], []
+    for w, out_axis, scale, eps, rows in jobs:
         w = xp.ascontiguousarray(w)
         v, n = xp.empty(w.shape, np.float32), xp.empty((len(w), w.shape[out_axis]), np.float32)
-        jobs.append((w, None, v, n, out_axis, scale, eps, rows))
+        launched.append((w, None, v, n, out_axis, scale, eps, rows))
         results.append((v, n))
-    _run_banks("normalize", jobs)
+    _run_banks("normalize", launched)
     return results
 
 
-def normalize_dx_all(items: Sequence[tuple]) -> list[Any]:
+def normalize_dx_all(jobs: Sequence[tuple]) -> list[Any]:
     """Compute reference.normalize_dx of each (g, w, n, out_axis, scale, rows), all in one launch."""
-    xp = xp_of(items[0][0])
-    jobs = []
-    for g, w, n, out_axis, scale, rows in items:
+    xp = xp_of(jobs[0][0])
+    launched = []
+    for g, w, n, out_axis, scale, rows in jobs:
         g, w, n = (xp.ascontiguousarray(a) for a in (g, w, n))
-        jobs.append((w, g, xp.empty(w.shape, np.float32), n, out_axis, scale, 0.0, rows))
-    _run_banks("normalize_back", jobs)
-    return [job[2] for job in jobs]
+        launched.append((w, g, xp.empty(w.shape, np.float32), n, out_axis, scale, 0.0, rows))
+    _run_banks("normalize_back", launched)
+    return [job[2] for job in launched]
 
 
 def normalize(w: Any, out_axis: int, scale: float, eps: float, rows: np.ndarray | None = None) -> tuple[Any, Any]:

@@ -127,7 +127,7 @@ def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) 
 
 def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count: int) -> dict[str, Any]:
     """Milliseconds per step: all operations, what works on weights outside of them, and what is left (Python)."""
-    from tinygan.engine import profile as profiling
+    from tinygan.debug import profile as profiling
 
     with profiling(show=False) as report:
         total = sum(timed_steps(trainer, batches, count)[0])

@@ -29,7 +29,7 @@ COMMAND = "python docs/make_api.py"
 ROOMS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "tinygan": ("The engine: tensors, gradients, checks.", ("tinygan.engine", "tinygan.gradcheck"),
                 ("Tensor", "primitive", "grad", "no_grad", "frozen", "check_grads", "anomaly", "profile")),
-    "tinygan.ops": ("Operations on tensors.", ("tinygan.ops", "tinygan.conv", "tinygan.functional"), ()),
+    "tinygan.ops": ("Operations on tensors.", ("tinygan.ops", "tinygan.routes", "tinygan.conv", "tinygan.pooling", "tinygan.fused", "tinygan.warp"), ()),
     "tinygan.nn": ("Layers, losses and optimisers.",
                    ("tinygan.module", "tinygan.layers", "tinygan.losses", "tinygan.optim"), ()),
     "tinygan.models": ("The nets.", ("tinygan.models.adapted_gan", "tinygan.models.gpan", "tinygan.models.digits",

@@ -13,7 +13,7 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, no_grad, ops
-from tinygan.functional import weight_norm
+from tinygan.fused import weight_norm
 from tinygan.layers import ConvTranspose2d, Linear, PReLU, TPReLU
 from tinygan.module import Parameter, Sequential
 from tinygan.optim import Adam

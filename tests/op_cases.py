@@ -14,10 +14,11 @@ import numpy as np
 
 import tinygan
 from tinygan import ops
-from tinygan.conv import interpolation_matrix
 from tinygan.engine import PRIMITIVES, Tensor
 from tinygan.kernels import reference
 from tinygan.kernels.cpu import CpuKernels
+from tinygan.pooling import interpolation_matrix
+from tinygan.routes import Route
 
 for module in pkgutil.walk_packages(tinygan.__path__, "tinygan."):
     importlib.import_module(module.name)  # so that PRIMITIVES holds the whole package's
@@ -47,7 +48,10 @@ class Case:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         call = self.call or PRIMITIVES[self.op]
-        return call(*tensors, **self.options)
+        options = dict(self.options)
+        if options.get("routes") is not None:  # a kernel takes the integers, an operation a Route
+            options["routes"] = Route(options["routes"], options.get("bank", len(tensors[-1])))
+        return call(*tensors, **options)
 
     def inputs(self, seed: int = 0, dtype: type = np.float64) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d, resize_bilinear
+from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d
 from tinygan.engine import Tensor, primitive, sum_to
-from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.fused import gather_sets, tprelu, weight_norm
 from tinygan.kernels import reference
+from tinygan.pooling import resize_bilinear
 
 rng = np.random.default_rng(11)
 A, B, SQUARE = (rng.standard_normal((3, 3)) for _ in range(3))

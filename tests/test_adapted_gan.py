@@ -214,7 +214,7 @@ def test_route_count(bank, options, count):
 
 
 @pytest.mark.parametrize("routes, message", [
-    (None, "give it routes"),
+    (None, r"routes must be of shape \(2, 4\).*not None"),
     (np.zeros((2, 3), int), r"of shape \(2, 4\)"),  # one column short: the last layer would be left out
     (np.zeros((2, 5), int), r"of shape \(2, 4\)"),
     (np.zeros((1, 4), int), r"of shape \(2, 4\)"),

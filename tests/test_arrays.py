@@ -15,13 +15,13 @@ import pytest
 from tinygan import conv2d, conv2d_weight, conv_transpose2d, max_pool2d, mean_pool2d, ops, resize_bilinear
 from tinygan.engine import GraphError, Tensor, frozen, grad
 from tinygan.errors import TinyganError
-from tinygan.functional import gather_sets, weight_norm
+from tinygan.fused import gather_sets, weight_norm
 from tinygan.gpan_losses import background_loss, split_loss, wanted_loss
 from tinygan.gradcheck import check_grads
 from tinygan.layers import StochasticConvTranspose2d, normalised
 from tinygan.losses import cross_entropy
 from tinygan.module import Parameter, Sequential
-from tinygan.views import warp
+from tinygan.warp import warp
 
 COUNT = 2000
 

@@ -9,7 +9,7 @@ import pytest
 from counting import counting_kernels
 
 import tinygan.conv
-import tinygan.functional
+import tinygan.fused
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
 from tinygan.gpan_losses import LossSettings
@@ -112,7 +112,7 @@ def test_flop_is_what_a_step_multiplies(monkeypatch, problem):
     trainer, batch = gpan_tinygan.make(problem), problem.batches()[0]
     counting = counting_kernels(seen)
     monkeypatch.setattr(tinygan.conv, "for_array", counting)
-    monkeypatch.setattr(tinygan.functional, "for_array", counting)
+    monkeypatch.setattr(tinygan.fused, "for_array", counting)
     monkeypatch.setattr(VGG16Net, "head", head)
     trainer.step(batch)
     assert sum(seen) + 2 * sum(heads) * problem.classifier.flop()[1] == problem.flop  # heads: there and back

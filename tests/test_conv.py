@@ -6,20 +6,12 @@ import types
 import numpy as np
 import pytest
 
-from tinygan.conv import (
-    conv2d,
-    conv2d_weight,
-    conv_transpose2d,
-    interpolation_matrix,
-    max_pool2d,
-    mean_pool2d,
-    pair,
-    resize_bilinear,
-)
+from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d, pair
 from tinygan.engine import GraphError, Tensor, grad
-from tinygan.functional import weight_norm
+from tinygan.fused import weight_norm
 from tinygan.gradcheck import check_grads
 from tinygan.kernels import reference
+from tinygan.pooling import interpolation_matrix, max_pool2d, mean_pool2d, resize_bilinear
 
 TRIANGLES = 150
 

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-import tinygan.functional
-from tinygan.conv import conv2d, max_pool2d
+import tinygan.fused
+from tinygan.conv import conv2d
 from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
-from tinygan.functional import conv_relu
+from tinygan.fused import conv_relu
 from tinygan.gradcheck import check_grads
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv3x3, max_pool
 from tinygan.ops import where
+from tinygan.pooling import max_pool2d
 
 CPU = CpuKernels()
 CUTS = {  # FEW, LARGE, BLOCK_BYTES, GROUP_BYTES, PART
@@ -209,7 +210,7 @@ def test_the_kernels_for_any_array_give_the_same_layer(monkeypatch):
     x, weight, bias, g = layer((1, 5, 3, 4, 4))
     results = []
     for kernels in (CPU, Kernels()):
-        monkeypatch.setattr(tinygan.functional, "for_array", lambda array, kernels=kernels: kernels)
+        monkeypatch.setattr(tinygan.fused, "for_array", lambda array, kernels=kernels: kernels)
         inputs = [Tensor(a, requires_grad=True) for a in (x, weight, bias)]
         y = conv_relu(*inputs)
         results.append([y.data, *(t.data for t in grad(y, inputs, seed=g))])

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from tinygan import ops
+from tinygan.debug import AnomalyError, anomaly, profile
 from tinygan.engine import (
     PRIMITIVES,
-    AnomalyError,
     GraphError,
     Tensor,
-    anomaly,
     frozen,
     grad,
     no_grad,
     primitive,
-    profile,
 )
 from tinygan.gradcheck import check_grads
 

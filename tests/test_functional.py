@@ -5,7 +5,7 @@ import pytest
 
 from tinygan import ops
 from tinygan.engine import GraphError, Tensor, grad
-from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.fused import gather_sets, tprelu, weight_norm
 from tinygan.gradcheck import check_grads
 
 RNG = np.random.default_rng(0)

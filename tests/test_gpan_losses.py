@@ -8,11 +8,11 @@ import pytest
 from planted import fixed, op
 
 from tinygan import gpan_losses as gl
-from tinygan.conv import interpolation_matrix
 from tinygan.engine import Tensor, grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import GradientError, check_grads
 from tinygan.losses import discriminator_loss, generator_loss
+from tinygan.pooling import interpolation_matrix
 
 KINDS = ("nonsaturating", "saturating")
 

@@ -12,8 +12,8 @@ import pytest
 from op_cases import CASES, OURS
 from planted import CONTROLS, PLANTED, op, passed
 
-from tinygan import conv, engine, functional, ops
-from tinygan.engine import PRIMITIVES, GraphError, Tensor
+from tinygan import conv, engine, fused, ops
+from tinygan.engine import PRIMITIVES, GraphError, Rules, Tensor, primitive
 from tinygan.errors import TinyganError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
 from tinygan.module import Module, Parameter
@@ -54,6 +54,24 @@ def test_score(capsys):
               f"\nrules of the package made wrong, noticed by the op table: {killed} / {mutants}")
     assert found == len(PLANTED) >= 36 and false == 0 and len(CONTROLS) >= 15
     assert killed == mutants > 150
+
+
+def multiply_at_once(rule_factor: float, together_factor: float):
+    @primitive
+    def times(a: Tensor, b: Tensor):
+        rules = (lambda g, y: g * b * rule_factor, lambda g, y: g * a)
+        return a.data * b.data, Rules(rules, lambda g: [g.data * b.data * together_factor, g.data * a.data])
+
+    del PRIMITIVES["times"]
+    return times
+
+
+def test_gradients_computed_at_once_are_checked_and_so_are_the_rules_beside_them():
+    arrays = [np.array([0.5, -1.0]), np.array([2.0, 3.0])]
+    check_grads(multiply_at_once(1.0, 1.0), arrays)
+    for factors in ((1.0, 1.1), (1.1, 1.0)):
+        with pytest.raises(GradientError, match="order-1 gradient of input 0"):
+            check_grads(multiply_at_once(*factors), arrays)
 
 
 # ---- wrong rules planted into the package --------------------------------------------------------------------------
@@ -131,11 +149,11 @@ SLIPS = {
     "put that overwrites": (ops, "put", overwriting_put, "getitem"),
     "un-broadcast by the mean": (engine, "sum_to", lambda g, *, shape: ops.sum_to(g, shape=shape) * (
         np.prod(shape) / g.size), "add"),
-    "mask of the other side": (functional, "_below", lambda x, shift: 1.0 - right_below(x, shift), "tprelu_dslope"),
+    "mask of the other side": (fused, "_below", lambda x, shift: 1.0 - right_below(x, shift), "tprelu_dslope"),
     "convolution for its transpose": (conv, "_conv_transpose", lambda g, w, *, output_size, **o: Tensor(
         np.resize(g.data, (len(g), w.shape[2], *output_size))), "conv"),
 }
-right_below = functional._below
+right_below = fused._below
 
 
 @pytest.mark.parametrize("slip", SLIPS)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tinygan import kernels
-from tinygan.conv import interpolation_matrix
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv, patches, winograd
 from tinygan.kernels.gpu import CudaKernels
 from tinygan.kernels.update import Update
+from tinygan.pooling import interpolation_matrix
 
 
 class Tried:

@@ -23,6 +23,7 @@ from tinygan.layers import (
 )
 from tinygan.module import Module
 from tinygan.optim import RMSprop
+from tinygan.routes import Route
 
 ROUTES = [2, 0, 2]  # of a bank of four: sets 1 and 3 are unused
 
@@ -239,7 +240,7 @@ def test_unused_sets_get_no_gradient_and_are_told_from_used_ones(norm, rng):
 @pytest.mark.parametrize("norm", ["strict", "affine"])
 def test_unused_sets_are_not_even_normalised(norm, rng):
     layer, _, routes = make("stochastic", rng, norm)
-    some, every = layer.filters(np.array(routes)).data, layer.filters(np.arange(4)).data
+    some, every = layer.filters(Route(routes, 4)).data, layer.filters(Route(range(4), 4)).data
     assert (some[[1, 3]] == 0).all() and np.array_equal(some[[0, 2]], every[[0, 2]]) and (every != 0).all()
 
 
@@ -574,16 +575,6 @@ def test_an_error_inside_leaves_the_layers_as_they_were():
     with pytest.raises(KeyError), normalised(net, np.array([[0]])):
         raise KeyError
     assert net.first.shared is None and not net.first.weight.outside and net.first.weight.grad is None
-
-
-def test_the_activation_adds_the_bias_of_the_layer_before():
-    net, rng = TwoLayers("none"), np.random.default_rng(2)
-    net.first.bias.data[...] = rng.standard_normal((1, 4))
-    x = Tensor(rng.standard_normal((4, 3, 5, 5)))
-    plain = net.act(net.first(x, [0, 1, 2, 0]))
-    fused = net.act(net.first(x, [0, 1, 2, 0], add_bias=False), bias=net.first.loose_bias)
-    np.testing.assert_allclose(plain.data, fused.data, rtol=1e-14)
-    assert TwoLayers("strict").first.loose_bias is None
 
 
 def test_routes_that_were_not_announced_are_refused():

@@ -296,16 +296,6 @@ def test_pairwise_spread(rng):
     assert m.pairwise_spread(real[:250], real[250:])["ratio"] == pytest.approx(1, abs=0.05)
 
 
-def test_birthday_support_of_a_known_support(rng):
-    images = rng.standard_normal((400, 10))
-    drawn = images[rng.integers(0, 400, 2000)]
-    got = m.birthday_support(drawn, threshold=1e-3)
-    assert 17 <= got["batch"] <= 31  # sqrt(2 ln 2 * 400) = 23.5 for a uniform support of 400
-    assert got["support"] == got["batch"] ** 2
-    assert m.birthday_support(images, threshold=1e-3) == {"batch": math.inf, "support": math.inf}
-    assert m.birthday_support(np.ones((50, 4)), threshold=1e-3)["batch"] == 2
-
-
 def test_pixel_std():
     images = np.zeros((4, 1, 2, 1), np.float32)
     images[:2, 0, 0] = 1  # one pixel differs (variance 1/4), one does not
@@ -335,12 +325,6 @@ def test_every_measure_sees_a_generator_with_one_class_left(rng):
     assert m.ndb(bins, collapsed)["ndb_share"] > 0.5 > m.ndb(bins, test)["ndb_share"]
     assert m.pairwise_spread(collapsed, train)["ratio"] < 0.5
     assert m.pixel_std(collapsed) < 0.5 * m.pixel_std(train)
-    threshold = float(np.sort(brute_distances(test[:500], test[:500]), axis=None)[500 + 20])
-    batch = {
-        name: m.birthday_support(x, threshold=threshold)["batch"]
-        for name, x in (("t", test), ("c", collapsed))
-    }
-    assert batch["c"] < 0.6 * batch["t"]
     assert m.copy_check(train[:50] + 0.001, test, train)["ratio"] < 0.1  # a generator of near-copies
 
 
@@ -536,7 +520,6 @@ GOOD = np.random.default_rng(0).random((6, 4))
         lambda: m.ndb(m.Bins(GOOD, np.ones(6)), GOOD[:, :2]),
         lambda: m.copy_check(GOOD, GOOD, GOOD[:, :3]),
         lambda: m.pairwise_spread(GOOD[:1], GOOD),
-        lambda: m.birthday_support(GOOD, threshold=0),
         lambda: mr.route_information([0, 1], [[0], [1], [2]]),
         lambda: mr.route_information([0, 1], [0.0, 1.0]),
         lambda: mr.eta_squared(GOOD, [0, 1]),
@@ -567,5 +550,4 @@ def test_no_measure_changes_its_input(rng):
     m.frechet_distance(real, fake)
     m.ndb(m.make_bins(real, 5), fake)
     m.copy_check(fake, fake, real)
-    m.birthday_support(real, threshold=0.1)
     mr.eta_squared(real, np.arange(50) % 5)

@@ -1,12 +1,13 @@
 """The optimisers against their formulas, stored numbers and promises: which filter sets move, and which do not."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from tinygan import engine
-from tinygan.engine import Tensor, frozen
+from tinygan import debug
+from tinygan.engine import Tensor, _set_mode, frozen
 from tinygan.errors import TinyganError
 from tinygan.game import turn_of_d, turn_of_g
 from tinygan.layers import StochasticConvTranspose2d, normalised
@@ -274,19 +275,30 @@ def test_a_frozen_net_that_never_stepped_has_no_gradients():
     assert all(p.grad is None for p in d.parameters()) and all(p.grad is not None for p in g.parameters())
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("options", [{}, {"norm": "affine", "bank_affine": True, "bank_act": True, "output": "tanh"}])
-def test_a_training_step_is_float32_in_every_operation(kind, options, monkeypatch):
-    """The profile mode is shown every result, forward and backward: record their dtypes there."""
+@contextmanager
+def dtypes_of_results():
+    """Record the dtypes that each operation returns, forward and backward, by a hook of the engine."""
     seen = {}
 
-    def record(self, op, seconds, array):
-        seen.setdefault(op, set()).add(array.dtype)
+    class Recorder(debug.Watch):
+        def made(self, out, inputs):
+            seen.setdefault(out._op, set()).add(out.dtype)
 
-    monkeypatch.setattr(engine.Profile, "add", record)
+        def gradient(self, rule, g, out):
+            part = rule(g, out)
+            seen.setdefault(f"a gradient of {out._op}", set()).add(part.dtype)
+            return part
+
+    with _set_mode(watch=Recorder()):
+        yield seen
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("options", [{}, {"norm": "affine", "bank_affine": True, "bank_act": True, "output": "tanh"}])
+def test_a_training_step_is_float32_in_every_operation(kind, options):
     g, d = players(**options)
     g_steps, d_steps, average = kind(g.named_parameters()), kind(d.named_parameters()), EMA(g, 0.9)
-    with engine.profile(show=False):
+    with dtypes_of_results() as seen:
         for seed in range(2):
             game(g, d, g_steps, d_steps, np.random.default_rng(seed))
             average.update(g)
@@ -301,12 +313,10 @@ def test_a_training_step_is_float32_in_every_operation(kind, options, monkeypatc
     assert {p.dtype for p in average.module.parameters()} == single
 
 
-def test_the_dtype_recorder_would_notice(monkeypatch):
-    seen = set()
-    monkeypatch.setattr(engine.Profile, "add", lambda self, op, seconds, array: seen.add(array.dtype))
-    with engine.profile(show=False):
+def test_the_dtype_recorder_would_notice():
+    with dtypes_of_results() as seen:
         Tensor(np.ones(2)) * 2.0
-    assert seen == {np.dtype(np.float64)}
+    assert seen == {"multiply": {np.dtype(np.float64)}}
 
 
 # ---- states ------------------------------------------------------------------------------------------------------
@@ -424,7 +434,7 @@ def test_wrong_settings(make, message):
 def test_profile_sees_what_is_no_operation():
     g, d = players()
     g_steps = Adam(g.named_parameters())
-    with engine.profile(show=False) as report:
+    with debug.profile(show=False) as report:
         game(g, d, g_steps, Adam(d.named_parameters()), np.random.default_rng(0))
         with normalised(g):
             pass

@@ -5,7 +5,7 @@ import pytest
 
 import tinygan.conv
 import tinygan.engine
-import tinygan.functional
+import tinygan.fused
 import tinygan.kernels
 import tinygan.ops
 import tinygan.optim
@@ -40,7 +40,7 @@ def test_a_step_by_the_kernels_for_any_array_equals_numpys(settings, optimizer, 
     config = GANConfig(base_channels=4, latent_dim=8, init_factor=1.0, **settings)
     # float64: an optimiser divides by the size of the gradient, so rounding in float32 may turn a step around.
     losses, weights = train(config, optimizer, np.float64)
-    for module in (tinygan.conv, tinygan.engine, tinygan.functional, tinygan.kernels, tinygan.ops, tinygan.optim):
+    for module in (tinygan.conv, tinygan.engine, tinygan.fused, tinygan.kernels, tinygan.ops, tinygan.optim):
         monkeypatch.setattr(module, "for_array", lambda array: Kernels())
     any_losses, any_weights = train(config, optimizer, np.float64)
     assert np.allclose(losses, any_losses, rtol=1e-10, atol=0)

@@ -20,12 +20,12 @@ from vgg16_tools import (
 )
 
 from tinygan import hdf5
-from tinygan.conv import _resize
 from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import check_grads
 from tinygan.models import vgg16
 from tinygan.models.vgg16 import MAPS, VGG16, averaging_matrix, load_vgg16, save_vgg16
+from tinygan.pooling import _resize
 
 h5py = pytest.importorskip("h5py")
 

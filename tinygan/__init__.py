@@ -4,18 +4,13 @@ Where to start reading: engine.py (the idea), ops.py and conv.py (the operations
 and train_mnist.py beside the package (the training loop). Importing this package needs NumPy alone.
 """
 
-from tinygan.conv import (
-    conv2d,
-    conv2d_weight,
-    conv_transpose2d,
-    max_pool2d,
-    mean_pool2d,
-    resize_bilinear,
-)
-from tinygan.engine import AnomalyError, GraphError, Tensor, anomaly, frozen, grad, no_grad, profile
+from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d
+from tinygan.debug import AnomalyError, anomaly, profile
+from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
 from tinygan.errors import TinyganError, UsageError
 from tinygan.gradcheck import GradientError, KinkWarning, check_grads
 from tinygan.kernels.threads import set_threads
+from tinygan.pooling import max_pool2d, mean_pool2d, resize_bilinear
 
 __version__ = "0.1.0"
 

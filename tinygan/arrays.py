@@ -239,21 +239,6 @@ def square(name: str, size: int | Sequence[int]) -> int:
     return rows
 
 
-def check_routes(routes: Sequence[int] | None, samples: int, bank: int) -> np.ndarray | None:
-    """Copy routes as an int64 array (samples,) with entries in [0, bank), or None for a bank of one.
-
-    Raises GraphError with one sentence. Routes stay on the host: the work is split by them before a GPU is asked.
-    """
-    if routes is None:
-        if bank != 1:
-            raise GraphError(f"a bank of {bank} filter sets needs routes: one integer in [0, {bank}) per sample")
-        return None
-    if xp_of(routes) is not np:
-        raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
-    checked = own_integers(routes, "routes", samples, bank)
-    return None if bank == 1 else checked
-
-
 class ArrayLike:
     """NumPy's manners for a class with an array in `.data`: whatever asks for values alone and needs no gradient.
 

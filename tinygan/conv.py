@@ -17,25 +17,25 @@ sample; a set that no sample uses costs nothing and receives exactly zero gradie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import check_routes, pair, square, whole_numbers
+from tinygan.arrays import pair, whole_numbers
 from tinygan.engine import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
 from tinygan.ops import reshape
+from tinygan.routes import Route, Routed, route_of
 
 Pair = int | tuple[int, int]
 
 
 def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
-           routes: Sequence[int] | None = None) -> Tensor:
+           routes: Routed = None) -> Tensor:
     """Cross-correlate x with filters: y[n, a, i, j] = sum x[n, b, s i + u - p, s j + v - p] w[r_n, a, b, u, v].
 
     x: (N, B, H, W). weight: (K, A, B, kh, kw), or (A, B, kh, kw) for a bank of one.
-    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K), needed when K > 1.
+    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K) or a Route, if K > 1.
     Returns (N, A, h, w) with h = (H + 2p - kh) // s + 1. Raises GraphError where shapes or routes do not fit.
     """
     weight, stride, padding = _prepare("conv2d", x, weight, 2, stride, padding)
@@ -43,11 +43,11 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
     for size, k, p in zip(x.shape[2:], kernel, padding, strict=True):
         if size + 2 * p < k:
             raise GraphError(f"conv2d: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
-    return _conv(x, weight, stride=stride, padding=padding, routes=check_routes(routes, len(x), len(weight)))
+    return _conv(x, weight, stride=stride, padding=padding, routes=route_of(routes, len(x), len(weight)))
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
-                     routes: Sequence[int] | None = None, output_size: tuple[int, int] | None = None) -> Tensor:
+                     routes: Routed = None, output_size: tuple[int, int] | None = None) -> Tensor:
     """The transpose (adjoint) of conv2d: every input pixel paints a k x k patch, patches s apart are added up.
 
     x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
@@ -65,11 +65,11 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
                          f"gives {smallest} to {tuple(n + s - 1 for n, s in zip(smallest, stride, strict=True))} "
                          f"pixels, not {size}")
     return _conv_transpose(x, weight, stride=stride, padding=padding, output_size=size,
-                           routes=check_routes(routes, len(x), len(weight)))
+                           routes=route_of(routes, len(x), len(weight)))
 
 
 def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
-                  routes: Sequence[int] | None = None, bank: int = 1) -> Tensor:
+                  routes: Routed = None, bank: int = 1) -> Tensor:
     """The third side: w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
 
     The sum runs over i, j and the samples n of route r.
@@ -88,50 +88,51 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
         raise GraphError(f"conv2d_weight: {describe(big)} and {describe(small)} do not belong together with kernel "
                          f"{kernel}, stride {stride}, padding {padding}")
     return _weight_gradient(big, small, kernel=kernel, stride=stride, padding=padding, bank=bank,
-                            routes=check_routes(routes, len(big), bank))
+                            routes=route_of(routes, len(big), bank))
 
 
 # ---- the triangle: each VJP is one of the other two --------------------------------------------------------------
 
 
 @primitive
-def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None):
+def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(big.data).conv(big.data, weight.data, stride, padding, routes)
+    value = for_array(big.data).conv(big.data, weight.data, stride, padding, _indices(routes))
     return value, (lambda g, y: _conv_transpose(g, weight, output_size=big.shape[2:], **same),
                    lambda g, y: _weight_gradient(big, g, kernel=weight.shape[3:], bank=len(weight), **same))
 
 
 @primitive
-def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: np.ndarray | None,
+def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None,
                     output_size: tuple):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, routes, output_size)
+    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, _indices(routes),
+                                                 output_size)
     return value, (lambda g, y: _conv(g, weight, **same),
                    lambda g, y: _weight_gradient(g, small, kernel=weight.shape[3:], bank=len(weight), **same))
 
 
 @primitive
 def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, padding: tuple,
-                 routes: np.ndarray | None, bank: int):
+                 routes: Route | None, bank: int):
     same = {"stride": stride, "padding": padding, "routes": routes}
-    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, routes, bank)
+    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, _indices(routes), bank)
     return value, (lambda g, y: _conv_transpose(small, g, output_size=big.shape[2:], **same),
                    lambda g, y: _conv(big, g, **same))
 
 
-def _weight_gradient(big: Tensor, small: Tensor, *, routes: np.ndarray | None, bank: int, **geometry: Any) -> Tensor:
+def _weight_gradient(big: Tensor, small: Tensor, *, routes: Route | None, bank: int, **geometry: Any) -> Tensor:
     out = _conv_weight(big, small, routes=routes, bank=bank, **geometry)
-    out.rows = used_sets(routes, bank)
+    out.rows = None if routes is None else routes.used
     return out
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------
 
 
-def used_sets(routes: np.ndarray | None, bank: int) -> np.ndarray | None:
-    """Bool mask over the bank: which sets have at least one sample (None when there is only one set)."""
-    return None if routes is None else np.bincount(routes, minlength=bank) > 0
+def _indices(routes: Route | None) -> np.ndarray | None:
+    """What the kernels take."""
+    return None if routes is None else routes.indices
 
 
 def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:
@@ -147,92 +148,3 @@ def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pa
     if min(stride) < 1 or min(padding) < 0:
         raise GraphError(f"{name}: stride must be 1 or more and padding 0 or more, got {stride} and {padding}")
     return weight, stride, padding
-
-
-# ---- pooling and resizing ----------------------------------------------------------------------------------------
-
-
-def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
-    """Largest value of each size x size window, windows `stride` (default: size) apart, no padding.
-
-    x: (N, C, H, W); rows and columns that do not fill a window are left out. size, stride: one number, or two that are
-    equal. On ties the first in row order wins and takes the gradient. Raises GraphError where they do not fit.
-    """
-    size = square("max_pool2d", size)
-    stride = size if stride is None else square("max_pool2d", stride)
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        raise GraphError(f"max_pool2d: {describe(x)} is no map (N, C, H, W)")
-    h, w = ((n - size) // stride + 1 for n in x.shape[2:])
-    if h < 1 or w < 1:
-        raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
-    value, which = for_array(x.data).max_pool(x.data, size, stride)
-    return _pool_take(x, which=which, size=size, stride=stride, value=value)
-
-
-@primitive
-def _pool_take(x: Tensor, *, which: Any, size: int, stride: int, value: Any = None):
-    """From each window the entry that `which` (N, C, h, w) names; linear in x. value: these entries, where known."""
-    if value is None:
-        value = for_array(x.data).pool_take(x.data, which, size, stride)
-    return value, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
-
-
-@primitive
-def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
-    """The transpose of _pool_take: zeros, with each value added where it was taken."""
-    value = for_array(g.data).pool_put(g.data, which, size, stride, shape)
-    return value, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
-
-
-def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
-    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size). size: one number, or two equal ones.
-
-    Raises GraphError where the sides are not multiples of it.
-    """
-    size = square("mean_pool2d", size)
-    if x.ndim != 4 or x.shape[2] % size or x.shape[3] % size:
-        raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")
-    return _mean_pool(x, size=size)
-
-
-@primitive
-def _mean_pool(x: Tensor, *, size: int):
-    return for_array(x.data).mean_pool(x.data, size), (lambda g, y: _mean_unpool(g, size=size),)
-
-
-@primitive
-def _mean_unpool(g: Tensor, *, size: int):
-    """The transpose of _mean_pool: every pixel of a block gets its share."""
-    return for_array(g.data).mean_unpool(g.data, size), (lambda gg, y: _mean_pool(gg, size=size),)
-
-
-def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor:
-    """Resize (N, C, H, W) to `size`, (rows, columns) or one number, by bilinear interpolation of pixel centres
-    (align_corners=False).
-
-    Two matrix products, one per axis, so its adjoint is exact. antialias widens the triangle when shrinking, as
-    image libraries do, so that no pixel is skipped. Raises GraphError for another shape or a size below 1.
-    """
-    size = pair(size)
-    if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1:
-        raise GraphError(f"resize_bilinear: expected a map (N, C, H, W) and sizes of 1 or more, got {describe(x)} and "
-                         f"{size}")
-    rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
-    return _resize(x, rows=rows, columns=columns)
-
-
-@primitive
-def _resize(x: Tensor, *, rows: np.ndarray, columns: np.ndarray):
-    """rows @ x @ columns.T for each map; the transpose is the same with both matrices transposed."""
-    return for_array(x.data).resize(x.data, rows, columns), (lambda g, y: _resize(g, rows=rows.T, columns=columns.T),)
-
-
-def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
-    """The (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
-    scale = n / m
-    reach = max(scale, 1.0) if antialias else 1.0
-    centre = (np.arange(m)[:, None] + 0.5) * scale - 0.5
-    if not antialias:
-        centre = centre.clip(0, n - 1)  # the border pixel is repeated
-    weights = np.maximum(0.0, 1.0 - abs(np.arange(n)[None, :] - centre) / reach)
-    return weights / weights.sum(axis=1, keepdims=True)

@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 
 from tinygan.arrays import own_array, whole_numbers
-from tinygan.conv import Pair, pair, resize_bilinear
+from tinygan.conv import Pair, pair
 from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
-from tinygan.functional import logistic_loss
+from tinygan.fused import logistic_loss
 from tinygan.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.models.gpan import Batch, PatchDiscriminator
 from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, sqrt, tanh, where
+from tinygan.pooling import resize_bilinear
 from tinygan.settings import setting
 
 PAPER_WEIGHTS = {"split": 3.0, "cgan": 10.0, "vgg": 100.0, "background": 25.0, "substrate": 100.0}

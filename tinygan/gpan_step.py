@@ -21,7 +21,8 @@ from tinygan.gpan_losses import LossSettings
 from tinygan.gradcam import grad_cam
 from tinygan.models.gpan import Batch, PatchDiscriminator
 from tinygan.module import Module
-from tinygan.views import Views, apply_views, plain_view, warp
+from tinygan.views import Views, apply_views, plain_view
+from tinygan.warp import warp
 
 CAM_SIDE = 28  # of importance maps that are resampled from random views
 

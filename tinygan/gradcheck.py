@@ -101,7 +101,7 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
     finally:
         for p, data, gradient, wanted, version, words in kept:
-            p._set(data, wanted, (), "")
+            p._set(data, wanted)
             p.grad, p.version, p.name = gradient, version, words
 
 
@@ -110,8 +110,8 @@ def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int
     def whole(*tensors: Tensor) -> Tensor:
         for p, t in zip(parameters, tensors[count:], strict=True):
             # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
-            edges = ((t, lambda g, y: g, t.version),) if t.requires_grad else ()
-            p._set(Tensor.data.__get__(t), t.requires_grad, edges, "parameter")
+            edges = ((t, 0, t.version),) if t.requires_grad else ()
+            p._set(Tensor.data.__get__(t), t.requires_grad, edges, (lambda g, y: g,), "parameter")
         return function(*tensors[:count])
 
     return whole
@@ -125,8 +125,9 @@ def _check(function: Callable, arrays: list, labels: list[str], order: int, name
         if draw % 2:
             cotangent = np.flip(cotangent)  # negative strides: a rule must not depend on the memory order of g
         tensors = [Tensor(a, requires_grad=True, name=label) for a, label in zip(arrays, labels, strict=True)]
-        found = grad(function(*tensors), tensors, seed=Tensor(cotangent))
-        for i, g in enumerate(found):
+        # Recorded in every second draw: a kernel may compute the gradients where nothing is recorded (engine.Rules).
+        gradients = grad(function(*tensors), tensors, create_graph=bool(draw % 2), seed=Tensor(cotangent))
+        for i, g in enumerate(gradients):
             if g.shape != arrays[i].shape:
                 raise GradientError(f"{name}: the order-{level} gradient of {labels[i]} has shape {g.shape}, "
                                     f"the input {arrays[i].shape}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.conv import interpolation_matrix
+from tinygan.pooling import interpolation_matrix
 from tinygan.errors import UsageError
 from tinygan.kernels.arrays import to_numpy
 

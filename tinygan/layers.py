@@ -4,7 +4,7 @@ Three kinds of weight normalisation (`norm`):
   strict  y = (w . x) / |w|            direction alone; no scale, no bias
   affine  y = g (w . x) / |w| + b      the same with a learned scale and bias
   none    y = w . x + b                an ordinary layer
-|w| is taken per output channel and, in a bank, per filter set (functional.weight_norm has the formula). The shapes,
+|w| is taken per output channel and, in a bank, per filter set (fused.weight_norm has the formula). The shapes,
 initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
 """
 
@@ -16,12 +16,15 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import Pair, check_routes, conv2d, conv_transpose2d, pair, used_sets
-from tinygan.engine import GraphError, Tensor, watched
+from tinygan.arrays import pair
+from tinygan.conv import Pair, conv2d, conv_transpose2d
+from tinygan.debug import watched
+from tinygan.engine import GraphError, Tensor
 from tinygan.errors import TinyganError
-from tinygan.functional import gather_sets, tprelu, weight_norm
+from tinygan.fused import gather_sets, tprelu, weight_norm
 from tinygan.kernels import for_array
 from tinygan.module import Module, Parameter
+from tinygan.routes import Route, Routed, route_of, routes_of
 
 NORMS = ("strict", "affine", "none")
 CLAMPS = ("project", "forward", "none")
@@ -53,31 +56,25 @@ class _Filters(Module):
         if norm == "affine" or (norm == "none" and bias):
             self.bias = Parameter(np.zeros((sets, channels), dtype), bank=sets > 1)
 
-    def filters(self, routes: np.ndarray | None = None) -> Tensor:
-        """The weights as they are applied: (K, A, B, kh, kw). Sets that `routes` does not use are left zero."""
+    def filters(self, route: Route | None = None) -> Tensor:
+        """Return the weights as they are applied, (K, A, B, kh, kw). Sets that the route does not use are left zero."""
         if self.norm == "none":
             return self.weight
         if self.shared is not None:
             v, rows = self.shared
-            if rows is not None and (missing := used_sets(routes, self.bank) & ~rows).any():
+            if rows is not None and (missing := route.used & ~rows).any():
                 raise GraphError(f"the net is called with routes to sets {np.flatnonzero(missing).tolist()}, which the "
                                  "routes given to `normalised` left out: give both the same")
             return v if self.weight.requires_grad else v.detach()
         return weight_norm(self.weight, out_axis=self.out_axis, scale=self.norm_scale, eps=self.eps,
-                           rows=used_sets(routes, self.bank))
+                           rows=None if route is None else route.used)
 
-    @property
-    def loose_bias(self) -> Tensor | None:
-        """The bias (channels,), if the activation that follows can add it in its own pass: `add_bias=False` then
-        leaves it out here. None where there is none, or where each filter set has its own."""
-        return None if self.bias is None or len(self.bias) > 1 else self.bias.reshape(-1)
-
-    def finish(self, y: Tensor, routes: np.ndarray | None, add_bias: bool = True) -> Tensor:
-        """Scale and bias, one per output channel (and per filter set where the bank has its own)."""
+    def scaled(self, y: Tensor, route: Route | None = None) -> Tensor:
+        """Apply scale and bias, one per output channel (and per filter set where the bank has its own)."""
         if self.gain is not None:
-            y = y * _for_samples(self.gain, routes, y.ndim)
-        if self.bias is not None and (add_bias or self.loose_bias is None):
-            y = y + _for_samples(self.bias, routes, y.ndim)
+            y = y * _for_samples(self.gain, route, y.ndim)
+        if self.bias is not None:
+            y = y + _for_samples(self.bias, route, y.ndim)
         return y
 
 
@@ -91,7 +88,7 @@ class Linear(_Filters):
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.filters()
-        return self.finish(ops.matmul(x, ops.transpose(w.reshape(w.shape[1:3]))), None)
+        return self.scaled(ops.matmul(x, ops.transpose(w.reshape(w.shape[1:3]))))
 
 
 class Conv2d(_Filters):
@@ -105,8 +102,8 @@ class Conv2d(_Filters):
                          bank_affine=False, init_factor=init_factor, fan_in=inputs * kh * kw, rng=rng, dtype=dtype)
         self.stride, self.padding = pair(stride), pair(padding)
 
-    def forward(self, x: Tensor, *, add_bias: bool = True) -> Tensor:
-        return self.finish(conv2d(x, self.filters(), stride=self.stride, padding=self.padding), None, add_bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(conv2d(x, self.filters(), stride=self.stride, padding=self.padding))
 
 
 class StochasticConvTranspose2d(_Filters):
@@ -129,10 +126,10 @@ class StochasticConvTranspose2d(_Filters):
                          rng=rng, dtype=dtype)
         self.stride, self.padding = (sh, sw), pair(padding)
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None, *, add_bias: bool = True) -> Tensor:
-        routes = check_routes(routes, len(x), self.bank)
-        y = conv_transpose2d(x, self.filters(routes), stride=self.stride, padding=self.padding, routes=routes)
-        return self.finish(y, routes, add_bias)
+    def forward(self, x: Tensor, routes: Routed = None) -> Tensor:
+        route = route_of(routes, len(x), self.bank)
+        y = conv_transpose2d(x, self.filters(route), stride=self.stride, padding=self.padding, routes=route)
+        return self.scaled(y, route)
 
 
 class ConvTranspose2d(StochasticConvTranspose2d):
@@ -164,17 +161,14 @@ class TPReLU(Module):
                                bounds=(0.0, 1.0) if clamp == "project" else None)
         self.shift = Parameter(np.zeros((bank, channels), dtype), bank=bank > 1) if shift else None
 
-    def forward(self, x: Tensor, routes: Sequence[int] | None = None, bias: Tensor | None = None) -> Tensor:
-        """bias (channels,): added to x first, for the layer before (its `loose_bias`)."""
+    def forward(self, x: Tensor, routes: Routed = None) -> Tensor:
         limit = (lambda a: ops.clip(a, 0.0, 1.0)) if self.clamp == "forward" else (lambda a: a)
-        routes = check_routes(routes, len(x), self.bank) if self.bank > 1 else None
-        if routes is None:
+        route = route_of(routes, len(x), self.bank) if self.bank > 1 else None
+        if route is None:
             shift = None if self.shift is None else self.shift.reshape(-1)
-            return tprelu(x, limit(self.slope.reshape(-1)), shift, bias)
-        if bias is not None:
-            x = x + bias.reshape((1, -1) + (1,) * (x.ndim - 2))
-        a = limit(_for_samples(self.slope, routes, x.ndim))
-        t = _for_samples(self.shift, routes, x.ndim) if self.shift is not None else 0.0
+            return tprelu(x, limit(self.slope.reshape(-1)), shift)
+        a = limit(_for_samples(self.slope, route, x.ndim))
+        t = _for_samples(self.shift, route, x.ndim) if self.shift is not None else 0.0
         u = x - t
         return ops.where(u.data > 0, u, a * u) + t
 
@@ -185,7 +179,7 @@ def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: t
 
 
 @contextmanager
-def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
+def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     """Inside, the layers of `net` share filters that were normalised once, however often the net is called.
 
     Weight normalisation is a change of variables, v = w / |w|. So a training step may compute v before the net is
@@ -199,12 +193,11 @@ def normalised(net: Module, routes: np.ndarray | None = None) -> Iterator[None]:
     """
     layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
     stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
-    routes = None if routes is None else np.asarray(routes)
-    if routes is not None and (routes.ndim != 2 or routes.shape[1] != len(stochastic)):
-        raise GraphError(f"normalised: routes must be (N, {len(stochastic)}), a column a layer, not {routes.shape}")
-    column = {id(m): None if routes is None else check_routes(routes[:, i], len(routes), m.bank)
-              for i, m in enumerate(stochastic)}
-    rows = [used_sets(column.get(id(m)), m.bank) if m.bank > 1 else None for m in layers]
+    used = {}
+    if routes is not None:
+        used = {id(m): route.used for m, route in zip(stochastic, routes_of(routes, [m.bank for m in stochastic]),
+                                                      strict=True) if route is not None}
+    rows = [used.get(id(m)) for m in layers]
     if not layers:
         yield
         return
@@ -233,7 +226,7 @@ def bank_order(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 
-def _for_samples(values: Tensor, routes: np.ndarray | None, ndim: int) -> Tensor:
-    """(K, C) values for a batch: row 0 for all, or the row of each sample's route; shaped (N or 1, C, 1, 1)."""
-    picked = values if len(values) == 1 else values[0:1] if routes is None else gather_sets(values, routes)
+def _for_samples(values: Tensor, route: Route | None, ndim: int) -> Tensor:
+    """Select (K, C) values for a batch: row 0 for all, or that of each sample's set; shaped (N or 1, C, 1, 1)."""
+    picked = values if len(values) == 1 else values[0:1] if route is None else gather_sets(values, route)
     return picked.reshape(picked.shape + (1,) * (ndim - 2))

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from tinygan import checkpoint
+from tinygan.debug import anomaly
 from tinygan.device import Device, first_line, memory_is_full, pick_device
-from tinygan.engine import Tensor, anomaly
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.kernels.gpu.launch import set_tf32

@@ -14,7 +14,7 @@ import numpy as np
 from tinygan.arrays import own_integers
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import TinyganError
-from tinygan.functional import logistic_loss
+from tinygan.fused import logistic_loss
 from tinygan.ops import log, log_softmax, mean, negative, sigmoid
 
 CLAMP_EPS = 1e-12  # -log(1e-12) = 27.6 is the largest value the clamped form can take

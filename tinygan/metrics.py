@@ -324,35 +324,6 @@ def pairwise_spread(
     }
 
 
-def birthday_support(
-    samples: ArrayLike, *, threshold: float, limit: int = 2000, trials: int = 101, seed: int = 0
-) -> dict[str, float]:
-    """Birthday-paradox estimate of how many different images a generator makes (Arora & Zhang 2017).
-
-    Two samples nearer than `threshold` (L2) count as the same image. `batch` is the smallest batch that holds
-    such a pair in at least half of `trials` random orders of the first `limit` samples; the support is then
-    of the order of batch^2. Both are infinite when the samples used hold no such pair: the support is then
-    likely above N^2. The threshold decides the result, so give the value for as many real images beside it.
-    """
-    if not threshold > 0:
-        raise TinyganError(f"the near-duplicate threshold must be above 0, got {threshold}")
-    x = as_matrix("samples", samples, at_least=2)[:limit]
-    close = []
-    for rows, squared in _distance_blocks(x, x):
-        first, second = np.nonzero(squared < threshold * threshold)
-        first += rows.start
-        close.append(np.stack([first, second])[:, first < second])
-    first, second = np.concatenate(close, axis=1)
-    if not len(first):
-        return {"batch": math.inf, "support": math.inf}
-    random, complete = np.random.default_rng(seed), []
-    for _ in range(trials):
-        place = random.permutation(len(x))
-        complete.append(int(np.maximum(place[first], place[second]).min()) + 1)
-    batch = float(np.sort(complete)[(trials - 1) // 2])
-    return {"batch": batch, "support": batch * batch}
-
-
 def pixel_std(images: ArrayLike) -> float:
     """Compute how much samples differ: root of the variance over samples, averaged over pixels. 0: all equal."""
     x = as_matrix("images", images)

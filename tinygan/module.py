@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
+from tinygan.routes import routes_of
 
 
 class Parameter(Tensor):
@@ -164,17 +165,13 @@ class Sequential(Module):
     def __init__(self, *layers: Callable) -> None:
         self.layers = list(layers)
 
-    def forward(self, x: Tensor, routes: np.ndarray | None = None) -> Tensor:
-        """routes: (N, number of stochastic layers) host integers; may be left out if there is none.
+    def forward(self, x: Tensor, routes: Sequence | None = None) -> Tensor:
+        """Apply the modules; routes: host integers (N, stochastic layers), or None where every bank is 1.
 
-        Raises TinyganError for routes of another shape.
+        Raises GraphError for routes of another shape.
         """
-        stochastic = [getattr(layer, "stochastic", False) for layer in self.layers]
-        routes = np.empty((len(x), 0), np.int64) if routes is None else np.asarray(routes)
-        if routes.shape != (len(x), sum(stochastic)):
-            raise TinyganError(f"routes must be of shape {(len(x), sum(stochastic))}, one column for each stochastic "
-                               f"layer, not {routes.shape}")
-        columns = iter(routes.T)
-        for layer, takes_route in zip(self.layers, stochastic, strict=True):
-            x = layer(x, next(columns)) if takes_route else layer(x)
+        stochastic = [layer for layer in self.layers if getattr(layer, "stochastic", False)]
+        columns = iter(routes_of(routes, [layer.bank for layer in stochastic], len(x)))
+        for layer in self.layers:
+            x = layer(x, next(columns)) if layer in stochastic else layer(x)
         return x

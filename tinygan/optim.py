@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine import Tensor, watched
+from tinygan.debug import watched
+from tinygan.engine import Tensor
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.arrays import to_numpy, xp_of

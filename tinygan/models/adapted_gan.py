@@ -14,6 +14,7 @@ arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
 from tinygan.module import Module
+from tinygan.routes import routes_of
 from tinygan.settings import setting
 
 SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
@@ -157,25 +159,18 @@ class Generator(Module):
         return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", bank=bank if c.bank_act else 1,
                       dtype=dtype)
 
-    def forward(self, z: Tensor, routes: np.ndarray | None = None) -> Tensor:
-        """routes: host integers, column l < bank[l]; may be left out when every bank is 1. Raises UsageError for routes
-        that are missing or of another shape, GraphError for an index outside its bank."""
+    def forward(self, z: Tensor, routes: Sequence | None = None) -> Tensor:
+        """Generate images; routes: host integers (N, depth + 1), column l in [0, bank[l]), or None if every bank is 1.
+
+        Raises GraphError for routes that are missing, of another shape or outside a bank.
+        """
         n = len(z)
-        if routes is None and max(self.config.bank) > 1:
-            raise UsageError(f"this generator has filter banks {self.config.bank}: give it routes (draw_routes)")
-        expected = (n, len(self.config.bank))
-        if routes is not None and np.shape(routes) != expected:
-            raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each layer, "
-                             f"not {np.shape(routes)}")
         # Column l of the routes belongs to layer l; an activation follows the layer before it.
-        columns = [None] * len(self.config.bank) if routes is None else list(np.asarray(routes).T)
+        columns = routes_of(routes, self.config.bank, n)
         x = self.projection(z.reshape(n, -1, 1, 1), columns[0])
         x = x.reshape(n, self.start, self.start, -1).transpose(0, 3, 1, 2)
-        bias = None  # the projection's is one per unit and has been added; a deconvolution's is left to what follows
         for deconv, act, before, column in zip(self.deconvs, self.activations, columns, columns[1:], strict=False):
-            last = deconv is self.deconvs[-1]
-            x = deconv(act(x, before, bias), column, add_bias=last)
-            bias = deconv.loose_bias
+            x = deconv(act(x, before), column)
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -204,7 +199,7 @@ class Discriminator(Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images
         for conv, act in zip(self.convs, self.activations, strict=True):
-            x = act(conv(x, add_bias=False), bias=conv.loose_bias)
+            x = act(conv(x))
         return self.last(x).reshape(-1)
 
 

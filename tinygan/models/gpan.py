@@ -14,20 +14,22 @@ PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import mean_pool2d
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
 from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
 from tinygan.module import Module
+from tinygan.pooling import mean_pool2d
+from tinygan.routes import routes_of
 from tinygan.settings import setting
-from tinygan.views import blur
+from tinygan.warp import blur
 
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet
@@ -220,17 +222,14 @@ class GPANGenerator(Module):
                 self.activations.append(activation(c.decoder_width(side)))
             width, before = c.decoder_width(side), side
 
-    def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: np.ndarray | None = None
+    def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: Sequence | None = None
                 ) -> tuple[Tensor, list[Tensor]]:
-        """Generate images. routes: host integers (N, stochastic layers); may be left out when every bank is 1.
+        """Generate images and maps; routes: host integers (N, stochastic layers), or None where every bank is 1.
 
-        Raises UsageError for inputs of another shape, GraphError for an index that is not in its bank.
+        Raises UsageError for inputs of another shape, GraphError for routes of another shape or outside a bank.
         """
         c, n = self.config, len(x)
-        expected = (n, len(c.bank))
-        if routes is None and max(c.bank) > 1 or routes is not None and np.shape(routes) != expected:
-            raise UsageError(f"routes must be of shape {expected}, a row for each sample and a column for each "
-                             f"stochastic layer, not {None if routes is None else np.shape(routes)}")
+        columns = routes_of(routes, c.bank, n)
         quarters = (BOTTLENECK, BOTTLENECK)
         for name, given, shape in (("x", x, (n, c.condition_channels, c.size, c.size)),
                                    ("code", code, (n, c.categories)), ("noise", noise, (n, c.noise_dim, *quarters))):
@@ -240,7 +239,7 @@ class GPANGenerator(Module):
         x = shrink(x, c.encoder_side)
         encoded = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
-            x = act(conv(x, add_bias=False), bias=conv.loose_bias)
+            x = act(conv(x))
             encoded[x.shape[2]] = x
         x = self._pixel_norm(x)
         code_maps = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
@@ -250,13 +249,11 @@ class GPANGenerator(Module):
             stochastic, side = i < len(c.bank), x.shape[2]
             if side > BOTTLENECK and c.skip_width(side):
                 x = ops.concatenate([x, encoded[side]], axis=1)
-            column = {"routes": None if routes is None else np.asarray(routes)[:, i]} if stochastic else {}
-            last = deconv is self.deconvs[-1]
-            x, bias = deconv(x, **column, add_bias=last), deconv.loose_bias
+            x = deconv(x, columns[i] if stochastic else None)
             if len(self.deconvs) - i <= c.smooth:
                 x = blur(x)
-            if not last:
-                x = self.activations[i](x, bias=bias)
+            if i < len(self.activations):
+                x = self.activations[i](x)
             if stochastic:
                 x = self._pixel_norm(x)
                 maps.append(x)
@@ -314,7 +311,7 @@ class PatchDiscriminator(Module):
     def forward(self, x: Tensor, images: Tensor) -> Tensor:
         h = shrink(ops.concatenate([x, images], axis=1), self.config.encoder_side)
         for conv, act in zip(self.convs, self.activations, strict=True):
-            h = act(conv(h, add_bias=False), bias=conv.loose_bias)
+            h = act(conv(h))
         return self.last(h)
 
 

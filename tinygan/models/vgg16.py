@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.conv import _resize, max_pool2d
 from tinygan.engine import Tensor, describe, no_grad
 from tinygan.errors import Refused, TinyganError, UsageError
-from tinygan.functional import conv_relu
+from tinygan.fused import conv_relu
 from tinygan.hdf5 import Reader, open_hdf5, write_hdf5
 from tinygan.models import answer_key
 from tinygan.models.classifier import Classifier
 from tinygan.module import Module, Parameter
+from tinygan.pooling import _resize, max_pool2d
 
 FORMAT, VERSION = "tinygan VGG16", 1
 LAYOUT = "convolutions (out, in, 3, 3); fc (out, in), fc6 over the flattened (channel, row, column) map"

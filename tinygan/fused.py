@@ -6,17 +6,17 @@ once, which is what they cost: none does much arithmetic.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import check_routes, own_rows
-from tinygan.conv import conv2d, conv2d_weight, used_sets
-from tinygan.engine import GraphError, Tensor, describe, is_recording, primitive, watched
+from tinygan.arrays import own_rows
+from tinygan.conv import conv2d, conv2d_weight
+from tinygan.engine import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
 from tinygan.ops import matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops import sum as sum_over
+from tinygan.routes import Route, Routed
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
 
@@ -101,45 +101,44 @@ def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
     return value, (lambda gg, y: sum_over(gg * sigmoid(x * -sign)) * (-sign / max(1, x.size)), by_x)
 
 
-# ---- picking the values of each sample's set -----------------------------------------------------------------------
+# ---- the values of each sample's filter set -------------------------------------------------------------------------
 
 
-def gather_sets(values: Tensor, routes: np.ndarray) -> Tensor:
-    """values[routes]: (K, ...) -> (N, ...), row k for each sample of route k. The gradient's `rows` says which took
-    part. routes: host integers (N,) in [0, K). Raises GraphError for others."""
-    checked = check_routes(routes, len(routes), len(values))
-    return _gather_sets(values, routes=np.zeros(len(routes), np.int64) if checked is None else checked)
+def gather_sets(values: Tensor, routes: Routed) -> Tensor:
+    """Select values[routes]: (K, ...) -> (N, ...), row k for each sample of route k.
+
+    routes: host integers (N,) in [0, K), or a Route; others raise GraphError. The gradient's `rows` tells which sets
+    were used.
+    """
+    return _gather_sets(values, routes=routes if isinstance(routes, Route) else Route(routes, len(values)))
 
 
 @primitive
-def _gather_sets(values: Tensor, *, routes: np.ndarray):
+def _gather_sets(values: Tensor, *, routes: Route):
     def vjp(g: Tensor, y: Tensor) -> Tensor:
         if g.xp is np:
-            out = put(g, index=(routes,), shape=values.shape)
-        else:  # samples of one route meet at one place, and CuPy adds them in whatever order they come
-            chosen = Tensor(g.xp.asarray(routes == np.arange(len(values))[:, None], dtype=g.dtype))
+            out = put(g, index=(routes.indices,), shape=values.shape)
+        else:  # several samples may use one set, and CuPy's put adds them in no fixed order
+            chosen = Tensor(g.xp.asarray(routes.indices == np.arange(len(values))[:, None], dtype=g.dtype))
             out = reshape(matmul(chosen, reshape(g, shape=(len(routes), -1))), shape=values.shape)
-        out.rows = used_sets(routes, len(values))
+        out.rows = routes.used
         return out
 
-    return values.data[routes], (vjp,)
+    return values.data[routes.indices], (vjp,)
 
 
 # ---- PReLU and translated PReLU ----------------------------------------------------------------------------------
 
 
-def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
 
-    x: (N, C, ...). slope a, shift t, bias: (C,); without a shift it is the plain PReLU (t = 0). A bias is added to x
-    first. At the kink itself the negative side's slope is used. Raises GraphError if slope,
-    shift or bias is not of one number per channel.
+    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
+    negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
     """
-    for p in (slope, shift, bias):
+    for p in (slope, shift):
         if p is not None and p.shape != x.shape[1:2]:
             raise GraphError(f"tprelu: {describe(x)} has {x.shape[1]} channels, {describe(p)} does not fit")
-    if bias is not None:
-        x = x + _per_channel(bias, x)
     return _tprelu(x, slope, *(() if shift is None else (shift,)))
 
 
@@ -155,33 +154,8 @@ def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
     kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
     if slope.requires_grad:
-        def together(g: Tensor) -> tuple:
-            return kernels.tprelu_back(g.data, x.data, slope.data, _array(shift))
-
-        rules = _in_one_pass(rules, together)
+        rules = Rules(rules, lambda g: kernels.tprelu_back(g.data, x.data, slope.data, _array(shift)))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
-
-
-def _in_one_pass(rules: tuple, together: Any) -> tuple:
-    """Rules for the inputs of one op that a fused kernel can answer all at once, `together(g)` -> one array each.
-
-    The first input to be asked for a gradient runs it, the others find theirs: nobody is given the same array twice,
-    and g is not kept alive. Where the backward pass is itself recorded, for a second derivative, the rules made of
-    primitives do it.
-    """
-    kept: dict[str, Any] = {"g": lambda: None}
-
-    def rule(i: int):
-        def vjp(g: Tensor, y: Tensor) -> Tensor:
-            if is_recording():
-                return rules[i](g, y)
-            if kept["g"]() is not g or kept["parts"][i] is None:
-                kept.update(g=weakref.ref(g), parts=list(watched(y._op + "_back", g.data, lambda: together(g))))
-            part, kept["parts"][i] = kept["parts"][i], None
-            return Tensor(part)
-        return vjp
-
-    return tuple(rule(i) for i in range(len(rules)))
 
 
 @primitive

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def no_gpu(environment: dict[str, str]) -> str:
-    """Why there is no GPU, or nothing. Run in another process: this one would hold its memory all the time."""
+    """Why there is no GPU, or nothing. Asked in another process: in this one its memory would be held all the time."""
     code = "from tinygan.backend import find_gpu; cupy, line = find_gpu(); print('' if cupy else line)"
     try:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,

@@ -163,7 +163,7 @@ def test_the_step_is_the_training_scripts():
     given = gpan_tinygan.as_batch(batch)
 
     class Training:
-        """The parts of a training that take_step uses."""
+        """What take_step asks of its training."""
 
         G, D, classifier, losses = theirs.nets["G"], theirs.nets["D"], theirs.classifier, theirs.losses
         g_optimizer, d_optimizer, average, step = theirs.g_optimizer, theirs.d_optimizer, None, 0

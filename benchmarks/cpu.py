@@ -53,11 +53,11 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.models.gpan import SIZES
 
 HERE = Path(__file__).resolve().parent
-WARM_UP = 6  # steps before the first round: memory, code and routes not met before
+WARM_UP = 6  # steps before the first round: memory, code and routes are new there
 FIRST_STEPS = 2  # of them; where a step takes longer than SLOW, the others are left out
 SLOW = 1000.0  # milliseconds
 KINDS = ("gan", "vgg16", "gpan")
-ROUND_SECONDS = 1.2  # a round takes about as long where --steps does not say how many steps it has
+ROUND_SECONDS = 1.2  # of a round, about, where --steps does not set the number of steps
 # The check runs in float64. In float32 an optimiser, which divides by the size of the gradient, turns the rounding of a
 # small one into a step of full size in the other direction, and the third step's losses differ by more than 1e-3.
 TOLERANCE = 1e-6
@@ -133,7 +133,10 @@ def measure(net: Net | Problem, args: argparse.Namespace) -> None:
 
 
 def warm_up(net: Net | Problem, workers: dict[str, Worker]) -> dict[str, float]:
-    """Milliseconds of a step of each form. TinyganError if the first step's losses differ between forms."""
+    """Run the first steps; return milliseconds of a step of each form.
+
+    Raises TinyganError if the first step's losses differ between forms.
+    """
     first = {form: worker.ask("round", 1)["losses"] for form, worker in workers.items()}
     ours = np.array(first["tinygan"])
     for form, losses in first.items():
@@ -141,12 +144,12 @@ def warm_up(net: Net | Problem, workers: dict[str, Worker]) -> dict[str, float]:
         if not gap <= FLOAT32_TOLERANCE * np.abs(ours).max():
             raise TinyganError(f"{net.name}, PyTorch {form}: in float32 the losses differ by {gap:.1e}: "
                                f"{np.round(ours, 5).tolist()} and {np.round(losses, 5).tolist()}")
-    found = {}
+    least = {}
     for form, worker in workers.items():
-        found[form] = min(worker.ask("round", FIRST_STEPS - 1)["ms"])
-        if found[form] < SLOW:
-            found[form] = min(worker.ask("round", WARM_UP - FIRST_STEPS)["ms"])
-    return found
+        least[form] = min(worker.ask("round", FIRST_STEPS - 1)["ms"])
+        if least[form] < SLOW:
+            least[form] = min(worker.ask("round", WARM_UP - FIRST_STEPS)["ms"])
+    return least
 
 
 def steps_for(step_ms: float) -> int:
@@ -187,7 +190,7 @@ class Worker:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The same number of threads for every library that asks the environment."""
+    """Set the same number of threads for every library that reads the environment."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": str(HERE.parent)}
 
@@ -244,7 +247,7 @@ print(json.dumps({"gflops": gflops, "gbytes": gbytes}))
 
 
 def measure_speed(threads: int) -> dict[str, float]:
-    """What this machine can do: GFLOP/s of a 2048 x 2048 float32 product (NumPy's BLAS), GB/s (read and written) of
+    """Measure this machine's speed: GFLOP/s of a 2048 x 2048 float32 product (NumPy's BLAS), GB/s (read and written) of
     copying 64 MB; the best of several, with `threads` threads."""
     say("the machine: a large matrix product, a large copy")
     done = subprocess.run([sys.executable, "-c", SPEED_CODE, str(threads)], env=environment(threads), text=True,
@@ -272,7 +275,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--bank", type=numbers, default=(1, 16), help="gan: filter sets, a net for each")
     p.add_argument("--size", type=sizes, default=(128,), help=f"gpan: pixels of the image, some of "
                    f"{', '.join(map(str, SIZES))} [default: 128]")
-    p.add_argument("--sees", choices=gpan_problem.SEES, default="view", help="gpan: what the classifier looks at in a "
+    p.add_argument("--sees", choices=gpan_problem.SEES, default="view", help="gpan: the classifier's input in a "
                    "step, the whole image, one random view (as train_gpan.py has it), or both")
     p.add_argument("--json", type=cli.path, metavar="FILE", help="write the table's rows there as well")
     p.add_argument("--quick", action="store_true", help="2 rounds of 2 steps, base 16, size 64, small batches and a "
@@ -299,10 +302,10 @@ def kinds(text: str) -> tuple[str, ...]:
 
 def sizes(text: str) -> tuple[int, ...]:
     """"128,1024" -> (128, 1024)."""
-    found = numbers(text)
-    if not set(found) <= set(SIZES):
+    pixels = numbers(text)
+    if not set(pixels) <= set(SIZES):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
-    return found
+    return pixels
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ class Layer:
         return 3, 1 if self.first else 3, 2
 
     def calls(self) -> tuple[int, int, int]:
-        """The same in calls, each of which meets the weight once: D sees real and fake images in one."""
+        """Return the same in calls, each of which reads the weight once: D gets real and fake images in one."""
         if self.net == "G":
             return self.passes()
         return 2, 1 if self.first else 2, 1
@@ -79,14 +79,14 @@ def layers(config: GANConfig) -> list[Layer]:
     depth, start = config.depth, config.side // 2 ** config.depth
     widths = [config.channels] + [config.base_channels * 2 ** i for i in range(depth)]  # from the image inwards
     sides = [config.side // 2 ** i for i in range(depth + 1)]
-    found = [Layer("G", config.latent_dim, widths[-1] * start ** 2, 1, 1, 1, config.bank[0], True, False)]
+    both = [Layer("G", config.latent_dim, widths[-1] * start ** 2, 1, 1, 1, config.bank[0], True, False)]
     for i in reversed(range(depth)):
-        found.append(Layer("G", widths[i + 1], widths[i], 4, sides[i + 1], sides[i], config.bank[depth - i], False,
-                           i == 0))
+        both.append(Layer("G", widths[i + 1], widths[i], 4, sides[i + 1], sides[i], config.bank[depth - i], False,
+                          i == 0))
     for i in range(depth):
-        found.append(Layer("D", widths[i + 1], widths[i], 4, sides[i + 1], sides[i], 1, i == 0, False))
-    found.append(Layer("D", 1, widths[-1], start, 1, start, 1, False, True))
-    return found
+        both.append(Layer("D", widths[i + 1], widths[i], 4, sides[i + 1], sides[i], 1, i == 0, False))
+    both.append(Layer("D", 1, widths[-1], start, 1, start, 1, False, True))
+    return both
 
 
 def step_flop(config: GANConfig, batch: int) -> int:

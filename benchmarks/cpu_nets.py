@@ -56,7 +56,7 @@ class Net(Measured):
         return cpu_counts.step_flop(self.config, self.batch)
 
     def words(self, check: bool) -> list[str]:
-        """How a worker is told to run it."""
+        """Return the flags with which a worker runs it."""
         return ["--base", str(self.base), "--bank", str(self.bank), "--batch", str(self.batch)]
 
 
@@ -82,7 +82,7 @@ class Problem(Measured):
         return self.problem.flop
 
     def words(self, check: bool) -> list[str]:
-        """How a worker is told to run it; for the check a smaller one."""
+        """Return the flags with which a worker runs it; for the check a smaller one."""
         return ["--problem", gpan_problem.to_json(self.problem.for_check if check else self.problem)]
 
 

@@ -34,16 +34,16 @@ def json_row(net: Net | Problem, speed: dict[str, float]) -> dict[str, Any]:
 def matrix_library() -> str:
     """The library behind NumPy's matrix product and the processor it was built for: it decides half of the time.
 
-    OPENBLAS_CORETYPE in the environment overrides what OpenBLAS finds; a slower code there is easily forgotten.
+    OPENBLAS_CORETYPE in the environment overrides what OpenBLAS detects; a slower code there is easily forgotten.
     """
     try:
         import threadpoolctl
     except ImportError:
         return "matrix library unknown (threadpoolctl is not installed)"
-    found = [f"{i['internal_api']} {i['version']} for {i.get('architecture', 'any processor')}"
-             for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
+    libraries = [f"{i['internal_api']} {i['version']} for {i.get('architecture', 'any processor')}"
+                 for i in threadpoolctl.threadpool_info() if i["user_api"] == "blas"]
     forced = os.environ.get("OPENBLAS_CORETYPE")
-    return ", ".join(found) + (f", forced by OPENBLAS_CORETYPE={forced}" if forced else "")
+    return ", ".join(libraries) + (f", forced by OPENBLAS_CORETYPE={forced}" if forced else "")
 
 
 def report(nets: list[Net | Problem], speed: dict[str, float], args: argparse.Namespace) -> str:
@@ -102,7 +102,7 @@ def floor_table(nets: list[Net], speed: dict[str, float]) -> list[str]:
 def profile_table(net: Net | Problem) -> list[str]:
     """The ten costliest operations of tinygan, forward and backward together."""
     rows, total = net.profile["rows"], net.profile["total_ms"]
-    lines = [f"{net.name}: tinygan's costliest operations ({total:.1f} ms per step while watched)",
+    lines = [f"{net.name}: tinygan's costliest operations ({total:.1f} ms per step while profiled)",
              f"  {'op':24} {'calls':>6} {'ms':>8} {'share':>6}"]
     lines += [f"  {name:24} {calls:6.0f} {ms:8.2f} {ms / total:6.1%}" for name, calls, ms in rows[:10]]
     others = sum(ms for _, _, ms in rows[10:])

@@ -57,7 +57,7 @@ class TinyganTrainer:
             RMSprop(self.nets[net].named_parameters(), lr=lr, alpha=0.9, eps=1e-6) for net in ("G", "D"))
 
     def shake(self) -> None:
-        """Move slopes, shifts, gains and biases off their round initial values, so that a check sees them all."""
+        """Move slopes, shifts, gains and biases off their round initial values, so that a check covers them all."""
         rng = np.random.default_rng(2)
         for net in self.nets.values():
             for name, p in net.named_parameters():

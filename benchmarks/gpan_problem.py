@@ -64,14 +64,14 @@ class Classifier:
 
     def weights(self, dtype: str = "float32") -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Layer -> (weight, bias), drawn so that signals keep their size from layer to layer (He et al. 2015)."""
-        rng, found = np.random.default_rng(3), {}
+        rng, layers = np.random.default_rng(3), {}
         scales = {"conv1_1": INPUT_SCALE, "fc8": SCORE_SCALE}
         for name, shape in self.shapes():
             weight = rng.standard_normal(shape, dtype=np.float32)
             weight *= np.float32(scales.get(name, 1.0) * (2 / np.prod(shape[1:])) ** 0.5)
             bias = rng.standard_normal(shape[0], dtype=np.float32) * np.float32(0.1)
-            found[name] = weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
-        return found
+            layers[name] = weight.astype(dtype, copy=False), bias.astype(dtype, copy=False)
+        return layers
 
     def flop(self) -> tuple[int, int]:
         """Operations of (the convolutions, the three layers of the head) on one image, forward."""
@@ -194,7 +194,7 @@ class GPANProblem:
         Substrates are discs of noise on white. The noise of the views is drawn here for PyTorch, outside of its time;
         tinygan draws the same numbers within its step.
         """
-        rng, found, c, n = np.random.default_rng(5), [], self.config, self.batch
+        rng, drawn, c, n = np.random.default_rng(5), [], self.config, self.batch
         y, x = np.mgrid[:c.size, :c.size] / (c.size / 2) - 1
         for _ in range(self.count):
             radius = rng.uniform(0.4, 0.9, (n, 1, 1, 1))
@@ -211,8 +211,8 @@ class GPANProblem:
             if self.sees != "whole":
                 batch["views"] = draw_views(rng, n, VIEW_SETTINGS, c.size, c.size, self.side)
                 batch["view_noise"] = _noise(batch["views"], CHANNELS).astype(dtype, copy=False)
-            found.append(batch)
-        return found
+            drawn.append(batch)
+        return drawn
 
     @property
     def flop(self) -> int:
@@ -235,13 +235,13 @@ class GPANProblem:
         """Count forward, back to the input (not of the first layer), and to the weight."""
         c = self.config
         widths = [c.condition_channels, *(c.encoder_width(side) for side in c.encoder_sides)]
-        found = [(a, b, side) for a, b, side in zip(widths, widths[1:], c.encoder_sides, strict=False)]
+        layers = [(a, b, side) for a, b, side in zip(widths, widths[1:], c.encoder_sides, strict=False)]
         width, side = widths[-1] + c.categories + c.noise_dim, BOTTLENECK
         while side < c.size:
-            found.append((width, c.decoder_width(2 * side), side))
+            layers.append((width, c.decoder_width(2 * side), side))
             side *= 2
             width = c.decoder_width(side) + (c.skip_width(side) if side < c.size else 0)
-        return sum(2 * 16 * a * b * small ** 2 * (3 if i else 2) for i, (a, b, small) in enumerate(found))
+        return sum(2 * 16 * a * b * small ** 2 * (3 if i else 2) for i, (a, b, small) in enumerate(layers))
 
     def _discriminator_flop(self) -> int:
         """Count, for the generator's loss, forward and back to the image; for the discriminator's, of real and fake,

@@ -68,7 +68,7 @@ from tinygan.models.gpan import SIZES
 Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 KINDS = ("layer", "step", "vgg16", "gpan")
 WARM_UP = 5  # iterations before the first round, or as many as there are different inputs
-# The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only tells nonsense
+# The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only separates nonsense
 # from rounding; that the same forms agree in float32 has been checked before.
 LIMITS = {"fp32": 1e-3, "tf32": 1e-1}
 MOVES_LIMIT = 1e-2  # of the distances that an optimiser moves the parameters
@@ -151,8 +151,8 @@ def problems(args: argparse.Namespace) -> list[Problem]:
     vgg16 = [VGG16Problem(args.photos, args.side_vgg16, args.narrow)]
     gpans = [GPANProblem(size, args.gpan_batch, base=args.gpan_base, patch=args.gpan_base, side=args.side_vgg16,
                          narrow=args.narrow) for size in args.size]
-    return [problem for kind, found in zip(KINDS, (layers, steps, vgg16, gpans), strict=True)
-            if args.only in (kind, None) for problem in found]
+    return [problem for kind, group in zip(KINDS, (layers, steps, vgg16, gpans), strict=True)
+            if args.only in (kind, None) for problem in group]
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ def measure_row(row: Row, place: Place, args: argparse.Namespace, forms: list[st
     if row.status or not timed:
         return
     repeat = max(WARM_UP, sides["tinygan"].period)
-    with counted() as seen:
+    with counted() as counts:
         timed_round(sides["tinygan"].run, repeat, place.clock)
-    row.launches, row.products = seen["launches"] / repeat, seen["products"] / repeat
+    row.launches, row.products = counts["launches"] / repeat, counts["products"] / repeat
     times: dict[str, list[tuple[float, float]]] = {form: [] for form in sides}
-    for turn in range(-1, args.rounds):  # the first one is a warm-up: memory, code and shapes not met before
+    for turn in range(-1, args.rounds):  # the first one is a warm-up: memory, code and shapes are new
         say(f"{row.problem.name}, {row.math}: " + (f"round {turn + 1} of {args.rounds}" if turn >= 0 else "warm-up"))
         for form in list(sides):
             side = sides[form]
@@ -219,16 +219,16 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
     return sides
 
 
-def judge(row: Row, form: str, found: Mapping[str, tuple[float, str]]) -> None:
+def judge(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -> None:
     """Note the difference of a form, and whether it is too large."""
     limits = {"losses": LIMITS[row.math], "gradients": LIMITS[row.math], "moves": MOVES_LIMIT}
     if isinstance(row.problem, (VGG16Problem, GPANProblem)):
         limits |= {"gradients": GRADIENT_LIMIT if row.math == "fp32" else 1.0, "moves": GPAN_MOVES_LIMIT}
-    row.differences[form] = max(found[kind][0] for kind in ("losses", "gradients") if kind in found)
+    row.differences[form] = max(differences[kind][0] for kind in ("losses", "gradients") if kind in differences)
     if row.math != "fp32":
         limits.pop("moves")
-    wrong = [(found[kind][0], ("the step of " if kind == "moves" else "") + found[kind][1])
-             for kind, limit in limits.items() if kind in found and not found[kind][0] <= limit]
+    wrong = [(differences[kind][0], ("the step of " if kind == "moves" else "") + differences[kind][1])
+             for kind, limit in limits.items() if kind in differences and not differences[kind][0] <= limit]
     if wrong:
         row.status = "differs"
         row.notes += [f"{form} differs: {where} by {value:.1e}" for value, where in wrong]
@@ -257,7 +257,7 @@ def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | Ti
     return kind(problem, place.xp, place.clock)
 
 
-# PyTorch is imported in these alone, so that a machine without it can read this file and say so in a line.
+# PyTorch is imported in these alone, so that without it this file can be imported and one line says so.
 
 
 def torch_forms(problem: Problem, place: Place) -> list[str]:
@@ -292,7 +292,7 @@ def free(place: Place) -> None:
 
 
 def measure_speed(place: Place, args: argparse.Namespace) -> None:
-    """What this GPU can do, into `place.speed`: a large copy, and a large product in each math mode."""
+    """Measure this GPU's speed into `place.speed`: a large copy, and a large product in each math mode."""
     say("the GPU: a large copy, a large matrix product")
     gbytes = copy_speed(place.xp, place.clock, args.copy_mb)
     for math in args.math:
@@ -365,7 +365,7 @@ def conditions(cupy: Any, torch: Any, args: argparse.Namespace) -> list[str]:
 
 
 def driver_version() -> str:
-    """The NVIDIA driver's own number, which neither library tells."""
+    """Read the NVIDIA driver's version, which neither library gives."""
     words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
@@ -407,7 +407,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
                       "[default: 16,1]")
     step.add_argument("--step-batch", type=cli.positive_int, default=64, help="samples")
     gpan = p.add_argument_group("VGG16, and the GPAN's training step")
-    gpan.add_argument("--photos", type=cli.positive_int, default=32, help="images that VGG16 sees")
+    gpan.add_argument("--photos", type=cli.positive_int, default=32, help="images in VGG16's batch")
     gpan.add_argument("--size", type=sizes, default=(256, 1024), help="pixels of the GPAN's images, a row for each "
                       f"[default: 256,1024; of {', '.join(map(str, SIZES))}]")
     gpan.add_argument("--gpan-batch", type=cli.positive_int, default=4, help="images in a step, 2 or more")
@@ -434,10 +434,10 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def sizes(text: str) -> tuple[int, ...]:
     """"256,1024" -> (256, 1024)."""
-    found = cli.bank_list(text)
-    if not set(found) <= set(SIZES):
+    pixels = cli.bank_list(text)
+    if not set(pixels) <= set(SIZES):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
-    return found
+    return pixels
 
 
 def maths(text: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Check in one call, of ten minutes at most, all that only a GPU can show: right numbers, speed, whole trainings.
 
-    bash benchmarks/gpu_prepare.sh                                      what it wants beside the tree, into .carry
+    bash benchmarks/gpu_prepare.sh                                      what it needs beside the tree, into .carry
     python3 .carry/gpu_check.py --out OUT --carry .carry --seconds 545  on the machine with the GPU
     python3 benchmarks/gpu_check.py --small --out OUT                   without one: the script itself, over a stand-in
 
@@ -113,7 +113,7 @@ def in_a_group(name: str, limit: float, args: argparse.Namespace, environment: d
 
 
 def run_part(args: argparse.Namespace) -> int:
-    """In the part's own process: do it, and write what it found."""
+    """Run the part in this process, and write its results."""
     try:
         result = {"status": "ok", "found": PARTS[args.part].run(args)}
     except Wrong as problem:
@@ -130,7 +130,7 @@ def run_part(args: argparse.Namespace) -> int:
 
 
 def watch_memory(over: threading.Event, peak: list[int]) -> None:
-    """Note the most memory that is in use on a GPU, in MB, asked every half second."""
+    """Note the most memory that is in use on a GPU, in MB, read every half second."""
     while not over.wait(0.5):
         text = said_by("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         peak[0] = max(peak[0], *map(int, re.findall(r"^\d+", text, re.MULTILINE) or [0]))

@@ -1,4 +1,4 @@
-"""The parts of gpu_check.py: what each does on a GPU, and how it says what it found."""
+"""The parts of gpu_check.py: what each does on a GPU, and what it reports."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def steps(args: argparse.Namespace) -> dict:
             problem = StepProblem(4, bank, 4) if args.small else StepProblem(64, bank, 64)
             side = TinyganStep(problem, cupy, clock)
             timed_round(side.run, warm, clock)
-            with counted() as seen:
+            with counted() as counts:
                 timed_round(side.run, warm, clock)
             each, wall = timed_round(side.run, repeat, clock)
             handed = []
@@ -171,8 +171,8 @@ def steps(args: argparse.Namespace) -> dict:
             pool = cupy.get_default_memory_pool()
             found[f"{problem.name} {math}"] = {
                 "ms by events": round(median(each), 3), "ms by the wall": round(wall, 3),
-                "ms of the host": round(median(handed), 3), "own launches": seen["launches"] / warm,
-                "products": seen["products"] / warm, "pool MB": round(pool.total_bytes() / 1e6)}
+                "ms of the host": round(median(handed), 3), "own launches": counts["launches"] / warm,
+                "products": counts["products"] / warm, "pool MB": round(pool.total_bytes() / 1e6)}
             del side
             pool.free_all_blocks()
     return found
@@ -180,7 +180,7 @@ def steps(args: argparse.Namespace) -> dict:
 
 @part(45, 20)
 def profile(args: argparse.Namespace) -> dict:
-    """Which kernels take the GPU's time in a step, by PyTorch's profiler, which sees CuPy's launches as well."""
+    """Which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches as well."""
     torch = need_torch()
     from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, timed_round
     cupy, _ = find_gpu()
@@ -189,10 +189,10 @@ def profile(args: argparse.Namespace) -> dict:
     for bank in (16, 1):
         side = TinyganStep(StepProblem(64, bank, 64), cupy, clock)
         timed_round(side.run, BATCHES, clock)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as events:
             timed_round(side.run, 10, clock)
         rows = sorted(((event.self_device_time_total / 1e4, event.count / 10, event.key)
-                       for event in seen.key_averages()), reverse=True)
+                       for event in events.key_averages()), reverse=True)
         found[f"K {bank}"] = {"GPU ms per step": round(sum(ms for ms, _, _ in rows), 3),
                               "launches per step": sum(count for _, count, _ in rows),
                               "the first": [f"{ms:.3f} ms {name[:60]}" for ms, _, name in rows[:5]]}
@@ -269,12 +269,12 @@ def sanitizer(args: argparse.Namespace) -> dict:
 
 
 def need_torch() -> Any:
-    """PyTorch. Raises NotHere if it is not installed, or sees no GPU."""
+    """Import PyTorch. Raises NotHere if it is not installed, or finds no GPU."""
     if importlib.util.find_spec("torch") is None:
         raise NotHere('PyTorch is not installed: pip install ".[bench]"')
     import torch
     if not torch.cuda.is_available():
-        raise NotHere(f"PyTorch {torch.__version__} sees no GPU")
+        raise NotHere(f"PyTorch {torch.__version__} finds no GPU")
     return torch
 
 
@@ -303,8 +303,8 @@ def call(*words: str) -> tuple[int, str]:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    """Return the last line that is not blank."""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
 
 
 def bench(args: argparse.Namespace, name: str, *words: str) -> dict:

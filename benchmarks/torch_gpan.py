@@ -223,7 +223,7 @@ def apply_views(images: Tensor, views: Views, noise: Tensor) -> Tensor:
 def warp(x: Tensor, matrices: np.ndarray, side: int) -> Tensor:
     """(N, C, side, side): pixel (i, j) of n is x[n] at (row, column) = matrices[n] @ (i, j, 1); 0 beyond x.
 
-    F.affine_grid wants matrices from [-1, 1] (column, row) to the same, the borders of the maps at -1 and 1.
+    F.affine_grid takes matrices from [-1, 1] (column, row) to the same, the borders of the maps at -1 and 1.
     """
     size = np.array(x.shape[2:])
     middle = matrices[:, :, 2] + matrices[:, :, :2].sum(axis=2) * ((side - 1) / 2)  # the place of the view's centre

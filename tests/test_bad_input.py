@@ -395,7 +395,7 @@ def test_every_bad_input_is_answered_in_one_line(good, tmp_path, monkeypatch, no
 
 
 def test_the_table_would_notice(good, monkeypatch, capsys):
-    """Its own judgement, on an entry that fails in the ways it looks for."""
+    """The table's check refuses an entry that fails in the ways it is there for."""
     def bug(argv):
         raise KeyError("a bug")
 

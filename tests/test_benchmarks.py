@@ -183,7 +183,7 @@ def test_the_check_is_told_of_a_smaller_problem():
 
 
 class Answers:
-    """A worker that says what it is told to; each question is noted."""
+    """A worker with fixed answers; each command is kept."""
 
     def __init__(self, losses, ms):
         self.losses, self.ms, self.asked = losses, ms, []

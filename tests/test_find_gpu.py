@@ -99,7 +99,7 @@ class FakeDriver:
 
 
 class RefusingFinder:
-    """Makes `import cupy` raise; knows no other module."""
+    """A finder that makes `import cupy` raise and leaves every other module alone."""
 
     def __init__(self, problem):
         self.problem = problem

@@ -248,7 +248,7 @@ def test_skips(skips, widths, rng):
 
 
 def test_without_skips_a_shifted_outline_reaches_the_image_through_the_bottleneck_alone(rng):
-    """If the bottleneck is cut off, an image without skips knows nothing of x; with them it does."""
+    """If the bottleneck is cut off, an image without skips does not depend on x; with them it does."""
     for skips, knows in (("none", False), ("upper", True), ("all", True)):
         config = tiny(skips=skips, start="nothing")
         g, _ = nets(config)

@@ -83,7 +83,7 @@ def test_another_call_goes_on_with_what_is_not_ok(small, tmp_path):
 
 
 def alive(number):
-    """Whether a process runs; one that has ended may wait for somebody to ask how."""
+    """Return whether a process runs; a zombie, whose exit code was not read, does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
     except OSError:

@@ -57,7 +57,7 @@ def test_judge(made_up):
 @pytest.mark.parametrize("images", [np.zeros((3, 8, 8)), np.zeros((1, 1, 8, 8)), np.zeros((0, 3, 8, 8)),
                                     np.full((1, 3, 8, 8), np.nan)])
 def test_images_that_cannot_be_judged(images):
-    with pytest.raises(TinyganError, match="images to judge"):
+    with pytest.raises(TinyganError, match="images to classify"):
         second_opinion.class_scores(images)
 
 
@@ -74,7 +74,7 @@ def test_missing_packages_are_named_in_a_line(monkeypatch, capsys, tmp_path):
 
 @needs_net
 def test_the_network_sees_what_is_there():
-    """Spots and stripes it knows: not the names, but that scores are finite, differ, and follow the picture."""
+    """Classify spots and stripes: no names are checked, but that scores are finite, differ, and follow the picture."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (3, 3, 40, 56)).astype(np.float32)
     images[2] = images[1]
@@ -116,7 +116,7 @@ def test_cut_undoes_a_grid():
         second_opinion.cut(picture, (7, 9), 2)
     with pytest.raises(UsageError, match="change --tile or --pad"):
         second_opinion.cut(picture[:, :3], (6, 9), 2)
-    with pytest.raises(TinyganError, match="nothing to judge"):
+    with pytest.raises(TinyganError, match="nothing to classify"):
         second_opinion.cut(np.ones((3, 10, 10)), (10, 10), 0)
 
 

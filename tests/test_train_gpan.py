@@ -295,7 +295,7 @@ def test_a_run_can_move(train, tmp_path, quick, monkeypatch, capsys):
 
 
 def test_a_run_of_an_older_version_can_move_once_its_pictures_are_gone(train, tmp_path, quick, capsys):
-    """It knows its paths as they were typed, and nothing of what they held."""
+    """Its config holds the paths as they were typed, and no hash of their files."""
     write_picture(tmp_path / "ball.png")
     write_picture(tmp_path / "else.png")
     assert train("--substrate", "ball.png", "--steps", 1, "--out", "run") == 0

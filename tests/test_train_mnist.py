@@ -159,7 +159,7 @@ def test_dry_run_does_everything_in_a_folder_that_it_names(train, tmp_path, tmp_
 
 
 class Sure:
-    """A digit classifier that sees every digit equally often."""
+    """A digit classifier that names every digit equally often."""
 
     def classify(self, images):
         assert images.shape[1:] == (1, 28, 28)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_rows
+from tinygan.arrays import copy_mask
 from tinygan.conv import conv2d, conv2d_weight
 from tinygan.engine import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
@@ -36,7 +36,8 @@ def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float
     """
     if weight.ndim != 5 or out_axis not in (1, 2):
         raise GraphError(f"weight_norm: expected (K, A, B, kh, kw) and out_axis 1 or 2, got {describe(weight)}")
-    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps), rows=own_rows(rows, len(weight)))
+    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps),
+                        rows=copy_mask(rows, len(weight)))
 
 
 @primitive
@@ -142,17 +143,12 @@ def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     return _tprelu(x, slope, *(() if shift is None else (shift,)))
 
 
-def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
-    """One rule per input: x, slope and, if there is one, shift."""
+@primitive
+def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
+    kernels = for_array(x.data)
     rules = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
     if shift:
         rules += (lambda g, y: (1.0 - slope) * _tprelu_masked_sum(g, x, *shift),)
-    return rules
-
-
-@primitive
-def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
-    kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
     if slope.requires_grad:
         rules = Rules(rules, lambda g: kernels.tprelu_back(g.data, x.data, slope.data, _array(shift)))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.arrays import own_integers
+from tinygan.arrays import copy_integers
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import TinyganError
 from tinygan.fused import logistic_loss
@@ -61,5 +61,5 @@ def cross_entropy(logits: Tensor, labels: Sequence[int]) -> Tensor:
     """
     if logits.ndim != 2:
         raise GraphError(f"cross_entropy: logits must be (N, classes), not {describe(logits)}")
-    labels = own_integers(labels, "labels", *logits.shape)
+    labels = copy_integers(labels, "labels", *logits.shape)
     return negative(mean(log_softmax(logits)[np.arange(len(labels)), labels]))

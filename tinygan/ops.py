@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import float_type, listed, own_array, own_index, together, whole_numbers
+from tinygan.arrays import copy_array, copy_index, float_type, tensor_list, unpack, whole_numbers
 from tinygan.engine import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.kernels import for_array
 
@@ -166,7 +166,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     NaN. So keep what is not taken finite *inside* as well: where(x > 0, log(where(x > 0, x, 1.0)), 0.0).
     """
     like = a if isinstance(a, Tensor) else b
-    return _where(a, b, condition=own_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
+    return _where(a, b, condition=copy_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
 
 
 @primitive
@@ -206,14 +206,14 @@ def permute(a: Tensor, *, axes: Sequence[int]):
 def getitem(a: Tensor, *, index: Any):
     """a[index] as NumPy indexes: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index is
     copied. Raises IndexError as NumPy does."""
-    index = own_index(index, a.xp)
+    index = copy_index(index, a.xp)
     return a.data[index], (lambda g, y: put(g, index=index, shape=a.shape),)
 
 
 @primitive
 def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
     """Zeros of `shape` with `a` added at [index]; what an index array names twice receives both (NumPy's add.at)."""
-    out, index = a.xp.zeros(shape, dtype=a.dtype), own_index(index, a.xp)
+    out, index = a.xp.zeros(shape, dtype=a.dtype), copy_index(index, a.xp)
     if index.has_arrays:
         a.xp.add.at(out, index, a.data)
     else:
@@ -223,7 +223,7 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
-    tensors = listed(tensors, "concatenate([a, b])")
+    tensors = tensor_list(tensors, "concatenate([a, b])")
     return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
 
 
@@ -288,7 +288,7 @@ def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
     """Axes reversed, or in the order given. Raises GraphError unless each axis is named once."""
-    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(together(axes), "axes")
+    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(unpack(axes), "axes")
     axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
     if sorted(axes) != list(range(a.ndim)):
         raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
@@ -308,7 +308,7 @@ def relu(a: Tensor) -> Tensor:
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
-    tensors = listed(tensors, "stack([a, b])")
+    tensors = tensor_list(tensors, "stack([a, b])")
     at = _axis(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
@@ -348,7 +348,7 @@ Tensor.T = property(lambda a: transpose(a))
 Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
 Tensor.transpose = transpose
 Tensor.astype = astype
-Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(together(shape), "shape"))
+Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(unpack(shape), "shape"))
 Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
 Tensor.max = lambda a, axis=None, keepdims=False: (
     reshape(max_along(reshape(a, shape=(-1,)), 0), shape=(1,) * (a.ndim if keepdims else 0)) if axis is None

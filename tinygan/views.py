@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_array
+from tinygan.arrays import copy_array
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import UsageError
 from tinygan.kernels import threads
@@ -178,10 +178,10 @@ def look(images: Tensor, views: Views, side: int | None = None) -> Tensor:
     if views.blurred.any():
         x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
     y = warp(x, views.matrices, (views.side, views.side), sources)
-    constant = Tensor(own_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
+    constant = Tensor(copy_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
     if views.noise == 0.0:
         return y * constant + 1.0
-    return y * constant + Tensor(own_array(_noise(views, y.shape[1]), y.xp, y.dtype))
+    return y * constant + Tensor(copy_array(_noise(views, y.shape[1]), y.xp, y.dtype))
 
 
 def whole(images: Tensor, side: int) -> Tensor:

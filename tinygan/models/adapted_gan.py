@@ -33,6 +33,18 @@ ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
 
+def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]) -> None:
+    """Check fields of a configuration; UsageError for a value that is not allowed or below the least whole number."""
+    for name, values in allowed.items():
+        if getattr(config, name) not in values:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use one of {', '.join(map(str, values))}")
+    for name, low in least.items():
+        if not isinstance(getattr(config, name), int) or getattr(config, name) < low:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use a whole number of {low} or more")
+    if not 0 <= config.slope <= 1:
+        raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
+
+
 @dataclass(frozen=True)
 class GANConfig:
     """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
@@ -75,17 +87,9 @@ class GANConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
-        for name, value, allowed in (("channels", self.channels, (1, 3)), ("norm", self.norm, NORMS),
-                                     ("act", self.act, ACTIVATIONS), ("clamp", self.clamp, CLAMPS),
-                                     ("output", self.output, OUTPUTS),
-                                     ("discriminator_input", self.discriminator_input, ("pm1", "01"))):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
-        for name, number in (("base_channels", self.base_channels), ("latent_dim", self.latent_dim)):
-            if not isinstance(number, int) or number < 1:
-                raise UsageError(f"{name} is {number!r}: use a whole number of 1 or more")
-        if not 0 <= self.slope <= 1:
-            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        check_settings(self, {"channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS, "clamp": CLAMPS,
+                              "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
+                       {"base_channels": 1, "latent_dim": 1})
         for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")

@@ -24,7 +24,7 @@ from tinygan import ops
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
-from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
+from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, check_settings, draw_routes
 from tinygan.module import Module
 from tinygan.pooling import mean_pool2d
 from tinygan.routes import routes_of
@@ -84,21 +84,10 @@ class GPANConfig:
     clamp: str = "project"
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),
-                                     ("condition_channels", self.condition_channels, (1, 3)),
-                                     ("skips", self.skips, SKIPS), ("start", self.start, STARTS),
-                                     ("map_norm", self.map_norm, MAP_NORMS),
-                                     ("norm", self.norm, NORMS), ("act", self.act, ACTIVATIONS),
-                                     ("clamp", self.clamp, CLAMPS)):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
-        for name, number, least in (("base_channels", self.base_channels, 1), ("categories", self.categories, 1),
-                                    ("patch_channels", self.patch_channels, 1), ("noise_dim", self.noise_dim, 0),
-                                    ("smooth", self.smooth, 0)):
-            if not isinstance(number, int) or number < least:
-                raise UsageError(f"{name} is {number!r}: use a whole number of {least} or more")
-        if not 0 <= self.slope <= 1:
-            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        check_settings(self, {"size": SIZES, "channels": (1, 3), "condition_channels": (1, 3), "skips": SKIPS,
+                              "start": STARTS, "map_norm": MAP_NORMS, "norm": NORMS, "act": ACTIVATIONS,
+                              "clamp": CLAMPS},
+                       {"base_channels": 1, "categories": 1, "patch_channels": 1, "noise_dim": 0, "smooth": 0})
         if self.start == "substrate" and self.channels != self.condition_channels:
             raise UsageError(f"start substrate adds x to the image, but they have {self.condition_channels} and "
                              f"{self.channels} channels: use start nothing")
@@ -218,10 +207,10 @@ class GPANGenerator(Module):
                 raise UsageError(f"{name} must be of shape {shape} for this generator, not {given.shape}")
         start = x * WHITEST
         x = shrink(x, c.encoder_side)
-        seen = {c.encoder_side: x}
+        skips = {c.encoder_side: x}
         for conv, act in zip(self.convs, self.encoder_activations, strict=True):
             x = act(conv(x))
-            seen[x.shape[2]] = x
+            skips[x.shape[2]] = x
         x = self._bounded(x)
         everywhere = ops.broadcast_to(code.reshape(n, -1, 1, 1), shape=(n, c.categories, *quarters))
         x = ops.concatenate([x, everywhere * self._gain(code), noise * self._gain(noise)], axis=1)
@@ -229,7 +218,7 @@ class GPANGenerator(Module):
         for i, deconv in enumerate(self.deconvs):
             stochastic, side = i < len(c.bank), x.shape[2]
             if side > BOTTLENECK and c.skip_width(side):
-                x = ops.concatenate([x, seen[side]], axis=1)
+                x = ops.concatenate([x, skips[side]], axis=1)
             x = deconv(x, columns[i] if stochastic else None)
             if len(self.deconvs) - i <= c.smooth:
                 x = blur(x)
@@ -248,8 +237,8 @@ class GPANGenerator(Module):
         return x * ops.power(ops.mean(x * x, axis=1, keepdims=True) + 1e-8, exponent=-0.5)
 
     def _gain(self, part: Tensor) -> float:
-        """A few channels among hundreds would not be heard: they get the length of the encoder's. Our choice; without
-        it a generator of three classes drew the same for all."""
+        """Return a factor that gives a few channels the length of the encoder's hundreds. Our choice: without it a
+        generator of three classes drew the same for all."""
         return float((self.config.encoder_width(BOTTLENECK) / max(1, part.shape[1])) ** 0.5)
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:

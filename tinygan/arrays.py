@@ -48,7 +48,7 @@ def all_tensors(holders: Sequence[Any]) -> list:
 
 
 def unpack(values: tuple) -> Any:
-    """Read NumPy's reshape(2, 3) beside reshape((2, 3))."""
+    """Accept NumPy's reshape(2, 3) as well as reshape((2, 3))."""
     return values[0] if len(values) == 1 else values
 
 
@@ -107,7 +107,7 @@ class Index(tuple):
 
     @property
     def has_arrays(self) -> bool:
-        """Whether some part is an array of integers or bools, so that an entry may be named twice."""
+        """Return whether some part is an array of integers or bools, so that an entry may be named twice."""
         return any(hasattr(part, "dtype") for part in self)
 
 
@@ -193,7 +193,7 @@ def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
 
 
 def is_unshared(array: Any, others: Sequence[Any]) -> bool:
-    """Whether an array can be written to and shares no memory with the others."""
+    """Return whether an array can be written to and shares no memory with the others."""
     if not is_cupy(array):
         return array.flags.writeable and not any(np.may_share_memory(array, o) for o in others if not is_cupy(o))
     # CuPy's arrays are always writable; a broadcast view is not dense.
@@ -268,15 +268,15 @@ class ArrayLike:
 
     @property
     def xp(self) -> Any:
-        """numpy or cupy: the module this tensor's array belongs to."""
+        """Return numpy or cupy, the module this tensor's array belongs to."""
         return xp_of(self.data)
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array (not a copy when they are on the processor already)."""
+        """Return the values as a NumPy array (not a copy when they are on the processor already)."""
         return to_numpy(self.data)
 
     def item(self) -> float:
-        """The only number of a tensor that holds one."""
+        """Return the only number of a tensor that holds one."""
         return float(self.data.item())
 
     def __len__(self) -> int:

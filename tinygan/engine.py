@@ -61,7 +61,7 @@ class Tensor(ArrayLike):
         self.name = name
 
     def _set(self, array: Any, requires_grad: bool, edges: tuple = (), rules: tuple = (), op: str = "") -> None:
-        """edges: (input, index of its rule, version of the input when it was read)."""
+        """Set all fields. edges: (input, index of its rule, version of the input when it was read)."""
         self.data, self.grad, self.requires_grad = array, None, requires_grad
         self.name, self.rows, self.version = "", None, 0
         self._edges, self._rules, self._born, self._op, self._where = edges, rules, next(_clock), op, ""

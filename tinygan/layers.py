@@ -31,7 +31,7 @@ CLAMPS = ("project", "forward", "none")
 
 
 class _Filters(Module):
-    """What the layers below share: a bank of weights, its normalisation, a scale and a bias.
+    """The base of the layers below: a bank of weights, its normalisation, a scale and a bias.
 
     Initial weights are uniform in +- init_factor / sqrt(fan_in), fan_in = inputs * kh * kw, for transposed
     convolutions too (as in Xiang & Li's code). bias=False leaves b out; it counts with norm "none" alone, since strict
@@ -174,13 +174,13 @@ class TPReLU(Module):
 
 
 def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: type = np.float32) -> TPReLU:
-    """x where x > 0, else a x: a TPReLU without its shift."""
+    """Make a TPReLU without its shift: x where x > 0, else a x."""
     return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
 
 
 @contextmanager
 def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
-    """Inside, the layers of `net` share filters that were normalised once, however often the net is called.
+    """Normalise the filters of a net's layers once, however often the net is called inside the context.
 
     Weight normalisation is a change of variables, v = w / |w|. So a training step may compute v before the net is
     called, let `backward` find its gradient, and carry that on to w afterwards, when the context ends. This way a net
@@ -220,7 +220,7 @@ def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
 
 
 def bank_order(weight: np.ndarray) -> np.ndarray:
-    """The same (K, A, B, kh, kw) array stored as (K, A, kh, kw, B): the kernels' matrix, with nothing to repack."""
+    """Store a (K, A, B, kh, kw) array as (K, A, kh, kw, B), the order of the kernels' matrices."""
     return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 

@@ -30,7 +30,7 @@ class Route:
 
     @cached_property
     def used(self) -> np.ndarray:
-        """Bool mask over the bank: the sets that at least one sample goes through."""
+        """Return a bool mask over the bank: the sets that at least one sample goes through."""
         return np.bincount(self.indices, minlength=self.bank) > 0
 
 

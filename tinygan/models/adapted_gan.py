@@ -114,12 +114,12 @@ class GANConfig:
 
     @property
     def side(self) -> int:
-        """Side of the images inside the nets."""
+        """Return the side of the images inside the nets."""
         return SIZES[self.size]
 
     @property
     def depth(self) -> int:
-        """Number of halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
+        """Count the halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
         side, depth = self.side, 0
         while side >= 8:
             side, depth = side // 2, depth + 1
@@ -127,11 +127,11 @@ class GANConfig:
 
     @property
     def route_count(self) -> int:
-        """How many different generators the routes can make."""
+        """Count the different generators that the routes can make."""
         return max(self.bank) if self.tied else int(np.prod(self.bank))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
+        """Return a JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
         return {**asdict(self), "bank": list(self.bank)}
 
 
@@ -177,11 +177,11 @@ class Generator(Module):
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """z: (n, latent_dim) standard normal, float32. Drawn on the host, so that a run can be repeated anywhere."""
+        """Draw z (n, latent_dim), standard normal, float32. On the host, so that a run can be repeated anywhere."""
         return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """(n, depth + 1) filter-set indices for n samples; see the function of that name."""
+        """Draw filter-set indices (n, depth + 1) for n samples; see the function of that name."""
         return draw_routes(rng, n, self.config.bank, mode, tied=self.config.tied)
 
 
@@ -208,9 +208,9 @@ class Discriminator(Module):
 
 def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: str = "sample", *,
                 tied: bool = False) -> np.ndarray:
-    """Filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
+    """Draw filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
 
-    mode: "sample" draws for every sample (the discriminator then always sees the whole mixture); "batch" once for
+    mode: "sample" draws for every sample (each batch of D then holds the whole mixture); "batch" once for
         all (the literal reading of the paper); "group:g" once for every g samples in a row.
     tied: one index for all layers of a bank larger than 1. Raises UsageError for an unknown mode.
     """

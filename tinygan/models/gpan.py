@@ -1,6 +1,6 @@
-"""The GPAN: a generator that paints on a given shape, and a discriminator of patches (Chaplygin & Chacksfield 2018).
+"""The GPAN: a generator conditioned on a picture, and a discriminator of patches (Chaplygin & Chacksfield 2018).
 
-    generator       a picture x of what to paint on -> convolutions down to 2 x 2
+    generator       a condition x, the picture to change -> convolutions down to 2 x 2
                     -> there the wanted categories and noise are added
                     -> stochastic transposed convolutions to 4, 8, 16, 32, 64: each sample takes one of K filter sets
                     -> ordinary ones up to the image, tanh
@@ -33,7 +33,7 @@ from tinygan.warp import blur
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet
 LARGEST_STOCHASTIC = 64  # side of the largest map that comes out of a bank
-ENCODER_SIDE = 512  # of what the encoder and the discriminator see, at most (paper)
+ENCODER_SIDE = 512  # of the input of the encoder and of the discriminator, at most (paper)
 WIDEST = 8  # times base_channels, as in pix2pix: 512 = 8 * 64
 SKIPS = ("none", "upper", "all")
 STARTS = ("substrate", "nothing")
@@ -53,7 +53,7 @@ class GPANConfig:
     bank: filter sets of each stochastic layer; one number means that many in all. The paper's is 4.
     base_channels: of the encoder's first layer, doubling with every halving up to 8 times as many; the decoder mirrors
         it. patch_channels: the same for the discriminator (64 in pix2pix).
-    skips: encoder maps that the decoder sees beside its own. "upper": in the ordinary layers alone, so that what an
+    skips: encoder maps that the decoder takes beside its own. "upper": in the ordinary layers alone, so that what an
         image shows passes the routes while its outline does not have to; "none", "all".
     map_norm: "pixel" divides every pixel of the encoder's last map and of the stochastic layers' maps by the root of
         its mean square over the channels (Karras et al. 2018, progressive GANs), as weight normalisation bounds no map
@@ -62,7 +62,7 @@ class GPANConfig:
         colour, outline and background are there from the first step. "nothing": it paints from nothing. Our choice:
         painted from nothing, the substrate's colours were lost.
     smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur. Their 4 x 4 kernels leave a
-        grid of single pixels, which a classifier takes for texture and an eye for dirt. Our choice.
+        grid of single pixels, which a classifier takes for texture. Our choice.
     norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
     """
 
@@ -102,39 +102,39 @@ class GPANConfig:
 
     @property
     def encoder_side(self) -> int:
-        """Side of x as the encoder and the discriminator see it."""
+        """Return the side of x as the encoder and the discriminator take it."""
         return min(self.size, ENCODER_SIDE)
 
     @property
     def encoder_sides(self) -> list[int]:
-        """Sides of the encoder's maps, from the first to the bottleneck: 256, 128, ..., 2 for the paper's size."""
+        """List the sides of the encoder's maps, first to bottleneck: 256, 128, ..., 2 for the paper's size."""
         return _halvings(self.encoder_side)
 
     @property
     def stochastic_sides(self) -> list[int]:
-        """Sides of the maps that come out of the banks: 4, 8, ... 64 at most, and below the image's."""
+        """List the sides of the banks' output maps: 4, 8, ... 64 at most, and below the image's."""
         return [side for side in reversed(_halvings(self.size)) if BOTTLENECK < side <= LARGEST_STOCHASTIC]
 
     @property
     def ordinary_sides(self) -> list[int]:
-        """Sides of the maps after them, the image's last."""
+        """List the sides of the maps after them, the image's last."""
         return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
 
     @property
     def route_count(self) -> int:
-        """How many different generators the routes can make."""
+        """Count the different generators that the routes can make."""
         return int(np.prod(self.bank))
 
     def encoder_width(self, side: int) -> int:
-        """Channels of the encoder's map of this side."""
+        """Return the channels of the encoder's map of this side."""
         return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))
 
     def decoder_width(self, side: int) -> int:
-        """Channels of the decoder's map of this side."""
+        """Return the channels of the decoder's map of this side."""
         return self.channels if side == self.size else self.base_channels * min(WIDEST, self.size // (2 * side))
 
     def skip_width(self, side: int) -> int:
-        """Channels that the layer which reads the decoder's map of this side sees beside it."""
+        """Return the encoder's channels beside the decoder's map of this side, in the input of the next layer."""
         stochastic = side < self.stochastic_sides[-1]
         if self.skips == "none" or (self.skips == "upper" and stochastic):
             return 0
@@ -143,12 +143,12 @@ class GPANConfig:
         return self.encoder_width(side) if side in self.encoder_sides else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
+        """Return a JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
         return {**asdict(self), "bank": list(self.bank)}
 
 
 def _halvings(side: int) -> list[int]:
-    """side / 2, side / 4, ... down to the bottleneck."""
+    """List side / 2, side / 4, ... down to the bottleneck."""
     sides = []
     while side > BOTTLENECK:
         side //= 2
@@ -242,11 +242,11 @@ class GPANGenerator(Module):
         return float((self.config.encoder_width(BOTTLENECK) / max(1, part.shape[1])) ** 0.5)
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """(n, noise_dim, 2, 2) standard normal, float32, drawn on the host: one for each quarter of the image."""
+        """Draw (n, noise_dim, 2, 2), standard normal, float32, on the host: one for each quarter of the image."""
         return rng.standard_normal((n, self.config.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """(n, stochastic layers) filter-set indices; see adapted_gan.draw_routes."""
+        """Draw filter-set indices (n, stochastic layers); see adapted_gan.draw_routes."""
         return draw_routes(rng, n, self.config.bank, mode)
 
 
@@ -271,7 +271,7 @@ class PatchDiscriminator(Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the logits."""
+        """Return the rows and columns of the logits."""
         strided = STRIDED[self.config.encoder_side]
         side = (self.config.encoder_side >> strided) - 2  # each layer of stride 1 and kernel 4, padded by 1, takes one
         return side, side
@@ -284,7 +284,7 @@ class PatchDiscriminator(Module):
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Images of a multiple of `side` pixels, averaged down to it."""
+    """Average images down to `side` pixels, of which theirs is a multiple."""
     factor = images.shape[2] // side
     return mean_pool2d(images, factor) if factor > 1 else images
 

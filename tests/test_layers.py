@@ -574,7 +574,7 @@ def test_an_error_inside_leaves_the_layers_as_they_were():
     net = TwoLayers()
     with pytest.raises(KeyError), normalised(net, np.array([[0]])):
         raise KeyError
-    assert net.first.shared is None and not net.first.weight.outside and net.first.weight.grad is None
+    assert net.first.given is None and not net.first.weight.detached and net.first.weight.grad is None
 
 
 def test_routes_that_were_not_announced_are_refused():

@@ -37,7 +37,7 @@ def float_type(dtype: Any) -> np.dtype:
     return found.newbyteorder("=")
 
 
-def tensors_of(holders: Sequence[Any]) -> list:
+def all_tensors(holders: Sequence[Any]) -> list:
     """List tensors and the parameters of modules. Raises GraphError for anything else."""
     tensors = []
     for holder in holders:
@@ -47,8 +47,8 @@ def tensors_of(holders: Sequence[Any]) -> list:
     return tensors
 
 
-def together(values: tuple) -> Any:
-    """Read NumPy's reshape(2, 3) beside reshape((2, 3))."""
+def unpack(values: tuple) -> Any:
+    """Accept NumPy's reshape(2, 3) as well as reshape((2, 3))."""
     return values[0] if len(values) == 1 else values
 
 
@@ -107,21 +107,21 @@ class Index(tuple):
 
     @property
     def has_arrays(self) -> bool:
-        """Whether some part is an array of integers or bools, so that an entry may be named twice."""
+        """Return whether some part is an array of integers or bools, so that an entry may be named twice."""
         return any(hasattr(part, "dtype") for part in self)
 
 
-def own_index(index: Any, xp: Any) -> Index:
+def copy_index(index: Any, xp: Any) -> Index:
     """Copy an index, read as NumPy reads it: a tuple holds one part per axis, every other sequence is an array.
 
     xp: numpy or cupy, where the arrays of the index are to live. Raises IndexError as NumPy does for what is no index.
     """
     if isinstance(index, Index):
         return index
-    return Index(_own_part(part, xp) for part in (index if isinstance(index, tuple) else (index,)))
+    return Index(_copy_part(part, xp) for part in (index if isinstance(index, tuple) else (index,)))
 
 
-def _own_part(part: Any, xp: Any) -> Any:
+def _copy_part(part: Any, xp: Any) -> Any:
     if part is None or part is Ellipsis or isinstance(part, (bool, np.bool_)):
         return part
     if isinstance(part, slice):
@@ -143,7 +143,7 @@ def _own_part(part: Any, xp: Any) -> Any:
     return array if xp is np else send(xp, array)
 
 
-def own_array(values: Any, xp: Any, dtype: Any) -> Any:
+def copy_array(values: Any, xp: Any, dtype: Any) -> Any:
     """Copy values (a tensor's, an array's, a list's) to xp, NumPy or CuPy, as an array of this dtype."""
     if isinstance(values, ArrayLike):
         values = values.data
@@ -155,7 +155,7 @@ def own_array(values: Any, xp: Any, dtype: Any) -> Any:
     return array.astype(dtype) if xp is np else send(xp, array, dtype)
 
 
-def own_rows(rows: Any, count: int) -> np.ndarray | None:
+def copy_mask(rows: Any, count: int) -> np.ndarray | None:
     """Copy a mask over count filter sets; None stays None. Raises GraphError for anything but count bools."""
     if rows is None:
         return None
@@ -165,7 +165,7 @@ def own_rows(rows: Any, count: int) -> np.ndarray | None:
     return array
 
 
-def listed(tensors: Any, form: str) -> list:
+def tensor_list(tensors: Any, form: str) -> list:
     """Read a list of one tensor or more. Raises GraphError, naming the right form, for a bare tensor and all else."""
     found = [] if isinstance(tensors, ArrayLike) or not hasattr(tensors, "__iter__") else list(tensors)
     if not found or not all(isinstance(t, ArrayLike) for t in found):
@@ -173,7 +173,7 @@ def listed(tensors: Any, form: str) -> list:
     return found
 
 
-def own_integers(values: Any, what: str, samples: int, below: int) -> np.ndarray:
+def copy_integers(values: Any, what: str, samples: int, below: int) -> np.ndarray:
     """Copy labels or routes to the host as an int64 array (samples,). Raises GraphError, naming what they are, unless
     there is one per sample and each lies in [0, below)."""
     array = host_array(values, what)
@@ -192,8 +192,8 @@ def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
         raise GraphError(f"{what}: expected a whole number or several, not {values!r}") from None
 
 
-def is_own(array: Any, others: Sequence[Any]) -> bool:
-    """Whether an array can be written to and shares no memory with the others."""
+def is_unshared(array: Any, others: Sequence[Any]) -> bool:
+    """Return whether an array can be written to and shares no memory with the others."""
     if not is_cupy(array):
         return array.flags.writeable and not any(np.may_share_memory(array, o) for o in others if not is_cupy(o))
     # CuPy's arrays are always writable; a broadcast view is not dense.
@@ -268,15 +268,15 @@ class ArrayLike:
 
     @property
     def xp(self) -> Any:
-        """numpy or cupy: the module this tensor's array belongs to."""
+        """Return numpy or cupy, the module this tensor's array belongs to."""
         return xp_of(self.data)
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array (not a copy when they are on the processor already)."""
+        """Return the values as a NumPy array (not a copy when they are on the processor already)."""
         return to_numpy(self.data)
 
     def item(self) -> float:
-        """The only number of a tensor that holds one."""
+        """Return the only number of a tensor that holds one."""
         return float(self.data.item())
 
     def __len__(self) -> int:

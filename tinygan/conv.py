@@ -48,7 +48,7 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
                      routes: Routed = None, output_size: tuple[int, int] | None = None) -> Tensor:
-    """The transpose (adjoint) of conv2d: every input pixel paints a k x k patch, patches s apart are added up.
+    """Apply the transpose (adjoint) of conv2d: each input pixel adds a k x k patch, patches are s pixels apart.
 
     x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
     output_size: (H, W) of the result, s (h - 1) + k - 2p if left out. A convolution drops up to s - 1 rows, so any
@@ -70,7 +70,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
 
 def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
                   routes: Routed = None, bank: int = 1) -> Tensor:
-    """The third side: w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
+    """Compute the weight gradient w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
 
     The sum runs over i, j and the samples n of route r.
     big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
@@ -131,7 +131,7 @@ def _weight_gradient(big: Tensor, small: Tensor, *, routes: Route | None, bank: 
 
 
 def _indices(routes: Route | None) -> np.ndarray | None:
-    """What the kernels take."""
+    """Return the integers that the kernels take."""
     return None if routes is None else routes.indices
 
 

@@ -82,8 +82,7 @@ def anomaly() -> Iterator[None]:
 
 
 def _check_finite(t: Tensor, what: str, where: str, inputs: Sequence[Tensor]) -> None:
-    bad = t.size - int(t.xp.isfinite(t.data).sum())
-    if bad:
+    if bad := t.size - int(t.xp.isfinite(t.data).sum()):
         raise AnomalyError(f"{what} not finite in {bad} of {t.size} values{where}; inputs: "
                            f"{', '.join(map(describe, inputs))}")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import ArrayLike, is_own, listed, operand, own_array, real_array, tensors_of
+from tinygan.arrays import ArrayLike, all_tensors, copy_array, is_unshared, operand, real_array, tensor_list
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 
@@ -61,7 +61,7 @@ class Tensor(ArrayLike):
         self.name = name
 
     def _set(self, array: Any, requires_grad: bool, edges: tuple = (), rules: tuple = (), op: str = "") -> None:
-        """edges: (input, index of its rule, version of the input when it was read)."""
+        """Set all fields. edges: (input, index of its rule, version of the input when it was read)."""
         self.data, self.grad, self.requires_grad = array, None, requires_grad
         self.name, self.rows, self.version = "", None, 0
         self._edges, self._rules, self._born, self._op, self._where = edges, rules, next(_clock), op, ""
@@ -237,9 +237,9 @@ def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, s
     The results share no memory with one another, with the seed or with the inputs: they may be changed in place.
     Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
     """
-    output, *inputs = listed([output, *listed(inputs, "grad(y, [x])")], "grad(y, [x])")
-    if hidden := [t for t in inputs if getattr(t, "outside", False)]:
-        raise GraphError(f"the way from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
+    output, *inputs = tensor_list([output, *tensor_list(inputs, "grad(y, [x])")], "grad(y, [x])")
+    if hidden := [t for t in inputs if getattr(t, "detached", False)]:
+        raise GraphError(f"the path from {describe(hidden[0])} to the loss is not recorded inside `normalised`: "
                          "leave that context, or use backward()")
     seed = _seed(output, seed)
     gradients, others = [], [seed.data, *(t.data for t in inputs)]
@@ -257,7 +257,7 @@ def _seed(output: Tensor, seed: Any) -> Tensor:
             raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
         return Tensor(output.xp.ones_like(output.data))
     if not isinstance(seed, Tensor):
-        seed = Tensor(own_array(seed, output.xp, output.dtype))
+        seed = Tensor(copy_array(seed, output.xp, output.dtype))
     if seed.shape != output.shape or seed.dtype != output.dtype or seed.xp is not output.xp:
         raise GraphError(f"the gradient given, {describe(seed)} of shape {seed.shape}, is unlike {describe(output)}")
     return seed
@@ -346,7 +346,7 @@ def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
 
 def _unshared(g: Tensor, others: list) -> Tensor:
     """Return `g`, or a copy of it if it is read-only or may share memory with others: the caller may change it."""
-    kept = g if is_own(g.data, others) else copy(g)
+    kept = g if is_unshared(g.data, others) else copy(g)
     kept.rows = g.rows
     return kept if _mode.recording or not kept._edges else _tagged(kept.data, kept.rows)
 
@@ -384,7 +384,7 @@ def frozen(*modules: Any) -> Iterator[None]:
     Gradients still flow through D to its inputs, but none is computed for its parameters. Unlike `no_grad` it changes
     the net, for every thread that uses it: use a net in one thread at a time.
     """
-    tensors = tensors_of(modules)
+    tensors = all_tensors(modules)
     before = [t.requires_grad for t in tensors]
     for t in tensors:
         t.requires_grad = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_rows
+from tinygan.arrays import copy_mask
 from tinygan.conv import conv2d, conv2d_weight
 from tinygan.engine import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
@@ -36,7 +36,8 @@ def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float
     """
     if weight.ndim != 5 or out_axis not in (1, 2):
         raise GraphError(f"weight_norm: expected (K, A, B, kh, kw) and out_axis 1 or 2, got {describe(weight)}")
-    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps), rows=own_rows(rows, len(weight)))
+    return _weight_norm(weight, out_axis=out_axis, scale=float(scale), eps=float(eps),
+                        rows=copy_mask(rows, len(weight)))
 
 
 @primitive
@@ -54,7 +55,7 @@ def _weight_norm(w: Tensor, *, out_axis: int, scale: float, eps: float, rows: np
 @primitive
 def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: float, eps: float,
                     rows: np.ndarray | None):
-    """(g - scale (w . g) w / n^2) / n for each filter: linear and symmetric in g, so it is its own VJP for g."""
+    """Compute (g - scale (w . g) w / n^2) / n per filter: linear and symmetric in g, so its own VJP for g."""
     same = {"out_axis": out_axis, "scale": scale, "eps": eps, "rows": rows}
     value = for_array(w.data).normalize_dx(g.data, w.data, norms, out_axis, scale, rows)
 
@@ -77,7 +78,7 @@ def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: f
 
 
 def logistic_loss(logits: Tensor, sign: float = 1.0) -> Tensor:
-    """mean of -log sigmoid(sign * logits), a single number: how far the logits are from saying `sign` for certain.
+    """Compute the mean of -log sigmoid(sign * logits), a single number.
 
     logits: any shape. Exact for logits of any size, where a sigmoid would round to 0 or 1.
     """
@@ -92,7 +93,7 @@ def _logistic_loss(x: Tensor, *, sign: float):
 
 @primitive
 def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
-    """-g sign sigmoid(-sign x) / n; as sigmoid' = sigmoid (1 - sigmoid), its own slope is g p (1 - p) / n."""
+    """Compute -g sign sigmoid(-sign x) / n; as sigmoid' = sigmoid (1 - sigmoid), its slope is g p (1 - p) / n."""
     def by_x(gg: Tensor, y: Tensor) -> Tensor:
         p = sigmoid(x * -sign)
         return gg * g * (p * (1.0 - p)) * (1.0 / max(1, x.size))
@@ -131,7 +132,7 @@ def _gather_sets(values: Tensor, *, routes: Route):
 
 
 def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
-    """x where x > t, else a (x - t) + t: a PReLU of slope a whose kink sits at t, per channel (Xiang & Li 2017).
+    """Compute x where x > t, else a (x - t) + t: a PReLU of slope a whose kink is at t, per channel (Xiang & Li 2017).
 
     x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
     negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
@@ -142,17 +143,12 @@ def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     return _tprelu(x, slope, *(() if shift is None else (shift,)))
 
 
-def _tprelu_rules(x: Tensor, slope: Tensor, shift: tuple[Tensor, ...]) -> tuple:
-    """One rule per input: x, slope and, if there is one, shift."""
+@primitive
+def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
+    kernels = for_array(x.data)
     rules = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
     if shift:
         rules += (lambda g, y: (1.0 - slope) * _tprelu_masked_sum(g, x, *shift),)
-    return rules
-
-
-@primitive
-def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
-    kernels, rules = for_array(x.data), _tprelu_rules(x, slope, shift)
     if slope.requires_grad:
         rules = Rules(rules, lambda g: kernels.tprelu_back(g.data, x.data, slope.data, _array(shift)))
     return kernels.tprelu(x.data, slope.data, _array(shift)), rules
@@ -160,7 +156,7 @@ def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
 
 @primitive
 def _tprelu_dx(g: Tensor, x: Tensor, slope: Tensor, *shift: Tensor):
-    """g above the kink, a g below; which side is a constant, so x and t get no gradient."""
+    """Compute g above the kink, a g below; which side is a constant, so x and t get no gradient."""
     value = for_array(x.data).tprelu_dx(g.data, x.data, slope.data, _array(shift))
     return value, (lambda gg, y: _tprelu_dx(gg, x, slope, *shift), None,
                    lambda gg, y: _tprelu_masked_sum(multiply(gg, g), x, *shift)) + (None,) * len(shift)
@@ -168,7 +164,7 @@ def _tprelu_dx(g: Tensor, x: Tensor, slope: Tensor, *shift: Tensor):
 
 @primitive
 def _tprelu_dslope(g: Tensor, x: Tensor, *shift: Tensor):
-    """Per channel, the sum of g (x - t) below the kink."""
+    """Sum g (x - t) below the kink, per channel."""
     value = for_array(x.data).tprelu_dslope(g.data, x.data, _array(shift))
 
     def below(gg: Tensor) -> Tensor:
@@ -182,7 +178,7 @@ def _tprelu_dslope(g: Tensor, x: Tensor, *shift: Tensor):
 
 @primitive
 def _tprelu_masked_sum(g: Tensor, x: Tensor, *shift: Tensor):
-    """Per channel, the sum of g below the kink."""
+    """Sum g below the kink, per channel."""
     value = for_array(x.data).tprelu_below(g.data, x.data, _array(shift))
     return value, (lambda gg, y: Tensor(_below(x, shift)) * _per_channel(gg, x), None) + (None,) * len(shift)
 
@@ -192,13 +188,13 @@ def _array(shift: tuple[Tensor, ...]) -> Any:
 
 
 def _below(x: Tensor, shift: tuple[Tensor, ...]) -> Any:
-    """1 where x <= t, else 0."""
+    """Return 1 where x <= t, else 0."""
     t = _per_channel(shift[0], x).data if shift else 0.0
     return (x.data <= t).astype(x.dtype)
 
 
 def _per_channel(a: Tensor, x: Tensor) -> Tensor:
-    """(C,) shaped to broadcast over x (N, C, ...)."""
+    """Reshape (C,) to broadcast over x (N, C, ...)."""
     return reshape(a, shape=(1, -1) + (1,) * (x.ndim - 2))
 
 
@@ -206,7 +202,7 @@ def _per_channel(a: Tensor, x: Tensor) -> Tensor:
 
 
 def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> Tensor:
-    """max(0, conv2d(x, weight) + bias), stride 1: one layer of VGG16 (Simonyan & Zisserman 2014).
+    """Compute max(0, conv2d(x, weight) + bias), stride 1: a layer of VGG16 (Simonyan & Zisserman 2014).
 
     x: (N, B, H, W), weight: (A, B, k, k), bias: (A,). Returns (N, A, H, W) for k = 2 padding + 1. Where the sum is
     exactly 0 the slope is 0. No gradient is computed for a weight or a bias that needs none. On a processor a pixel
@@ -232,7 +228,7 @@ def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int):
 
 @primitive
 def _conv_relu_dx(g: Tensor, weight: Tensor, *, y: Any, padding: int):
-    """The transposed convolution of g where y > 0, else of 0: bilinear in g and weight; which side is a constant."""
+    """Convolve transposed g where y > 0, else 0: bilinear in g and weight; which side is a constant."""
     value = for_array(g.data).conv_relu_dx(g.data, y, weight.data, padding)
     return value, (lambda gg, out: where(y > 0, conv2d(gg, weight, padding=padding), 0.0),
                    lambda gg, out: _filter_gradient(gg, where(y > 0, g, 0.0), weight, padding))

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_array, whole_numbers
+from tinygan.arrays import copy_array, whole_numbers
 from tinygan.conv import Pair, pair
 from tinygan.engine import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
@@ -320,7 +320,7 @@ def _constant(values: Any, like: Tensor, what: str, shape: tuple | None = None) 
     """
     if not isinstance(like, Tensor):
         raise UsageError(f"a loss is taken of a tensor, not of {describe(like)}: write Tensor(images)")
-    array = own_array(values, like.xp, like.dtype)
+    array = copy_array(values, like.xp, like.dtype)
     shape = shape or (*like.shape[:1], 1, *like.shape[2:])
     if array.shape != shape:
         raise UsageError(f"{what} of shape {array.shape} for {describe(like)}: it must have shape {shape}")

@@ -55,7 +55,7 @@ class _Probe(Tensor):
 def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: int = 2, *, module: Any = None,
                 draws: int = 2, step: float = 1e-5, tolerance: float = 1e-6, seed: int = 0,
                 name: str | None = None) -> float:
-    """Check every gradient of `function(*tensors)` up to `order`; return the worst relative error seen.
+    """Check every gradient of `function(*tensors)` up to `order`; return the worst relative error.
 
     inputs: a list of arrays or tensors; they are copied to float64 in their own memory order, so a strided or
         Fortran-ordered input is checked as such. The function must not draw random numbers of its own.
@@ -106,7 +106,7 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
 
 
 def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int) -> Callable[..., Tensor]:
-    """The same as a function of its `count` inputs and of the values of these parameters."""
+    """Return the same as a function of its `count` inputs and of the values of these parameters."""
     def whole(*tensors: Tensor) -> Tensor:
         for p, t in zip(parameters, tensors[count:], strict=True):
             # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
@@ -149,7 +149,7 @@ def _check(function: Callable, arrays: list, labels: list[str], order: int, name
 
 def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cotangent: np.ndarray, name: str,
              label: str, level: int, rng: np.random.Generator, step: float, tolerance: float) -> float:
-    """One directional test of the gradient of input i; returns its relative error."""
+    """Compare the gradient of input i along one random direction; return its relative error."""
     if not arrays[i].size:
         return 0.0
     direction = rng.standard_normal(arrays[i].shape)

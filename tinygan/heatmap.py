@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.pooling import interpolation_matrix
 from tinygan.errors import UsageError
 from tinygan.kernels.arrays import to_numpy
+from tinygan.pooling import interpolation_matrix
 
 # Importance -> colour: from a dark violet over red and orange to a light yellow. Each step is lighter than the one
 # before, so that it reads in grey as well, and for readers who do not tell red from green.

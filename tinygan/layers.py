@@ -31,7 +31,7 @@ CLAMPS = ("project", "forward", "none")
 
 
 class _Filters(Module):
-    """What the layers below share: a bank of weights, its normalisation, a scale and a bias.
+    """The base of the layers below: a bank of weights, its normalisation, a scale and a bias.
 
     Initial weights are uniform in +- init_factor / sqrt(fan_in), fan_in = inputs * kh * kw, for transposed
     convolutions too (as in Xiang & Li's code). bias=False leaves b out; it counts with norm "none" alone, since strict
@@ -50,7 +50,7 @@ class _Filters(Module):
         self.weight = Parameter(bank_order(rng.uniform(-bound, bound, shape).astype(dtype)), bank=self.bank > 1)
         sets = self.bank if bank_affine else 1
         self.gain = self.bias = None
-        self.shared: tuple[Tensor, np.ndarray | None] | None = None  # what `normalised` provides: filters, which sets
+        self.given: tuple[Tensor, np.ndarray | None] | None = None  # by `normalised`: filters, which sets they hold
         if norm == "affine":
             self.gain = Parameter(np.ones((sets, channels), dtype), bank=sets > 1)
         if norm == "affine" or (norm == "none" and bias):
@@ -60,8 +60,8 @@ class _Filters(Module):
         """Return the weights as they are applied, (K, A, B, kh, kw). Sets that the route does not use are left zero."""
         if self.norm == "none":
             return self.weight
-        if self.shared is not None:
-            v, rows = self.shared
+        if self.given is not None:
+            v, rows = self.given
             if rows is not None and (missing := route.used & ~rows).any():
                 raise GraphError(f"the net is called with routes to sets {np.flatnonzero(missing).tolist()}, which the "
                                  "routes given to `normalised` left out: give both the same")
@@ -174,13 +174,13 @@ class TPReLU(Module):
 
 
 def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: type = np.float32) -> TPReLU:
-    """x where x > 0, else a x: a TPReLU without its shift."""
+    """Make a TPReLU without its shift: x where x > 0, else a x."""
     return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
 
 
 @contextmanager
 def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
-    """Inside, the layers of `net` share filters that were normalised once, however often the net is called.
+    """Normalise the filters of a net's layers once, however often the net is called inside the context.
 
     Weight normalisation is a change of variables, v = w / |w|. So a training step may compute v before the net is
     called, let `backward` find its gradient, and carry that on to w afterwards, when the context ends. This way a net
@@ -193,21 +193,19 @@ def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     """
     layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
     stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
-    used = {}
-    if routes is not None:
-        used = {id(m): route.used for m, route in zip(stochastic, routes_of(routes, [m.bank for m in stochastic]),
-                                                      strict=True) if route is not None}
+    columns = [None] * len(stochastic) if routes is None else routes_of(routes, [m.bank for m in stochastic])
+    used = {id(m): route.used for m, route in zip(stochastic, columns, strict=True) if route is not None}
     rows = [used.get(id(m)) for m in layers]
     if not layers:
         yield
         return
     values = watched("normalize", layers[0].weight.data, lambda: for_array(layers[0].weight.data).normalize_all([
         (m.weight.data, m.out_axis, m.norm_scale, m.eps, r) for m, r in zip(layers, rows, strict=True)]))
-    before = [(m.shared, m.weight.outside) for m in layers]
+    before = [(m.given, m.weight.detached) for m in layers]
     filters = [Tensor(v, requires_grad=m.weight.requires_grad, name="normalised filters")
                for m, (v, _) in zip(layers, values, strict=True)]
     for layer, v, r in zip(layers, filters, rows, strict=True):
-        layer.shared, layer.weight.outside = (v, r), True
+        layer.given, layer.weight.detached = (v, r), True
     try:
         yield
         found = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
@@ -217,12 +215,12 @@ def normalised(net: Module, routes: Sequence | None = None) -> Iterator[None]:
             for (m, _, g), array in zip(found, gradients, strict=True):
                 m.weight.add_gradient(array, g.rows)
     finally:
-        for layer, (shared, outside) in zip(layers, before, strict=True):
-            layer.shared, layer.weight.outside = shared, outside
+        for layer, (given, detached) in zip(layers, before, strict=True):
+            layer.given, layer.weight.detached = given, detached
 
 
 def bank_order(weight: np.ndarray) -> np.ndarray:
-    """The same (K, A, B, kh, kw) array stored as (K, A, kh, kw, B): the kernels' matrix, with nothing to repack."""
+    """Store a (K, A, B, kh, kw) array as (K, A, kh, kw, B), the order of the kernels' matrices."""
     return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.arrays import own_integers
+from tinygan.arrays import copy_integers
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import TinyganError
 from tinygan.fused import logistic_loss
@@ -23,7 +23,7 @@ FORMS = ("logits", "clamped")
 
 
 def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> Tensor:
-    """-E log D(x) - E log(1 - D(G(z))): the standard GAN loss of the discriminator (Goodfellow et al. 2014).
+    """Compute -E log D(x) - E log(1 - D(G(z))), the standard loss of D (Goodfellow et al. 2014).
 
     real, fake: logits of any shape. form: "logits" is exact; "clamped" is log(sigmoid + 1e-12) of 2017's frameworks,
     whose gradient dies once D is certain: the paper's "hard collapse". (log(1 - D) is taken as log sigmoid(-logit):
@@ -33,7 +33,7 @@ def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> T
 
 
 def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "logits") -> Tensor:
-    """What the generator minimises, from the logits of its images.
+    """Compute the generator's loss from the logits of its images.
 
     kind: "nonsaturating" is -E log D(G(z)) (used by Xiang & Li's code, our default: it has a gradient when D wins);
     "saturating" is E log(1 - D(G(z))), the form printed in the paper.
@@ -46,7 +46,7 @@ def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "lo
 
 
 def _minus_log(logits: Tensor, sign: float, form: str) -> Tensor:
-    """Mean of -log sigmoid(sign * logits)."""
+    """Compute the mean of -log sigmoid(sign * logits)."""
     if form == "logits":
         return logistic_loss(logits, sign)
     if form == "clamped":
@@ -55,11 +55,11 @@ def _minus_log(logits: Tensor, sign: float, form: str) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Sequence[int]) -> Tensor:
-    """Mean of -log softmax(logits)[label]: the loss of a classifier. logits (N, classes), labels (N,) integers.
+    """Compute the mean of -log softmax(logits)[label]. logits (N, classes), labels (N,) integers.
 
     Raises GraphError for logits of another shape and for labels that are no class or not one per sample.
     """
     if logits.ndim != 2:
         raise GraphError(f"cross_entropy: logits must be (N, classes), not {describe(logits)}")
-    labels = own_integers(labels, "labels", *logits.shape)
+    labels = copy_integers(labels, "labels", *logits.shape)
     return negative(mean(log_softmax(logits)[np.arange(len(labels)), labels]))

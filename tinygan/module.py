@@ -23,19 +23,19 @@ class Parameter(Tensor):
     """A tensor that is learned.
 
     bank: axis 0 counts filter sets, which may be used or not in a step. bounds: (low, high) between which an
-    optimiser keeps the values, moving them back after each of its steps. copy: False takes the array itself, from a
-    caller who gives it away. outside: its way into the loss is not
-    recorded at the moment (layers.normalised), so `grad` refuses it.
+    optimiser keeps the values, moving them back after each of its steps. copy: False uses the array itself, which the
+    caller must not use any more. detached: the path from it to the loss is not recorded at the moment
+    (layers.normalised), so `grad` refuses it.
     """
 
-    __slots__ = ("bank", "bounds", "outside")
+    __slots__ = ("bank", "bounds", "detached")
 
     def __init__(self, data: Any, *, bank: bool = False, bounds: tuple[float, float] | None = None,
                  copy: bool = True) -> None:
         super().__init__(data, requires_grad=True)
         if copy:  # an optimiser writes into it
             self.data = self.data.copy(order="K")
-        self.bank, self.bounds, self.outside = bank, bounds, False
+        self.bank, self.bounds, self.detached = bank, bounds, False
 
 
 class Module:
@@ -45,30 +45,32 @@ class Module:
         return self.forward(*args, **options)
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        """What the module computes; calling the module calls this."""
+        """Compute the module's result; calling the module calls this."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter) in the order of assignment, each parameter once.
+        """Yield (dotted name, parameter) in the order of assignment, each parameter once.
 
         Raises TinyganError where two parameters would have one name, or where they lie in a set and so have none.
         """
         named: dict[str, Parameter] = {}
-        seen: set[int] = set()
+        listed: set[int] = set()
         for name, p in self._walk(prefix, set()):
-            if id(p) in seen:
+            if isinstance(p, Module) or id(p) in listed:
                 continue
             if name in named:
                 raise TinyganError(f"two parameters of {type(self).__name__} are called {name!r}: rename one of the "
                                    "attributes or keys that lead to them")
-            seen.add(id(p))
+            listed.add(id(p))
             named[name] = p
             yield name, p
 
-    def _walk(self, prefix: str, walked: set[int]) -> Iterator[tuple[str, Parameter]]:
-        if id(self) in walked:  # reached by two ways, or from a module inside it
+    def _walk(self, prefix: str, walked: set[int]) -> Iterator[tuple[str, Module | Parameter]]:
+        """Yield the module, what its attributes hold, and so on downwards, in the order of assignment."""
+        if id(self) in walked:  # reached by two paths, or from a module inside it
             return
         walked.add(id(self))
+        yield prefix, self
         for key, value in vars(self).items():
             for name, item in _named(prefix + key, value):
                 if isinstance(item, Parameter):
@@ -77,59 +79,51 @@ class Module:
                     yield from item._walk(name + ".", walked)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it, in the order of assignment, each once."""
-        seen: set[int] = set()
-        stack: list[Module] = [self]
-        while stack:
-            module = stack.pop()
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield module
-                inner = [item for key, value in vars(module).items() for _, item in _named(key, value)]
-                stack += [item for item in reversed(inner) if isinstance(item, Module)]
+        """Yield this module and all below it, in the order of assignment, each once."""
+        return (item for _, item in self._walk("", set()) if isinstance(item, Module))
 
     def parameters(self) -> list[Parameter]:
-        """All parameters, in the order of `named_parameters`."""
+        """List all parameters, in the order of `named_parameters`."""
         return [p for _, p in self.named_parameters()]
 
     def parameter_count(self) -> int:
-        """How many numbers are learned."""
+        """Count the numbers that are learned."""
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step (None, not zero: an optimiser skips a parameter without one)."""
+        """Set all gradients to None (not zero: an optimiser skips a parameter without one)."""
         for p in self.parameters():
             p.grad = None
 
     def freeze(self) -> Module:
-        """Make all parameters constants until `unfreeze`. For one step of a GAN, `with frozen(D)` is the tool."""
+        """Make all parameters constants until `unfreeze`. For one step of a GAN use `with frozen(D)`."""
         for p in self.parameters():
             p.requires_grad = False
         return self
 
     def unfreeze(self) -> Module:
-        """The opposite of `freeze`."""
+        """Make all parameters learnable again."""
         for p in self.parameters():
             p.requires_grad = True
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Name -> copy of the values, on the host."""
+        """Copy all values to the host: name -> array."""
         return {name: p.numpy().copy() for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy values in, by name. Names and shapes must match exactly; otherwise TinyganError names the first
         difference and nothing is changed."""
-        own = dict(self.named_parameters())
-        for name in [*own, *state]:
-            if name not in own or name not in state:
+        parameters = dict(self.named_parameters())
+        for name in [*parameters, *state]:
+            if name not in parameters or name not in state:
                 missing = "has no" if name not in state else "has an unknown"
                 raise TinyganError(f"the saved state {missing} entry {name!r} for {type(self).__name__}; "
                                    "was it saved with other settings?")
-            if own[name].shape != tuple(getattr(state[name], "shape", ())):
+            if parameters[name].shape != tuple(getattr(state[name], "shape", ())):
                 raise TinyganError(f"{name}: the saved shape {np.shape(state[name])} is not this net's "
-                                   f"{own[name].shape}; was it saved with other settings?")
-        for name, p in own.items():
+                                   f"{parameters[name].shape}; was it saved with other settings?")
+        for name, p in parameters.items():
             p.data[...] = p.xp.asarray(state[name], dtype=p.dtype)
             p.version += 1
 
@@ -140,15 +134,17 @@ class Module:
         return self
 
     def copy(self) -> Module:
-        """An independent twin with the same values. Raises TinyganError inside `normalised`, as it would keep that."""
-        if any(p.outside for p in self.parameters()):
+        """Return an independent net with the same values. Raises TinyganError inside `normalised`."""
+        if any(p.detached for p in self.parameters()):
             raise TinyganError(f"{type(self).__name__} cannot be copied inside `normalised`: leave that context first")
         return copy.deepcopy(self)
 
 
 def _named(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """A list, tuple, deque or mapping counts as its members, `name.0`, `name.1`, ... or `name.key`, however deep they
-    lie; one that holds itself is gone into once (`around`: the containers on the way)."""
+    """Yield the members of lists, tuples, deques and mappings, nested ones too, as `name.0`, ... or `name.key`.
+
+    around: the containers that hold this one; a container that holds itself is entered once.
+    """
     if isinstance(value, (list, tuple, deque, Mapping)):
         if id(value) not in around:
             for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import float_type, listed, own_array, own_index, together, whole_numbers
+from tinygan.arrays import copy_array, copy_index, float_type, tensor_list, unpack, whole_numbers
 from tinygan.engine import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.kernels import for_array
 
@@ -32,30 +32,30 @@ __all__ = ["absolute", "add", "astype", "broadcast_to", "clip", "concatenate", "
 
 @primitive
 def subtract(a: Tensor, b: Tensor):
-    """a - b, broadcast."""
+    """Compute a - b, broadcast."""
     return a.data - b.data, (lambda g, y: g, lambda g, y: negative(g))
 
 
 @primitive
 def negative(a: Tensor):
-    """-a."""
+    """Compute -a."""
     return -a.data, (lambda g, y: negative(g),)
 
 
 @primitive
 def multiply(a: Tensor, b: Tensor):
-    """a * b, elementwise and broadcast."""
+    """Compute a * b, elementwise and broadcast."""
     return a.data * b.data, (lambda g, y: g * b, lambda g, y: g * a)
 
 
 @primitive
 def divide(a: Tensor, b: Tensor):
-    """a / b, elementwise and broadcast."""
+    """Compute a / b, elementwise and broadcast."""
     return a.data / b.data, (lambda g, y: g / b, lambda g, y: negative(g * y / b))
 
 
 def power(a: Any, exponent: Any) -> Tensor:
-    """a ** exponent; either may be a tensor, a number or an array, and they broadcast.
+    """Compute a ** exponent; either may be a tensor, a number or an array, and they broadcast.
 
     Where a is 0 the gradient with respect to the exponent is 0, the limit for exponents above 0; where a is negative
     it is NaN, because a ** exponent is no number between whole exponents.
@@ -67,7 +67,7 @@ def power(a: Any, exponent: Any) -> Tensor:
 
 @primitive
 def _power(a: Tensor, *, exponent: float):
-    """a ** exponent for a constant exponent."""
+    """Compute a ** exponent for a constant exponent."""
     p = exponent
     if p == 0.0:  # p * a ** (p - 1) is 0 * inf at a = 0
         return a.xp.ones_like(a.data), (None,)
@@ -90,83 +90,83 @@ def _tensor_power(a: Tensor, b: Tensor):
 
 @primitive
 def exp(a: Tensor):
-    """e ** a."""
+    """Compute e ** a."""
     return a.xp.exp(a.data), (lambda g, y: g * y,)
 
 
 @primitive
 def log(a: Tensor):
-    """Natural logarithm."""
+    """Compute the natural logarithm."""
     return a.xp.log(a.data), (lambda g, y: g / a,)
 
 
 @primitive
 def sqrt(a: Tensor):
-    """Square root. The slope at 0 is infinite: add an epsilon inside the root where 0 can occur."""
+    """Compute the square root. The slope at 0 is infinite: add an epsilon inside the root where 0 can occur."""
     return a.xp.sqrt(a.data), (lambda g, y: g * 0.5 / y,)
 
 
 @primitive
 def sin(a: Tensor):
-    """Sine (radians)."""
+    """Compute the sine (radians)."""
     return a.xp.sin(a.data), (lambda g, y: g * cos(a),)
 
 
 @primitive
 def cos(a: Tensor):
-    """Cosine (radians)."""
+    """Compute the cosine (radians)."""
     return a.xp.cos(a.data), (lambda g, y: negative(g * sin(a)),)
 
 
 @primitive
 def tanh(a: Tensor):
-    """Hyperbolic tangent."""
+    """Compute the hyperbolic tangent."""
     return a.xp.tanh(a.data), (lambda g, y: g * (1.0 - y * y),)
 
 
 @primitive
 def sigmoid(a: Tensor):
-    """1 / (1 + e ** -a); does not overflow, and small values stay exact."""
+    """Compute 1 / (1 + e ** -a); does not overflow, and small values stay exact."""
     return for_array(a.data).sigmoid(a.data), (lambda g, y: g * y * (1.0 - y),)
 
 
 @primitive
 def softplus(a: Tensor):
-    """log(1 + e ** a) without overflow. -log(sigmoid(a)) is softplus(-a): losses on logits use this form."""
+    """Compute log(1 + e ** a) without overflow. -log(sigmoid(a)) is softplus(-a): losses on logits use it."""
     x = a.data
     return a.xp.maximum(x, 0.0) + a.xp.log1p(a.xp.exp(-abs(x))), (lambda g, y: g * sigmoid(a),)
 
 
 @primitive
 def absolute(a: Tensor):
-    """|a|; slope 0 at 0."""
+    """Compute |a|; slope 0 at 0."""
     sign = a.xp.sign(a.data)
     return abs(a.data), (lambda g, y: g * Tensor(sign),)
 
 
 @primitive
 def maximum(a: Tensor, b: Tensor):
-    """The larger of a and b; on a tie the gradient goes to a."""
+    """Return the larger of a and b; on a tie the gradient goes to a."""
     mask = (a.data >= b.data).astype(a.dtype)
     return a.xp.maximum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
 
 
 @primitive
 def minimum(a: Tensor, b: Tensor):
-    """The smaller of a and b; on a tie the gradient goes to a."""
+    """Return the smaller of a and b; on a tie the gradient goes to a."""
     mask = (a.data <= b.data).astype(a.dtype)
     return a.xp.minimum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
-    """a where the condition (a bool array, a constant; it is copied) holds, b elsewhere; broadcast.
+    """Select a where the condition (a bool array, a constant; it is copied) holds, b elsewhere; broadcast.
 
     The condition is an option rather than a tensor: nothing can be differentiated through a yes or no.
     Both a and b are computed everywhere, and the one not taken gets the gradient 0: times an infinite slope that is
     NaN. So keep what is not taken finite *inside* as well: where(x > 0, log(where(x > 0, x, 1.0)), 0.0).
     """
     like = a if isinstance(a, Tensor) else b
-    return _where(a, b, condition=own_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
+    return _where(a, b, condition=copy_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
 
 
 @primitive
@@ -176,8 +176,8 @@ def _where(a: Tensor, b: Tensor, *, condition: Any):
 
 
 def astype(a: Tensor, dtype: Any) -> Tensor:
-    """The same values as numbers of another floating-point type; the gradient comes back in a's own. Raises GraphError
-    for any other type: to whole numbers there is no gradient."""
+    """Convert to another floating-point type; the gradient comes back in a's own. Raises GraphError for a type of whole
+    numbers, to which there is no gradient."""
     return _astype(a, dtype=float_type(dtype))
 
 
@@ -191,29 +191,29 @@ def _astype(a: Tensor, *, dtype: np.dtype):
 
 @primitive
 def reshape(a: Tensor, *, shape: Sequence[int]):
-    """The same values in C order under another shape; one length may be -1."""
+    """Return the values in C order under another shape; one length may be -1."""
     return a.data.reshape(shape), (lambda g, y: reshape(g, shape=a.shape),)
 
 
 @primitive
 def permute(a: Tensor, *, axes: Sequence[int]):
-    """Axes in another order: result axis i is axis axes[i] of `a` (numpy.transpose)."""
+    """Reorder the axes: result axis i is axis axes[i] of `a` (numpy.transpose)."""
     back = tuple(int(i) for i in np.argsort([i % a.ndim for i in axes]))
     return a.data.transpose(axes), (lambda g, y: permute(g, axes=back),)
 
 
 @primitive
 def getitem(a: Tensor, *, index: Any):
-    """a[index] as NumPy indexes: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index is
-    copied. Raises IndexError as NumPy does."""
-    index = own_index(index, a.xp)
+    """Select a[index] as NumPy does: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index
+    is copied. Raises IndexError as NumPy does."""
+    index = copy_index(index, a.xp)
     return a.data[index], (lambda g, y: put(g, index=index, shape=a.shape),)
 
 
 @primitive
 def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
-    """Zeros of `shape` with `a` added at [index]; what an index array names twice receives both (NumPy's add.at)."""
-    out, index = a.xp.zeros(shape, dtype=a.dtype), own_index(index, a.xp)
+    """Add `a` at [index] to zeros of `shape`; a place named twice receives both values (NumPy's add.at)."""
+    out, index = a.xp.zeros(shape, dtype=a.dtype), copy_index(index, a.xp)
     if index.has_arrays:
         a.xp.add.at(out, index, a.data)
     else:
@@ -223,7 +223,7 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
-    tensors = listed(tensors, "concatenate([a, b])")
+    tensors = tensor_list(tensors, "concatenate([a, b])")
     return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
 
 
@@ -253,7 +253,7 @@ def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 
 
 def _axis(axis: int, a: Tensor, new: int = 0) -> int:
-    """The axis counted from the front, of `a` with `new` more axes."""
+    """Count an axis from the front, of `a` with `new` more axes."""
     ndim, axes = a.ndim + new, whole_numbers(axis, "axis")
     if len(axes) != 1 or not -ndim <= axes[0] < ndim:
         raise GraphError(f"{describe(a)} has no axis {axis}")
@@ -262,7 +262,7 @@ def _axis(axis: int, a: Tensor, new: int = 0) -> int:
 
 @primitive
 def matmul(a: Tensor, b: Tensor):
-    """a @ b: matrices (..., n, k) and (..., k, m); leading axes are batches and broadcast.
+    """Compute a @ b: matrices (..., n, k) and (..., k, m); leading axes are batches and broadcast.
 
     A vector is not promoted to a matrix: give it its second axis.
     """
@@ -287,8 +287,8 @@ def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
-    """Axes reversed, or in the order given. Raises GraphError unless each axis is named once."""
-    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(together(axes), "axes")
+    """Reverse the axes, or order them as given. Raises GraphError unless each axis is named once."""
+    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(unpack(axes), "axes")
     axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
     if sorted(axes) != list(range(a.ndim)):
         raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
@@ -296,25 +296,25 @@ def transpose(a: Tensor, *axes: Any) -> Tensor:
 
 
 def clip(a: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    """a limited to [low, high], None for no limit; gradient 1 inside and at the bounds, 0 outside."""
+    """Limit a to [low, high], None for no limit; gradient 1 inside and at the bounds, 0 outside."""
     a = a if low is None else maximum(a, low)
     return a if high is None else minimum(a, high)
 
 
 def relu(a: Tensor) -> Tensor:
-    """max(a, 0)."""
+    """Compute max(a, 0)."""
     return maximum(a, 0.0)
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
-    tensors = listed(tensors, "stack([a, b])")
+    tensors = tensor_list(tensors, "stack([a, b])")
     at = _axis(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
 def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
-    """Largest value along one axis; on ties the gradient goes to the first of them."""
+    """Return the largest value along one axis; on ties the gradient goes to the first."""
     axis = _axis(axis, a)
     best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
     places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
@@ -322,7 +322,7 @@ def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
 
 
 def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
-    """log(e ** a / sum(e ** a)) along an axis; the maximum is subtracted first (a constant: it cancels)."""
+    """Compute log(e ** a / sum(e ** a)) along an axis; the maximum, which cancels, is subtracted first."""
     shifted = a - Tensor(a.data.max(axis=_axis(axis, a), keepdims=True))
     return shifted - log(sum(exp(shifted), axis, keepdims=True))
 
@@ -348,7 +348,7 @@ Tensor.T = property(lambda a: transpose(a))
 Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
 Tensor.transpose = transpose
 Tensor.astype = astype
-Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(together(shape), "shape"))
+Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(unpack(shape), "shape"))
 Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
 Tensor.max = lambda a, axis=None, keepdims=False: (
     reshape(max_along(reshape(a, shape=(-1,)), 0), shape=(1,) * (a.ndim if keepdims else 0)) if axis is None

@@ -59,7 +59,7 @@ class Optimizer:
         self.steps = {name: np.zeros(len(p) if p.bank else 1, np.int64) for name, p in self.named}
 
     def step(self) -> None:
-        """Move every parameter that has a gradient, in place. Parameters whose `.grad` is None are left alone."""
+        """Update every parameter that has a gradient, in place. Parameters whose `.grad` is None stay as they are."""
         updates = []
         for name, p in self.named:
             if p.grad is None:
@@ -77,12 +77,12 @@ class Optimizer:
         raise NotImplementedError
 
     def _entries(self) -> dict[str, Any]:
-        """Everything that is saved, by name: `name/slot` and `name/steps`, the arrays themselves."""
+        """List the arrays that are saved, by name: `name/slot` and `name/steps`."""
         return {f"{name}/{slot}": array for name, slots in self.state.items()
                 for slot, array in [*slots.items(), ("steps", self.steps[name])]}
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """`name/slot` and `name/steps` -> array, on the host."""
+        """Copy the state to the host: `name/slot` and `name/steps` -> array."""
         return {key: to_numpy(array).copy() for key, array in self._entries().items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
@@ -147,7 +147,7 @@ class EMA:
         self.module, self.decay, self.updates = net.copy().freeze(), float(decay), 0
 
     def update(self, net: Module) -> None:
-        """average = decay * average + (1 - decay) * weights."""
+        """Set average = decay * average + (1 - decay) * weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         pairs = list(zip(self.module.parameters(), net.parameters(), strict=True))

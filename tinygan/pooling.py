@@ -13,7 +13,7 @@ from tinygan.kernels import for_array
 
 
 def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
-    """Largest value of each size x size window, windows `stride` (default: size) apart, no padding.
+    """Take the largest value of each size x size window, windows `stride` (default: size) apart, no padding.
 
     x: (N, C, H, W); rows and columns that do not fill a window are left out. size, stride: one number, or two that are
     equal. On ties the first in row order wins and takes the gradient. Raises GraphError where they do not fit.
@@ -31,7 +31,7 @@ def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
 
 @primitive
 def _pool_take(x: Tensor, *, which: Any, size: int, stride: int, value: Any = None):
-    """From each window the entry that `which` (N, C, h, w) names; linear in x. value: these entries, where known."""
+    """Take from each window the entry that `which` (N, C, h, w) names; linear in x. value: these entries, if known."""
     if value is None:
         value = for_array(x.data).pool_take(x.data, which, size, stride)
     return value, (lambda g, y: _pool_put(g, which=which, size=size, stride=stride, shape=x.shape),)
@@ -39,13 +39,13 @@ def _pool_take(x: Tensor, *, which: Any, size: int, stride: int, value: Any = No
 
 @primitive
 def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
-    """The transpose of _pool_take: zeros, with each value added where it was taken."""
+    """Apply the transpose of _pool_take: zeros, with each value added where it was taken."""
     value = for_array(g.data).pool_put(g.data, which, size, stride, shape)
     return value, (lambda gg, y: _pool_take(gg, which=which, size=size, stride=stride),)
 
 
 def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
-    """Mean of each size x size block: (N, C, H, W) -> (N, C, H / size, W / size). size: one number, or two equal ones.
+    """Average each size x size block: (N, C, H, W) -> (N, C, H / size, W / size). size: one number, or two equal.
 
     Raises GraphError where the sides are not multiples of it.
     """
@@ -62,7 +62,7 @@ def _mean_pool(x: Tensor, *, size: int):
 
 @primitive
 def _mean_unpool(g: Tensor, *, size: int):
-    """The transpose of _mean_pool: every pixel of a block gets its share."""
+    """Apply the transpose of _mean_pool: every pixel of a block gets an equal share."""
     return for_array(g.data).mean_unpool(g.data, size), (lambda gg, y: _mean_pool(gg, size=size),)
 
 
@@ -83,12 +83,12 @@ def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor
 
 @primitive
 def _resize(x: Tensor, *, rows: np.ndarray, columns: np.ndarray):
-    """rows @ x @ columns.T for each map; the transpose is the same with both matrices transposed."""
+    """Compute rows @ x @ columns.T for each map; the transpose is the same with both matrices transposed."""
     return for_array(x.data).resize(x.data, rows, columns), (lambda g, y: _resize(g, rows=rows.T, columns=columns.T),)
 
 
 def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
-    """The (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
+    """Return the (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
     scale = n / m
     reach = max(scale, 1.0) if antialias else 1.0
     centre = (np.arange(m)[:, None] + 0.5) * scale - 0.5

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tinygan.arrays import own_integers
+from tinygan.arrays import copy_integers
 from tinygan.errors import GraphError
 from tinygan.kernels.arrays import is_cupy
 
@@ -23,14 +23,14 @@ class Route:
         if is_cupy(indices):
             raise GraphError("routes must be host integers (a NumPy array or a list), not a GPU array")
         samples = len(indices) if samples is None else samples
-        self.indices, self.bank = own_integers(indices, "routes", samples, bank), bank
+        self.indices, self.bank = copy_integers(indices, "routes", samples, bank), bank
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @cached_property
     def used(self) -> np.ndarray:
-        """Bool mask over the bank: the sets that at least one sample goes through."""
+        """Return a bool mask over the bank: the sets that at least one sample goes through."""
         return np.bincount(self.indices, minlength=self.bank) > 0
 
 
@@ -64,10 +64,9 @@ def routes_of(matrix: Sequence | None, banks: Sequence[int], samples: int | None
     if matrix is None and max(banks, default=1) == 1:
         return (None,) * len(banks)
     if isinstance(matrix, tuple) and all(r is None or isinstance(r, Route) for r in matrix):
-        columns, given = matrix, next((len(r) for r in matrix if r is not None), 0)
-        shape = (given, len(columns))
+        columns, shape = matrix, (next((len(r) for r in matrix if r is not None), 0), len(matrix))
     else:
-        columns, shape = () if matrix is None else np.asarray(matrix).T, None if matrix is None else np.shape(matrix)
+        columns, shape = np.transpose(matrix), None if matrix is None else np.shape(matrix)
     n = samples if samples is not None else shape[0] if shape else "N"
     if shape != (n, len(banks)):
         raise GraphError(f"routes must be of shape ({n}, {len(banks)}), a row for each sample and a column for each "

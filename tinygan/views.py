@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.arrays import own_array
+from tinygan.arrays import copy_array
 from tinygan.engine import GraphError, Tensor, describe
 from tinygan.errors import UsageError
 from tinygan.kernels import threads
@@ -178,8 +178,8 @@ def apply_views(images: Tensor, views: Views) -> Tensor:
     if views.blurred.any():
         x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
     y = warp(x, views.matrices, (views.side, views.side), sources)
-    constant = Tensor(own_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
-    white = Tensor(own_array(_noise(views, y.shape[1]), y.xp, y.dtype)) if views.noise else 1.0
+    constant = Tensor(copy_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
+    white = Tensor(copy_array(_noise(views, y.shape[1]), y.xp, y.dtype)) if views.noise else 1.0
     return y * constant + white
 
 

@@ -21,7 +21,7 @@ BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
 
 
 def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | None = None) -> Tensor:
-    """Views of x: pixel (i, j) of view m is x at (row, column) = matrices[m] @ (i, j, 1), by bilinear interpolation.
+    """Resample x: pixel (i, j) of view m is x at (row, column) = matrices[m] @ (i, j, 1), by bilinear interpolation.
 
     x: (N, C, H, W). matrices: (M, 2, 3) on the host; pixel centres lie at whole numbers, outside the image is 0.
     sources: M host integers, the image that each view shows; left out, view m shows image m.
@@ -50,14 +50,14 @@ def _warp(x: Tensor, *, matrices: np.ndarray, sources: np.ndarray, size: tuple[i
 
 @primitive
 def _warp_back(g: Tensor, *, matrices: np.ndarray, sources: np.ndarray, shape: tuple[int, ...]):
-    """The transpose of _warp: each pixel of a view hands its number to the four places it was mixed from."""
+    """Apply the transpose of _warp: each pixel of a view adds to the four pixels it was interpolated from."""
     value = for_array(g.data).warp_back(g.data, matrices, sources, shape)
     return value, (lambda gg, y: _warp(gg, matrices=matrices, sources=sources, size=g.shape[2:]),)
 
 
 @primitive
 def blur(x: Tensor):
-    """Each pixel mixed with its neighbours, 1/4 1/2 1/4 along both axes; (N, C, H, W), the border pixel repeated.
+    """Blur with the weights 1/4 1/2 1/4 along both axes; (N, C, H, W), the border pixel repeated.
 
     The map is symmetric, also at the border, so it is its own transpose.
     """

@@ -34,6 +34,18 @@ ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
 
+def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]) -> None:
+    """Check fields of a configuration; UsageError for a value that is not allowed or below the least whole number."""
+    for name, values in allowed.items():
+        if getattr(config, name) not in values:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use one of {', '.join(map(str, values))}")
+    for name, low in least.items():
+        if not isinstance(getattr(config, name), int) or getattr(config, name) < low:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use a whole number of {low} or more")
+    if not 0 <= config.slope <= 1:
+        raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
+
+
 @dataclass(frozen=True)
 class GANConfig:
     """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
@@ -76,17 +88,9 @@ class GANConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
-        for name, value, allowed in (("channels", self.channels, (1, 3)), ("norm", self.norm, NORMS),
-                                     ("act", self.act, ACTIVATIONS), ("clamp", self.clamp, CLAMPS),
-                                     ("output", self.output, OUTPUTS),
-                                     ("discriminator_input", self.discriminator_input, ("pm1", "01"))):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
-        for name, number in (("base_channels", self.base_channels), ("latent_dim", self.latent_dim)):
-            if not isinstance(number, int) or number < 1:
-                raise UsageError(f"{name} is {number!r}: use a whole number of 1 or more")
-        if not 0 <= self.slope <= 1:
-            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        check_settings(self, {"channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS, "clamp": CLAMPS,
+                              "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
+                       {"base_channels": 1, "latent_dim": 1})
         for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")
@@ -111,12 +115,12 @@ class GANConfig:
 
     @property
     def side(self) -> int:
-        """Side of the images inside the nets."""
+        """Return the side of the images inside the nets."""
         return SIZES[self.size]
 
     @property
     def depth(self) -> int:
-        """Number of halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
+        """Count the halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
         side, depth = self.side, 0
         while side >= 8:
             side, depth = side // 2, depth + 1
@@ -124,11 +128,11 @@ class GANConfig:
 
     @property
     def route_count(self) -> int:
-        """How many different generators the routes can make."""
+        """Count the different generators that the routes can make."""
         return max(self.bank) if self.tied else int(np.prod(self.bank))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
+        """Return a JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
         return {**asdict(self), "bank": list(self.bank)}
 
 
@@ -174,11 +178,11 @@ class Generator(Module):
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """z: (n, latent_dim) standard normal, float32. Drawn on the host, so that a run can be repeated anywhere."""
+        """Draw z (n, latent_dim), standard normal, float32. On the host, so that a run can be repeated anywhere."""
         return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """(n, depth + 1) filter-set indices for n samples; see the function of that name."""
+        """Draw filter-set indices (n, depth + 1) for n samples; see the function of that name."""
         return draw_routes(rng, n, self.config.bank, mode, tied=self.config.tied)
 
 
@@ -205,9 +209,9 @@ class Discriminator(Module):
 
 def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: str = "sample", *,
                 tied: bool = False) -> np.ndarray:
-    """Filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
+    """Draw filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
 
-    mode: "sample" draws for every sample (the discriminator then always sees the whole mixture); "batch" once for
+    mode: "sample" draws for every sample (each batch of D then holds the whole mixture); "batch" once for
         all (the literal reading of the paper); "group:g" once for every g samples in a row.
     tied: one index for all layers of a bank larger than 1. Raises UsageError for an unknown mode.
     """

@@ -24,7 +24,7 @@ from tinygan import ops
 from tinygan.engine import Tensor
 from tinygan.errors import UsageError
 from tinygan.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
-from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, draw_routes
+from tinygan.models.adapted_gan import ACTIVATIONS, MAX_BANK, check_settings, draw_routes
 from tinygan.module import Module
 from tinygan.pooling import mean_pool2d
 from tinygan.routes import routes_of
@@ -84,21 +84,10 @@ class GPANConfig:
     clamp: str = setting("project", "how slopes are kept within [0, 1]", CLAMPS)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("size", self.size, SIZES), ("channels", self.channels, (1, 3)),
-                                     ("condition_channels", self.condition_channels, (1, 3)),
-                                     ("skips", self.skips, SKIPS), ("start", self.start, STARTS),
-                                     ("map_norm", self.map_norm, MAP_NORMS),
-                                     ("norm", self.norm, NORMS), ("act", self.act, ACTIVATIONS),
-                                     ("clamp", self.clamp, CLAMPS)):
-            if value not in allowed:
-                raise UsageError(f"{name} is {value!r}: use one of {', '.join(map(str, allowed))}")
-        for name, number, least in (("base_channels", self.base_channels, 1), ("categories", self.categories, 1),
-                                    ("patch_channels", self.patch_channels, 1), ("noise_dim", self.noise_dim, 0),
-                                    ("smooth", self.smooth, 0)):
-            if not isinstance(number, int) or number < least:
-                raise UsageError(f"{name} is {number!r}: use a whole number of {least} or more")
-        if not 0 <= self.slope <= 1:
-            raise UsageError(f"slope is {self.slope}: use a number from 0 to 1")
+        check_settings(self, {"size": SIZES, "channels": (1, 3), "condition_channels": (1, 3), "skips": SKIPS,
+                              "start": STARTS, "map_norm": MAP_NORMS, "norm": NORMS, "act": ACTIVATIONS,
+                              "clamp": CLAMPS},
+                       {"base_channels": 1, "categories": 1, "patch_channels": 1, "noise_dim": 0, "smooth": 0})
         if self.start == "substrate" and self.channels != self.condition_channels:
             raise UsageError(f"start substrate adds x to the image, but they have {self.condition_channels} and "
                              f"{self.channels} channels: use start nothing")
@@ -118,7 +107,7 @@ class GPANConfig:
 
     @property
     def encoder_sides(self) -> list[int]:
-        """Sides of the encoder's maps, from the first to the bottleneck: 256, 128, ..., 2 for the paper's size."""
+        """List the sides of the encoder's maps, first to bottleneck: 256, 128, ..., 2 for the paper's size."""
         return _halvings(self.encoder_side)
 
     @property

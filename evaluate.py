@@ -5,7 +5,7 @@
 
 Every figure stands beside a value to compare it with, made by the same code from as many images: real test digits
 where there are such, else the value that perfect samples or chance would give. The last column says which. What each
-measure means is explained in tinygan/metrics.py and tinygan/metrics_routes.py.
+measure means is explained in tinygan/metrics/samples.py and tinygan/metrics/routes.py.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinygan import __version__, cli, data, measure, runfiles
-from tinygan.device import pick_device
-from tinygan.draw import load_generator, run_folder
+from tinygan import __version__, data
+from tinygan.app import cli, measure, runfiles
+from tinygan.app.device import pick_device
+from tinygan.app.draw import load_generator, run_folder
+from tinygan.app.measure import DrawnDigits, Row, Subject
+from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import whole_file
 from tinygan.kernels import threads
-from tinygan.measure import DrawnDigits, Row, Subject
-from tinygan.models.digits import DigitNet
-from tinygan.models.load import find_classifier
+from tinygan.models import DigitNet, find_classifier
 
 LISTED, PUREST = 16, 5  # routes that are all listed; of more, so many that draw one digit above all, and dead ones
 # What RESULTS.md measures against: the hashes (Digits.hash) of MNIST's 60,000 and 10,000 digits.

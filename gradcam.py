@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, cli, pictures
-from tinygan.classes import find_classes
+from tinygan import Tensor, __version__, no_grad
+from tinygan.app import cli, pictures
+from tinygan.app.classes import find_classes
+from tinygan.app.device import pick_device
+from tinygan.app.heatmap import heat, overlay, resized
 from tinygan.data.images import read_image, resize_image
-from tinygan.device import pick_device
-from tinygan.engine import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.gradcam import grad_cam
-from tinygan.heatmap import heat, overlay, resized
 from tinygan.kernels import threads
 from tinygan.kernels.arrays import to_numpy
-from tinygan.models.vgg16 import MAPS, load_vgg16
+from tinygan.models import grad_cam, load_vgg16
+from tinygan.models.classifiers.vgg16 import MAPS
 
 CLASSIFIER = Path(__file__).resolve().parent / "weights" / "vgg16.h5"
 TOP = 5

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan import __version__, checkpoint, cli, pictures
-from tinygan.device import Device, pick_device
-from tinygan.draw import AT_ONCE as GPAN_AT_ONCE
-from tinygan.draw import as_digits, generate, load_gpan, restore_generator, run_folder
+from tinygan import __version__
+from tinygan.app import checkpoint, cli, pictures
+from tinygan.app.device import Device, pick_device
+from tinygan.app.draw import AT_ONCE as GPAN_AT_ONCE
+from tinygan.app.draw import as_digits, generate, load_gpan, restore_generator, run_folder
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
-from tinygan.models.adapted_gan import Generator
-from tinygan.models.gpan import GPANGenerator
+from tinygan.models import Generator, GPANGenerator
 
 MOST_FILES, MOST_SCALE, MOST_PIXELS = 100_000, 64, 1 << 30
 ONE_ROUTE = re.compile(r"\d{1,6}(,\d{1,6})*")  # a filter set for each layer, such as 3,0,2,0

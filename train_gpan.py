@@ -16,28 +16,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tinygan import __version__, cli, gpan_measure, metrics_log, pictures
-from tinygan.classes import find_classes
-from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
-from tinygan.device import Device, pick_device
-from tinygan.draw import generate_gpan
-from tinygan.engine import Tensor
-from tinygan.errors import TinyganError, UsageError
-from tinygan.gpan_losses import PAPER_WEIGHTS, LossSettings
-from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
-from tinygan.layers import normalised
-from tinygan.loop import QUIET, Loop, Step, finish, start
-from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
-from tinygan.models.load import load_classifier
-from tinygan.models.vgg16 import load_vgg16
-from tinygan.module import Module
-from tinygan.ops import sigmoid
-from tinygan.resume import file_inputs, resumed
-from tinygan.run import Run
-from tinygan.settings import make
-from tinygan.state import Game, gradient_norm
-from tinygan.streams import Progress
-from tinygan.train_flags import (
+from tinygan import Tensor, __version__
+from tinygan.app import cli, gpan_measure, pictures
+from tinygan.app.classes import find_classes
+from tinygan.app.device import Device, pick_device
+from tinygan.app.draw import generate_gpan
+from tinygan.app.loop import QUIET, Loop, Step, finish, start
+from tinygan.app.resume import file_inputs, resumed
+from tinygan.app.run import Run
+from tinygan.app.state import Game, gradient_norm
+from tinygan.app.streams import Progress
+from tinygan.app.train_flags import (
     FREQUENT_EVERYWHERE,
     add_optimiser_flags,
     add_place_flags,
@@ -45,7 +34,31 @@ from tinygan.train_flags import (
     add_training_flags,
     check_numbers,
 )
-from tinygan.views import Views, ViewSettings, draw_views, scale_ranges
+from tinygan.data import Substrates, condition, open_substrates
+from tinygan.data.substrates import CONDITIONS
+from tinygan.errors import TinyganError, UsageError
+from tinygan.metrics import log as metrics_log
+from tinygan.models import (
+    Batch,
+    GPANConfig,
+    GPANGenerator,
+    LossSettings,
+    PatchDiscriminator,
+    ViewSettings,
+    draw_views,
+    learn_discriminator,
+    learn_generator,
+    load_classifier,
+    load_vgg16,
+    loss_gradients,
+)
+from tinygan.models.gpan.losses import PAPER_WEIGHTS
+from tinygan.models.gpan.step import gradient_norms
+from tinygan.models.gpan.views import Views, scale_ranges
+from tinygan.models.settings import make
+from tinygan.nn import Module
+from tinygan.nn.layers import normalized
+from tinygan.ops import sigmoid
 
 # What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
 PRESETS = {
@@ -99,7 +112,7 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
     routes = G.draw_routes(game.streams["routes"], n * parts, game.flags["routes"])
     sums: dict[str, Tensor] = {}
     game.zero_grad()
-    with normalised(G, routes), normalised(D):
+    with normalized(G, routes), normalized(D):
         for part in range(parts):
             batch = game.next_batch(wanted, routes[part * n:(part + 1) * n])
             views = game.draw_views(n)

@@ -16,22 +16,15 @@ from functools import partial
 
 import numpy as np
 
-from tinygan import __version__, cli, data, metrics, metrics_log, pictures
-from tinygan.device import Device, pick_device
-from tinygan.draw import as_digits, counter_normal, generate
-from tinygan.engine import Tensor
-from tinygan.errors import UsageError
-from tinygan.game import turn_of_d, turn_of_g
-from tinygan.loop import Loop, finish, start
-from tinygan.losses import FORMS, GENERATOR_LOSSES
-from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.models.load import find_classifier
-from tinygan.ops import sigmoid
-from tinygan.resume import load_digits, resumed
-from tinygan.run import Run
-from tinygan.settings import make
-from tinygan.state import Game, gradient_norm
-from tinygan.train_flags import (
+from tinygan import Tensor, __version__, data, metrics
+from tinygan.app import cli, pictures
+from tinygan.app.device import Device, pick_device
+from tinygan.app.draw import as_digits, counter_normal, generate
+from tinygan.app.loop import Loop, finish, start
+from tinygan.app.resume import load_digits, resumed
+from tinygan.app.run import Run
+from tinygan.app.state import Game, gradient_norm
+from tinygan.app.train_flags import (
     FREQUENT_EVERYWHERE,
     add_optimiser_flags,
     add_place_flags,
@@ -39,6 +32,12 @@ from tinygan.train_flags import (
     add_training_flags,
     check_numbers,
 )
+from tinygan.errors import UsageError
+from tinygan.metrics import log as metrics_log
+from tinygan.models import Discriminator, GANConfig, Generator, find_classifier, turn_of_d, turn_of_g
+from tinygan.models.settings import make
+from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
+from tinygan.ops import sigmoid
 
 # What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
 # (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).

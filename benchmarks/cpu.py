@@ -48,9 +48,9 @@ import numpy as np
 from cpu_nets import Net, Problem
 from cpu_report import json_row, report
 
-from tinygan import cli
+from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
-from tinygan.models.gpan import SIZES
+from tinygan.models.gpan.nets import SIZES
 
 HERE = Path(__file__).resolve().parent
 WARM_UP = 6  # steps before the first round: memory, code and routes are new there

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinygan.models.adapted_gan import GANConfig
+from tinygan.models import GANConfig
 
 FLOAT_BYTES = 4
 

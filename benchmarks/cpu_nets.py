@@ -8,7 +8,7 @@ from typing import Any
 import cpu_counts
 import gpan_problem
 
-from tinygan.models.adapted_gan import GANConfig
+from tinygan.models import GANConfig
 
 
 @dataclass

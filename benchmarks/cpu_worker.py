@@ -46,8 +46,8 @@ class TinyganTrainer:
     """The two nets, their optimisers and one training step, as in train_mnist.py."""
 
     def __init__(self, base: int, bank: int, *, lr: float = LR, dtype: str = "float32") -> None:
-        from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-        from tinygan.optim import RMSprop
+        from tinygan.models import Discriminator, GANConfig, Generator
+        from tinygan.nn import RMSprop
 
         config = GANConfig(base_channels=base, bank=(bank,), latent_dim=LATENT)
         rng = np.random.default_rng(1)
@@ -80,8 +80,8 @@ class TinyganTrainer:
 
     def train(self, batch: dict[str, Any]) -> tuple[Any, Any]:
         """The same, with the losses as tensors: to read a number makes a GPU wait."""
-        from tinygan.engine import Tensor
-        from tinygan.game import turn_of_d, turn_of_g
+        from tinygan import Tensor
+        from tinygan.models import turn_of_d, turn_of_g
 
         G, D = self.nets["G"], self.nets["D"]
         d_loss, _, _ = turn_of_d(G, D, self.d_optimizer, Tensor(batch["real"]), (Tensor(batch["z1"]), batch["routes1"]))
@@ -127,7 +127,7 @@ def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) 
 
 def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count: int) -> dict[str, Any]:
     """Milliseconds per step: all operations, what works on weights outside of them, and what is left (Python)."""
-    from tinygan.debug import profile as profiling
+    from tinygan import profile as profiling
 
     with profiling(show=False) as report:
         total = sum(timed_steps(trainer, batches, count)[0])

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.gpan_losses import LossSettings
-from tinygan.models.gpan import BOTTLENECK, STRIDED, GPANConfig
-from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, STEP
-from tinygan.views import ViewSettings, _noise, draw_views
+from tinygan.models import GPANConfig, LossSettings, ViewSettings, draw_views
+from tinygan.models.classifiers.vgg16 import CONVOLUTIONS, HEAD, STEP
+from tinygan.models.gpan.nets import BOTTLENECK, STRIDED
+from tinygan.models.gpan.views import _noise
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512, 4096, 4096, 1000)  # of all 16 layers
 CHANNELS, CATEGORIES = 3, 2

@@ -1,7 +1,7 @@
 """tinygan's side of the GPAN's benchmark: VGG16 forward and back to the image, and a training step of both nets.
 
-The step is that of train_gpan.py (tinygan/gpan_step.py does the work) without its moving average, its checks for NaN
-and its log.
+The step is that of train_gpan.py (tinygan/models/gpan/step.py does the work) without its moving average, its checks for
+NaN and its log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import numpy as np
 from cpu_worker import TinyganTrainer
 from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, Classifier, GPANProblem, VGG16Problem
 
-from tinygan.engine import Tensor, grad
-from tinygan.gpan_step import learn_discriminator, learn_generator, loss_gradients
-from tinygan.layers import normalised
-from tinygan.models.gpan import Batch, GPANGenerator, PatchDiscriminator
-from tinygan.models.vgg16 import VGG16
-from tinygan.optim import Adam
+from tinygan import Tensor, grad
+from tinygan.models import (
+    VGG16,
+    Batch,
+    GPANGenerator,
+    PatchDiscriminator,
+    learn_discriminator,
+    learn_generator,
+    loss_gradients,
+)
+from tinygan.nn import Adam
+from tinygan.nn.layers import normalized
 
 
 def make_vgg16(classifier: Classifier, dtype: str) -> VGG16:
@@ -86,7 +92,7 @@ class TinyganGPAN(TinyganTrainer):
         given = as_batch(batch)
         G.zero_grad()
         D.zero_grad()
-        with normalised(G, given.routes), normalised(D):
+        with normalized(G, given.routes), normalized(D):
             images, maps = G(given.g_condition, given.code, given.noise, given.routes)
             result = loss_gradients(images, maps, given, batch["views"], discriminator=D, classifier=self.classifier,
                                     settings=self.losses)

@@ -59,11 +59,11 @@ from gpu_tinygan import (
     timed_round,
 )
 
-from tinygan import cli
-from tinygan.device import first_line, memory_is_full, pick_device, version
+from tinygan.app import cli
+from tinygan.app.device import first_line, memory_is_full, pick_device, version
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels.gpu import launch
-from tinygan.models.gpan import SIZES
+from tinygan.models.gpan.nets import SIZES
 
 Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 KINDS = ("layer", "step", "vgg16", "gpan")

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, said_by
 
-from tinygan import cli
+from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
 
 STANDIN = ROOT / "tests" / "standin" / "on_path"  # `import cupy` finds the stand-in there
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def no_gpu(environment: dict[str, str]) -> str:
     """Why there is no GPU, or nothing. Asked in another process: in this one its memory would be held all the time."""
-    code = "from tinygan.device import find_gpu; cupy, line = find_gpu(); print('' if cupy else line)"
+    code = "from tinygan.app.device import find_gpu; cupy, line = find_gpu(); print('' if cupy else line)"
     try:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
                               timeout=100)

@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tinygan.device import find_gpu
+from tinygan.app.device import find_gpu
 from tinygan.kernels.gpu import launch
-from tinygan.models.adapted_gan import GANConfig
-from tinygan.optim import RMSprop
+from tinygan.models import GANConfig
+from tinygan.nn import RMSprop
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "pytest", "pytest-xdist", "pytest-timeout", "h5py",
@@ -123,7 +123,7 @@ def tests(args: argparse.Namespace) -> dict:
     """The tests marked gpu: every kernel, layer, optimiser and whole trainings against NumPy, on CuPy itself."""
     junit = args.out / "junit.xml"
     junit.unlink(missing_ok=True)
-    words = ["-m", "gpu", "tests/test_gpu.py", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    words = ["-m", "gpu", "tests/kernels/test_gpu.py", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
     if args.small:
         words += ["-k", "sign_of_zero or pooling or optimiser_takes or (kernel_gives and tprelu)"]
     elif importlib.util.find_spec("xdist"):
@@ -258,7 +258,8 @@ def sanitizer(args: argparse.Namespace) -> dict:
     found = {}
     for tool in ("memcheck", "racecheck"):
         code, text = call("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest",
-                          "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py", "-k", SANITIZED, "-x")
+                          "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/kernels/test_gpu.py", "-k", SANITIZED,
+                          "-x")
         found[tool] = {"exit code": code, "end": text[-400:]}
     if any(one["exit code"] for one in found.values()):
         raise Wrong(found)

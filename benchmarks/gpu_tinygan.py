@@ -25,12 +25,12 @@ import numpy as np
 from cpu_worker import LR, TinyganTrainer, make_batches
 from gpan_problem import GPANProblem, VGG16Problem
 
-from tinygan.conv import conv_transpose2d
-from tinygan.engine import Tensor, grad
+from tinygan import Tensor, grad
 from tinygan.kernels.arrays import to_numpy
 from tinygan.kernels.gpu import launch
-from tinygan.models.adapted_gan import GANConfig
-from tinygan.optim import RMSprop
+from tinygan.models import GANConfig
+from tinygan.nn import RMSprop
+from tinygan.ops import conv_transpose2d
 
 MATHS = ("fp32", "tf32")
 # Sixteen batches have 96 lists of routes, more than the kernels keep (64): as in training, every one is sorted and

@@ -29,11 +29,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from tinygan import cli
+from tinygan.app import cli
+from tinygan.data.files import shown
 from tinygan.data.images import SUFFIXES, read_image
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import shown
-from tinygan.metrics_gpan import hit_rates
+from tinygan.metrics import hit_rates
 
 SIDE, CLASSES = 224, 1000
 # As the network was trained: (byte - 127) / 128 (efficientnet_lite_builder.py of its first TensorFlow release). On
@@ -58,7 +58,7 @@ NAMES = {  # the packages hold no list of names: the wanted ones, and what they 
 def judge(images: np.ndarray, ids: Collection[int]) -> dict[str, Any]:
     """Classify images, float (N, 3, H, W) in [-1, 1], and measure how often the ImageNet classes `ids` are named.
 
-    Returns top1 and top5 (shares of images), probability (a mean) as tinygan.metrics_gpan.hit_rates defines them,
+    Returns top1 and top5 (shares of images), probability (a mean) as tinygan.metrics.gpan.hit_rates defines them,
     and per image `best` (N, 5) class ids, `best_probability` (N, 5) and `wanted_probability` (N,). Images are
     brought to 224 x 224, bicubic and antialiased. Raises TinyganError for missing packages and other shapes.
     """

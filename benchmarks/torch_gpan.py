@@ -1,7 +1,7 @@
 """The GPAN and VGG16 in PyTorch, as a PyTorch user writes them: the same computation as tinygan's, for the benchmarks.
 
-The nets are those of tinygan/models/gpan.py with the settings of gpan_problem.py, and their parameters have the same
-names; layers with weight normalisation and banks come from torch_nets.py. All losses go into one sum that is
+The nets are those of tinygan/models/gpan/nets.py with the settings of gpan_problem.py, and their parameters have the
+same names; layers with weight normalisation and banks come from torch_nets.py. All losses go into one sum that is
 differentiated at once; Grad-CAM uses the graph of the head, which the losses build anyway. Views are F.grid_sample,
 resizing F.interpolate.
 """
@@ -21,11 +21,12 @@ from gpan_problem import BETAS, D_RATE, G_RATE, TERMS, WANTED, GPANProblem, VGG1
 from torch import Tensor, nn
 from torch_nets import LAYOUTS, Conv, Deconv, NamedNets, TPReLU
 
-from tinygan.gpan_losses import LossSettings, split_weights
-from tinygan.gpan_step import CAM_SIDE
-from tinygan.models.gpan import BOTTLENECK, STRIDED, WHITEST, WIDEST, GPANConfig
-from tinygan.models.vgg16 import BLOCKS, HEAD
-from tinygan.views import Views
+from tinygan.models import GPANConfig, LossSettings
+from tinygan.models.classifiers.vgg16 import BLOCKS, HEAD
+from tinygan.models.gpan.losses import split_weights
+from tinygan.models.gpan.nets import BOTTLENECK, STRIDED, WHITEST, WIDEST
+from tinygan.models.gpan.step import CAM_SIDE
+from tinygan.models.gpan.views import Views
 
 MEAN, HALF = (123.68, 116.779, 103.939), 127.5  # VGG16's input is HALF * g + HALF - MEAN of an image g in [-1, 1]
 SETTINGS, TINY = LossSettings(), 1e-8  # of the variants only the defaults are here

@@ -1,6 +1,6 @@
 """The benchmark's nets in PyTorch: the adapted GAN and the SGAN for 32 x 32 x 1 images, as a PyTorch user writes them.
 
-They are the nets of tinygan/models/adapted_gan.py with the default settings (strict weight normalisation, TPReLU,
+They are the nets of tinygan/models/gan/nets.py with the default settings (strict weight normalisation, TPReLU,
 images fed to the discriminator as 2x - 1), and their parameters have the same names. A bank is a list of K parameters,
 so a filter set that no sample uses has no gradient, and the optimiser skips it, as tinygan's does. PyTorch has no
 routed convolution; the two usual ways to get one are both here, and the benchmark takes the faster:

@@ -20,14 +20,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from tinygan import __version__, checkpoint, cli
-from tinygan.device import pick_device
-from tinygan.draw import AT_ONCE, GPANSampler, load_gpan
+from tinygan import __version__
+from tinygan.app import checkpoint, cli
+from tinygan.app.device import pick_device
+from tinygan.app.draw import AT_ONCE, GPANSampler, load_gpan
+from tinygan.app.gpan_measure import hit_rates, scores_of
 from tinygan.errors import TinyganError
-from tinygan.gpan_measure import hit_rates, scores_of
 from tinygan.kernels import threads
-from tinygan.models.classifier import Classifier
-from tinygan.models.load import load_classifier
+from tinygan.models import Classifier, load_classifier
 
 
 def main(argv: list[str] | None = None) -> int:

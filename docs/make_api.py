@@ -27,17 +27,14 @@ PAGE = Path(__file__).with_name("api.md")
 COMMAND = "python docs/make_api.py"
 # Room -> (what it holds, its modules, the names to show: all public ones without any).
 ROOMS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "tinygan": ("The engine: tensors, gradients, checks.", ("tinygan.engine", "tinygan.gradcheck"),
+    "tinygan": ("The engine: tensors, gradients, checks.", ("tinygan.engine.tensor", "tinygan.engine.debug",
+                                                            "tinygan.engine.gradcheck"),
                 ("Tensor", "primitive", "grad", "no_grad", "frozen", "check_grads", "anomaly", "profile")),
-    "tinygan.ops": ("Operations on tensors.", ("tinygan.ops", "tinygan.routes", "tinygan.conv", "tinygan.pooling", "tinygan.fused", "tinygan.warp"), ()),
-    "tinygan.nn": ("Layers, losses and optimisers.",
-                   ("tinygan.module", "tinygan.layers", "tinygan.losses", "tinygan.optim"), ()),
-    "tinygan.models": ("The nets.", ("tinygan.models.adapted_gan", "tinygan.models.gpan", "tinygan.models.digits",
-                                     "tinygan.models.vgg16"), ()),
-    "tinygan.data": ("Digits, pictures and the order of batches.", ("tinygan.data", "tinygan.data.images",
-                                                                    "tinygan.data.substrates"), ()),
-    "tinygan.metrics": ("Measures of samples, routes and GPANs.",
-                        ("tinygan.metrics", "tinygan.metrics_routes", "tinygan.metrics_gpan"), ()),
+    "tinygan.ops": ("Operations on tensors.", ("tinygan.ops",), ()),
+    "tinygan.nn": ("Layers, losses and optimisers.", ("tinygan.nn",), ()),
+    "tinygan.models": ("The nets, one training step of each, and the classifiers.", ("tinygan.models",), ()),
+    "tinygan.data": ("Digits, pictures and the order of batches.", ("tinygan.data",), ()),
+    "tinygan.metrics": ("Measures of samples, routes, logs and GPANs.", ("tinygan.metrics",), ()),
 }
 
 

@@ -264,7 +264,7 @@ for name, array, tensor in zip(shapes, mine, expected, strict=True):
 print("equal gradients for", ", ".join(shapes))
 
 # %% [markdown]
-# You now know tinygan/engine.py. The package adds names, error messages and one more idea: its rules are made of
+# You now know tinygan/engine/tensor.py. The package adds names, error messages and one more idea: its rules are made of
 # operations, so that the way back is a graph as well, and can be differentiated again.
 #
 # ## What you learned

@@ -14,8 +14,7 @@ import warnings
 import lesson
 import numpy as np
 
-from tinygan import GradientError, KinkWarning, Tensor, check_grads, grad, ops
-from tinygan.engine import primitive
+from tinygan import GradientError, KinkWarning, Tensor, check_grads, grad, ops, primitive
 
 flags = lesson.flags()
 runs = 20 if flags.quick else 100

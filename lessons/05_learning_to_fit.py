@@ -13,9 +13,7 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, no_grad, ops
-from tinygan.layers import Linear, PReLU
-from tinygan.module import Parameter, Sequential
-from tinygan.optim import Adam, RMSprop
+from tinygan.nn import Adam, Linear, Parameter, PReLU, RMSprop, Sequential
 
 flags = lesson.flags()
 steps = 120 if flags.quick else 400

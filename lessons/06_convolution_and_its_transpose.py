@@ -12,7 +12,8 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor, conv2d, conv2d_weight, conv_transpose2d, no_grad, ops, profile
+from tinygan import Tensor, no_grad, ops, profile
+from tinygan.ops import conv2d, conv2d_weight, conv_transpose2d
 
 flags = lesson.flags()
 rng = np.random.default_rng(0)

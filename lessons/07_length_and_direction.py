@@ -13,10 +13,8 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, no_grad, ops
-from tinygan.fused import weight_norm
-from tinygan.layers import ConvTranspose2d, Linear, PReLU, TPReLU
-from tinygan.module import Parameter, Sequential
-from tinygan.optim import Adam
+from tinygan.nn import Adam, ConvTranspose2d, Linear, Parameter, PReLU, Sequential, TPReLU
+from tinygan.ops import weight_norm
 
 flags = lesson.flags()
 steps = 300 if flags.quick else 2000

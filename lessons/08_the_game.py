@@ -12,12 +12,8 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor
-from tinygan.engine import frozen, no_grad
-from tinygan.layers import Linear, TPReLU
-from tinygan.losses import discriminator_loss, generator_loss
-from tinygan.module import Sequential
-from tinygan.optim import Adam
+from tinygan import Tensor, frozen, no_grad
+from tinygan.nn import Adam, Linear, Sequential, TPReLU, discriminator_loss, generator_loss
 
 flags = lesson.flags()
 

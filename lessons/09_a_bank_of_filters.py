@@ -12,15 +12,21 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor, ops
-from tinygan.conv import conv_transpose2d
-from tinygan.engine import frozen, no_grad
-from tinygan.layers import Linear, StochasticConvTranspose2d, TPReLU
-from tinygan.losses import discriminator_loss, generator_loss
-from tinygan.metrics_routes import route_information
-from tinygan.models.adapted_gan import draw_routes
-from tinygan.module import Module, Parameter, Sequential
-from tinygan.optim import Adam
+from tinygan import Tensor, frozen, no_grad, ops
+from tinygan.metrics import route_information
+from tinygan.models import draw_routes
+from tinygan.nn import (
+    Adam,
+    Linear,
+    Module,
+    Parameter,
+    Sequential,
+    StochasticConvTranspose2d,
+    TPReLU,
+    discriminator_loss,
+    generator_loss,
+)
+from tinygan.ops import conv_transpose2d
 
 flags = lesson.flags()
 rng = np.random.default_rng(0)

@@ -12,14 +12,14 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor, metrics, metrics_routes, pictures
-from tinygan.data import Batches, to_canvas
-from tinygan.data.mnist import BUNDLED, load_mnist
-from tinygan.draw import as_digits
-from tinygan.engine import no_grad
-from tinygan.game import turn_of_d, turn_of_g
-from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.optim import EMA, Adam
+from tinygan import Tensor, metrics, no_grad
+from tinygan.app import pictures
+from tinygan.app.draw import as_digits
+from tinygan.data import Batches, load_mnist, to_canvas
+from tinygan.data.mnist import BUNDLED
+from tinygan.metrics import routes as metrics_routes
+from tinygan.models import Discriminator, GANConfig, Generator, turn_of_d, turn_of_g
+from tinygan.nn import EMA, Adam
 
 flags = lesson.flags()
 
@@ -58,10 +58,10 @@ assert net.config.route_count == 64
 # %% [markdown]
 # ## Training
 #
-# The game is that of lesson 08. Its two turns stand in tinygan/game.py, where the training script calls them, too: two
-# short functions to read next. Four things are new, each for a reason:
+# The game is that of lesson 08. Its two turns stand in tinygan/models/gan/game.py, where the training script calls
+# them, too: two short functions to read next. Four things are new, each for a reason:
 #
-# * `normalised(net)`, in them, computes the normalised filters once for all calls inside: that saves time and changes
+# * `normalized(net)`, in them, computes the normalised filters once for all calls inside: that saves time and changes
 #   nothing.
 # * D sees real and drawn images in one call, for the same reason.
 # * Learning rates fall to nearly 0, so that the game comes to rest.

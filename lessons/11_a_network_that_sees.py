@@ -18,13 +18,13 @@ import h5py
 import lesson
 import numpy as np
 
-from tinygan import Tensor
-from tinygan.data.mnist import BUNDLED, load_mnist
+from tinygan import Tensor, no_grad
+from tinygan.data import drawn_shapes, load_mnist
+from tinygan.data.mnist import BUNDLED
 from tinygan.data.shapes import SHAPES
-from tinygan.data.substrates import drawn_shapes
-from tinygan.engine import no_grad
 from tinygan.errors import TinyganError
-from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, MAPS, VGG16, load_vgg16, save_vgg16
+from tinygan.models import VGG16, load_vgg16, save_vgg16
+from tinygan.models.classifiers.vgg16 import CONVOLUTIONS, HEAD, MAPS
 
 flags = lesson.flags()
 

@@ -13,14 +13,13 @@
 import lesson
 import numpy as np
 
-from tinygan import Tensor, ops
-from tinygan.data.mnist import BUNDLED, load_mnist
-from tinygan.data.substrates import drawn_shapes
-from tinygan.engine import grad, no_grad
-from tinygan.gradcam import grad_cam
-from tinygan.heatmap import overlay, resized
-from tinygan.models import digits
-from tinygan.models.vgg16 import HEAD, load_vgg16
+from tinygan import Tensor, grad, no_grad, ops
+from tinygan.app.heatmap import overlay, resized
+from tinygan.data import drawn_shapes, load_mnist
+from tinygan.data.mnist import BUNDLED
+from tinygan.models import grad_cam, load_vgg16
+from tinygan.models.classifiers import digits
+from tinygan.models.classifiers.vgg16 import HEAD
 
 flags = lesson.flags()
 found = lesson.classifier_file()

@@ -14,10 +14,10 @@ from dataclasses import replace
 import lesson
 import numpy as np
 
-from tinygan import Tensor, ops
-from tinygan.data.substrates import condition, drawn_shapes
-from tinygan.engine import frozen, no_grad
-from tinygan.gpan_losses import (
+from tinygan import Tensor, frozen, no_grad, ops
+from tinygan.data import condition, drawn_shapes
+from tinygan.models import GPANConfig, PatchDiscriminator, ViewSettings, apply_views, draw_views
+from tinygan.models.gpan.losses import (
     PAPER_WEIGHTS,
     background_loss,
     classifier_loss,
@@ -29,10 +29,8 @@ from tinygan.gpan_losses import (
     wanted_loss,
     weighted_sum,
 )
-from tinygan.models.gpan import GPANConfig, PatchDiscriminator
-from tinygan.module import Parameter
-from tinygan.optim import Adam
-from tinygan.views import ViewSettings, apply_views, draw_views, plain_view
+from tinygan.models.gpan.views import plain_view
+from tinygan.nn import Adam, Parameter
 
 flags = lesson.flags()
 steps = 60 if flags.quick else 200

@@ -15,19 +15,31 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, grad, no_grad
-from tinygan.data.substrates import condition, drawn_shapes
-from tinygan.device import pick_device
-from tinygan.draw import generate_gpan
-from tinygan.gpan_losses import LossSettings, background_loss, substrate_loss
-from tinygan.gpan_measure import as_pictures, hit_rates, scores_of
-from tinygan.gpan_step import gradient_norms, learn_discriminator, learn_generator, loss_gradients
-from tinygan.gradcam import grad_cam
-from tinygan.heatmap import overlay, resized
-from tinygan.layers import normalised
-from tinygan.metrics_gpan import pixel_spread, route_variety
-from tinygan.models.gpan import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
-from tinygan.optim import Adam
-from tinygan.views import ViewSettings, apply_views, draw_views, plain_view
+from tinygan.app.device import pick_device
+from tinygan.app.draw import generate_gpan
+from tinygan.app.gpan_measure import as_pictures, hit_rates, scores_of
+from tinygan.app.heatmap import overlay, resized
+from tinygan.data import condition, drawn_shapes
+from tinygan.metrics import pixel_spread, route_variety
+from tinygan.models import (
+    Batch,
+    GPANConfig,
+    GPANGenerator,
+    LossSettings,
+    PatchDiscriminator,
+    ViewSettings,
+    apply_views,
+    draw_views,
+    grad_cam,
+    learn_discriminator,
+    learn_generator,
+    loss_gradients,
+)
+from tinygan.models.gpan.losses import background_loss, substrate_loss
+from tinygan.models.gpan.step import gradient_norms
+from tinygan.models.gpan.views import plain_view
+from tinygan.nn import Adam
+from tinygan.nn.layers import normalized
 
 flags = lesson.flags()
 steps, base = (80, 8) if flags.quick else (400, 12)
@@ -191,7 +203,7 @@ for _ in range(steps):
     views = draw_views(rng, 4, settings, SIZE, SIZE, eye.side)
     G.zero_grad()
     D.zero_grad()
-    with normalised(G, batch.routes), normalised(D):  # all filters are brought to length 1 once, and used twice
+    with normalized(G, batch.routes), normalized(D):  # all filters are brought to length 1 once, and used twice
         images, maps = G(batch.g_condition, batch.code, batch.noise, batch.routes)
         losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=eye, settings=s)
         learn_discriminator(images, batch, losses.importance, D, s)

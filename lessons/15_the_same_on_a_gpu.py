@@ -17,16 +17,15 @@ from unittest import mock
 import lesson
 import numpy as np
 
-from tinygan import Tensor, conv_transpose2d, profile
-from tinygan.device import pick_device
+from tinygan import Tensor, profile
+from tinygan.app.device import pick_device
 from tinygan.errors import TinyganError
-from tinygan.game import turn_of_d, turn_of_g
 from tinygan.kernels import reference
 from tinygan.kernels.gpu.emulator import HostModule
 from tinygan.kernels.gpu.launch import SOURCE
-from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.models.gpan import GPANConfig
-from tinygan.optim import Adam
+from tinygan.models import Discriminator, GANConfig, Generator, GPANConfig, turn_of_d, turn_of_g
+from tinygan.nn import Adam
+from tinygan.ops import conv_transpose2d
 
 flags = lesson.flags()
 rng = np.random.default_rng(0)

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from tinygan import __version__, cli
+from tinygan import __version__
+from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
 
 HERE = Path(__file__).resolve().parent

@@ -29,7 +29,7 @@ if (ROOT / "tinygan" / "__init__.py").is_file():
     sys.path.insert(0, str(ROOT))  # the package beside this folder, installed or not
 from tinygan.errors import TinyganError  # noqa: E402
 from tinygan.kernels import threads  # noqa: E402
-from tinygan.models import digits  # noqa: E402
+from tinygan.models.classifiers import digits  # noqa: E402
 
 OUT = Path(os.environ.get("TINYGAN_LESSONS_OUT") or FOLDER / "out")  # the tests set it
 WIDTH = 7.0  # inches; with DPI and 10 point letters a picture can be read on a phone

@@ -69,7 +69,7 @@ def standin(gpp):
     """The strict stand-in for CuPy, in its place for one test."""
     from standin import strict_cupy
 
-    from tinygan import arrays
+    from tinygan.kernels import arguments as arrays
     from tinygan.kernels.gpu import conv, launch, maps
 
     def fresh() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinygan.engine import Tensor
-from tinygan.game import turn_of_d, turn_of_g
-from tinygan.models.adapted_gan import Discriminator, GANConfig, Generator
-from tinygan.optim import EMA, Adam
+from tinygan import Tensor
+from tinygan.models.gan.game import turn_of_d, turn_of_g
+from tinygan.models.gan.nets import Discriminator, GANConfig, Generator
+from tinygan.nn.optim import EMA, Adam
 
 
 def grown(config: GANConfig, put: Callable = lambda a: a, optimizer: type = Adam, lr: float = 1e-3) -> tuple:

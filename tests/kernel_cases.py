@@ -17,7 +17,7 @@ from tinygan.kernels import counter, reference
 from tinygan.kernels.gpu.maps import band
 from tinygan.kernels.gpu.warp import inverse, views_of_images
 from tinygan.kernels.gpu.weights import BANK, ENTRY, tile
-from tinygan.pooling import interpolation_matrix
+from tinygan.ops.pooling import interpolation_matrix
 
 THREADS = 256  # the block that kernels which add up within a block are written for
 F32 = np.float32

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from vgg16_tools import HEAD_WIDTHS, WIDTHS, keras_weights, small_weights, some_images
 
-DATA = Path(__file__).with_name("data")
+DATA = Path(__file__).with_name("stored")
 PLAN = (2, 2, 3, 3, 3)
 
 

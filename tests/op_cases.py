@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import tinygan
-from tinygan import ops
-from tinygan.engine import PRIMITIVES, Tensor
+from tinygan import Tensor, ops
+from tinygan.engine.tensor import PRIMITIVES
 from tinygan.kernels import reference
 from tinygan.kernels.cpu import CpuKernels
-from tinygan.pooling import interpolation_matrix
-from tinygan.routes import Route
+from tinygan.ops.pooling import interpolation_matrix
+from tinygan.ops.routes import Route
 
 for module in pkgutil.walk_packages(tinygan.__path__, "tinygan."):
     importlib.import_module(module.name)  # so that PRIMITIVES holds the whole package's

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinygan import ops
-from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d
-from tinygan.engine import Tensor, primitive, sum_to
-from tinygan.fused import gather_sets, tprelu, weight_norm
+from tinygan import Tensor, ops, primitive
+from tinygan.engine.tensor import sum_to
 from tinygan.kernels import reference
-from tinygan.pooling import resize_bilinear
+from tinygan.ops.conv import conv2d, conv2d_weight, conv_transpose2d
+from tinygan.ops.fused import gather_sets, tprelu, weight_norm
+from tinygan.ops.pooling import resize_bilinear
 
 rng = np.random.default_rng(11)
 A, B, SQUARE = (rng.standard_normal((3, 3)) for _ in range(3))
@@ -193,7 +193,7 @@ PLANTED |= {
 SCALE, EPS = 0.25, 0.1
 
 
-def normalised(rule: Callable) -> Callable:
+def normalized(rule: Callable) -> Callable:
     return op(lambda w: reference.normalize(w, 2, SCALE, EPS)[0], rule)
 
 
@@ -225,11 +225,11 @@ def honest_shift(g, y, x, a, t):
 
 
 PLANTED |= {
-    "weight norm without the scale factor": (normalised(lambda g, y, w: norm_back(g, w, scale=1.0)), [BANK]),
-    "weight norm with eps outside the root": (normalised(lambda g, y, w: norm_back(g, w, eps=0.0, outside=EPS)),
+    "weight norm without the scale factor": (normalized(lambda g, y, w: norm_back(g, w, scale=1.0)), [BANK]),
+    "weight norm with eps outside the root": (normalized(lambda g, y, w: norm_back(g, w, eps=0.0, outside=EPS)),
                                               [BANK]),
-    "weight norm with a constant norm": (normalised(lambda g, y, w: norm_back(g, w, scale=0.0)), [BANK]),
-    "weight norm over the other channels": (normalised(lambda g, y, w: norm_back(
+    "weight norm with a constant norm": (normalized(lambda g, y, w: norm_back(g, w, scale=0.0)), [BANK]),
+    "weight norm over the other channels": (normalized(lambda g, y, w: norm_back(
         g.transpose(0, 2, 1, 3, 4), w.transpose(0, 2, 1, 3, 4)).transpose(0, 2, 1, 3, 4)), [BANK]),
     "slope gradient with its mask flipped": (tprelu_with(lambda g, y, x, a, t: Tensor((g.data * (
         x.data - per_channel(t)) * (x.data > per_channel(t))).sum((0, 2, 3))), honest_shift), [X, SLOPE, SHIFT]),

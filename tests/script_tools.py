@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygan import checkpoint
+from tinygan.app import checkpoint
 from tinygan.data.sets import find_set
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,27 +15,17 @@ PACKAGE = ROOT / "tinygan"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(path for folder in (".", "weights", "benchmarks", "lessons") for path in (ROOT / folder).glob("*.py"))
 LESSON = re.compile(r"\d\d_.*\.py")  # begins with a cell of prose, see test_lessons.py
-MAX_CODE_LINES = 350
-# What a reader goes through to understand the nets, from the engine to the GPAN's step; all of it together.
-READ = ("engine", "debug", "ops", "routes", "conv", "pooling", "fused", "warp", "gradcheck", "module", "layers",
-        "losses", "optim", "game", "gpan_losses", "views", "gpan_step", "gradcam", "models")
+MAX_CODE_LINES = 250  # of a file
+MAX_FUNCTION_LINES = 60  # of a function, its docstring included
+# What a reader goes through to understand the nets, from the engine to one step of the GPAN: all of it together.
+READ = ("engine", "ops", "nn", "models")
 MAX_READ = 2500
 
-# Imports go down only: a module may import from floors below its own, and from its own floor where no cycle arises.
-FLOORS = {
-    0: ["errors", "files", "kernels", "streams", "hdf5", "classes", "settings"],
-    1: ["arrays"],
-    2: ["engine", "debug"],
-    # __init__: what `import tinygan` offers
-    3: ["ops", "routes", "conv", "pooling", "fused", "warp", "gradcheck", "__init__"],
-    4: ["module", "layers", "losses", "optim", "views", "game"],
-    5: ["models", "gradcam", "metrics", "metrics_routes", "metrics_training", "metrics_gpan", "checkpoint", "data",
-        "pictures", "gpan_losses"],
-    6: ["runfiles", "runlog", "health", "report", "run", "sampling", "cli", "resume", "state", "loop", "train_flags",
-        "gpan_step", "gpan_measure", "gpan_sampling"],
-}
-FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-SIDE_ROOMS = ("data", "pictures")  # import NumPy, floor 0 and themselves
+# Imports go down only: a room may import the rooms on floors below its own, and nothing else. docs/architecture.md
+# draws them. __init__, what `import tinygan` offers, leaves app alone; app takes the version from it.
+FLOORS = (("errors",), ("kernels", "metrics"), ("engine", "data"), ("ops",), ("nn",), ("models",),
+          ("__init__",), ("app",))
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LAZY = {"PIL", "h5py", "matplotlib", "tqdm", "threadpoolctl", "cupy"}  # imported inside functions only
 
 
@@ -94,11 +84,7 @@ def broken_floors(graph: dict[str, set[str]]) -> list[str]:
     for name, targets in graph.items():
         for target in targets:
             mine, theirs = room(name), room(target)
-            if mine == theirs:
-                continue
-            if mine in SIDE_ROOMS and FLOOR[theirs] != 0:
-                broken.append(f"{name} is a side room and imports {target}")
-            elif FLOOR[theirs] > FLOOR[mine] or theirs in SIDE_ROOMS and FLOOR[mine] < 6:
+            if mine != theirs and FLOOR[theirs] >= FLOOR[mine]:
                 broken.append(f"{name} (floor {FLOOR[mine]}) imports {target} (floor {FLOOR[theirs]})")
     return broken
 
@@ -123,45 +109,18 @@ def test_imports_go_down_only():
     assert cycle(graph) == []
 
 
-def test_the_processors_and_the_gpus_kernels_do_not_import_each_other():
-    for mine, other in (("kernels.cpu", "kernels.gpu"), ("kernels.gpu", "kernels.cpu")):
-        names = [name for name in MODULES if name.startswith(mine)]
-        assert len(names) > 5 and not any(target.startswith(other) for name in names for target in own_imports(name))
-    assert not any(target.startswith(("kernels.cpu", "kernels.gpu")) for target in own_imports("kernels.base"))
-
-
-PROBE = re.compile(r"(hasattr|getattr)\((for_array|kernels\b)")
-
-
-def test_kernels_are_never_asked_what_they_can_do():
-    assert [path.name for path in FILES if PROBE.search(path.read_text("utf-8"))] == []
-    assert PROBE.search('hasattr(for_array(x.data), "conv_relu")') and PROBE.search('getattr(kernels, "pack", list)')
-
-
-def longest_function(text: str) -> int:
-    """The lines of the longest function."""
-    return max((node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(text))
-                if isinstance(node, ast.FunctionDef)), default=0)
-
-
-def test_kernels_stay_short():
-    for path in (PACKAGE / "kernels").rglob("*.py"):
-        text = path.read_text("utf-8")
-        assert code_lines(text) <= 250 and longest_function(text) <= 60, path
-
-
 def test_a_wrong_import_would_be_seen():
     good = {name: own_imports(name) for name in MODULES}
-    for name, target, words in (("engine", "ops", "floor 2"), ("kernels.base", "engine", "floor 0"),
-                                ("data.idx", "engine", "side room"), ("pictures", "metrics", "side room"),
-                                ("layers", "run", "floor 4"), ("metrics", "pictures", "floor 5")):
+    for name, target in (("engine.tensor", "ops.basic"), ("kernels.base", "engine.tensor"), ("data.idx", "ops.basic"),
+                         ("metrics.samples", "kernels.arrays"), ("nn.layers", "app.run"), ("__init__", "app.run"),
+                         ("models.gan.nets", "app.checkpoint"), ("ops", "nn"), ("models", "app")):
         (line,) = broken_floors(good | {name: good[name] | {target}})
-        assert words in line
-    assert cycle(good | {"ops": {"conv"}})
+        assert f"{name} (floor" in line and f"imports {target} (floor" in line
+    assert cycle(good | {"ops.basic": {"ops.conv"}})
     assert cycle({"a": {"b"}, "b": {"a"}, "c": set(), "d": {"c"}}) == ["a", "b"]
     text = "from . import checkpoint\nfrom .errors import UsageError\nimport tinygan\ndef f():\n    import PIL.Image\n"
-    assert [(name, top) for name, top, _ in imports(ast.parse(text), "run")] == [
-        ("tinygan.checkpoint", True), ("tinygan.errors", True), ("tinygan", True), ("PIL.Image", False)]
+    assert [(name, top) for name, top, _ in imports(ast.parse(text), "app.run")] == [
+        ("tinygan.app.checkpoint", True), ("tinygan.app.errors", True), ("tinygan", True), ("PIL.Image", False)]
     assert imports(ast.parse("from ..errors import UsageError"), "data.idx")[0][0] == "tinygan.errors"
     assert imports(ast.parse("from .idx import read_images"), "data", is_package=True)[0][0] == "tinygan.data.idx"
 
@@ -182,6 +141,7 @@ def test_import_tinygan_needs_numpy_alone():
             "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))")
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name for name in out.stdout.split() if name not in sys.stdlib_module_names}
+    loaded.discard("cython_runtime")  # numpy.random's
     assert {name for name in loaded if not name.startswith("_")} == {"tinygan", "numpy"}
 
 
@@ -250,19 +210,53 @@ def test_code_lines_counts_code():
     assert code_lines(text) == 4
 
 
+def long_functions(text: str) -> list[str]:
+    return [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES]
+
+
+def test_no_function_is_long():
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in [*FILES, *SCRIPTS]
+             for name in long_functions(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_a_long_function_would_be_seen():
+    body = "    x = 1\n" * (MAX_FUNCTION_LINES - 1)
+    assert long_functions("def f():\n" + body) == [] and long_functions("def f():\n" + body + "    x = 1\n") == ["f"]
+
+
+# ---- kernels -----------------------------------------------------------------------------------------------------
+
+
+def probes(text: str) -> list[int]:
+    """The lines on which hasattr or getattr asks kernels what they can do."""
+    return [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr")
+            and re.search(r"kernels|for_array", ast.unparse(node.args[0]), re.IGNORECASE)]
+
+
+def test_no_kernel_is_chosen_by_hasattr_or_getattr():
+    assert [f"{path.relative_to(ROOT)}:{line}" for path in FILES for line in probes(path.read_text("utf-8"))] == []
+
+
+def test_a_probe_of_kernels_would_be_seen():
+    assert probes("a = 1\nif hasattr(for_array(x.data), 'conv_relu'):\n    getattr(kernels, name)(x)\n") == [2, 3]
+    assert probes("hasattr(module, 'parameters')\n") == []
+
+
 # ---- documentation -----------------------------------------------------------------------------------------------
 
 # What the class says already, or NumPy's name for the same thing: a docstring would repeat it.
 PLAIN_NAMES = {"forward", "parameters", "unfreeze", "shape", "ndim", "size", "dtype"}
 NO_DOCSTRING = {  # one line each, under a comment or a class that says it for all
-    "tinygan/cli.py": {"Parser.parse_args", "positive_int", "non_negative_int", "positive_float",
-                       "non_negative_float", "probability"},
-    "tinygan/data/batches.py": {"Batches.batches_per_epoch"}, "tinygan/data/make_bundled.py": {"main"},
+    "tinygan/app/cli.py": {"Parser.parse_args", "positive_int", "non_negative_int", "positive_float",
+                           "non_negative_float", "probability"},
 }
-NO_ANNOTATION = {  # argparse's own signature; anything that is indexed like an array
-    "tinygan/cli.py": {"Parser.parse_args(args)", "Parser.parse_args(namespace)"},
+NO_ANNOTATION = {  # argparse's own signature
+    "tinygan/app/cli.py": {"Parser.parse_args(args)", "Parser.parse_args(namespace)"},
 }
-UNTYPED_FOLDER = "tinygan/kernels"  # its __init__ gives the one signature that all kernels share
+UNTYPED_FOLDER = "tinygan/kernels"  # base.py gives the one signature that all kernels share
 
 
 def public_functions(tree: ast.Module):
@@ -313,3 +307,36 @@ def test_public_functions_are_documented_and_annotated():
 def test_a_silent_function_would_be_seen():
     text = "def f(a, *, b: int):\n    pass\nclass C:\n    def m(self, x):\n        'Doc.'\ndef _g(a): pass\n"
     assert undocumented(text) == ["f"] and unannotated(text) == ["f(a)", "C.m(x)"]
+
+
+# ---- docs/architecture.md ----------------------------------------------------------------------------------------
+
+
+def drawn(text: str) -> set[str]:
+    """The entries of tinygan/ that the drawing names: at the start of a line, `name/` or `name.py`."""
+    return set(re.findall(r"^    (\w+/|\w+\.py)", text, re.MULTILINE))
+
+
+def linked(text: str) -> list[str]:
+    """Every path of the repository that the page names in code marks."""
+    return re.findall(r"`((?:tinygan|lessons|tests|docs|weights|benchmarks)/[\w./]*|[\w]+\.py)`", text)
+
+
+def test_the_architecture_page_shows_the_folders_as_they_are():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    entries = {path.name + "/" * path.is_dir() for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert drawn(text) == entries and len(entries) == 10
+    names = linked(text)
+    assert len(names) > 10 and [name for name in names if not (ROOT / name).exists()] == []
+    order = [name.rstrip("/") for name in re.findall(r"^    (\w+/|\w+\.py)", text, re.MULTILINE)]
+    assert [FLOOR[name.removesuffix(".py")] for name in order] == sorted(
+        (FLOOR[name.removesuffix(".py")] for name in order), reverse=True)  # as drawn: what imports stands above
+
+
+def test_the_architecture_page_fits_one_screen():
+    assert len((ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines()) <= 60
+
+
+def test_a_wrong_drawing_would_be_seen():
+    assert drawn("    app/      runs\n    errors.py\n      indented/\n") == {"app/", "errors.py"}
+    assert linked("see `tinygan/nn/layers.py`, `sample.py` and `forward`") == ["tinygan/nn/layers.py", "sample.py"]

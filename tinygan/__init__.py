@@ -1,19 +1,28 @@
 """tinygan: stochastic deconvolutional GANs, from scratch on NumPy and CuPy arrays.
 
-Where to start reading: engine.py (the idea), ops.py and conv.py (the operations), layers.py, models/adapted_gan.py,
-and train_mnist.py beside the package (the training loop). Importing this package needs NumPy alone.
+The rooms, in the order in which to read them:
+
+    engine/    Tensor, backward, and the checks of a gradient: the idea
+    ops/       the closed set of operations, the convolutions and their filter banks
+    nn/        modules, layers, losses, optimisers
+    models/    the paper's nets (GAN and SGAN; GPAN) and the classifiers that they are measured with
+    kernels/   what is fast: the same arithmetic for NumPy and for a GPU
+    data/      what comes from disk or the net
+    metrics/   numbers that tell how many of the classes a generator draws, and how well
+    app/       what the scripts run on; nothing else imports it
+
+Importing the package needs NumPy alone. docs/api.md lists every public name.
 """
 
-from tinygan.conv import conv2d, conv2d_weight, conv_transpose2d
-from tinygan.debug import AnomalyError, anomaly, profile
-from tinygan.engine import GraphError, Tensor, frozen, grad, no_grad
-from tinygan.errors import TinyganError, UsageError
-from tinygan.gradcheck import GradientError, KinkWarning, check_grads
+from tinygan import data, metrics, models, nn, ops
+from tinygan.engine.debug import AnomalyError, anomaly, profile
+from tinygan.engine.gradcheck import GradientError, KinkWarning, check_grads
+from tinygan.engine.tensor import Tensor, frozen, grad, no_grad, primitive
+from tinygan.errors import GraphError, TinyganError, UsageError
 from tinygan.kernels.threads import set_threads
-from tinygan.pooling import max_pool2d, mean_pool2d, resize_bilinear
 
 __version__ = "0.1.0"
 
 __all__ = ["AnomalyError", "GradientError", "GraphError", "KinkWarning", "Tensor", "TinyganError", "UsageError",
-           "anomaly", "check_grads", "conv2d", "conv2d_weight", "conv_transpose2d", "frozen", "grad", "max_pool2d",
-           "mean_pool2d", "no_grad", "profile", "resize_bilinear", "set_threads"]
+           "anomaly", "check_grads", "data", "frozen", "grad", "metrics", "models", "nn", "no_grad", "ops", "primitive",
+           "profile", "set_threads"]

@@ -20,12 +20,15 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from tinygan import __version__, cli
-from tinygan.data.download import cache_dir, fetch
+from tinygan import __version__
+from tinygan.app import cli
+from tinygan.data import cache_dir
+from tinygan.data.download import fetch
+from tinygan.data.files import reading, reason_of
+from tinygan.data.hdf5 import SIGNATURE, open_hdf5
 from tinygan.errors import Refused, TinyganError, UsageError
-from tinygan.files import reading, reason_of
-from tinygan.hdf5 import SIGNATURE, open_hdf5
-from tinygan.models.vgg16 import FORMAT, KINDS, MAX_BYTES, MAX_NAMES, STEP, VGG16, load_vgg16, save_vgg16
+from tinygan.models import VGG16, load_vgg16, save_vgg16
+from tinygan.models.classifiers.vgg16 import FORMAT, KINDS, MAX_BYTES, MAX_NAMES, STEP
 from weights.torchfile import is_torch_file
 from weights.vgg16_layouts import KERAS_FILE, USUAL_SIDE, Weights, read_keras, read_torch
 

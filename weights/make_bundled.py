@@ -15,10 +15,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
+from tinygan.data import load_mnist
+from tinygan.data.files import shown
 from tinygan.data.idx import IMAGES, LABELS
-from tinygan.data.mnist import BUNDLED, FILES, load_mnist
+from tinygan.data.mnist import BUNDLED, FILES
 from tinygan.errors import TinyganError
-from tinygan.files import shown
 
 PER_CLASS = {"train": 500, "test": 100}
 

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tinygan.data.files import reading
 from tinygan.errors import Refused
-from tinygan.files import reading
 from weights.torchprogram import SAVE, Machine, Storage, Tensor
 
 ZIP_SIGNATURE = b"PK\x03\x04"

@@ -20,13 +20,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package beside this folder, installed or not
 
-from tinygan import __version__, cli, data
-from tinygan.engine import Tensor
+from tinygan import Tensor, __version__, data
+from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
-from tinygan.losses import cross_entropy
-from tinygan.models.digits import SHIPPED, DigitNet, save
-from tinygan.optim import EMA, Adam
+from tinygan.models import DigitNet
+from tinygan.models.classifiers.digits import SHIPPED, save
+from tinygan.nn import EMA, Adam, cross_entropy
 
 BATCH = 100
 LR = 4e-3
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # The file holds float16, half the size: so what is measured is the net rounded to that.
     test = data.load_mnist("test", data_dir=args.data_dir, say=lambda line: None)
-    attributes = {"what": "weights of tinygan.models.digits.DigitNet: 28x28 digits, white on black in [0, 1]",
+    attributes = {"what": "weights of tinygan.models.DigitNet: 28x28 digits, white on black in [0, 1]",
                   "source": f"weights/train_digits.py --epochs {args.epochs} --seed {args.seed}, tinygan {__version__}",
                   "data": f"{len(digits):,} MNIST training digits, the last {validation:,} of them for validation",
                   "licence": "MIT"}

@@ -15,9 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.data.hdf5 import Reader, open_hdf5
 from tinygan.errors import Refused, TinyganError, UsageError
-from tinygan.hdf5 import Reader, open_hdf5
-from tinygan.models.vgg16 import CONVOLUTIONS, HEAD, KINDS, LAYERS, MAX_BYTES, MAX_SIZE, STEP, check_shapes
+from tinygan.models.classifiers.vgg16 import (
+    CONVOLUTIONS,
+    HEAD,
+    KINDS,
+    LAYERS,
+    MAX_BYTES,
+    MAX_SIZE,
+    STEP,
+    check_shapes,
+)
 from weights.torchfile import read_state_dict
 
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels.h5"

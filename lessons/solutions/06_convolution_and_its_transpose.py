@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tinygan import Tensor, conv2d
+from tinygan import Tensor
+from tinygan.ops import conv2d
 
 
 def exercise_1(h, k, s, p):

@@ -17,8 +17,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tinygan.data.files import shown
 from tinygan.errors import TinyganError
-from tinygan.files import shown
 
 SLOWEST = 2048  # bytes per second; below this a mirror counts as stuck (our choice)
 CHUNK = 1 << 16

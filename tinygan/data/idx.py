@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tinygan.data.files import reading
 from tinygan.errors import Refused
-from tinygan.files import reading
 
 IMAGES, LABELS = 2051, 2049
 KINDS = {IMAGES: "images", LABELS: "labels"}

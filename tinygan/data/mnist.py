@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from tinygan.data.download import cache_dir, fetch
+from tinygan.data.files import hash_arrays, shown
 from tinygan.data.idx import read_images, read_labels
 from tinygan.data.sets import UNKNOWN, Found, describe, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import hash_arrays, shown
 
 # The makers' own site answers 403 to programs; these two serve the same files.
 MIRRORS = (

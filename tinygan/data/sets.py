@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.data.files import shown
 from tinygan.data.images import SUFFIXES
 from tinygan.errors import TinyganError
-from tinygan.files import shown
 
 NAME = re.compile(r"(?P<start>.*?)[-_.]?(?P<split>train|t10k|test)[-_](?P<what>images|labels)[-_.]idx[13][-_]ubyte"
                   r"(?P<zip>\.gz)?", re.IGNORECASE)

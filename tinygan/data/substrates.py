@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygan.data.files import is_systems, shown
 from tinygan.data.images import SUFFIXES, read_image, resize_image
 from tinygan.data.shapes import SHAPES, draw_item
 from tinygan.errors import TinyganError, UsageError
-from tinygan.files import is_systems, shown
 from tinygan.kernels.arrays import xp_of
 
 NEAR_WHITE = 0.9  # in [-1, 1]: 242 of 255. JPEG leaves a white background above it, light grey cloth below it

@@ -1,0 +1,1 @@
+"""What the scripts run on: command line, training loop, run folders, checkpoints, pictures and reports."""

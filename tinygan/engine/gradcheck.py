@@ -1,0 +1,190 @@
+"""`check_grads`: proves a gradient against finite differences, or says which one is wrong and by how much.
+
+The idea: for a function y = f(x), a random *cotangent* u (a weight for each entry of y) and a random *direction* d
+(a step for each entry of the inputs), the number
+
+    <u, f(x + h d) - f(x - h d)> / 2h      must equal      <vjp(u), d>.
+
+One such number sees every entry of the gradient at once. Both must be random: a cotangent of ones cannot tell a
+gradient from its mirror image or its average, and one probed entry misses an error in the others. The second order
+is checked by applying the same test to the gradient itself, as a function of the inputs and of the cotangent.
+
+At a kink (|x| at 0) there is no derivative to compare with. It is seen by comparing two step sizes and the two
+one-sided differences, and reported as a warning rather than as a wrong rule, so keep inputs away from kinks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan.engine.tensor import Tensor, _ancestors, describe, grad
+from tinygan.errors import TinyganError
+from tinygan.kernels.arguments import strided_like
+
+
+class GradientError(TinyganError):
+    """A gradient disagrees with finite differences."""
+
+
+class KinkWarning(UserWarning):
+    """The function has no derivative near this input, so nothing could be checked there."""
+
+
+class _Probe(Tensor):
+    """A tensor that notes whether its values were read; to ask for its shape is not to read them."""
+
+    __slots__ = ("read",)
+    shape, ndim, dtype = (property(lambda self, name=name: getattr(Tensor.data.__get__(self), name))
+                          for name in ("shape", "ndim", "dtype"))
+
+    @property
+    def data(self) -> Any:
+        self.read = True
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        Tensor.data.__set__(self, array)
+        self.read = False
+
+
+def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: int = 2, *, module: Any = None,
+                draws: int = 2, step: float = 1e-5, tolerance: float = 1e-6, seed: int = 0,
+                name: str | None = None) -> float:
+    """Check every gradient of `function(*tensors)` up to `order`; return the worst relative error.
+
+    inputs: a list of arrays or tensors; they are copied to float64 in their own memory order, so a strided or
+        Fortran-ordered input is checked as such. The function must not draw random numbers of its own.
+    module: a module that the function calls: the gradients of its parameters are checked as well, in float64. Where
+        the function is itself a module, it is that one: check_grads(net, [x]).
+    draws: random (cotangent, direction) pairs per input. step: h of the central difference; two steps, h and h / 4,
+        are combined (Richardson) so that its h^2 error cancels. tolerance: largest allowed |numeric - analytic|
+        relative to the gradient's own size, so that a small gradient (down to `step`) is checked as sharply as a
+        large one. What rounding leaves is near 1e-10 for functions of moderate size, wrong rules are off by 1e-3
+        and more.
+    Raises GradientError naming the op, the order, the input and the worst error; TinyganError when the function
+    returns something other than a float64 Tensor, not the same twice, or never reads one of its inputs (nothing about
+    that one would be checked). Warns (KinkWarning) at a kink.
+    The test is our choice; its design (directional derivative, random cotangent) is that of HIPS/autograd and JAX.
+    """
+    if module is None and hasattr(function, "named_parameters"):
+        module, name = function, name or type(function).__name__
+    name = name or getattr(function, "__name__", None) or str(function)
+    if isinstance(inputs, (Tensor, np.ndarray)):
+        raise TinyganError(f"check_grads: the inputs of {name} are a list: write check_grads(f, [x])")
+    rng = np.random.default_rng(seed)
+    arrays, labels = [_as_float64(x) for x in inputs], [f"input {i}" for i in range(len(inputs))]
+    named = [] if module is None else list(module.named_parameters())
+    kept = [(p, p.data, p.grad, p.requires_grad, p.version, p.name) for _, p in named]
+    if named:
+        function = _of_parameters(function, [p for _, p in named], len(arrays))
+        arrays += [_as_float64(p) for _, p in named]
+        labels += [f"parameter {key}" for key, _ in named]
+    try:
+        probes = [_Probe(a, requires_grad=True) for a in arrays]
+        first = function(*probes)
+        if not isinstance(first, Tensor) or first.dtype != np.float64:
+            raise TinyganError(f"check_grads: {name} must return a float64 Tensor, got {describe(first)}")
+        used = {id(t) for t in _ancestors(first)}
+        second = function(*[Tensor(a) for a in arrays])
+        if not np.array_equal(first.data, second.data, equal_nan=True):
+            raise TinyganError(f"check_grads: {name} gives different values for the same input; fix its random numbers")
+        if not np.isfinite(first.data).all():
+            raise TinyganError(f"check_grads: {name} is not finite at the inputs given")
+        if unread := [label for label, t in zip(labels, probes, strict=True) if not t.read and id(t) not in used]:
+            raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, or no gradient leads there, so "
+                               "nothing would be checked: compute with it, or leave it out")
+        return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
+    finally:
+        for p, data, gradient, wanted, version, words in kept:
+            p._set(data, wanted)
+            p.grad, p.version, p.name = gradient, version, words
+
+
+def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int) -> Callable[..., Tensor]:
+    """Return the same as a function of its `count` inputs and of the values of these parameters."""
+    def whole(*tensors: Tensor) -> Tensor:
+        for p, t in zip(parameters, tensors[count:], strict=True):
+            # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
+            edges = ((t, 0, t.version),) if t.requires_grad else ()
+            p._set(Tensor.data.__get__(t), t.requires_grad, edges, (lambda g, y: g,), "parameter")
+        return function(*tensors[:count])
+
+    return whole
+
+
+def _check(function: Callable, arrays: list, labels: list[str], order: int, name: str, level: int,
+           rng: np.random.Generator, draws: int, step: float, tolerance: float) -> float:
+    worst = 0.0
+    for draw in range(draws):
+        cotangent = rng.standard_normal(function(*[Tensor(a) for a in arrays]).shape)
+        if draw % 2:
+            cotangent = np.flip(cotangent)  # negative strides: a rule must not depend on the memory order of g
+        tensors = [Tensor(a, requires_grad=True, name=label) for a, label in zip(arrays, labels, strict=True)]
+        # Recorded in every second draw: a kernel may compute the gradients where nothing is recorded (engine.Rules).
+        gradients = grad(function(*tensors), tensors, create_graph=bool(draw % 2), seed=Tensor(cotangent))
+        for i, g in enumerate(gradients):
+            if g.shape != arrays[i].shape:
+                raise GradientError(f"{name}: the order-{level} gradient of {labels[i]} has shape {g.shape}, "
+                                    f"the input {arrays[i].shape}")
+            worst = max(worst, _compare(function, arrays, i, g.numpy(), cotangent, name, labels[i], level, rng, step,
+                                        tolerance))
+    if order > level:
+        shape = function(*[Tensor(a) for a in arrays]).shape
+        for i, label in enumerate(labels):
+            # The gradient for input i, as a function of all inputs and of the cotangent: checked like any other.
+            def gradient_i(*tensors: Tensor, i: int = i) -> Tensor:
+                *xs, cot = [t if t.requires_grad else Tensor(t.data, requires_grad=True) for t in tensors]
+                return grad(function(*xs), [xs[i]], create_graph=True, seed=cot)[0]
+
+            cotangent = rng.standard_normal(shape)
+            worst = max(worst, _check(gradient_i, [*arrays, cotangent], [*labels, "the cotangent"], order,
+                                      f"{name} (gradient of {label})", level + 1, rng, draws, step, tolerance))
+    return worst
+
+
+def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cotangent: np.ndarray, name: str,
+             label: str, level: int, rng: np.random.Generator, step: float, tolerance: float) -> float:
+    """Compare the gradient of input i along one random direction; return its relative error."""
+    if not arrays[i].size:
+        return 0.0
+    direction = rng.standard_normal(arrays[i].shape)
+    direction /= np.linalg.norm(direction)
+
+    def along(h: float) -> float:
+        moved = strided_like(arrays[i], arrays[i] + h * direction)
+        values = [Tensor(moved if j == i else a) for j, a in enumerate(arrays)]
+        return float((function(*values).data * cotangent).sum())
+
+    here, ahead, behind = along(0.0), along(step), along(-step)
+    near_ahead, near_behind = along(step / 4), along(-step / 4)
+    wide, narrow = (ahead - behind) / (2 * step), (near_ahead - near_behind) / (step / 2)
+    numeric, doubt = (16 * narrow - wide) / 15, abs(narrow - wide)
+    analytic = float((gradient * direction).sum())
+    # What an error is measured by: the product itself. It may be near 0 by chance, so also by what it usually is,
+    # |gradient| / sqrt(n); never by less than the step, over which a gradient changes by about as much; nor by
+    # less than what the rounding of the function's values (some 1e-14 of them) makes of a difference.
+    rounding = 1e-14 * np.linalg.norm(function(*[Tensor(a) for a in arrays]).data * cotangent) / step
+    size = max(abs(numeric), abs(analytic), np.linalg.norm(gradient) / gradient.size ** 0.5, rounding / tolerance, step)
+    error = abs(numeric - analytic) / size
+    # Left and right slopes differ by h f'' for a smooth function, so a quarter of the step leaves a quarter; at a
+    # kink the difference stays. A kink beside the input instead makes the two central differences disagree.
+    bend, near_bend = abs(ahead - 2 * here + behind) / step, abs(near_ahead - 2 * here + near_behind) / (step / 4)
+    at_kink = bend > tolerance * size and near_bend > bend / 2
+    if at_kink or doubt > 1e-3 * size or tolerance < error <= doubt / size:
+        warnings.warn(f"{name}: no derivative within {step:g} of {label} (a kink): not checked in that direction",
+                      KinkWarning, stacklevel=4)
+        return 0.0
+    if not error <= tolerance:  # also true for NaN
+        raise GradientError(f"{name}: the order-{level} gradient of {label} {arrays[i].shape} is wrong: analytic "
+                            f"{analytic:.8g}, numeric {numeric:.8g}, relative error {error:.2g} > {tolerance:g}")
+    return error
+
+
+def _as_float64(x: Any) -> np.ndarray:
+    array = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
+    return strided_like(array, array.astype(np.float64))

@@ -1,0 +1,61 @@
+"""The game of a GAN: one turn of the discriminator, one of the generator (Goodfellow et al. 2014, arXiv 1406.2661).
+
+A turn returns its loss and logits as constants and drops the graph they came from before the optimiser steps: held on
+to, the next turn's graph would be built beside it. No number is read, so a GPU is not waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tinygan.engine.tensor import Tensor, frozen, no_grad
+from tinygan.nn.layers import normalized
+from tinygan.nn.losses import discriminator_loss, generator_loss
+from tinygan.nn.module import Module
+from tinygan.nn.optim import Optimizer
+from tinygan.ops import concatenate
+
+Drawn = tuple[Tensor, np.ndarray]  # noise (N, latent) and routes (N, layers): what a generator makes N images of
+Check = Callable[[Tensor], object]
+
+
+def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, drawn: Drawn, *,
+              form: str = "logits", check: Check = lambda loss: None) -> tuple[Tensor, Tensor, Tensor]:
+    """Update the discriminator on a batch of real images (N, C, side, side) and as many of G's.
+
+    Returns (loss, logits of the real images, logits of G's). form: losses.discriminator_loss's. check(loss) is called
+    before any weight changes, and may raise. optimizer None: compute the gradients of D and change nothing.
+    """
+    with no_grad(), normalized(G, drawn[1]):  # no gradient needs to reach the generator
+        fake = G(*drawn)
+    D.zero_grad()
+    with normalized(D):
+        logits = D(concatenate([real, fake]))  # one call on both does the same as two, in half the operations
+        of_real, of_fake = logits[:len(real)], logits[len(real):]
+        loss = discriminator_loss(real=of_real, fake=of_fake, form=form)
+        check(loss)
+        loss.backward()
+    loss, of_real, of_fake = (x.detach() for x in (loss, of_real, of_fake))
+    del logits, fake
+    if optimizer is not None:
+        optimizer.step()
+    return loss, of_real, of_fake
+
+
+def turn_of_g(G: Module, D: Module, optimizer: Optimizer | None, drawn: Drawn, *, kind: str = "nonsaturating",
+              form: str = "logits", check: Check = lambda loss: None) -> Tensor:
+    """Update the generator on fresh noise and routes, by the gradient that reaches it through a frozen D.
+
+    Returns the loss. kind, form: losses.generator_loss's. check, optimizer: as of `turn_of_d`.
+    """
+    G.zero_grad()
+    with frozen(D), normalized(D), normalized(G, drawn[1]):
+        loss = generator_loss(fake=D(G(*drawn)), kind=kind, form=form)
+        check(loss)
+        loss.backward()
+    loss = loss.detach()
+    if optimizer is not None:
+        optimizer.step()
+    return loss

@@ -1,0 +1,230 @@
+"""The adapted GAN, and the SGAN that grows from it by giving its deep layers a bank of filters.
+
+The adapted GAN is the plain, weight-normalised, strided net of Xiang & Li 2017 (arXiv 1704.03971):
+
+    generator       z (N, latent) -> projection to f0 x s0 x s0 -> transposed convolutions, each doubling the side and
+                    halving the channels -> image in [0, 1]
+    discriminator   the mirror image: strided convolutions down to s0 x s0, then one filter of that size -> a logit
+
+The SGAN of Chaplygin & Chacksfield 2018 (arXiv 1802.02436) keeps the discriminator and the generator's last layer, and
+gives each of the generator's other layers a bank of K filter sets. Each sample takes one set per layer, drawn at
+random: its *route*. Four layers with 16 sets each are 65,536 generators, for 16 times the weights and no more
+arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tinygan import ops
+from tinygan.engine.tensor import Tensor
+from tinygan.errors import UsageError
+from tinygan.models.settings import setting
+from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, TPReLU
+from tinygan.nn.module import Module
+from tinygan.ops.routes import routes_of
+
+SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
+MAX_BANK = 1_024  # filter sets of one layer
+ACTIVATIONS = ("tprelu", "prelu")
+OUTPUTS = ("sigmoid", "tanh")
+
+
+def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]) -> None:
+    """Check fields of a configuration; UsageError for a value that is not allowed or below the least whole number."""
+    for name, values in allowed.items():
+        if getattr(config, name) not in values:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use one of {', '.join(map(str, values))}")
+    for name, low in least.items():
+        if not isinstance(getattr(config, name), int) or getattr(config, name) < low:
+            raise UsageError(f"{name} is {getattr(config, name)!r}: use a whole number of {low} or more")
+    if not 0 <= config.slope <= 1:
+        raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class GANConfig:
+    """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
+
+    size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
+        Xiang & Li's code), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
+    bank: filter sets of the projection and of each transposed convolution; one number means that many everywhere
+        but in the last layer, which is shared by all routes ("to provide refinement"). 1 is the plain GAN.
+    tied: all layers use the same index: K whole generators under a shared last layer, the costly equivalent that the
+        paper names. norm: weight normalisation of all layers but each net's last, which is affine unless norm is none.
+    act, slope, clamp: tprelu or prelu, initial slope (0.2 in the SGAN's paper, 0.25 in Xiang & Li's), and how it is
+        kept within [0, 1] (layers.TPReLU).
+    bank_affine, bank_act: scale and bias (with norm affine), or slopes, of their own for every filter set.
+    init_factor, init_scale: multiply the initial weights of the projection (0.01 in Xiang & Li's code) and of every
+        layer. Weight normalisation makes the forward pass blind to both, as long as filters are much longer than
+        sqrt(eps) = 0.001: they set how large an optimiser's steps are beside the weights, that is, a learning rate for
+        directions apart from that for slopes and shifts.
+    discriminator_input: "pm1" feeds images as 2x - 1, "01" as they are. output: "sigmoid" (0 to 1) or "tanh", which
+        is mapped to the same range.
+    Raises UsageError in one line for a value that makes no net.
+    """
+
+    size: int = setting(32, "pixels; 28 is padded to 32", tuple(SIZES))
+    channels: int = 1
+    base_channels: int = setting(64, kind="positive_int")
+    latent_dim: int = setting(128, "length of the noise", kind="positive_int")
+    bank: tuple[int, ...] = setting((16,), "filter sets per layer; one number: all but the last", kind="bank_list")
+    tied: bool = False
+    norm: str = setting("strict", "weight normalisation", NORMS)
+    act: str = setting("tprelu", "activation", ACTIVATIONS)
+    slope: float = setting(0.2, "initial slope of the activation", kind="probability")
+    clamp: str = setting("project", "how slopes are kept within [0, 1]", CLAMPS)
+    bank_affine: bool = setting(False, "scale and bias for every filter set (with norm affine)")
+    bank_act: bool = setting(False, "activation slopes for every filter set")
+    init_factor: float = setting(0.01, "of the projection's initial weights", kind="positive_float")
+    init_scale: float = setting(1.0, "of all initial weights", kind="positive_float")
+    discriminator_input: str = setting("pm1", "range of the discriminator's input", ("pm1", "01"), flag="d_input")
+    output: str = setting("sigmoid", "the generator's last function", OUTPUTS)
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
+        check_settings(self, {"channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS, "clamp": CLAMPS,
+                              "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
+                       {"base_channels": 1, "latent_dim": 1})
+        for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
+            if not 0 < factor < float("inf"):
+                raise UsageError(f"{name} is {factor}: use a positive number")
+        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
+        if not all(isinstance(k, int) for k in bank):
+            raise UsageError(f"bank {','.join(map(str, bank))}: every entry must be a whole number")
+        if len(bank) == 1:
+            bank = bank * self.depth + (1,)
+        if len(bank) != self.depth + 1 or min(bank) < 1:
+            raise UsageError(f"bank {','.join(map(str, bank))}: give one positive number, or {self.depth + 1} of them "
+                             f"(projection and {self.depth} transposed convolutions at {self.size} pixels)")
+        if max(bank) > MAX_BANK:
+            raise UsageError(f"bank {','.join(map(str, bank))}: more than {MAX_BANK:,} filter sets in a layer is taken "
+                             "for a typing error")
+        if self.bank_affine and self.norm == "strict":
+            raise UsageError("bank_affine gives every filter set its own scale and bias, which strict weight "
+                             "normalisation has none of: use norm affine or none")
+        if self.tied and len({k for k in bank if k > 1}) > 1:
+            raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
+                             "all its banks must be of one size (or 1)")
+        object.__setattr__(self, "bank", bank)
+
+    @property
+    def side(self) -> int:
+        """Return the side of the images inside the nets."""
+        return SIZES[self.size]
+
+    @property
+    def depth(self) -> int:
+        """Count the halvings, by Xiang & Li's rule: while the side is 8 or more, halve it."""
+        side, depth = self.side, 0
+        while side >= 8:
+            side, depth = side // 2, depth + 1
+        return depth
+
+    @property
+    def route_count(self) -> int:
+        """Count the different generators that the routes can make."""
+        return max(self.bank) if self.tied else int(np.prod(self.bank))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
+        return {**asdict(self), "bank": list(self.bank)}
+
+
+class Generator(Module):
+    """z (N, latent_dim) and routes (N, depth + 1) -> images (N, channels, side, side) in [0, 1]."""
+
+    def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c, n = config, config.depth
+        self.config = config
+        self.start = c.side // 2 ** n
+        widths = [c.base_channels * 2 ** i for i in reversed(range(n))] + [c.channels]
+        common = {"norm": c.norm, "bank_affine": c.bank_affine, "rng": rng, "dtype": dtype}
+        # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has its own norm,
+        # as in Xiang & Li's code. Its units are ordered (row, column, channel): channels-last, like all that the
+        # kernels make.
+        self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
+                                                    init_factor=c.init_factor * c.init_scale, **common)
+        self.activations = [self._activation(width, bank, dtype)
+                            for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
+        self.deconvs = []
+        for i in range(n):
+            last = {"norm": "none" if c.norm == "none" else "affine"} if i == n - 1 else {}
+            self.deconvs.append(StochasticConvTranspose2d(widths[i], widths[i + 1], 4, bank=c.bank[i + 1], stride=2,
+                                                          padding=1, **(common | last), init_factor=c.init_scale))
+
+    def _activation(self, width: int, bank: int, dtype: type) -> TPReLU:
+        c = self.config
+        return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", bank=bank if c.bank_act else 1,
+                      dtype=dtype)
+
+    def forward(self, z: Tensor, routes: Sequence | None = None) -> Tensor:
+        """Generate images; routes: host integers (N, depth + 1), column l in [0, bank[l]), or None if every bank is 1.
+
+        Raises GraphError for routes that are missing, of another shape or outside a bank.
+        """
+        n = len(z)
+        # Column l of the routes belongs to layer l; an activation follows the layer before it.
+        columns = routes_of(routes, self.config.bank, n)
+        x = self.projection(z.reshape(n, -1, 1, 1), columns[0])
+        x = x.reshape(n, self.start, self.start, -1).transpose(0, 3, 1, 2)
+        for deconv, act, before, column in zip(self.deconvs, self.activations, columns, columns[1:], strict=False):
+            x = deconv(act(x, before), column)
+        return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
+
+    def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Draw z (n, latent_dim), standard normal, float32. On the host, so that a run can be repeated anywhere."""
+        return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
+
+    def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
+        """Draw filter-set indices (n, depth + 1) for n samples; see the function of that name."""
+        return draw_routes(rng, n, self.config.bank, mode, tied=self.config.tied)
+
+
+class Discriminator(Module):
+    """Images (N, channels, side, side) in [0, 1] -> logits (N,): positive means "real"."""
+
+    def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
+        c, n = config, config.depth
+        self.config = config
+        widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
+        self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm,
+                             init_factor=c.init_scale, rng=rng, dtype=dtype) for i in range(n)]
+        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
+                            for w in widths[1:]]
+        self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine",
+                           init_factor=c.init_scale, rng=rng, dtype=dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images
+        for conv, act in zip(self.convs, self.activations, strict=True):
+            x = act(conv(x))
+        return self.last(x).reshape(-1)
+
+
+def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: str = "sample", *,
+                tied: bool = False) -> np.ndarray:
+    """Draw filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
+
+    mode: "sample" draws for every sample (each batch of D then holds the whole mixture); "batch" once for
+        all (the literal reading of the paper); "group:g" once for every g samples in a row.
+    tied: one index for all layers of a bank larger than 1. Raises UsageError for an unknown mode.
+    """
+    size = {"sample": 1, "batch": max(n, 1)}.get(mode)
+    if size is None:
+        kind, _, number = mode.partition(":")
+        if kind != "group" or not number.isdecimal() or int(number) < 1:
+            raise UsageError(f"unknown route mode {mode!r}: use sample, batch or group:g with g of 1 or more")
+        size = int(number)
+    groups = -(-n // size)
+    if tied:
+        index = rng.integers(0, max(bank), (groups, 1))
+        drawn = np.where(np.asarray(bank) > 1, index, 0)
+    else:
+        drawn = np.stack([rng.integers(0, k, groups) for k in bank], axis=1)
+    return np.repeat(drawn, size, axis=0)[:n]

@@ -1,0 +1,355 @@
+"""The closed set of primitives, and what is built from them.
+
+Each primitive computes its value with plain array code and states one rule (VJP) per input. Rules are written with
+primitives (of this file, and the three of engine.py), so they can be differentiated too. Everything below the line
+"composites" needs no rule.
+
+Conventions at kinks (where no derivative exists): absolute has slope 0 at 0; maximum and minimum give the whole
+gradient to their first argument on ties. So relu(x) = maximum(x, 0) has slope 1 at 0, where most libraries choose 0,
+and clip lets the gradient through at its bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from tinygan.engine.tensor import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
+from tinygan.kernels import for_array
+from tinygan.kernels.arguments import copy_array, copy_index, float_type, tensor_list, unpack, whole_numbers
+
+__all__ = ["absolute", "add", "astype", "broadcast_to", "clip", "concatenate", "copy", "cos", "divide", "exp",
+           "getitem", "log", "log_softmax", "matmul", "max_along", "maximum", "mean", "minimum", "multiply", "negative",
+           "permute", "power", "put", "relu", "reshape", "sigmoid", "sin", "softplus", "sqrt", "stack", "subtract",
+           "sum", "sum_to", "tanh", "transpose", "where"]
+
+# ---- arithmetic --------------------------------------------------------------------------------------------------
+
+
+@primitive
+def subtract(a: Tensor, b: Tensor):
+    """Compute a - b, broadcast."""
+    return a.data - b.data, (lambda g, y: g, lambda g, y: negative(g))
+
+
+@primitive
+def negative(a: Tensor):
+    """Compute -a."""
+    return -a.data, (lambda g, y: negative(g),)
+
+
+@primitive
+def multiply(a: Tensor, b: Tensor):
+    """Compute a * b, elementwise and broadcast."""
+    return a.data * b.data, (lambda g, y: g * b, lambda g, y: g * a)
+
+
+@primitive
+def divide(a: Tensor, b: Tensor):
+    """Compute a / b, elementwise and broadcast."""
+    return a.data / b.data, (lambda g, y: g / b, lambda g, y: negative(g * y / b))
+
+
+def power(a: Any, exponent: Any) -> Tensor:
+    """Compute a ** exponent; either may be a tensor, a number or an array, and they broadcast.
+
+    Where a is 0 the gradient with respect to the exponent is 0, the limit for exponents above 0; where a is negative
+    it is NaN, because a ** exponent is no number between whole exponents.
+    """
+    if isinstance(exponent, Tensor) or getattr(exponent, "ndim", 0) or not isinstance(exponent, Real):
+        return _tensor_power(a, exponent)
+    return _power(a, exponent=float(exponent))
+
+
+@primitive
+def _power(a: Tensor, *, exponent: float):
+    """Compute a ** exponent for a constant exponent."""
+    p = exponent
+    if p == 0.0:  # p * a ** (p - 1) is 0 * inf at a = 0
+        return a.xp.ones_like(a.data), (None,)
+    return a.data ** p, (lambda g, y: g * (p * power(a, p - 1.0)),)
+
+
+@primitive
+def _tensor_power(a: Tensor, b: Tensor):
+    def by_a(g: Tensor, y: Tensor) -> Tensor:
+        return g * (b * power(a, where((a.data == 0) & (b.data == 0), 1.0, b - 1.0)))  # 0 * inf, as above
+
+    def by_b(g: Tensor, y: Tensor) -> Tensor:
+        return g * where(a.data == 0, 0.0, y * log(where(a.data == 0, 1.0, a)))
+
+    return a.data ** b.data, (by_a, by_b)
+
+
+# ---- elementwise functions ---------------------------------------------------------------------------------------
+
+
+@primitive
+def exp(a: Tensor):
+    """Compute e ** a."""
+    return a.xp.exp(a.data), (lambda g, y: g * y,)
+
+
+@primitive
+def log(a: Tensor):
+    """Compute the natural logarithm."""
+    return a.xp.log(a.data), (lambda g, y: g / a,)
+
+
+@primitive
+def sqrt(a: Tensor):
+    """Compute the square root. The slope at 0 is infinite: add an epsilon inside the root where 0 can occur."""
+    return a.xp.sqrt(a.data), (lambda g, y: g * 0.5 / y,)
+
+
+@primitive
+def sin(a: Tensor):
+    """Compute the sine (radians)."""
+    return a.xp.sin(a.data), (lambda g, y: g * cos(a),)
+
+
+@primitive
+def cos(a: Tensor):
+    """Compute the cosine (radians)."""
+    return a.xp.cos(a.data), (lambda g, y: negative(g * sin(a)),)
+
+
+@primitive
+def tanh(a: Tensor):
+    """Compute the hyperbolic tangent."""
+    return a.xp.tanh(a.data), (lambda g, y: g * (1.0 - y * y),)
+
+
+@primitive
+def sigmoid(a: Tensor):
+    """Compute 1 / (1 + e ** -a); does not overflow, and small values stay exact."""
+    return for_array(a.data).sigmoid(a.data), (lambda g, y: g * y * (1.0 - y),)
+
+
+@primitive
+def softplus(a: Tensor):
+    """Compute log(1 + e ** a) without overflow. -log(sigmoid(a)) is softplus(-a): losses on logits use it."""
+    x = a.data
+    return a.xp.maximum(x, 0.0) + a.xp.log1p(a.xp.exp(-abs(x))), (lambda g, y: g * sigmoid(a),)
+
+
+@primitive
+def absolute(a: Tensor):
+    """Compute |a|; slope 0 at 0."""
+    sign = a.xp.sign(a.data)
+    return abs(a.data), (lambda g, y: g * Tensor(sign),)
+
+
+@primitive
+def maximum(a: Tensor, b: Tensor):
+    """Return the larger of a and b; on a tie the gradient goes to a."""
+    mask = (a.data >= b.data).astype(a.dtype)
+    return a.xp.maximum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
+
+
+@primitive
+def minimum(a: Tensor, b: Tensor):
+    """Return the smaller of a and b; on a tie the gradient goes to a."""
+    mask = (a.data <= b.data).astype(a.dtype)
+    return a.xp.minimum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
+
+
+def where(condition: Any, a: Any, b: Any) -> Tensor:
+    """Select a where the condition (a bool array, a constant; it is copied) holds, b elsewhere; broadcast.
+
+    The condition is an option rather than a tensor: nothing can be differentiated through a yes or no.
+    Both a and b are computed everywhere, and the one not taken gets the gradient 0: times an infinite slope that is
+    NaN. So keep what is not taken finite *inside* as well: where(x > 0, log(where(x > 0, x, 1.0)), 0.0).
+    """
+    like = a if isinstance(a, Tensor) else b
+    return _where(a, b, condition=copy_array(condition, like.xp if isinstance(like, Tensor) else np, bool))
+
+
+@primitive
+def _where(a: Tensor, b: Tensor, *, condition: Any):
+    return a.xp.where(condition, a.data, b.data), (lambda g, y: _where(g, 0.0, condition=condition),
+                                                   lambda g, y: _where(0.0, g, condition=condition))
+
+
+def astype(a: Tensor, dtype: Any) -> Tensor:
+    """Convert to another floating-point type; the gradient comes back in a's own. Raises GraphError for a type of whole
+    numbers, to which there is no gradient."""
+    return _astype(a, dtype=float_type(dtype))
+
+
+@primitive
+def _astype(a: Tensor, *, dtype: np.dtype):
+    return a.data.astype(dtype), (lambda g, y: astype(g, a.dtype),)
+
+
+# ---- shape -------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def reshape(a: Tensor, *, shape: Sequence[int]):
+    """Return the values in C order under another shape; one length may be -1."""
+    return a.data.reshape(shape), (lambda g, y: reshape(g, shape=a.shape),)
+
+
+@primitive
+def permute(a: Tensor, *, axes: Sequence[int]):
+    """Reorder the axes: result axis i is axis axes[i] of `a` (numpy.transpose)."""
+    back = tuple(int(i) for i in np.argsort([i % a.ndim for i in axes]))
+    return a.data.transpose(axes), (lambda g, y: permute(g, axes=back),)
+
+
+@primitive
+def getitem(a: Tensor, *, index: Any):
+    """Select a[index] as NumPy does: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index
+    is copied. Raises IndexError as NumPy does."""
+    index = copy_index(index, a.xp)
+    return a.data[index], (lambda g, y: put(g, index=index, shape=a.shape),)
+
+
+@primitive
+def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
+    """Add `a` at [index] to zeros of `shape`; a place named twice receives both values (NumPy's add.at)."""
+    out, index = a.xp.zeros(shape, dtype=a.dtype), copy_index(index, a.xp)
+    if index.has_arrays:
+        a.xp.add.at(out, index, a.data)
+    else:
+        out[index] = a.data
+    return out, (lambda g, y: getitem(g, index=index),)
+
+
+def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
+    tensors = tensor_list(tensors, "concatenate([a, b])")
+    return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
+
+
+@primitive
+def _concatenate(*tensors: Tensor, axis: int):
+    ends = np.cumsum([t.shape[axis] for t in tensors]).tolist()
+
+    def part(start: int, end: int):
+        index = (slice(None),) * axis + (slice(start, end),)
+        return lambda g, y: getitem(g, index=index)
+
+    vjps = tuple(part(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+    return tensors[0].xp.concatenate([t.data for t in tensors], axis=axis), vjps
+
+
+# ---- reductions and products -------------------------------------------------------------------------------------
+
+
+def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+    """Sum over an axis, several, or all."""
+    axes = range(a.ndim) if axis is None else [_axis(i, a) for i in whole_numbers(axis, "axis")]
+    if len(set(axes)) < len(axes):
+        raise GraphError(f"an axis of {describe(a)} is named twice: {axis}")
+    out = sum_to(a, shape=tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
+    return out if keepdims or not axes else reshape(out, shape=tuple(n for i, n in enumerate(a.shape)
+                                                                     if i not in axes))
+
+
+def _axis(axis: int, a: Tensor, new: int = 0) -> int:
+    """Count an axis from the front, of `a` with `new` more axes."""
+    ndim, axes = a.ndim + new, whole_numbers(axis, "axis")
+    if len(axes) != 1 or not -ndim <= axes[0] < ndim:
+        raise GraphError(f"{describe(a)} has no axis {axis}")
+    return axes[0] % ndim
+
+
+@primitive
+def matmul(a: Tensor, b: Tensor):
+    """Compute a @ b: matrices (..., n, k) and (..., k, m); leading axes are batches and broadcast.
+
+    A vector is not promoted to a matrix: give it its second axis.
+    """
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise GraphError(f"matmul: {describe(a)} and {describe(b)} do not fit (..., n, k) @ (..., k, m)")
+    return a.data @ b.data, (lambda g, y: matmul(g, _swapped(b)), lambda g, y: matmul(_swapped(a), g))
+
+
+def _swapped(a: Tensor) -> Tensor:
+    return permute(a, axes=(*range(a.ndim - 2), a.ndim - 1, a.ndim - 2))
+
+
+# ---- composites: no rule needed ----------------------------------------------------------------------------------
+
+
+def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    """Average over an axis, several, or all."""
+    if a.dtype == np.float16:  # whose sum ends at 65,504
+        return astype(mean(astype(a, np.float32), axis, keepdims), a.dtype)
+    total = sum(a, axis, keepdims)
+    return total * (total.size / a.size) if a.size else total * math.nan
+
+
+def transpose(a: Tensor, *axes: Any) -> Tensor:
+    """Reverse the axes, or order them as given. Raises GraphError unless each axis is named once."""
+    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(unpack(axes), "axes")
+    axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
+    if sorted(axes) != list(range(a.ndim)):
+        raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
+    return permute(a, axes=tuple(axes))
+
+
+def clip(a: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """Limit a to [low, high], None for no limit; gradient 1 inside and at the bounds, 0 outside."""
+    a = a if low is None else maximum(a, low)
+    return a if high is None else minimum(a, high)
+
+
+def relu(a: Tensor) -> Tensor:
+    """Compute max(a, 0)."""
+    return maximum(a, 0.0)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Join along a new axis."""
+    tensors = tensor_list(tensors, "stack([a, b])")
+    at = _axis(axis, tensors[0], new=1)
+    return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
+
+
+def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+    """Return the largest value along one axis; on ties the gradient goes to the first."""
+    axis = _axis(axis, a)
+    best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
+    places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
+    return sum(where(places == best, a, 0.0), axis, keepdims)
+
+
+def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
+    """Compute log(e ** a / sum(e ** a)) along an axis; the maximum, which cancels, is subtracted first."""
+    shifted = a - Tensor(a.data.max(axis=_axis(axis, a), keepdims=True))
+    return shifted - log(sum(exp(shifted), axis, keepdims=True))
+
+
+# ---- operators and methods of Tensor, with NumPy's names ---------------------------------------------------------
+
+
+Tensor.__add__ = Tensor.__radd__ = lambda a, b: add(a, b)
+Tensor.__sub__ = lambda a, b: subtract(a, b)
+Tensor.__rsub__ = lambda a, b: subtract(b, a)
+Tensor.__mul__ = Tensor.__rmul__ = lambda a, b: multiply(a, b)
+Tensor.__truediv__ = lambda a, b: divide(a, b)
+Tensor.__rtruediv__ = lambda a, b: divide(b, a)
+Tensor.__neg__ = lambda a: negative(a)
+Tensor.__pos__ = lambda a: a
+Tensor.__abs__ = lambda a: absolute(a)
+Tensor.__pow__ = lambda a, b: power(a, b)
+Tensor.__rpow__ = lambda a, b: _tensor_power(b, a)
+Tensor.__matmul__ = lambda a, b: matmul(a, b)
+Tensor.__rmatmul__ = lambda a, b: matmul(b, a)
+Tensor.__getitem__ = lambda a, index: getitem(a, index=index)
+Tensor.T = property(lambda a: transpose(a))
+Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
+Tensor.transpose = transpose
+Tensor.astype = astype
+Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(unpack(shape), "shape"))
+Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
+Tensor.max = lambda a, axis=None, keepdims=False: (
+    reshape(max_along(reshape(a, shape=(-1,)), 0), shape=(1,) * (a.ndim if keepdims else 0)) if axis is None
+    else max_along(a, axis, keepdims))

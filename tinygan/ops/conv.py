@@ -1,0 +1,150 @@
+"""Convolution, transposed convolution and their weight gradient: one triangle, each with a bank of filters.
+
+Take a small map s (N, A, h, w), a big map b (N, B, H, W) and a weight w (A, B, k, k) that ties every small pixel to
+the k x k window of the big map which it covers. Multiply all that are tied and add up, over the samples, the channels
+of both maps, the small pixels and the k x k taps of their windows. This number,
+
+    sum of   s * w * b,
+
+is linear in each of the three. Its derivative with respect to s is the convolution of b; with respect to b, the
+transposed convolution of s; with respect to w, the weight gradient. So each of the three maps is made of two of
+(s, b, w), and its two VJPs are the other two maps: three operations, closed under differentiation for ever.
+
+A weight is a *bank* of K filter sets (K, A, B, k, k), and `routes` says for each sample which set it goes through.
+An ordinary convolution has a bank of one. Samples that share a set share one matrix product; no weight is copied per
+sample; a set that no sample uses costs nothing and receives exactly zero gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
+from tinygan.kernels import for_array
+from tinygan.kernels.arguments import pair, whole_numbers
+from tinygan.ops.basic import reshape
+from tinygan.ops.routes import Route, Routed, route_of
+
+Pair = int | tuple[int, int]
+
+
+def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
+           routes: Routed = None) -> Tensor:
+    """Cross-correlate x with filters: y[n, a, i, j] = sum x[n, b, s i + u - p, s j + v - p] w[r_n, a, b, u, v].
+
+    x: (N, B, H, W). weight: (K, A, B, kh, kw), or (A, B, kh, kw) for a bank of one.
+    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K) or a Route, if K > 1.
+    Returns (N, A, h, w) with h = (H + 2p - kh) // s + 1. Raises GraphError where shapes or routes do not fit.
+    """
+    weight, stride, padding = _prepare("conv2d", x, weight, 2, stride, padding)
+    kernel = weight.shape[3:]
+    for size, k, p in zip(x.shape[2:], kernel, padding, strict=True):
+        if size + 2 * p < k:
+            raise GraphError(f"conv2d: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
+    return _conv(x, weight, stride=stride, padding=padding, routes=route_of(routes, len(x), len(weight)))
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
+                     routes: Routed = None, output_size: tuple[int, int] | None = None) -> Tensor:
+    """Apply the transpose (adjoint) of conv2d: each input pixel adds a k x k patch, patches are s pixels apart.
+
+    x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
+    output_size: (H, W) of the result, s (h - 1) + k - 2p if left out. A convolution drops up to s - 1 rows, so any
+        H with (H + 2p - k) // s + 1 == h is allowed.
+    Returns (N, B, H, W). Raises GraphError where shapes, sizes or routes do not fit.
+    """
+    weight, stride, padding = _prepare("conv_transpose2d", x, weight, 1, stride, padding)
+    kernel = weight.shape[3:]
+    smallest = tuple(s * (n - 1) + k - 2 * p
+                     for n, s, k, p in zip(x.shape[2:], stride, kernel, padding, strict=True))
+    size = pair(output_size) if output_size is not None else smallest
+    if any(not low <= n < low + s for n, low, s in zip(size, smallest, stride, strict=True)) or min(size) < 1:
+        raise GraphError(f"conv_transpose2d: {describe(x)} with kernel {kernel}, stride {stride}, padding {padding} "
+                         f"gives {smallest} to {tuple(n + s - 1 for n, s in zip(smallest, stride, strict=True))} "
+                         f"pixels, not {size}")
+    return _conv_transpose(x, weight, stride=stride, padding=padding, output_size=size,
+                           routes=route_of(routes, len(x), len(weight)))
+
+
+def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1, padding: Pair = 0,
+                  routes: Routed = None, bank: int = 1) -> Tensor:
+    """Compute the weight gradient w[r, a, b, u, v] = sum of small[n, a, i, j] big[n, b, s i + u - p, s j + v - p].
+
+    The sum runs over i, j and the samples n of route r.
+    big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
+    the result's `rows` (a bool mask over K) says which sets had one.
+    Raises GraphError where sizes or routes do not fit.
+    """
+    kernel, stride, padding = (pair(v) for v in (kernel, stride, padding))
+    if big.ndim != 4 or small.ndim != 4 or min(*stride, *kernel) < 1 or min(padding) < 0:
+        raise GraphError(f"conv2d_weight: {describe(big)}, {describe(small)}, kernel {kernel}, stride {stride}, "
+                         f"padding {padding}: give two maps (N, C, H, W) and sizes of 1 or more, padding of 0 or more")
+    (bank,) = whole_numbers(bank, "bank")
+    fits = tuple((n + 2 * p - k) // s + 1
+                 for n, p, k, s in zip(big.shape[2:], padding, kernel, stride, strict=True))
+    if len(big) != len(small) or fits != small.shape[2:]:
+        raise GraphError(f"conv2d_weight: {describe(big)} and {describe(small)} do not belong together with kernel "
+                         f"{kernel}, stride {stride}, padding {padding}")
+    return _weight_gradient(big, small, kernel=kernel, stride=stride, padding=padding, bank=bank,
+                            routes=route_of(routes, len(big), bank))
+
+
+# ---- the triangle: each VJP is one of the other two --------------------------------------------------------------
+
+
+@primitive
+def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(big.data).conv(big.data, weight.data, stride, padding, _indices(routes))
+    return value, (lambda g, y: _conv_transpose(g, weight, output_size=big.shape[2:], **same),
+                   lambda g, y: _weight_gradient(big, g, kernel=weight.shape[3:], bank=len(weight), **same))
+
+
+@primitive
+def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None,
+                    output_size: tuple):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, _indices(routes),
+                                                 output_size)
+    return value, (lambda g, y: _conv(g, weight, **same),
+                   lambda g, y: _weight_gradient(g, small, kernel=weight.shape[3:], bank=len(weight), **same))
+
+
+@primitive
+def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, padding: tuple,
+                 routes: Route | None, bank: int):
+    same = {"stride": stride, "padding": padding, "routes": routes}
+    value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, _indices(routes), bank)
+    return value, (lambda g, y: _conv_transpose(small, g, output_size=big.shape[2:], **same),
+                   lambda g, y: _conv(big, g, **same))
+
+
+def _weight_gradient(big: Tensor, small: Tensor, *, routes: Route | None, bank: int, **geometry: Any) -> Tensor:
+    out = _conv_weight(big, small, routes=routes, bank=bank, **geometry)
+    out.rows = None if routes is None else routes.used
+    return out
+
+
+# ---- checks ------------------------------------------------------------------------------------------------------
+
+
+def _indices(routes: Route | None) -> np.ndarray | None:
+    """Return the integers that the kernels take."""
+    return None if routes is None else routes.indices
+
+
+def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:
+    if not isinstance(x, Tensor) or not isinstance(weight, Tensor) or x.ndim != 4 or weight.ndim not in (4, 5):
+        raise GraphError(f"{name}: x must be (N, C, H, W) and weight (K, ., ., kh, kw) or (., ., kh, kw), "
+                         f"got {describe(x)} and {describe(weight)}")
+    if weight.ndim == 4:
+        weight = reshape(weight, shape=(1, *weight.shape))
+    stride, padding = pair(stride), pair(padding)
+    if x.shape[1] != weight.shape[channel_axis]:
+        raise GraphError(f"{name}: {describe(x)} has {x.shape[1]} channels, {describe(weight)} takes "
+                         f"{weight.shape[channel_axis]}")
+    if min(stride) < 1 or min(padding) < 0:
+        raise GraphError(f"{name}: stride must be 1 or more and padding 0 or more, got {stride} and {padding}")
+    return weight, stride, padding

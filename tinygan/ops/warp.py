@@ -1,0 +1,76 @@
+"""Affine resampling of images, and a 3 x 3 blur: linear operations, each with its exact transpose as VJP.
+
+Each pixel of the result of `warp` reads the image at the point that an affine map gives, and interpolates between the
+four pixels around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
+from tinygan.kernels import for_array
+from tinygan.kernels.arguments import pair, whole_numbers
+from tinygan.ops.conv import Pair
+
+MOST_ENTRY = 1e6  # of a matrix, in pixels: beyond it lies no image, and float32 would overflow
+BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
+
+
+def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | None = None) -> Tensor:
+    """Resample x: pixel (i, j) of view m is x at (row, column) = matrices[m] @ (i, j, 1), by bilinear interpolation.
+
+    x: (N, C, H, W). matrices: (M, 2, 3) on the host; pixel centres lie at whole numbers, outside the image is 0.
+    sources: M host integers, the image that each view shows; left out, view m shows image m.
+    Returns (M, C, *size). Linear in x, with its exact transpose as VJP. Any matrix will do, a singular one too.
+    Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
+    larger than 1e6.
+    """
+    matrices, size = np.array(matrices), pair(size)
+    if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
+        raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
+                         f"matrices {matrices.shape} and size {size}")
+    sources = np.arange(len(matrices)) if sources is None else np.array(whole_numbers(sources, "sources"), np.int64)
+    if sources.shape != (len(matrices),) or (sources.size and not 0 <= sources.min() <= sources.max() < len(x)):
+        raise GraphError(f"warp: each of the {len(matrices)} views needs one of the {len(x)} images as its source, "
+                         f"got {sources.tolist() if sources.size < 20 else sources.shape}")
+    if not (np.abs(matrices) <= MOST_ENTRY).all():  # a NaN fails this, too
+        raise GraphError(f"warp: the matrices must hold numbers of at most {MOST_ENTRY:g} (pixels)")
+    return _warp(x, matrices=matrices, sources=sources, size=size)
+
+
+@primitive
+def _warp(x: Tensor, *, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int]):
+    value = for_array(x.data).warp(x.data, matrices, sources, size)
+    return value, (lambda g, y: _warp_back(g, matrices=matrices, sources=sources, shape=x.shape),)
+
+
+@primitive
+def _warp_back(g: Tensor, *, matrices: np.ndarray, sources: np.ndarray, shape: tuple[int, ...]):
+    """Apply the transpose of _warp: each pixel of a view adds to the four pixels it was interpolated from."""
+    value = for_array(g.data).warp_back(g.data, matrices, sources, shape)
+    return value, (lambda gg, y: _warp(gg, matrices=matrices, sources=sources, size=g.shape[2:]),)
+
+
+@primitive
+def blur(x: Tensor):
+    """Blur with the weights 1/4 1/2 1/4 along both axes; (N, C, H, W), the border pixel repeated.
+
+    The map is symmetric, also at the border, so it is its own transpose.
+    """
+    return _blur_along(_blur_along(x.data, 2), 3), (lambda g, y: blur(g),)
+
+
+def _blur_along(a: Any, axis: int) -> Any:
+    near, own = BLUR
+    ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))
+    first, last = ((slice(None),) * axis + (part,) for part in (slice(None, 1), slice(-1, None)))
+    out, share = a * own, a * near
+    out[ahead] += share[behind]
+    out[behind] += share[ahead]
+    out[first] += share[first]
+    out[last] += share[last]
+    return out

@@ -13,7 +13,7 @@ export PYTHONPATH=.
 mkdir -p .carry/mnist
 cp benchmarks/gpu_check.py .carry/
 
-for folder in "${TINYGAN_DATA:-}" ../shared/data "$("$python" -c 'from tinygan.data import cache; print(cache.cache_dir())')"; do
+for folder in "${TINYGAN_DATA:-}" ../shared/data "$("$python" -c 'from tinygan.data import cache_dir; print(cache_dir())')"; do
     for mnist in "$folder" "$folder/mnist" "$folder/MNIST/raw"; do
         if [ -n "$folder" ] && [ -f "$mnist/train-images-idx3-ubyte.gz" ]; then
             cp -f "$mnist"/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz .carry/mnist/

@@ -247,7 +247,7 @@ def test_a_stream_that_is_lost_leads_nowhere_and_costs_nothing():
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_nothing_printed_lands_in_a_file(tmp_path, closed):
     """A file that is opened where standard output is closed would get its number, and with it its text."""
-    code = ("import os, sys; from tinygan import cli\n"
+    code = ("import os, sys; from tinygan.app import cli\n"
             "def main(argv):\n"
             "    with open('data', 'wb') as file:\n"
             "        print('line', flush=True); print('line', file=sys.stderr, flush=True)\n"
@@ -261,11 +261,11 @@ def test_nothing_printed_lands_in_a_file(tmp_path, closed):
 
 def test_closed_pipe_is_quiet():
     code = (
-        "import sys\nfrom tinygan import cli\n"
+        "import sys\nfrom tinygan.app import cli\n"
         "def main(argv):\n    for i in range(100000): print('line', i)\n"
         "sys.exit(cli.run_main(main))"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )

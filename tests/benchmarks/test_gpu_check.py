@@ -193,7 +193,7 @@ def test_what_is_carried(has, tmp_path):
         pytest.skip("bash is not installed")
     tree = tmp_path / "a tree"
     for folder in ("tinygan", "benchmarks", "weights"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "vgg16*"))
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "*.h5"))
     environment = {name: value for name, value in os.environ.items() if name not in ("TINYGAN_DATA", "TINYGAN_VGG16")}
     environment["TINYGAN_HOME"] = str(tmp_path / "home")
     if has == "MNIST":

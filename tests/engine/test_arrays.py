@@ -20,8 +20,8 @@ from tinygan.nn.layers import StochasticConvTranspose2d, normalized
 from tinygan.nn.losses import cross_entropy
 from tinygan.nn.module import Parameter, Sequential
 from tinygan.ops import conv2d, conv2d_weight, conv_transpose2d, max_pool2d, mean_pool2d, resize_bilinear
+from tinygan.ops.affine import warp
 from tinygan.ops.fused import gather_sets, weight_norm
-from tinygan.ops.warp import warp
 
 COUNT = 2000
 

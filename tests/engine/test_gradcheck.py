@@ -18,7 +18,7 @@ from tinygan.engine.gradcheck import GradientError, KinkWarning
 from tinygan.engine.tensor import PRIMITIVES, GraphError, Rules
 from tinygan.errors import TinyganError
 from tinygan.nn.module import Module, Parameter
-from tinygan.ops import conv, fused
+from tinygan.ops import basic, conv, fused
 
 SEEDS = range(4)
 
@@ -140,15 +140,14 @@ def overwriting_put(g: Tensor, *, index, shape) -> Tensor:
     return Tensor(out)
 
 
-
 # What a slip of the pen in one of the package's own lines would do: (module, name, the slip, primitive that fails).
 SLIPS = {
-    "sine for cosine": (ops, "cos", ops.sin, "sin"),
-    "minus forgotten": (ops, "negative", lambda a: a, "subtract"),
-    "tanh for sigmoid": (ops, "sigmoid", ops.tanh, "softplus"),
-    "reshaped, not transposed": (ops, "_swapped", lambda a: ops.reshape(
+    "sine for cosine": (basic, "cos", ops.sin, "sin"),
+    "minus forgotten": (basic, "negative", lambda a: a, "subtract"),
+    "tanh for sigmoid": (basic, "sigmoid", ops.tanh, "softplus"),
+    "reshaped, not transposed": (basic, "_swapped", lambda a: ops.reshape(
         a, shape=(*a.shape[:-2], a.shape[-1], a.shape[-2])), "matmul"),
-    "put that overwrites": (ops, "put", overwriting_put, "getitem"),
+    "put that overwrites": (basic, "put", overwriting_put, "getitem"),
     "un-broadcast by the mean": (engine, "sum_to", lambda g, *, shape: ops.sum_to(g, shape=shape) * (
         np.prod(shape) / g.size), "add"),
     "mask of the other side": (fused, "_below", lambda x, shift: 1.0 - right_below(x, shift), "tprelu_dslope"),

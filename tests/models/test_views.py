@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-import tinygan.ops.warp
+import tinygan.ops.affine
 from tinygan import Tensor, check_grads, grad
 from tinygan.engine.tensor import GraphError
 from tinygan.errors import UsageError
@@ -15,7 +15,7 @@ from tinygan.kernels.cpu import CpuKernels
 from tinygan.kernels.gpu import CudaKernels
 from tinygan.kernels.gpu.warp import inverse
 from tinygan.models.gpan.views import ViewSettings, apply_views, draw_views, held_out, plain_view, scale_ranges
-from tinygan.ops.warp import blur, warp
+from tinygan.ops.affine import blur, warp
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 ALL_ON = ViewSettings(per_image=2, blur=1.0)
@@ -401,5 +401,5 @@ def test_views_never_wait_for_the_device(standin):
 def test_the_kernels_for_any_array_give_the_same(monkeypatch):
     x, views = images(2, dtype=float), draw(ALL_ON)
     wanted = apply_views(Tensor(x), views).data
-    monkeypatch.setattr(tinygan.ops.warp, "for_array", lambda array: Kernels())
+    monkeypatch.setattr(tinygan.ops.affine, "for_array", lambda array: Kernels())
     np.testing.assert_allclose(apply_views(Tensor(x), views).data, wanted, atol=1e-12)

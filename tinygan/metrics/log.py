@@ -31,8 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinygan import metrics
 from tinygan.errors import TinyganError
+from tinygan.metrics import samples
 
 EARLY = 100  # steps
 HARD_LOSS, HARD_GRADIENT = 1e-3, 1e-6
@@ -80,7 +80,7 @@ def assess(
     `histogram`, ten counts, and both follow from it. What is None is not used.
     """
     if histogram is not None:
-        classes, kl = metrics.classes_covered(histogram), metrics.label_kl(histogram)
+        classes, kl = samples.classes_covered(histogram), samples.label_kl(histogram)
     logit_gap, spread, classes, kl = (_known(value) for value in (logit_gap, spread, classes, kl))
 
     required = {"D loss": d_loss, "G loss": g_loss, "D(x)": d_real, "D(G(z))": d_fake}

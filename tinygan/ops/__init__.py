@@ -5,16 +5,16 @@
     conv.py      convolution, transposed convolution and the weight gradient, each with a bank of filters
     pooling.py   pooling and resizing
     fused.py     weight normalisation, PReLU and losses, each in one pass over memory
-    warp.py      affine resampling and blur
+    affine.py    affine resampling and blur
 """
 
 from tinygan.ops import basic
+from tinygan.ops.affine import blur, warp
 from tinygan.ops.basic import *  # noqa: F403 (its __all__)
 from tinygan.ops.conv import conv2d, conv2d_weight, conv_transpose2d
 from tinygan.ops.fused import conv_relu, gather_sets, logistic_loss, tprelu, weight_norm
 from tinygan.ops.pooling import max_pool2d, mean_pool2d, resize_bilinear
 from tinygan.ops.routes import Route
-from tinygan.ops.warp import blur, warp
 
 __all__ = [*basic.__all__, "Route", "blur", "conv2d", "conv2d_weight", "conv_relu", "conv_transpose2d", "gather_sets",
            "logistic_loss", "max_pool2d", "mean_pool2d", "resize_bilinear", "tprelu", "warp", "weight_norm"]

@@ -27,9 +27,9 @@ from tinygan.models.gan.nets import ACTIVATIONS, MAX_BANK, check_settings, draw_
 from tinygan.models.settings import setting
 from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
 from tinygan.nn.module import Module
+from tinygan.ops.affine import blur
 from tinygan.ops.pooling import mean_pool2d
 from tinygan.ops.routes import routes_of
-from tinygan.ops.warp import blur
 
 SIZES = (64, 128, 256, 512, 1024)
 BOTTLENECK = 2  # side of the map where encoder and decoder meet

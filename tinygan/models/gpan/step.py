@@ -22,7 +22,7 @@ from tinygan.models.gpan.losses import LossSettings
 from tinygan.models.gpan.nets import Batch, PatchDiscriminator
 from tinygan.models.gpan.views import Views, apply_views, plain_view
 from tinygan.nn.module import Module
-from tinygan.ops.warp import warp
+from tinygan.ops.affine import warp
 
 CAM_SIDE = 28  # of importance maps that are resampled from random views
 

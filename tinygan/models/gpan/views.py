@@ -6,7 +6,7 @@ pixels no longer lower the loss, and the images resemble the class more. The sch
 transformations of Athalye et al. 2018 (arXiv:1707.07397), and the random crops, rotations and noise of feature
 visualisation (Olah et al. 2017).
 
-Views are made by `warp` and `blur` (warp.py), linear in the image.
+Views are made by `warp` and `blur` (ops/affine.py), linear in the image.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tinygan.kernels import threads
 from tinygan.kernels.arguments import copy_array
 from tinygan.models.settings import setting
 from tinygan.ops import concatenate
+from tinygan.ops.affine import blur, warp
 from tinygan.ops.pooling import mean_pool2d, resize_bilinear
-from tinygan.ops.warp import blur, warp
 
 Range = tuple[float, float]
 MOST_STEP = 2.0  # pixels of the image from one pixel of a view to the next: with two taps none lies between

@@ -157,7 +157,7 @@ TRAIN = [
         ("--ema", "1", "below 1"), ("--beta2", "1", "below 1"), ("--views", "999", "the most that makes sense"),
         ("--base-channels", "9" * 18, "the most that makes"), ("--noise-dim", "9" * 18, "the most that makes"),
         ("--patch-channels", "9" * 18, "the most that makes sense"), ("--batch-size", "9" * 18, "the most that makes"),
-        ("--bank", "2,2", "give one number from 1 to"), ("--bank", "0", "16,16,16"), ("--routes", "any", "group:SIZE"),
+        ("--bank", "2,2", "give one whole number from 1 to"), ("--bank", "0", "16,16,16"), ("--routes", "any", "group:SIZE"),
         ("--cam", "hard", "invalid choice: 'hard'"), ("--start", "noise", "invalid choice"),
         ("--class-loss", "l2", "invalid"), ("--split-sign", "-", "invalid choice"), ("--whole", "half", "invalid"),
         ("--skips", "some", "invalid choice"), ("--loss", "wgan", "invalid"), ("--device", "tpu", "auto, cpu, gpu"),

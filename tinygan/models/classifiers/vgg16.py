@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.data.hdf5 import Reader, open_hdf5, write_hdf5
+from tinygan.data.hdf5 import Reader, open_hdf5
 from tinygan.engine.tensor import Tensor, describe, no_grad
 from tinygan.errors import Refused, TinyganError, UsageError
 from tinygan.models.classifiers import answer_key
@@ -198,39 +198,6 @@ def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) 
 # ---- the weight file -----------------------------------------------------------------------------------------------
 
 
-def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32") -> None:
-    """Write the net with its answer key, whole or not at all, and round `net` to what is written.
-
-    storage: "float32" or "float16" (half the size). Raises UsageError for another, TinyganError where a weight is not
-    finite (float16 reaches to 65504) or the file cannot be written.
-    """
-    if storage not in KINDS:
-        raise UsageError(f"weights are stored as {' or '.join(KINDS)}, not {storage}")
-    arrays: dict[str, np.ndarray] = {}
-    for name, layer in net.layers.items():
-        for part, p in (("weight", layer.weight), ("bias", layer.bias)):
-            with np.errstate(over="ignore"):  # what overflows is caught below
-                stored = p.numpy().astype(storage, copy=False)
-            if not np.isfinite(stored).all():
-                raise TinyganError(f"{name}/{part} holds a number that {storage} cannot; nothing was written")
-            if stored.dtype != p.dtype:
-                p.data[...] = p.xp.asarray(stored, dtype=p.dtype)
-                p.version += 1
-            arrays[f"{name}/{part}"] = stored
-    if net.has_names:
-        arrays["class_names"] = np.frombuffer("\n".join(net.class_names).encode("utf-8"), np.uint8)
-    image, pattern = probes(net)
-    pool5, scores = answers(net, image, pattern)
-    key = {"image": image, "pool5": pool5, "map": pattern, "scores": scores}
-    arrays |= {f"{answer_key.GROUP}/{name}": array for name, array in key.items()}
-    texts = {key: str(net.about.get(key, "not stated")) for key in ("source", "sha256", "licence")}
-    write_hdf5(path, arrays, {
-        "format": FORMAT, "version": VERSION, "layout": LAYOUT, "channel_order": "RGB", "input_range": net.input_range,
-        "mean": np.array(net.mean), "std": np.array(net.std), "classes": net.classes, "head_side": net.head_side,
-        "storage": storage, "named": int(net.has_names),
-        **{key: np.bytes_(text.encode("utf-8")) for key, text in texts.items()}})
-
-
 def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
     """Load the net of a file that `save_vgg16` wrote, its weights frozen, of `dtype` and on the host.
 
@@ -262,14 +229,9 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
 
 def check_format(file: Reader, convert: str) -> None:
     """Raise Refused unless the file says that it holds a VGG16; convert: the command that makes one from another."""
-    kind = str(file.attribute("format", ""))
-    if not kind:
+    if not str(file.attribute("format", "")):
         raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
-    if kind != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT} but of the {kind[:60]}; make one with "
-                      "weights/convert_vgg16.py")
-    if file.attribute("version") != VERSION:
-        raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")
+    answer_key.check_format(file, FORMAT, VERSION, "make one with weights/convert_vgg16.py")
     for name, value in (("channel_order", "RGB"), ("layout", LAYOUT)):
         if file.attribute(name) != value:
             raise Refused(f"its {name} is {str(file.attribute(name))[:60]!r}, not {value!r}")
@@ -289,20 +251,6 @@ def _preprocessing(file: Reader) -> dict[str, Any]:
 
 
 # ---- the answer key ------------------------------------------------------------------------------------------------
-
-
-def probes(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
-    """Return (an image uint8 (32, 32, 3) RGB, a map uint8 (channels, side, side) for the head), both from a formula.
-
-    The image gives pool5 one place, which is fast. The head needs a map of its own, in which neighbouring channels and
-    places differ and none is zero, or a permutation of its inputs would not show.
-    """
-    y, x, c = np.ogrid[:STEP, :STEP, :3]
-    image = (37 * y + 91 * x + 53 * c + x * y) % 256
-    channels, side = len(net.layers[CONVOLUTIONS[-1]].bias), net.head_side
-    c, y, x = np.ogrid[:channels, :side, :side]
-    pattern = 1 + (7 * c + 13 * y + 5 * x + c * y + 3 * c * x) % 23
-    return image.astype(np.uint8), pattern.astype(np.uint8)
 
 
 def answers(net: VGG16, image: np.ndarray, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

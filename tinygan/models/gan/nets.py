@@ -46,6 +46,26 @@ def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]
         raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
 
 
+def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False) -> tuple[int, ...]:
+    """Return the number of filter sets of each layer; one number is repeated for all layers.
+
+    place: the layers in words, for the error message. shared_last: a single number leaves the last layer one set.
+    Raises UsageError for another length and for anything but whole numbers from 1 to MAX_BANK.
+    """
+    bank = tuple(bank) if isinstance(bank, (list, tuple)) else (bank,)
+    given = ",".join(map(str, bank))
+    if len(bank) == 1:
+        bank = bank * (layers - shared_last) + (1,) * shared_last
+    if len(bank) != layers or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
+        raise UsageError(f"bank {given}: give one whole number from 1 to {MAX_BANK:,}, or {layers} of them {place}")
+    return bank
+
+
+def activation(config: Any, width: int, dtype: type, bank: int = 1) -> TPReLU:
+    """Make the activation of a configuration (act, slope, clamp) for maps of `width` channels."""
+    return TPReLU(width, slope=config.slope, clamp=config.clamp, shift=config.act == "tprelu", bank=bank, dtype=dtype)
+
+
 @dataclass(frozen=True)
 class GANConfig:
     """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
@@ -94,17 +114,8 @@ class GANConfig:
         for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")
-        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
-        if not all(isinstance(k, int) for k in bank):
-            raise UsageError(f"bank {','.join(map(str, bank))}: every entry must be a whole number")
-        if len(bank) == 1:
-            bank = bank * self.depth + (1,)
-        if len(bank) != self.depth + 1 or min(bank) < 1:
-            raise UsageError(f"bank {','.join(map(str, bank))}: give one positive number, or {self.depth + 1} of them "
-                             f"(projection and {self.depth} transposed convolutions at {self.size} pixels)")
-        if max(bank) > MAX_BANK:
-            raise UsageError(f"bank {','.join(map(str, bank))}: more than {MAX_BANK:,} filter sets in a layer is taken "
-                             "for a typing error")
+        bank = full_bank(self.bank, self.depth + 1, f"(projection and {self.depth} transposed convolutions at "
+                         f"{self.size} pixels)", shared_last=True)
         if self.bank_affine and self.norm == "strict":
             raise UsageError("bank_affine gives every filter set its own scale and bias, which strict weight "
                              "normalisation has none of: use norm affine or none")
@@ -150,18 +161,13 @@ class Generator(Module):
         # kernels make.
         self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
                                                     init_factor=c.init_factor * c.init_scale, **common)
-        self.activations = [self._activation(width, bank, dtype)
+        self.activations = [activation(c, width, dtype, bank if c.bank_act else 1)
                             for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
         self.deconvs = []
         for i in range(n):
             last = {"norm": "none" if c.norm == "none" else "affine"} if i == n - 1 else {}
             self.deconvs.append(StochasticConvTranspose2d(widths[i], widths[i + 1], 4, bank=c.bank[i + 1], stride=2,
                                                           padding=1, **(common | last), init_factor=c.init_scale))
-
-    def _activation(self, width: int, bank: int, dtype: type) -> TPReLU:
-        c = self.config
-        return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", bank=bank if c.bank_act else 1,
-                      dtype=dtype)
 
     def forward(self, z: Tensor, routes: Sequence | None = None) -> Tensor:
         """Generate images; routes: host integers (N, depth + 1), column l in [0, bank[l]), or None if every bank is 1.
@@ -195,8 +201,7 @@ class Discriminator(Module):
         widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
         self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm,
                              init_factor=c.init_scale, rng=rng, dtype=dtype) for i in range(n)]
-        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-                            for w in widths[1:]]
+        self.activations = [activation(c, width, dtype) for width in widths[1:]]
         self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine",
                            init_factor=c.init_scale, rng=rng, dtype=dtype)
 

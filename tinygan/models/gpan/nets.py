@@ -23,9 +23,9 @@ import numpy as np
 from tinygan import ops
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import UsageError
-from tinygan.models.gan.nets import ACTIVATIONS, MAX_BANK, check_settings, draw_routes
+from tinygan.models.gan.nets import ACTIVATIONS, activation, check_settings, draw_routes, full_bank
 from tinygan.models.settings import setting
-from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
+from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d
 from tinygan.nn.module import Module
 from tinygan.ops.pooling import mean_pool2d
 from tinygan.ops.routes import routes_of
@@ -91,13 +91,8 @@ class GPANConfig:
         if self.start == "substrate" and self.channels != self.condition_channels:
             raise UsageError(f"start substrate adds x to the image, but they have {self.condition_channels} and "
                              f"{self.channels} channels: use start nothing")
-        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
-        if len(bank) == 1:
-            bank *= len(self.stochastic_sides)
-        if len(bank) != len(self.stochastic_sides) or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
-            raise UsageError(f"bank {','.join(map(str, bank))}: give one number from 1 to {MAX_BANK:,}, or "
-                             f"{len(self.stochastic_sides)} of them, one for each stochastic layer at {self.size} "
-                             "pixels")
+        bank = full_bank(self.bank, len(self.stochastic_sides), "(the stochastic layers at "
+                         f"{self.size} pixels)")
         object.__setattr__(self, "bank", bank)
 
     @property
@@ -186,12 +181,9 @@ class GPANGenerator(Module):
         c = self.config = config
         common = {"stride": 2, "padding": 1, "rng": rng, "dtype": dtype}
 
-        def activation(width: int) -> TPReLU:
-            return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-
         widths = [c.condition_channels, *(c.encoder_width(side) for side in c.encoder_sides)]
         self.convs = [Conv2d(a, b, 4, norm=c.norm, **common) for a, b in zip(widths, widths[1:], strict=False)]
-        self.encoder_activations = [activation(width) for width in widths[1:]]
+        self.encoder_activations = [activation(c, width, dtype) for width in widths[1:]]
 
         self.deconvs, self.activations = [], []
         width, before = widths[-1] + c.categories + c.noise_dim, BOTTLENECK
@@ -200,7 +192,7 @@ class GPANGenerator(Module):
             width += c.skip_width(before) if before > BOTTLENECK else 0
             self.deconvs.append(StochasticConvTranspose2d(width, c.decoder_width(side), 4, bank=bank, norm=c.norm,
                                                           **common))
-            self.activations.append(activation(c.decoder_width(side)))
+            self.activations.append(activation(c, c.decoder_width(side), dtype))
             width, before = c.decoder_width(side), side
         for side in c.ordinary_sides:
             last = side == c.size
@@ -208,7 +200,7 @@ class GPANGenerator(Module):
             self.deconvs.append(ConvTranspose2d(width + c.skip_width(before), c.decoder_width(side), 4, norm=norm,
                                                 **common))
             if not last:
-                self.activations.append(activation(c.decoder_width(side)))
+                self.activations.append(activation(c, c.decoder_width(side), dtype))
             width, before = c.decoder_width(side), side
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: Sequence | None = None
@@ -286,8 +278,7 @@ class PatchDiscriminator(Module):
                   *(c.patch_channels * min(WIDEST, 2 ** i) for i in range(strided + 1))]
         self.convs = [Conv2d(a, b, 4, stride=2 if i < strided else 1, padding=1, norm=c.norm, rng=rng, dtype=dtype)
                       for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
-        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-                            for w in widths[1:]]
+        self.activations = [activation(c, width, dtype) for width in widths[1:]]
         self.last = Conv2d(widths[-1], 1, 4, padding=1, norm="affine" if c.norm == "strict" else c.norm, rng=rng,
                            dtype=dtype)
 

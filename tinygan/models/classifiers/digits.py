@@ -1,4 +1,4 @@
-"""A small classifier of digits, which measures what a GAN generates and trains a GPAN.
+"""A small classifier of digits, which measures the images of a GAN and trains a GPAN.
 
     image (N, 1, 28, 28) in [0, 1] -> five convolutions, down to one point -> 64 features -> 10 logits
 

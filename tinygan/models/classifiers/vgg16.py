@@ -50,7 +50,7 @@ MAX_NAMES = 1 << 20  # bytes of class names
 
 
 class Layer(Module):
-    """A weight and a bias; a convolution or a fully-connected layer, as the weight's shape says."""
+    """A layer with a weight and a bias: a convolution if the weight has four axes, else a fully-connected one."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.weight, self.bias = Parameter(weight, copy=False), Parameter(bias, copy=False)
@@ -68,7 +68,7 @@ class VGG16(Classifier):
     weights: layer -> (weight, bias), for all of LAYERS, see `check_shapes`. All widths are read from them: those of the
     convolutions (64 to 512 in the published net), of fc6 and fc7, the number of classes and the side of the map that
     fc6 takes (7). input_range, mean, std: an image g enters as ((g + 1) / 2 * input_range - mean) / std, mean and std
-    in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
+    in RGB order. class_names: as many as classes, or none. about: texts on the origin of the weights.
     dtype: of the net. Weights that have it are taken over, not copied: they are frozen, and 550 MB are enough once.
     Raises TinyganError if the weights do not fit together.
     """
@@ -101,7 +101,7 @@ class VGG16(Classifier):
         return STEP * self.head_side
 
     def to(self, put: Callable[[np.ndarray], Any]) -> VGG16:
-        """Move all parameters, and the constants of the preprocessing, with `put`."""
+        """Move all parameters, and the constants of the preprocessing, with `put`; return the net."""
         super().to(put)
         self.gain, self.offset = put(self.gain), put(self.offset)
         return self
@@ -199,10 +199,10 @@ def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) 
 
 
 def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
-    """Load the net of a file that `save_vgg16` wrote, its weights frozen, of `dtype` and on the host.
+    """Load a VGG16 from its weight file (app/vgg16_file.py writes it), frozen, of `dtype` and on the host.
 
-    Recomputes the file's stored answers. Raises TinyganError, one line that
-    names the file, for anything but a whole and sound file of this format.
+    Recomputes the file's stored answers. Raises TinyganError, one line that names the file, for anything but a whole
+    and sound file of this format.
     """
     convert = f"python weights/convert_vgg16.py {shlex.quote(os.fsdecode(path))}"
     with open_hdf5(path, max_bytes=MAX_BYTES, convert=convert) as file:
@@ -228,7 +228,7 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
 
 
 def check_format(file: Reader, convert: str) -> None:
-    """Raise Refused unless the file says that it holds a VGG16; convert: the command that makes one from another."""
+    """Raise Refused unless format, layout and parts are those of this version. convert: the command for other files."""
     if not str(file.attribute("format", "")):
         raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
     answer_key.check_format(file, FORMAT, VERSION, "make one with weights/convert_vgg16.py")

@@ -63,7 +63,7 @@ class GPANConfig:
         "nothing" does not. Our choice: with "nothing" the substrate's colours were lost.
     smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur: their 4 x 4 kernels leave a
         checkerboard of single pixels. Our choice.
-    norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
+    norm, act, slope, clamp: as in GANConfig (gan/nets.py). Raises UsageError in one line for a value that makes no net.
     """
 
     size: int = setting(128, "pixels", SIZES)
@@ -97,7 +97,7 @@ class GPANConfig:
 
     @property
     def encoder_side(self) -> int:
-        """Side of the first layer's input, in the encoder and in the discriminator."""
+        """Return the side of the first layer's input, in the encoder and in the discriminator."""
         return min(self.size, ENCODER_SIDE)
 
     @property
@@ -107,29 +107,29 @@ class GPANConfig:
 
     @property
     def stochastic_sides(self) -> list[int]:
-        """Sides of the stochastic layers' outputs: 4, 8, ... 64 at most, and below the image's."""
+        """List the sides of the stochastic layers' outputs: 4, 8, ... 64 at most, and below the image's."""
         return [side for side in reversed(_halvings(self.size)) if BOTTLENECK < side <= LARGEST_STOCHASTIC]
 
     @property
     def ordinary_sides(self) -> list[int]:
-        """Sides of the outputs of the ordinary layers after them, the image's last."""
+        """List the sides of the outputs of the ordinary layers after them, the image's last."""
         return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
 
     @property
     def route_count(self) -> int:
-        """Number of routes: the product of the bank sizes."""
+        """Count the routes: the product of the bank sizes."""
         return int(np.prod(self.bank))
 
     def encoder_width(self, side: int) -> int:
-        """Return the channels of the encoder's map of this side."""
+        """Return the number of channels of the encoder's map of this side."""
         return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))
 
     def decoder_width(self, side: int) -> int:
-        """Return the channels of the decoder's map of this side."""
+        """Return the number of channels of the decoder's map of this side."""
         return self.channels if side == self.size else self.base_channels * min(WIDEST, self.size // (2 * side))
 
     def skip_width(self, side: int) -> int:
-        """Return the channels that are concatenated to the decoder's map of this side, 0 for none."""
+        """Return the number of channels that are concatenated to the decoder's map of this side, 0 for none."""
         stochastic = side < self.stochastic_sides[-1]
         if self.skips == "none" or (self.skips == "upper" and stochastic):
             return 0
@@ -138,7 +138,7 @@ class GPANConfig:
         return self.encoder_width(side) if side in self.encoder_sides else 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
+        """Return the fields as a dictionary for JSON; GPANConfig(**d) gives the configuration back."""
         return {**asdict(self), "bank": list(self.bank)}
 
 
@@ -157,7 +157,7 @@ class Batch(NamedTuple):
     target (n, C, S, S): the substrates, pictures of an object on white; mask (n, 1, S, S): 1 on the object, else 0.
     g_condition, d_condition (n, C, S, S): x of the generator and of the discriminator, made from target or mask.
     code (n, categories), noise (n, noise_dim, 2, 2), routes (n, stochastic layers) on the host: of the generator.
-    wanted: ids of the classes that the classifier should find, the same for all images of the batch.
+    wanted: ids of the classes that the images should be classified as, the same for all images of the batch.
     """
 
     target: Tensor
@@ -260,7 +260,7 @@ class GPANGenerator(Module):
         return rng.standard_normal((n, self.config.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """Draw filter-set indices (n, stochastic layers); see adapted_gan.draw_routes."""
+        """Draw filter-set indices (n, stochastic layers); mode, errors: as of gan.nets.draw_routes."""
         return draw_routes(rng, n, self.config.bank, mode)
 
 
@@ -284,7 +284,7 @@ class PatchDiscriminator(Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the logits."""
+        """Return the rows and columns of the logits."""
         side = self.config.encoder_side >> STRIDED[self.config.encoder_side]
         return side - 2, side - 2  # each layer of stride 1 and kernel 4, padded by 1, makes the side smaller by one
 

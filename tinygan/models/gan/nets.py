@@ -34,8 +34,21 @@ ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
 
-def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]) -> None:
-    """Check the fields of a configuration, a dataclass with a field `slope`.
+class NetConfig:
+    """The base of GANConfig and GPANConfig, frozen dataclasses: the fields that both have."""
+
+    bank: tuple[int, ...]
+    act: str
+    slope: float
+    clamp: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary for JSON; the class called with it gives the configuration back."""
+        return {**asdict(self), "bank": list(self.bank)}
+
+
+def check_settings(config: NetConfig, allowed: dict[str, tuple], least: dict[str, int]) -> None:
+    """Check the fields of a configuration.
 
     allowed: field -> its values. least: field -> the smallest whole number. Raises UsageError for any other value, and
     for a slope outside [0, 1].
@@ -65,16 +78,16 @@ def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False) 
     return bank
 
 
-def activation(config: Any, width: int, dtype: type, bank: int = 1) -> TPReLU:
+def activation(config: NetConfig, width: int, dtype: type, bank: int = 1) -> TPReLU:
     """Make the activation for maps of `width` channels, one for each of `bank` filter sets.
 
-    config: a GANConfig or GPANConfig; its act, slope and clamp are used.
+    config: its act, slope and clamp are used.
     """
     return TPReLU(width, slope=config.slope, clamp=config.clamp, shift=config.act == "tprelu", bank=bank, dtype=dtype)
 
 
 @dataclass(frozen=True)
-class GANConfig:
+class GANConfig(NetConfig):
     """The settings of both nets: shapes, normalisation, activations. What the paper leaves open is a setting.
 
     size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
@@ -146,10 +159,6 @@ class GANConfig:
     def route_count(self) -> int:
         """Count the routes: the product of the bank sizes, or with tied the size of one bank."""
         return max(self.bank) if self.tied else int(np.prod(self.bank))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary for JSON; GANConfig(**d) gives the configuration back."""
-        return {**asdict(self), "bank": list(self.bank)}
 
 
 class Generator(Module):

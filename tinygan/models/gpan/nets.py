@@ -15,15 +15,15 @@ PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tinygan import ops
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import UsageError
-from tinygan.models.gan.nets import ACTIVATIONS, activation, check_settings, draw_routes, full_bank
+from tinygan.models.gan.nets import ACTIVATIONS, NetConfig, activation, check_settings, draw_routes, full_bank
 from tinygan.models.settings import setting
 from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d
 from tinygan.nn.module import Module
@@ -46,7 +46,7 @@ STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
 
 
 @dataclass(frozen=True)
-class GPANConfig:
+class GPANConfig(NetConfig):
     """The settings of both nets: shapes, normalisation, activations.
 
     size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code, a 0 or 1
@@ -136,10 +136,6 @@ class GPANConfig:
         if side == self.encoder_side:  # 512 of 1024: the encoder's input itself
             return self.condition_channels
         return self.encoder_width(side) if side in self.encoder_sides else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary for JSON; GPANConfig(**d) gives the configuration back."""
-        return {**asdict(self), "bank": list(self.bank)}
 
 
 def _halvings(side: int) -> list[int]:

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tinygan.engine.tensor import Tensor, frozen, grad
+from tinygan.models.classifiers.base import Classifier
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.gpan import losses as gpan_losses
 from tinygan.models.gpan.losses import LossSettings
 from tinygan.models.gpan.nets import Batch, PatchDiscriminator
 from tinygan.models.gpan.views import Views, apply_views, plain_view
-from tinygan.nn.module import Module
 from tinygan.ops.warp import warp
 
 CAM_SIDE = 28  # of importance maps that are resampled from random views
@@ -46,7 +46,7 @@ class LossGradients:
 
 
 def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | None, *,
-                   discriminator: PatchDiscriminator, classifier: Module, settings: LossSettings) -> LossGradients:
+                   discriminator: PatchDiscriminator, classifier: Classifier, settings: LossSettings) -> LossGradients:
     """Compute every loss of the GPAN and its gradient with respect to the images.
 
     images: (n, C, S, S); maps: of the stochastic layers, as GPANGenerator returns both; their graphs are not used.
@@ -68,8 +68,8 @@ def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: 
     return result
 
 
-def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, classifier: Module, settings: LossSettings
-                         ) -> LossGradients:
+def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, classifier: Classifier,
+                         settings: LossSettings) -> LossGradients:
     """Compute L_p and L_n, means over the views, their gradient with respect to the images, and the importance map.
 
     The views are classified one after the other, so their number costs time but no memory. The classifier's weights

@@ -33,6 +33,7 @@ from tinygan.app.train_flags import (
     add_settings,
     add_training_flags,
     check_numbers,
+    make,
 )
 from tinygan.data import Substrates, condition, open_substrates
 from tinygan.data.substrates import CONDITIONS
@@ -55,7 +56,6 @@ from tinygan.models import (
 from tinygan.models.gpan.losses import PAPER_WEIGHTS
 from tinygan.models.gpan.step import gradient_norms
 from tinygan.models.gpan.views import Views, scale_ranges
-from tinygan.models.settings import make
 from tinygan.nn import Module
 from tinygan.nn.layers import normalized
 from tinygan.ops import sigmoid

@@ -31,11 +31,11 @@ from tinygan.app.train_flags import (
     add_settings,
     add_training_flags,
     check_numbers,
+    make,
 )
 from tinygan.errors import UsageError
 from tinygan.metrics import log as metrics_log
 from tinygan.models import Discriminator, GANConfig, Generator, find_classifier, turn_of_d, turn_of_g
-from tinygan.models.settings import make
 from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
 

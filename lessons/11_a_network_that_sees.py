@@ -19,11 +19,12 @@ import lesson
 import numpy as np
 
 from tinygan import Tensor, no_grad
+from tinygan.app.vgg16_file import save_vgg16
 from tinygan.data import drawn_shapes, load_mnist
 from tinygan.data.mnist import BUNDLED
 from tinygan.data.shapes import SHAPES
 from tinygan.errors import TinyganError
-from tinygan.models import VGG16, load_vgg16, save_vgg16
+from tinygan.models import VGG16, load_vgg16
 from tinygan.models.classifiers.vgg16 import CONVOLUTIONS, HEAD, MAPS
 
 flags = lesson.flags()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.models.classifiers.vgg16 import BLOCKS, CONVOLUTIONS, HEAD, VGG16, save_vgg16
+from tinygan.app.vgg16_file import save_vgg16
+from tinygan.models.classifiers.vgg16 import BLOCKS, CONVOLUTIONS, HEAD, VGG16
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (4, 4, 5, 5, 6, 6, 6, 5, 5, 5, 6, 6, 6)  # of the convolutions

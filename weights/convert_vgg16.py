@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import __version__
 from tinygan.app import cli
+from tinygan.app.vgg16_file import save_vgg16
 from tinygan.data import cache_dir
 from tinygan.data.download import fetch
 from tinygan.data.files import reading, reason_of
 from tinygan.data.hdf5 import SIGNATURE, open_hdf5
 from tinygan.errors import Refused, TinyganError, UsageError
-from tinygan.models import VGG16, load_vgg16, save_vgg16
+from tinygan.models import VGG16, load_vgg16
 from tinygan.models.classifiers.vgg16 import FORMAT, KINDS, MAX_BYTES, MAX_NAMES, STEP
 from weights.torchfile import is_torch_file
 from weights.vgg16_layouts import KERAS_FILE, USUAL_SIDE, Weights, read_keras, read_torch

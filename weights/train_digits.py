@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import Tensor, __version__, data
 from tinygan.app import cli
+from tinygan.data.hdf5 import write_hdf5
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.models import DigitNet
-from tinygan.models.classifiers.digits import SHIPPED, save
+from tinygan.models.classifiers import answer_key
+from tinygan.models.classifiers.digits import FORMAT, SHIPPED, VERSION, answers
 from tinygan.nn import EMA, Adam, cross_entropy
 
 BATCH = 100
@@ -95,6 +98,19 @@ def train(digits: data.Digits, *, epochs: int, seed: int) -> tuple[DigitNet, int
         print(f"epoch {epoch}/{epochs}: loss {np.mean(losses):.4f}, right for {right:.2%} of {held_back:,} validation "
               f"digits, {time.monotonic() - started:.0f} s", flush=True)
     return average.module.unfreeze(), held_back
+
+
+def save(net: DigitNet, path: str | os.PathLike, probe: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Write the weights as float16 with the net's logits for `probe`, uint8 images (P, 28, 28).
+
+    Rounds `net` to what is written. attributes: texts and numbers that describe the file (the keys "format", "version"
+    and "probes" are set here). Raises TinyganError where nothing can be written.
+    """
+    stored = {name: p.astype(np.float16) for name, p in net.state_dict().items()}
+    net.load_state_dict(stored)
+    arrays = {f"parameters/{name}": array for name, array in stored.items()}
+    arrays |= {f"{answer_key.GROUP}/images": probe, f"{answer_key.GROUP}/logits": answers(net, probe)}
+    write_hdf5(path, arrays, {"format": FORMAT, "version": VERSION, "probes": len(probe), **attributes})
 
 
 def share_right(net: DigitNet, digits: data.Digits) -> float:

@@ -8,12 +8,13 @@ from gpan_tools import TINY
 from script_tools import ROOT, load_script
 
 from tinygan.app import cli
-from tinygan.models.classifiers import digits
 from tinygan.models.classifiers.load import find_classifier
 
 pytest.importorskip("h5py")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import transfer  # noqa: E402
+
+from weights import train_digits  # noqa: E402
 
 script = load_script("train_gpan")
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
 def test_classifiers_get_the_same_images(run, tmp_path, capsys):
     twin = tmp_path / "twin.h5"
     net = find_classifier()
-    digits.save(net, twin, np.zeros((2, 28, 28), np.uint8), {})
+    train_digits.save(net, twin, np.zeros((2, 28, 28), np.uint8), {})
     assert cli.run_main(transfer.main, [str(run), "--judge", str(twin), "--n", "6", "--threads", "1"]) == 0
     of_run, other = capsys.readouterr().out.splitlines()[-2:]
     assert of_run.split("top-1")[1] == other.split("top-1")[1]  # the same net gives the same numbers

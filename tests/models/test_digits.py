@@ -30,6 +30,12 @@ def script():
     return module
 
 
+def about(path) -> dict:
+    """The attributes of a weight file."""
+    with hdf5.open_hdf5(path, max_bytes=digits.MAX_BYTES) as file:
+        return file.attributes()
+
+
 @pytest.fixture(scope="module")
 def trained():
     return digits.load(SHIPPED)
@@ -40,7 +46,7 @@ def good(tmp_path):
     """A fresh, sound weight file of an untrained net."""
     path = tmp_path / "good.h5"
     probe = np.random.default_rng(1).integers(0, 256, (3, 28, 28)).astype(np.uint8)
-    digits.save(DigitNet(rng=np.random.default_rng(0)), path, probe, {"what": "a test"})
+    script().save(DigitNet(rng=np.random.default_rng(0)), path, probe, {"what": "a test"})
     return path
 
 
@@ -58,10 +64,10 @@ def refusal(path) -> str:
 def test_the_shipped_file_is_small_and_says_what_it_is(trained):
     assert SHIPPED.stat().st_size < 1_000_000
     assert 50_000 <= trained.parameter_count() <= 100_000
-    about = digits.about(SHIPPED)
-    assert {"what", "source", "data", "licence", "test_accuracy", "format", "version"} <= set(about)
-    assert about["test_accuracy"] >= 0.99 and about["test_digits"] == 10_000
-    assert "train_digits.py" in about["source"]
+    words = about(SHIPPED)
+    assert {"what", "source", "data", "licence", "test_accuracy", "format", "version"} <= set(words)
+    assert words["test_accuracy"] >= 0.99 and words["test_digits"] == 10_000
+    assert "train_digits.py" in words["source"]
 
 
 def test_it_is_right(trained):
@@ -71,7 +77,7 @@ def test_it_is_right(trained):
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
     assert accuracy >= (0.99 if len(test) == 10_000 else 0.985)
     if len(test) == 10_000:
-        assert accuracy == pytest.approx(digits.about(SHIPPED)["test_accuracy"], abs=3e-4)
+        assert accuracy == pytest.approx(about(SHIPPED)["test_accuracy"], abs=3e-4)
     assert probabilities.dtype == features.dtype == np.float32
     assert probabilities.shape == (len(test), 10) and features.shape == (len(test), 64)
     assert abs(probabilities.sum(axis=1) - 1).max() < 1e-5
@@ -142,13 +148,13 @@ def test_a_file_comes_back_as_the_same_net(good):
     for (name, a), (_, b) in zip(net.named_parameters(), found.named_parameters(), strict=True):
         np.testing.assert_array_equal(a.numpy().astype(np.float16), b.numpy(), err_msg=name)
         assert b.numpy().dtype == np.float32
-    assert digits.about(good)["what"] == "a test"
+    assert about(good)["what"] == "a test"
 
 
 def test_saving_twice_gives_the_same_bytes_and_leaves_nothing_else(good):
     before = good.read_bytes()
     probe = np.random.default_rng(1).integers(0, 256, (3, 28, 28)).astype(np.uint8)
-    digits.save(DigitNet(rng=np.random.default_rng(0)), good, probe, {"what": "a test"})
+    script().save(DigitNet(rng=np.random.default_rng(0)), good, probe, {"what": "a test"})
     assert good.read_bytes() == before
     assert [p.name for p in good.parent.iterdir()] == ["good.h5"]
 
@@ -353,8 +359,8 @@ def test_the_training_script_end_to_end(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert re.search(r"epoch 1/1: loss \d", printed) and "note: below" in printed
     test = data.load_mnist("test", data_dir=BUNDLED)
-    assert digits.about(out)["test_accuracy"] == module.share_right(digits.load(out), test)
-    assert digits.about(out)["test_digits"] == 1000
+    assert about(out)["test_accuracy"] == module.share_right(digits.load(out), test)
+    assert about(out)["test_digits"] == 1000
     assert module.cli.run_main(module.main, command) == 2
     assert "exists" in capsys.readouterr().err
 

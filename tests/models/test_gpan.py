@@ -286,12 +286,12 @@ def test_smooth_takes_away_the_grid_of_single_pixels(smooth, rng):
     ({"slope": 1.5}, "slope is 1.5: use a number from 0 to 1"),
     ({"slope": math.nan}, "slope is nan: use a number from 0 to 1"),
     ({"channels": 1}, "start substrate adds x to the image, but they have 3 and 1 channels: use start nothing"),
-    ({"bank": 0}, "bank 0,0,0,0: give one number from 1 to"),
-    ({"bank": (2, 2)}, "bank 2,2: give one number from 1 to"),
-    ({"bank": ()}, "bank : give one number from 1 to"),
-    ({"bank": (2, 2, 2, 2, 2)}, "bank 2,2,2,2,2: give one number from 1 to"),
+    ({"bank": 0}, "bank 0: give one whole number from 1 to"),
+    ({"bank": (2, 2)}, "bank 2,2: give one whole number from 1 to"),
+    ({"bank": ()}, "bank : give one whole number from 1 to"),
+    ({"bank": (2, 2, 2, 2, 2)}, "bank 2,2,2,2,2: give one whole number from 1 to"),
     ({"bank": (2, 2, 2, -2)}, "bank 2,2,2,-2: give"),
-    ({"bank": "four"}, "bank four,four,four,four: give"),
+    ({"bank": "four"}, "bank four: give"),
 ])
 def test_wrong_settings(options, message):
     with pytest.raises(UsageError) as caught:

@@ -20,10 +20,11 @@ from vgg16_tools import (
 )
 
 from tinygan import Tensor, check_grads, no_grad
+from tinygan.app.vgg16_file import save_vgg16
 from tinygan.data import hdf5
 from tinygan.errors import TinyganError, UsageError
 from tinygan.models.classifiers import vgg16
-from tinygan.models.classifiers.vgg16 import MAPS, VGG16, averaging_matrix, load_vgg16, save_vgg16
+from tinygan.models.classifiers.vgg16 import MAPS, VGG16, averaging_matrix, load_vgg16
 from tinygan.ops.pooling import _resize
 
 h5py = pytest.importorskip("h5py")

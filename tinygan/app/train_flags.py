@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 from tinygan.app import cli
 from tinygan.app.state import LR_FLOOR
 from tinygan.errors import UsageError
-from tinygan.models.settings import settings_of
 
 # Flags that --help shows in each script.
 FREQUENT_EVERYWHERE = {"steps", "batch_size", "routes", "seed", "device", "threads", "out", "resume", "overwrite",
@@ -30,6 +30,30 @@ def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[st
             raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
 
 
+def settings_of(cls: type) -> list[tuple[dataclasses.Field, dict[str, Any]]]:
+    """List the fields of a dataclass that are settings, each with the options given to `models.settings.setting`.
+
+    The flag is the field's name where no other was given.
+    """
+    return [(field, {**field.metadata["setting"], "flag": field.metadata["setting"]["flag"] or field.name})
+            for field in dataclasses.fields(cls) if "setting" in field.metadata]
+
+
+def make(cls: type, flags: Mapping[str, Any], **others: Any) -> Any:
+    """Make an instance of a dataclass from the flags.
+
+    others: values of its fields that are no flags or mean something else here. Raises KeyError for a setting without a
+    flag, UsageError as the dataclass does.
+    """
+    values = {}
+    for field, declared in settings_of(cls):
+        if field.name not in others:
+            value = flags[declared["flag"]]
+            value = declared["codes"][value] if declared["codes"] else value
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values, **others)
+
+
 def add_settings(group: argparse._ArgumentGroup, cls: type, preset: Callable[[str], str],
                  skip: Sequence[str] = ()) -> dict[str, str]:
     """Add a flag for every setting of a dataclass; returns {attribute: name of the setting, GROUP.FIELD}.
@@ -37,20 +61,20 @@ def add_settings(group: argparse._ArgumentGroup, cls: type, preset: Callable[[st
     preset(flag): words on a default that depends on the machine or on another flag, "" where the dataclass' own holds.
     """
     names = {}
-    for field, told in settings_of(cls):
-        flag, codes = told["flag"], told["codes"]
+    for field, declared in settings_of(cls):
+        flag, codes = declared["flag"], declared["codes"]
         if field.name in skip:
             continue
-        options: dict[str, Any] = {"help": f"{told['words']} {preset(flag)}".strip() or None}
+        options: dict[str, Any] = {"help": f"{declared['words']} {preset(flag)}".strip() or None}
         if isinstance(field.default, bool) and not codes:
             options["action"] = "store_true"
         else:
-            default, choices = field.default, told["choices"]
+            default, choices = field.default, declared["choices"]
             if codes:
                 default, choices = next(word for word in codes if codes[word] == default), tuple(codes)
             options |= {"default": None if preset(flag) else default, "choices": choices}
-            if told["kind"]:
-                options |= {"type": vars(cli)[told["kind"]]}
+            if declared["kind"]:
+                options |= {"type": vars(cli)[declared["kind"]]}
             elif isinstance(default, int):
                 options["type"] = int
         names[flag] = f"{group.title}.{field.name}"

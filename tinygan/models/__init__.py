@@ -9,7 +9,7 @@ from tinygan.models.classifiers.base import Classifier
 from tinygan.models.classifiers.digits import DigitNet
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.classifiers.load import find_classifier, load_classifier
-from tinygan.models.classifiers.vgg16 import VGG16, load_vgg16, save_vgg16
+from tinygan.models.classifiers.vgg16 import VGG16, load_vgg16
 from tinygan.models.gan.game import turn_of_d, turn_of_g
 from tinygan.models.gan.nets import Discriminator, GANConfig, Generator, draw_routes
 from tinygan.models.gpan.losses import LossSettings
@@ -20,4 +20,4 @@ from tinygan.models.gpan.views import ViewSettings, apply_views, draw_views
 __all__ = ["Batch", "Classifier", "DigitNet", "Discriminator", "GANConfig", "GPANConfig", "GPANGenerator",
            "Generator", "LossSettings", "PatchDiscriminator", "VGG16", "ViewSettings", "apply_views", "draw_routes",
            "draw_views", "find_classifier", "grad_cam", "learn_discriminator", "learn_generator", "load_classifier",
-           "load_vgg16", "loss_gradients", "save_vgg16", "turn_of_d", "turn_of_g"]
+           "load_vgg16", "loss_gradients", "turn_of_d", "turn_of_g"]

@@ -22,7 +22,7 @@ class Classifier(Module):
     mirrored = True
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same as `scores`."""
+        """Return the same as `scores`."""
         return self.scores(images)
 
     def scores(self, images: Tensor) -> Tensor:
@@ -34,5 +34,5 @@ class Classifier(Module):
         raise NotImplementedError(f"{type(self).__name__} does not define features")
 
     def head(self, features: Tensor) -> Tensor:
-        """Return the scores (N, classes) for such maps."""
+        """Return the scores (N, classes) for maps (N, K, h, w) of `features`."""
         raise NotImplementedError(f"{type(self).__name__} does not define head")

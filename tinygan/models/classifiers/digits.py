@@ -1,4 +1,4 @@
-"""A small classifier of digits, which measures what a GAN generates and trains a GPAN.
+"""A small classifier of digits, which measures the images of a GAN and trains a GPAN.
 
     image (N, 1, 28, 28) in [0, 1] -> five convolutions, down to one point -> 64 features -> 10 logits
 
@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tinygan import ops
-from tinygan.data.hdf5 import Reader, open_hdf5, write_hdf5
+from tinygan.data.hdf5 import open_hdf5
 from tinygan.engine.tensor import Tensor, no_grad
 from tinygan.errors import Refused, TinyganError
 from tinygan.models.classifiers import answer_key
@@ -111,19 +110,6 @@ class DigitNet(Classifier):
 # ---- the weight file -----------------------------------------------------------------------------------------------
 
 
-def save(net: DigitNet, path: str | os.PathLike, probe: np.ndarray, attributes: dict[str, Any]) -> None:
-    """Write the weights as float16 with the net's logits for `probe`, uint8 images (P, 28, 28).
-
-    Rounds `net` to what is written. attributes: texts and numbers that describe the file (the keys "format", "version"
-    and "probes" are set here).
-    """
-    stored = {name: p.astype(np.float16) for name, p in net.state_dict().items()}
-    net.load_state_dict(stored)
-    arrays = {f"parameters/{name}": array for name, array in stored.items()}
-    arrays |= {f"{answer_key.GROUP}/images": probe, f"{answer_key.GROUP}/logits": answers(net, probe)}
-    write_hdf5(path, arrays, {"format": FORMAT, "version": VERSION, "probes": len(probe), **attributes})
-
-
 def load(path: str | os.PathLike | None = None) -> DigitNet:
     """Load the net of a weight file, its weights frozen; None: the file that comes with the package.
 
@@ -136,7 +122,7 @@ def load(path: str | os.PathLike | None = None) -> DigitNet:
             raise TinyganError(f"there is no {path}, the classifier that comes with tinygan; {REMEDY}")
     net = DigitNet(rng=np.random.default_rng(0))
     with open_hdf5(path, max_bytes=MAX_BYTES) as file:
-        check_format(file)
+        answer_key.check_format(file, FORMAT, VERSION, "use the one that came with this version")
         shapes = {name: p.shape for name, p in net.named_parameters()}
         if file.names() != [answer_key.GROUP, "parameters"] or file.names("parameters") != sorted(shapes):
             raise Refused("its parts are not those of this net; use the file that came with this version")
@@ -148,21 +134,6 @@ def load(path: str | os.PathLike | None = None) -> DigitNet:
         answer_key.check(file, {"images": (probes, 28, 28)}, {"logits": (probes, CLASSES)},
                          lambda images: [answers(net, images)], floor=1.0)
     return net.freeze()
-
-
-def about(path: str | os.PathLike) -> dict[str, Any]:
-    """Return the attributes of a weight file: what, source, test_accuracy, licence ..."""
-    with open_hdf5(path, max_bytes=MAX_BYTES) as file:
-        check_format(file)
-        return file.attributes()
-
-
-def check_format(file: Reader) -> None:
-    """Raise Refused unless the file says that it holds a digit classifier of this version."""
-    if file.attribute("format", "") != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT}; use the one that came with this version")
-    if file.attribute("version") != VERSION:
-        raise Refused(f"its version is {file.attribute('version')} and this tinygan reads {VERSION}")
 
 
 def answers(net: DigitNet, images: np.ndarray) -> np.ndarray:

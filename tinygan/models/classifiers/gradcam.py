@@ -1,6 +1,6 @@
-"""Grad-CAM: how much each place of an image contributes to a classifier's score of a class (Selvaraju et al. 2017).
+"""Grad-CAM: the contribution of each place of an image to a classifier's score of a class (Selvaraju et al. 2017).
 
-    alpha_k = mean over places of d y / d A_k        how much channel k of a feature map raises the score
+    alpha_k = mean over places of d y / d A_k        by how much channel k raises the score
     map     = max(0, sum_k alpha_k A_k)              where those channels are active
 
 y is the score of a class before the softmax, or the sum of several. The GPAN takes pool5 of VGG16 for A, so that the
@@ -18,7 +18,7 @@ from tinygan.errors import UsageError
 
 def grad_cam(features: Tensor, head: Callable[[Tensor], Tensor], classes: Sequence[int], eps: float = 1e-8,
              normalise: bool = True) -> Any:
-    """Compute importance maps (N, h, w), an array on the features' device; a constant, no gradient flows through it.
+    """Compute importance maps (N, h, w), an array on the features' device; no gradient flows through it.
 
     features: A, (N, channels, h, w), the maps of some layer. head: the rest of the classifier, A -> scores (N,
     classes), before the softmax; the scores of an image must depend on that image alone. classes: ids; several give the

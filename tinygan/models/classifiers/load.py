@@ -1,4 +1,4 @@
-"""Opening a classifier's weight file, of either kind."""
+"""Load a classifier from its weight file, a digit net or a VGG16."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_classifier(path: str | os.PathLike | None) -> Classifier:
     """
     if path is None:
         return digits.load()
-    found = ""
+    kind = ""
     with suppress(TinyganError), open_hdf5(path, max_bytes=MAX_BYTES) as file:  # load_vgg16 reports what is wrong
-        found = file.attribute("format", "")
-    return digits.load(path) if found == digits.FORMAT else load_vgg16(path)
+        kind = file.attribute("format", "")
+    return digits.load(path) if kind == digits.FORMAT else load_vgg16(path)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
-from tinygan.data.hdf5 import Reader, open_hdf5, write_hdf5
+from tinygan.data.hdf5 import Reader, open_hdf5
 from tinygan.engine.tensor import Tensor, describe, no_grad
 from tinygan.errors import Refused, TinyganError, UsageError
 from tinygan.models.classifiers import answer_key
@@ -50,7 +50,7 @@ MAX_NAMES = 1 << 20  # bytes of class names
 
 
 class Layer(Module):
-    """A weight and a bias; a convolution or a fully-connected layer, as the weight's shape says."""
+    """A layer with a weight and a bias: a convolution if the weight has four axes, else a fully-connected one."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.weight, self.bias = Parameter(weight, copy=False), Parameter(bias, copy=False)
@@ -68,7 +68,7 @@ class VGG16(Classifier):
     weights: layer -> (weight, bias), for all of LAYERS, see `check_shapes`. All widths are read from them: those of the
     convolutions (64 to 512 in the published net), of fc6 and fc7, the number of classes and the side of the map that
     fc6 takes (7). input_range, mean, std: an image g enters as ((g + 1) / 2 * input_range - mean) / std, mean and std
-    in RGB order. class_names: as many as classes, or none. about: texts that say where the weights come from.
+    in RGB order. class_names: as many as classes, or none. about: texts on the origin of the weights.
     dtype: of the net. Weights that have it are taken over, not copied: they are frozen, and 550 MB are enough once.
     Raises TinyganError if the weights do not fit together.
     """
@@ -101,7 +101,7 @@ class VGG16(Classifier):
         return STEP * self.head_side
 
     def to(self, put: Callable[[np.ndarray], Any]) -> VGG16:
-        """Move all parameters, and the constants of the preprocessing, with `put`."""
+        """Move all parameters, and the constants of the preprocessing, with `put`; return the net."""
         super().to(put)
         self.gain, self.offset = put(self.gain), put(self.offset)
         return self
@@ -198,44 +198,11 @@ def check_shapes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) 
 # ---- the weight file -----------------------------------------------------------------------------------------------
 
 
-def save_vgg16(net: VGG16, path: str | os.PathLike, *, storage: str = "float32") -> None:
-    """Write the net with its answer key, whole or not at all, and round `net` to what is written.
-
-    storage: "float32" or "float16" (half the size). Raises UsageError for another, TinyganError where a weight is not
-    finite (float16 reaches to 65504) or the file cannot be written.
-    """
-    if storage not in KINDS:
-        raise UsageError(f"weights are stored as {' or '.join(KINDS)}, not {storage}")
-    arrays: dict[str, np.ndarray] = {}
-    for name, layer in net.layers.items():
-        for part, p in (("weight", layer.weight), ("bias", layer.bias)):
-            with np.errstate(over="ignore"):  # what overflows is caught below
-                stored = p.numpy().astype(storage, copy=False)
-            if not np.isfinite(stored).all():
-                raise TinyganError(f"{name}/{part} holds a number that {storage} cannot; nothing was written")
-            if stored.dtype != p.dtype:
-                p.data[...] = p.xp.asarray(stored, dtype=p.dtype)
-                p.version += 1
-            arrays[f"{name}/{part}"] = stored
-    if net.has_names:
-        arrays["class_names"] = np.frombuffer("\n".join(net.class_names).encode("utf-8"), np.uint8)
-    image, pattern = probes(net)
-    pool5, scores = answers(net, image, pattern)
-    key = {"image": image, "pool5": pool5, "map": pattern, "scores": scores}
-    arrays |= {f"{answer_key.GROUP}/{name}": array for name, array in key.items()}
-    texts = {key: str(net.about.get(key, "not stated")) for key in ("source", "sha256", "licence")}
-    write_hdf5(path, arrays, {
-        "format": FORMAT, "version": VERSION, "layout": LAYOUT, "channel_order": "RGB", "input_range": net.input_range,
-        "mean": np.array(net.mean), "std": np.array(net.std), "classes": net.classes, "head_side": net.head_side,
-        "storage": storage, "named": int(net.has_names),
-        **{key: np.bytes_(text.encode("utf-8")) for key, text in texts.items()}})
-
-
 def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
-    """Load the net of a file that `save_vgg16` wrote, its weights frozen, of `dtype` and on the host.
+    """Load a VGG16 from its weight file (app/vgg16_file.py writes it), frozen, of `dtype` and on the host.
 
-    Recomputes the file's stored answers. Raises TinyganError, one line that
-    names the file, for anything but a whole and sound file of this format.
+    Recomputes the file's stored answers. Raises TinyganError, one line that names the file, for anything but a whole
+    and sound file of this format.
     """
     convert = f"python weights/convert_vgg16.py {shlex.quote(os.fsdecode(path))}"
     with open_hdf5(path, max_bytes=MAX_BYTES, convert=convert) as file:
@@ -261,15 +228,10 @@ def load_vgg16(path: str | os.PathLike, *, dtype: type = np.float32) -> VGG16:
 
 
 def check_format(file: Reader, convert: str) -> None:
-    """Raise Refused unless the file says that it holds a VGG16; convert: the command that makes one from another."""
-    kind = str(file.attribute("format", ""))
-    if not kind:
+    """Raise Refused unless format, layout and parts are those of this version. convert: the command for other files."""
+    if not str(file.attribute("format", "")):
         raise Refused(f"it is HDF5 of another program; if these are a VGG16's weights, convert them first: {convert}")
-    if kind != FORMAT:
-        raise Refused(f"it is not a file of the {FORMAT} but of the {kind[:60]}; make one with "
-                      "weights/convert_vgg16.py")
-    if file.attribute("version") != VERSION:
-        raise Refused(f"its version is {str(file.attribute('version'))[:60]} and this tinygan reads {VERSION}")
+    answer_key.check_format(file, FORMAT, VERSION, "make one with weights/convert_vgg16.py")
     for name, value in (("channel_order", "RGB"), ("layout", LAYOUT)):
         if file.attribute(name) != value:
             raise Refused(f"its {name} is {str(file.attribute(name))[:60]!r}, not {value!r}")
@@ -289,20 +251,6 @@ def _preprocessing(file: Reader) -> dict[str, Any]:
 
 
 # ---- the answer key ------------------------------------------------------------------------------------------------
-
-
-def probes(net: VGG16) -> tuple[np.ndarray, np.ndarray]:
-    """Return (an image uint8 (32, 32, 3) RGB, a map uint8 (channels, side, side) for the head), both from a formula.
-
-    The image gives pool5 one place, which is fast. The head needs a map of its own, in which neighbouring channels and
-    places differ and none is zero, or a permutation of its inputs would not show.
-    """
-    y, x, c = np.ogrid[:STEP, :STEP, :3]
-    image = (37 * y + 91 * x + 53 * c + x * y) % 256
-    channels, side = len(net.layers[CONVOLUTIONS[-1]].bias), net.head_side
-    c, y, x = np.ogrid[:channels, :side, :side]
-    pattern = 1 + (7 * c + 13 * y + 5 * x + c * y + 3 * c * x) % 23
-    return image.astype(np.uint8), pattern.astype(np.uint8)
 
 
 def answers(net: VGG16, image: np.ndarray, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """The game of a GAN: one turn of the discriminator, one of the generator (Goodfellow et al. 2014, arXiv 1406.2661).
 
-A turn returns its loss and logits as constants and drops the graph they came from before the optimiser steps: held on
-to, the next turn's graph would be built beside it. No number is read, so a GPU is not waited for.
+A turn returns its loss and logits as constants and frees their graph before the optimiser steps, or the next turn's
+graph would be built beside it. No number is copied to the host, which would wait for a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinygan.nn.module import Module
 from tinygan.nn.optim import Optimizer
 from tinygan.ops import concatenate
 
-Drawn = tuple[Tensor, np.ndarray]  # noise (N, latent) and routes (N, layers): what a generator makes N images of
+Drawn = tuple[Tensor, np.ndarray]  # the generator's inputs for N images: noise (N, latent) and routes (N, layers)
 Check = Callable[[Tensor], object]
 
 
@@ -26,7 +26,8 @@ def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, d
     """Update the discriminator on a batch of real images (N, C, side, side) and as many of G's.
 
     Returns (loss, logits of the real images, logits of G's). form: losses.discriminator_loss's. check(loss) is called
-    before any weight changes, and may raise. optimizer None: compute the gradients of D and change nothing.
+    before any weight changes, and may raise. optimizer: None computes the gradients of D and changes no weight.
+    Goodfellow et al. 2014, algorithm 1.
     """
     with no_grad(), normalized(G, drawn[1]):  # no gradient needs to reach the generator
         fake = G(*drawn)
@@ -46,7 +47,7 @@ def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, d
 
 def turn_of_g(G: Module, D: Module, optimizer: Optimizer | None, drawn: Drawn, *, kind: str = "nonsaturating",
               form: str = "logits", check: Check = lambda loss: None) -> Tensor:
-    """Update the generator on fresh noise and routes, by the gradient that reaches it through a frozen D.
+    """Update the generator by the gradient of its loss through a frozen D, on new noise and routes.
 
     Returns the loss. kind, form: losses.generator_loss's. check, optimizer: as of `turn_of_d`.
     """

@@ -34,8 +34,25 @@ ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
 
-def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]) -> None:
-    """Check fields of a configuration; UsageError for a value that is not allowed or below the least whole number."""
+class NetConfig:
+    """The base of GANConfig and GPANConfig, frozen dataclasses: the fields that both have."""
+
+    bank: tuple[int, ...]
+    act: str
+    slope: float
+    clamp: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary for JSON; the class called with it gives the configuration back."""
+        return {**asdict(self), "bank": list(self.bank)}
+
+
+def check_settings(config: NetConfig, allowed: dict[str, tuple], least: dict[str, int]) -> None:
+    """Check the fields of a configuration.
+
+    allowed: field -> its values. least: field -> the smallest whole number. Raises UsageError for any other value, and
+    for a slope outside [0, 1].
+    """
     for name, values in allowed.items():
         if getattr(config, name) not in values:
             raise UsageError(f"{name} is {getattr(config, name)!r}: use one of {', '.join(map(str, values))}")
@@ -46,9 +63,32 @@ def check_settings(config: Any, allowed: dict[str, tuple], least: dict[str, int]
         raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
 
 
+def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False) -> tuple[int, ...]:
+    """Return the number of filter sets of each layer; one number is repeated for all layers.
+
+    place: the layers in words, for the error message. shared_last: a single number leaves the last layer one set.
+    Raises UsageError for another length and for anything but whole numbers from 1 to MAX_BANK.
+    """
+    bank = tuple(bank) if isinstance(bank, (list, tuple)) else (bank,)
+    given = ",".join(map(str, bank))
+    if len(bank) == 1:
+        bank = bank * (layers - shared_last) + (1,) * shared_last
+    if len(bank) != layers or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
+        raise UsageError(f"bank {given}: give one whole number from 1 to {MAX_BANK:,}, or {layers} of them {place}")
+    return bank
+
+
+def activation(config: NetConfig, width: int, dtype: type, bank: int = 1) -> TPReLU:
+    """Make the activation for maps of `width` channels, one for each of `bank` filter sets.
+
+    config: its act, slope and clamp are used.
+    """
+    return TPReLU(width, slope=config.slope, clamp=config.clamp, shift=config.act == "tprelu", bank=bank, dtype=dtype)
+
+
 @dataclass(frozen=True)
-class GANConfig:
-    """Everything that decides the nets' shapes and how they compute; what the paper leaves open is a setting.
+class GANConfig(NetConfig):
+    """The settings of both nets: shapes, normalisation, activations. What the paper leaves open is a setting.
 
     size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
         Xiang & Li's code), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
@@ -58,9 +98,9 @@ class GANConfig:
         paper names. norm: weight normalisation of all layers but each net's last, which is affine unless norm is none.
     act, slope, clamp: tprelu or prelu, initial slope (0.2 in the SGAN's paper, 0.25 in Xiang & Li's), and how it is
         kept within [0, 1] (layers.TPReLU).
-    bank_affine, bank_act: scale and bias (with norm affine), or slopes, of their own for every filter set.
+    bank_affine, bank_act: scale and bias (with norm affine), or slopes, for every filter set instead of shared ones.
     init_factor, init_scale: multiply the initial weights of the projection (0.01 in Xiang & Li's code) and of every
-        layer. Weight normalisation makes the forward pass blind to both, as long as filters are much longer than
+        layer. With weight normalisation the forward pass depends on neither, as long as filters are much longer than
         sqrt(eps) = 0.001: they set how large an optimiser's steps are beside the weights, that is, a learning rate for
         directions apart from that for slopes and shifts.
     discriminator_input: "pm1" feeds images as 2x - 1, "01" as they are. output: "sigmoid" (0 to 1) or "tanh", which
@@ -86,25 +126,14 @@ class GANConfig:
     output: str = setting("sigmoid", "the generator's last function", OUTPUTS)
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise UsageError(f"images of {self.size} pixels are not supported: use {', '.join(map(str, SIZES))}")
-        check_settings(self, {"channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS, "clamp": CLAMPS,
-                              "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
+        check_settings(self, {"size": tuple(SIZES), "channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS,
+                              "clamp": CLAMPS, "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
                        {"base_channels": 1, "latent_dim": 1})
         for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")
-        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
-        if not all(isinstance(k, int) for k in bank):
-            raise UsageError(f"bank {','.join(map(str, bank))}: every entry must be a whole number")
-        if len(bank) == 1:
-            bank = bank * self.depth + (1,)
-        if len(bank) != self.depth + 1 or min(bank) < 1:
-            raise UsageError(f"bank {','.join(map(str, bank))}: give one positive number, or {self.depth + 1} of them "
-                             f"(projection and {self.depth} transposed convolutions at {self.size} pixels)")
-        if max(bank) > MAX_BANK:
-            raise UsageError(f"bank {','.join(map(str, bank))}: more than {MAX_BANK:,} filter sets in a layer is taken "
-                             "for a typing error")
+        bank = full_bank(self.bank, self.depth + 1, f"(projection and {self.depth} transposed convolutions at "
+                         f"{self.size} pixels)", shared_last=True)
         if self.bank_affine and self.norm == "strict":
             raise UsageError("bank_affine gives every filter set its own scale and bias, which strict weight "
                              "normalisation has none of: use norm affine or none")
@@ -128,12 +157,8 @@ class GANConfig:
 
     @property
     def route_count(self) -> int:
-        """Count the different generators that the routes can make."""
+        """Count the routes: the product of the bank sizes, or with tied the size of one bank."""
         return max(self.bank) if self.tied else int(np.prod(self.bank))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; GANConfig(**d) gives the configuration back."""
-        return {**asdict(self), "bank": list(self.bank)}
 
 
 class Generator(Module):
@@ -145,23 +170,18 @@ class Generator(Module):
         self.start = c.side // 2 ** n
         widths = [c.base_channels * 2 ** i for i in reversed(range(n))] + [c.channels]
         common = {"norm": c.norm, "bank_affine": c.bank_affine, "rng": rng, "dtype": dtype}
-        # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has its own norm,
+        # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has a norm,
         # as in Xiang & Li's code. Its units are ordered (row, column, channel): channels-last, like all that the
         # kernels make.
         self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
                                                     init_factor=c.init_factor * c.init_scale, **common)
-        self.activations = [self._activation(width, bank, dtype)
+        self.activations = [activation(c, width, dtype, bank if c.bank_act else 1)
                             for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
         self.deconvs = []
         for i in range(n):
             last = {"norm": "none" if c.norm == "none" else "affine"} if i == n - 1 else {}
             self.deconvs.append(StochasticConvTranspose2d(widths[i], widths[i + 1], 4, bank=c.bank[i + 1], stride=2,
                                                           padding=1, **(common | last), init_factor=c.init_scale))
-
-    def _activation(self, width: int, bank: int, dtype: type) -> TPReLU:
-        c = self.config
-        return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", bank=bank if c.bank_act else 1,
-                      dtype=dtype)
 
     def forward(self, z: Tensor, routes: Sequence | None = None) -> Tensor:
         """Generate images; routes: host integers (N, depth + 1), column l in [0, bank[l]), or None if every bank is 1.
@@ -178,11 +198,11 @@ class Generator(Module):
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw z (n, latent_dim), standard normal, float32. On the host, so that a run can be repeated anywhere."""
+        """Draw z (n, latent_dim), standard normal, float32, on the host: the same numbers on any device."""
         return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """Draw filter-set indices (n, depth + 1) for n samples; see the function of that name."""
+        """Draw filter-set indices (n, depth + 1) for n samples. mode, errors: as of the function `draw_routes`."""
         return draw_routes(rng, n, self.config.bank, mode, tied=self.config.tied)
 
 
@@ -195,8 +215,7 @@ class Discriminator(Module):
         widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
         self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm,
                              init_factor=c.init_scale, rng=rng, dtype=dtype) for i in range(n)]
-        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-                            for w in widths[1:]]
+        self.activations = [activation(c, width, dtype) for width in widths[1:]]
         self.last = Conv2d(widths[-1], 1, c.side // 2 ** n, norm="none" if c.norm == "none" else "affine",
                            init_factor=c.init_scale, rng=rng, dtype=dtype)
 
@@ -211,9 +230,10 @@ def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: s
                 tied: bool = False) -> np.ndarray:
     """Draw filter-set indices (n, layers), each uniform in [0, bank[layer]) and independent of the others.
 
-    mode: "sample" draws for every sample (each batch of D then holds the whole mixture); "batch" once for
+    mode: "sample" draws for every sample (each batch of D then holds the whole mixture, our default); "batch" once for
         all (the literal reading of the paper); "group:g" once for every g samples in a row.
-    tied: one index for all layers of a bank larger than 1. Raises UsageError for an unknown mode.
+    bank: filter sets of each layer. tied: one index for all layers of a bank larger than 1. Raises UsageError for an
+    unknown mode.
     """
     size = {"sample": 1, "batch": max(n, 1)}.get(mode)
     if size is None:

@@ -13,7 +13,7 @@ with a finite gradient, for every finite input. Masks, weights and importance ma
 the images' device or the host, through which no gradient flows. Choices that the paper leaves open are marked as ours.
 A wrong option or shape raises UsageError.
 
-To add a loss, see `image_losses` at the end of this file: it lists the losses that a training step takes of the images.
+To add a loss, see `image_losses` at the end of this file: the losses of a step that are functions of the images.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def importance(cam: Any, size: Pair, mode: str = "soft", threshold: float = 0.5)
 
     cam: S, the classifier's importance map (gradcam.grad_cam), (N, h', w') in [0, 1]. size: (h, w), or one number for
     both; S is resized to it bilinearly. mode: "soft" is 1 - S; "binary" is 1 where S <= threshold, else 0.
-    The paper says that regions important to the classifier were "masked in a cGAN loss"; that it is done by a weight,
-    and softly, is our choice: a threshold is one more number to guess.
+    The paper: regions important to the classifier were "masked in a cGAN loss". A weight, and a soft one, is our
+    choice: a threshold is one more number to guess. Raises UsageError for another mode or shape.
     """
     if mode not in IMPORTANCE_MODES:
         raise UsageError(f"unknown importance mode {mode!r}: use one of {', '.join(IMPORTANCE_MODES)}")
@@ -385,8 +385,8 @@ class LossSettings:
 def image_losses(batch: Batch, cam: Any, discriminator: PatchDiscriminator, s: LossSettings) -> dict[str, Callable]:
     """Return the losses of a step that have a weight, by name, as functions of the images (N, C, S, S).
 
-    cam: S, the classifier's importance map, (N, h, w), or None. L_p, L_n and L_split are not among them: they are taken
-    of the classifier's scores and of the feature maps (gpan_step.py).
+    s: weights and variants. cam: S, the classifier's importance map, (N, h, w), or None. L_p, L_n and L_split are not
+    among them: they are taken of the classifier's scores and of the feature maps (step.py).
     """
     def cgan(images: Tensor) -> Tensor:
         inputs, weight = discriminator_input(images, batch.target, cam, discriminator.grid, s)
@@ -407,9 +407,10 @@ def image_losses(batch: Batch, cam: Any, discriminator: PatchDiscriminator, s: L
 
 def discriminator_input(images: Tensor, target: Tensor, cam: Any, grid: tuple[int, int], s: LossSettings
                         ) -> tuple[Tensor, Tensor | None]:
-    """Return (images for the discriminator, weight of each patch or None), with the importance map applied to one.
+    """Apply the importance map to the discriminator's images or to its logits' weights.
 
-    images, target: (N, C, S, S). cam: S, (N, h, w), or None. grid: rows and columns of the logits. See LossSettings.
+    images, target: (N, C, S, S). cam: S, (N, h, w), or None. grid: rows and columns of the logits. Returns (images,
+    weight (N, 1, *grid) or None); see LossSettings.cam.
     """
     if cam is None:
         return images, None

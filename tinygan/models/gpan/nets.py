@@ -15,17 +15,17 @@ PReLUs that start at 0.2; smaller images have fewer ordinary layers, and below 1
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tinygan import ops
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import UsageError
-from tinygan.models.gan.nets import ACTIVATIONS, MAX_BANK, check_settings, draw_routes
+from tinygan.models.gan.nets import ACTIVATIONS, NetConfig, activation, check_settings, draw_routes, full_bank
 from tinygan.models.settings import setting
-from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d, TPReLU
+from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, ConvTranspose2d, StochasticConvTranspose2d
 from tinygan.nn.module import Module
 from tinygan.ops.affine import blur
 from tinygan.ops.pooling import mean_pool2d
@@ -46,7 +46,7 @@ STRIDED = {64: 1, 128: 2, 256: 3, 512: 3}
 
 
 @dataclass(frozen=True)
-class GPANConfig:
+class GPANConfig(NetConfig):
     """The settings of both nets: shapes, normalisation, activations.
 
     size: side of the image. channels: of the image; condition_channels: of x. categories: length of the code, a 0 or 1
@@ -63,7 +63,7 @@ class GPANConfig:
         "nothing" does not. Our choice: with "nothing" the substrate's colours were lost.
     smooth: how many of the last transposed convolutions are followed by a [1 2 1] blur: their 4 x 4 kernels leave a
         checkerboard of single pixels. Our choice.
-    norm, act, slope, clamp: as in adapted_gan.GANConfig. Raises UsageError in one line for a value that makes no net.
+    norm, act, slope, clamp: as in GANConfig (gan/nets.py). Raises UsageError in one line for a value that makes no net.
     """
 
     size: int = setting(128, "pixels", SIZES)
@@ -91,18 +91,13 @@ class GPANConfig:
         if self.start == "substrate" and self.channels != self.condition_channels:
             raise UsageError(f"start substrate adds x to the image, but they have {self.condition_channels} and "
                              f"{self.channels} channels: use start nothing")
-        bank = tuple(self.bank) if isinstance(self.bank, (list, tuple)) else (self.bank,)
-        if len(bank) == 1:
-            bank *= len(self.stochastic_sides)
-        if len(bank) != len(self.stochastic_sides) or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
-            raise UsageError(f"bank {','.join(map(str, bank))}: give one number from 1 to {MAX_BANK:,}, or "
-                             f"{len(self.stochastic_sides)} of them, one for each stochastic layer at {self.size} "
-                             "pixels")
+        bank = full_bank(self.bank, len(self.stochastic_sides), "(the stochastic layers at "
+                         f"{self.size} pixels)")
         object.__setattr__(self, "bank", bank)
 
     @property
     def encoder_side(self) -> int:
-        """Side of the first layer's input, in the encoder and in the discriminator."""
+        """Return the side of the first layer's input, in the encoder and in the discriminator."""
         return min(self.size, ENCODER_SIDE)
 
     @property
@@ -112,39 +107,35 @@ class GPANConfig:
 
     @property
     def stochastic_sides(self) -> list[int]:
-        """Sides of the stochastic layers' outputs: 4, 8, ... 64 at most, and below the image's."""
+        """List the sides of the stochastic layers' outputs: 4, 8, ... 64 at most, and below the image's."""
         return [side for side in reversed(_halvings(self.size)) if BOTTLENECK < side <= LARGEST_STOCHASTIC]
 
     @property
     def ordinary_sides(self) -> list[int]:
-        """Sides of the outputs of the ordinary layers after them, the image's last."""
+        """List the sides of the outputs of the ordinary layers after them, the image's last."""
         return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
 
     @property
     def route_count(self) -> int:
-        """Number of routes: the product of the bank sizes."""
+        """Count the routes: the product of the bank sizes."""
         return int(np.prod(self.bank))
 
     def encoder_width(self, side: int) -> int:
-        """Return the channels of the encoder's map of this side."""
+        """Return the number of channels of the encoder's map of this side."""
         return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))
 
     def decoder_width(self, side: int) -> int:
-        """Return the channels of the decoder's map of this side."""
+        """Return the number of channels of the decoder's map of this side."""
         return self.channels if side == self.size else self.base_channels * min(WIDEST, self.size // (2 * side))
 
     def skip_width(self, side: int) -> int:
-        """Return the channels that are concatenated to the decoder's map of this side, 0 for none."""
+        """Return the number of channels that are concatenated to the decoder's map of this side, 0 for none."""
         stochastic = side < self.stochastic_sides[-1]
         if self.skips == "none" or (self.skips == "upper" and stochastic):
             return 0
         if side == self.encoder_side:  # 512 of 1024: the encoder's input itself
             return self.condition_channels
         return self.encoder_width(side) if side in self.encoder_sides else 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; GPANConfig(**d) gives the configuration back."""
-        return {**asdict(self), "bank": list(self.bank)}
 
 
 def _halvings(side: int) -> list[int]:
@@ -162,7 +153,7 @@ class Batch(NamedTuple):
     target (n, C, S, S): the substrates, pictures of an object on white; mask (n, 1, S, S): 1 on the object, else 0.
     g_condition, d_condition (n, C, S, S): x of the generator and of the discriminator, made from target or mask.
     code (n, categories), noise (n, noise_dim, 2, 2), routes (n, stochastic layers) on the host: of the generator.
-    wanted: ids of the classes that the classifier should find, the same for all images of the batch.
+    wanted: ids of the classes that the images should be classified as, the same for all images of the batch.
     """
 
     target: Tensor
@@ -186,12 +177,9 @@ class GPANGenerator(Module):
         c = self.config = config
         common = {"stride": 2, "padding": 1, "rng": rng, "dtype": dtype}
 
-        def activation(width: int) -> TPReLU:
-            return TPReLU(width, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-
         widths = [c.condition_channels, *(c.encoder_width(side) for side in c.encoder_sides)]
         self.convs = [Conv2d(a, b, 4, norm=c.norm, **common) for a, b in zip(widths, widths[1:], strict=False)]
-        self.encoder_activations = [activation(width) for width in widths[1:]]
+        self.encoder_activations = [activation(c, width, dtype) for width in widths[1:]]
 
         self.deconvs, self.activations = [], []
         width, before = widths[-1] + c.categories + c.noise_dim, BOTTLENECK
@@ -200,7 +188,7 @@ class GPANGenerator(Module):
             width += c.skip_width(before) if before > BOTTLENECK else 0
             self.deconvs.append(StochasticConvTranspose2d(width, c.decoder_width(side), 4, bank=bank, norm=c.norm,
                                                           **common))
-            self.activations.append(activation(c.decoder_width(side)))
+            self.activations.append(activation(c, c.decoder_width(side), dtype))
             width, before = c.decoder_width(side), side
         for side in c.ordinary_sides:
             last = side == c.size
@@ -208,7 +196,7 @@ class GPANGenerator(Module):
             self.deconvs.append(ConvTranspose2d(width + c.skip_width(before), c.decoder_width(side), 4, norm=norm,
                                                 **common))
             if not last:
-                self.activations.append(activation(c.decoder_width(side)))
+                self.activations.append(activation(c, c.decoder_width(side), dtype))
             width, before = c.decoder_width(side), side
 
     def forward(self, x: Tensor, code: Tensor, noise: Tensor, routes: Sequence | None = None
@@ -268,7 +256,7 @@ class GPANGenerator(Module):
         return rng.standard_normal((n, self.config.noise_dim, BOTTLENECK, BOTTLENECK), dtype=np.float32)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
-        """Draw filter-set indices (n, stochastic layers); see adapted_gan.draw_routes."""
+        """Draw filter-set indices (n, stochastic layers); mode, errors: as of gan.nets.draw_routes."""
         return draw_routes(rng, n, self.config.bank, mode)
 
 
@@ -286,14 +274,13 @@ class PatchDiscriminator(Module):
                   *(c.patch_channels * min(WIDEST, 2 ** i) for i in range(strided + 1))]
         self.convs = [Conv2d(a, b, 4, stride=2 if i < strided else 1, padding=1, norm=c.norm, rng=rng, dtype=dtype)
                       for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
-        self.activations = [TPReLU(w, slope=c.slope, clamp=c.clamp, shift=c.act == "tprelu", dtype=dtype)
-                            for w in widths[1:]]
+        self.activations = [activation(c, width, dtype) for width in widths[1:]]
         self.last = Conv2d(widths[-1], 1, 4, padding=1, norm="affine" if c.norm == "strict" else c.norm, rng=rng,
                            dtype=dtype)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the logits."""
+        """Return the rows and columns of the logits."""
         side = self.config.encoder_side >> STRIDED[self.config.encoder_side]
         return side - 2, side - 2  # each layer of stride 1 and kernel 4, padded by 1, makes the side smaller by one
 

@@ -1,10 +1,11 @@
 """One training step of the GPAN: the gradient of every loss with respect to the images, then that of the two nets.
 
-A step is cut at the images, where all losses meet. `loss_gradients` differentiates each loss with respect to the images
-(L_split: to the maps of the stochastic layers); `learn_generator` backpropagates the weighted sum of these gradients
-through the generator. By the chain rule that is the gradient of the weighted sum of the losses. Each loss's graph is
-freed before the next one is built, so a step needs the memory of the largest graph and not of their sum, and the norm
-of each loss's gradient costs nothing extra. The losses themselves, and the place to add one, are in gpan_losses.py.
+A step is cut at the images, of which all losses are functions. `loss_gradients` differentiates each loss with respect
+to the images (L_split: to the maps of the stochastic layers); `learn_generator` backpropagates the weighted sum of
+these gradients through the generator. By the chain rule that is the gradient of the weighted sum of the losses. Each
+loss's graph is freed before the next one is built, so a step needs the memory of the largest graph and not of their
+sum, and the norm of each loss's gradient costs nothing extra. The losses themselves, and the place to add one, are in
+losses.py.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tinygan.engine.tensor import Tensor, frozen, grad
+from tinygan.models.classifiers.base import Classifier
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.gpan import losses as gpan_losses
 from tinygan.models.gpan.losses import LossSettings
 from tinygan.models.gpan.nets import Batch, PatchDiscriminator
 from tinygan.models.gpan.views import Views, apply_views, plain_view
-from tinygan.nn.module import Module
 from tinygan.ops.affine import warp
 
 CAM_SIDE = 28  # of importance maps that are resampled from random views
@@ -45,11 +46,12 @@ class LossGradients:
 
 
 def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: Views | None, *,
-                   discriminator: PatchDiscriminator, classifier: Module, settings: LossSettings) -> LossGradients:
+                   discriminator: PatchDiscriminator, classifier: Classifier, settings: LossSettings) -> LossGradients:
     """Compute every loss of the GPAN and its gradient with respect to the images.
 
     images: (n, C, S, S); maps: of the stochastic layers, as GPANGenerator returns both; their graphs are not used.
-    views: random views for the classifier, None for the plain images. No parameter's gradient is touched.
+    views: random views for the classifier, None for the plain images. No parameter's gradient is changed. Raises
+    UsageError for a wrong option or shape, GraphError for views of other images.
     """
     leaf = Tensor(images.data, requires_grad=True)
     result = classifier_gradients(leaf, batch, views, classifier, settings)
@@ -66,8 +68,8 @@ def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: 
     return result
 
 
-def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, classifier: Module, settings: LossSettings
-                         ) -> LossGradients:
+def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, classifier: Classifier,
+                         settings: LossSettings) -> LossGradients:
     """Compute L_p and L_n, means over the views, their gradient with respect to the images, and the importance map.
 
     The views are classified one after the other, so their number costs time but no memory. The classifier's weights
@@ -133,8 +135,8 @@ def learn_discriminator(images: Tensor, batch: Batch, importance: Any, discrimin
                         s: LossSettings, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Add `share` of the discriminator's gradient to its parameters.
 
-    images, importance: of the generator and of `loss_gradients`. Returns (loss, logits of real, logits of fake)
-    without graphs.
+    images (n, C, S, S): the generator's. importance (n, h, w): of `loss_gradients`, or None. share: below 1 where a
+    batch is computed in parts. Returns (loss, logits of real, logits of fake), logits (n, 1, h, w), without graphs.
     """
     inputs, weight = gpan_losses.discriminator_input(images.detach(), batch.target, importance, discriminator.grid, s)
     real, fake = discriminator(batch.d_condition, batch.target), discriminator(batch.d_condition, inputs)
@@ -148,8 +150,8 @@ def learn_generator(images: Tensor, maps: Sequence[Tensor], losses: LossGradient
                     ) -> None:
     """Backpropagate the weighted sum of the losses' gradients: add `share` of it to the generator's parameters.
 
-    images, maps: the generator's, with their graph. The gradient of sum(images * constant) with respect to the images
-    is the constant, so backward() of it starts with the sum of gradients.
+    images (n, C, S, S), maps: the generator's, with their graph. The gradient of sum(images * constant) with respect to
+    the images is the constant, so backward() of it starts with the sum of gradients.
     """
     w, of_images = s.weights, losses.image_gradients
     constants = [(m, gradient * (share * w["split"])) for m, gradient in zip(maps, losses.map_gradients, strict=False)]

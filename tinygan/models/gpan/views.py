@@ -1,8 +1,8 @@
 """Random views of images, the classifier's inputs: scaled, rotated, shifted, mirrored, blurred, with noise.
 
-A generator that is trained against a fixed classifier soon finds a fine checkerboard that the classifier scores as the
-wanted class, and that no person recognises. With a new random view of every image in each step, patterns of single
-pixels no longer lower the loss, and the images resemble the class more. The scheme is the expectation over
+A generator that is trained against a fixed classifier soon makes a fine checkerboard that the classifier scores as the
+wanted class, and in which no person recognises it. With a new random view of every image in each step, patterns of
+single pixels no longer lower the loss, and the images resemble the class more. The scheme is the expectation over
 transformations of Athalye et al. 2018 (arXiv:1707.07397), and the random crops, rotations and noise of feature
 visualisation (Olah et al. 2017).
 
@@ -97,7 +97,7 @@ def scale_ranges(settings: ViewSettings, share: float) -> ViewSettings:
 
 @dataclass(frozen=True)
 class Views:
-    """The random numbers of a batch's views; row m of every array belongs to view m.
+    """The random transformations of a batch's views; row m of every array belongs to view m.
 
     images: number of images; original: their (height, width); size: (height, width) to which they are shrunk first;
         side: of a view. matrices (views, 2, 3): from a view's pixels to those of the shrunk image, None for plain
@@ -123,7 +123,8 @@ class Views:
 def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height: int, width: int, side: int) -> Views:
     """Draw the views of n images of height x width pixels, each view side x side; random numbers are drawn on the host.
 
-    View v of image i is row v * n + i. The same state of rng gives the same views.
+    View v of image i is row v * n + i. The same state of rng gives the same views. Raises UsageError for a size below
+    1.
     """
     if min(height, width, side) < 1 or n < 0:
         raise UsageError(f"views: {n} images of {height} x {width} have no views of {side} x {side}")

@@ -14,6 +14,7 @@ from tinygan import metrics as m
 from tinygan.errors import TinyganError
 from tinygan.metrics import log as mt
 from tinygan.metrics import routes as mr
+from tinygan.metrics import samples
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_distances_are_those_of_subtraction_in_every_block(rng, dtype, tolerance
     rows, columns = rng.standard_normal((301, 9)).astype(dtype), rng.standard_normal((77, 9)).astype(dtype)
     got = np.empty((301, 77), dtype)
     blocks = 0
-    for part, squared in m._distance_blocks(rows, columns, elements=77 * 128):
+    for part, squared in samples._distance_blocks(rows, columns, elements=77 * 128):
         assert squared.dtype == dtype
         got[part] = np.sqrt(squared)
         blocks += 1

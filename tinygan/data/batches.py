@@ -71,6 +71,7 @@ class Batches:
 
     @property
     def batches_per_epoch(self) -> int:
+        """Return the number of whole batches in an epoch, at least 1."""
         return max(1, self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:

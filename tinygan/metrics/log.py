@@ -31,8 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinygan import metrics
 from tinygan.errors import TinyganError
+from tinygan.metrics.samples import classes_covered, label_kl
 
 EARLY = 100  # steps
 HARD_LOSS, HARD_GRADIENT = 1e-3, 1e-6
@@ -86,7 +86,7 @@ def assess(
     choice, meant as a first warning. Raises TinyganError for a histogram of negative counts or of zeros alone.
     """
     if histogram is not None:
-        classes, kl = metrics.classes_covered(histogram), metrics.label_kl(histogram)
+        classes, kl = classes_covered(histogram), label_kl(histogram)
     logit_gap, spread, classes, kl = (_measured(value) for value in (logit_gap, spread, classes, kl))
 
     required = {"D loss": d_loss, "G loss": g_loss, "D(x)": d_real, "D(G(z))": d_fake}

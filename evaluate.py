@@ -131,6 +131,7 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
 def as_routes(drawn: DrawnDigits, of: int) -> str:
     """Format the digits that routes and filter sets draw: all routes, or, of more than LISTED, the purest by digit."""
     def line(words: str, name: str, shares: Sequence[float], rest: str = "") -> str:
+        """Format the shares of a route or filter set as a line of the table."""
         return f"  {words:19}{name:14}" + "".join(f"{100 * x:5.0f}" for x in shares) + rest
 
     measured, chosen = drawn.by_route, [("", d) for d in drawn.by_route]
@@ -168,6 +169,7 @@ def as_json(head: dict[str, Any], rows: list[Row], drawn: DrawnDigits | None = N
     "by_set": {layer: {set: shares}}}.
     """
     def plain(value: Any) -> Any:
+        """Convert numbers that are not finite to None, for JSON."""
         if isinstance(value, list):
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value

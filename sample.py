@@ -101,6 +101,7 @@ def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict
     size, at_once = generator.config.size, AT_ONCE["gan"]
 
     def draw(part: slice) -> np.ndarray:
+        """Generate the images of a part."""
         images = generate(generator, z[part], routes[part], device)
         return as_digits(images) if size == 28 else images
 

@@ -57,6 +57,7 @@ def in_batches(n: int, batch: int, draw: Callable[[slice], np.ndarray]) -> np.nd
 def generate_gpan(generator: GPANGenerator, batch: Batch) -> np.ndarray:
     """Generate a GPAN's images (n, C, S, S) in [-1, 1] on the host, in smaller parts where memory is short."""
     def draw(part: slice) -> np.ndarray:
+        """Generate the images of a part."""
         images, _ = generator(batch.g_condition[part], batch.code[part], batch.noise[part], batch.routes[part])
         return images.numpy()
 

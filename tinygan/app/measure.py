@@ -262,6 +262,7 @@ def measure_layers(s: Subject, rng: np.random.Generator, *, tied: bool) -> list[
         changed = {names[layer]: metrics_routes.change_one_layer(routes, layer, bank[layer], rng) for layer in names}
 
     def features(noise: np.ndarray, routes: np.ndarray) -> np.ndarray:
+        """Compute the classifier's features of the images of noise and routes."""
         return s.classifier.classify(s.draw(noise, routes))[1]
 
     variants = [features(z, other) for other in changed.values()]

@@ -168,6 +168,7 @@ def _metrics(rows: Sequence[Mapping[str, float]]) -> str:
 def _config(config: Mapping) -> str:
     """Format the settings and versions of the run as HTML tables."""
     def table(entries: Mapping) -> str:
+        """Format names and values as an HTML table."""
         lines = "".join(
             f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_text(value))}</td></tr>"
             for name, value in entries.items()

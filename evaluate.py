@@ -4,8 +4,8 @@
     python evaluate.py --checkpoint runs/mnist-sgan-1 --json figures.json --reconstruct 200
 
 Every figure stands beside a value to compare it with, made by the same code from as many images: real test digits
-where there are such, else the value that perfect samples or chance would give. The last column says which. What each
-measure means is explained in tinygan/metrics/samples.py and tinygan/metrics/routes.py.
+where there are such, else the value that perfect samples or chance would give. The last column names it. The measures
+are explained in tinygan/metrics/samples.py and tinygan/metrics/routes.py.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ ORIGINAL = {"train": "1552f0aa6c31edaad3198dfd13adc4b1",
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Measure a run and print the table; return the exit code."""
     args = build_parser().parse_args(argv)
     if args.n < 2 * measure.BINS:
         raise UsageError(f"--n {args.n}: the measures need at least {2 * measure.BINS} samples")
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
-    """Load the training and the test digits in `folder`; None: where the run of `checkpoint` had its own from.
+    """Load the training and the test digits in `folder`; None: the folder that the run of `checkpoint` was trained on.
 
     Raises TinyganError where they are not, or not there any more.
     """
@@ -98,7 +99,7 @@ def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
     except TinyganError as error:
         if stored is None:
             raise
-        raise TinyganError(f"{error}; that is the run's own folder: name another with --data-dir") from None
+        raise TinyganError(f"{error}; that is the folder of the run's digits: name another with --data-dir") from None
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------
@@ -128,8 +129,9 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
 
 
 def as_routes(drawn: DrawnDigits, of: int) -> str:
-    """Format which digits routes and filter sets draw: all routes, or where they are many the most telling."""
+    """Format the digits that routes and filter sets draw: all routes, or, of more than LISTED, the purest by digit."""
     def line(words: str, name: str, shares: Sequence[float], rest: str = "") -> str:
+        """Format the shares of a route or filter set as a line of the table."""
         return f"  {words:19}{name:14}" + "".join(f"{100 * x:5.0f}" for x in shares) + rest
 
     measured, chosen = drawn.by_route, [("", d) for d in drawn.by_route]
@@ -154,16 +156,20 @@ def as_routes(drawn: DrawnDigits, of: int) -> str:
 
 
 def number(value: float | None) -> str:
+    """Format a value of the table, "-" for None."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def as_json(head: dict[str, Any], rows: list[Row], drawn: DrawnDigits | None = None) -> str:
-    """Format as JSON: {"run": ..., "rows": {key: {"value", "compare", "compare_with", "part", "label"}}}; null where
-    not finite. With routes also {"by_route": [{"route", "shares", "confidence", "dead"}],
-    "by_set": {layer: {set: shares}}}."""
+    """Format the table as JSON: {"run": ..., "rows": {key: {"value", "compare", "compare_with", "part", "label"}}}.
+
+    null where a value is not finite. With routes also {"by_route": [{"route", "shares", "confidence", "dead"}],
+    "by_set": {layer: {set: shares}}}.
+    """
     def plain(value: Any) -> Any:
+        """Convert numbers that are not finite to None, for JSON."""
         if isinstance(value, list):
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -191,15 +197,17 @@ def classifier_or_error() -> DigitNet:
 
 
 class OneRun(cli.Parser):
-    """A parser that explains a second run: there is one per call."""
+    """A parser whose error for a second run explains that there is one per call."""
 
     def error(self, message: str):
+        """Print the error, with a hint where it is a second run, and exit."""
         if message.startswith(("argument --checkpoint: is given twice", "unexpected argument")):
             message += "; one run per call: compare the two tables, or use --json"
         super().error(message)
 
 
 def build_parser() -> cli.Parser:
+    """Define the flags of the script."""
     p = OneRun(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--checkpoint", type=cli.path, required=True, metavar="RUN",
                    help="the run's folder, or its checkpoint")
@@ -208,7 +216,7 @@ def build_parser() -> cli.Parser:
     p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of the noise, the routes and the bins")
     p.add_argument("--json", type=cli.path, metavar="FILE", help="write the table there as JSON; - prints JSON, no "
                    "table")
-    p.add_argument("--full", action="store_true", help="look for copies among all samples, not "
+    p.add_argument("--full", action="store_true", help="search all samples for copies, not "
                    f"{measure.COPY_SAMPLES:,}: half a minute more")
     p.add_argument("--reconstruct", type=cli.non_negative_int, default=0, metavar="N", help="also search the noise "
                    "that draws each of N test digits")

@@ -35,6 +35,7 @@ LAYER = "pool5"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Draw and write the map; return the exit code."""
     args = build_parser().parse_args(argv)
     if args.layer not in MAPS:
         raise UsageError(f"--layer {args.layer}: use one of {', '.join(MAPS)}")
@@ -78,15 +79,17 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def default_name(args: argparse.Namespace) -> str:
-    """Return the name of the picture, with the class, layer and classifier that are not the defaults, so that none
-    replaces that of another choice."""
+    """Return the name of the picture, which holds the class, layer and classifier that are not the defaults.
+
+    So none replaces that of another choice.
+    """
     usual = ("", LAYER, CLASSIFIER.stem)
     words = [word for word in (args.classes or "", args.layer, args.classifier.stem) if word not in usual]
     return "-".join([args.image.stem, *(re.sub(r"\W+", "-", word) for word in words), "gradcam.png"])
 
 
 def check_out(out: Path, image: Path) -> Path:
-    """Check the file to write, before any work is done for it."""
+    """Check the file to write before any work is done; return it. Raises UsageError or TinyganError, one line."""
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: name a .png file")
     if not out.parent.is_dir():
@@ -97,12 +100,13 @@ def check_out(out: Path, image: Path) -> Path:
 
 
 def build_parser() -> cli.Parser:
+    """Define the flags of the script."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("image", type=cli.path, metavar="IMAGE", help="PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF")
     p.add_argument("--classifier", type=cli.path, default=CLASSIFIER, metavar="FILE",
                    help="weights made by weights/convert_vgg16.py [default: weights/vgg16.h5]")
     p.add_argument("--class", dest="classes", metavar="NAME[,NAME]", help="names or ids [default: the likeliest class]")
-    p.add_argument("--layer", default=LAYER, help=f"whose map: {MAPS[0]} to {MAPS[-1]}; late ones are closer "
+    p.add_argument("--layer", default=LAYER, help=f"the map's layer: {MAPS[0]} to {MAPS[-1]}; late ones are closer "
                    "to the classes, early ones have more places")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)

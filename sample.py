@@ -33,11 +33,12 @@ ONE_ROUTE = re.compile(r"\d{1,6}(,\d{1,6})*")  # a filter set for each layer, su
 USUAL = {"gan": 64, "gpan": 16}  # images in a picture
 # Images are drawn so many at a time, never fewer: the last bit of an image depends on how many its product holds.
 AT_ONCE = {"gan": 64, "gpan": GPAN_AT_ONCE}
-MADE_BY = "tinygan sample.py"  # written into single images, so that a later call knows them from a user's own
-OF_A_GPAN = ("wanted", "substrate")  # flags that mean nothing to a GAN
+MADE_BY = "tinygan sample.py"  # written into single images, which a later call may replace
+OF_A_GPAN = ("wanted", "substrate")  # flags that a GAN does not have
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Draw and write the images; return the exit code."""
     args = build_parser().parse_args(argv)
     if args.individual and args.grid:
         raise UsageError("give --grid or --individual, not both")
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         raise TinyganError(f"--out {out}: there is no folder {out.parent}; make it first")
     if rows * columns * (side * args.scale) ** 2 > MOST_PIXELS:
         raise UsageError(f"{rows} x {columns} images of {side} pixels, enlarged {args.scale} times, make a picture "
-                         "that nothing can show: take fewer (--n), or one file for each (--individual)")
+                         "too large to be shown: take fewer (--n), or one file for each (--individual)")
     images = np.concatenate([pictures.to_uint8(part) for part in parts])
     pictures.save_png(out, pictures.grid(images, rows, columns, scale=args.scale))
     print(f"{n} images, {rows} rows of {columns}, in {out}, step {meta['step']}")
@@ -87,8 +88,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
              ) -> tuple[int, Iterator[np.ndarray]]:
-    """Return (side in pixels, images (n, C, side, side) in [0, 1] in parts, drawn lazily) of a run of
-    train_mnist.py."""
+    """Return the side in pixels and a generator of images of a run of train_mnist.py.
+
+    It yields n images in parts (..., C, side, side), float32 in [0, 1]. Raises UsageError for the flags of a GPAN.
+    """
     if typed := [name for name in OF_A_GPAN if getattr(args, name) is not None]:
         raise UsageError(f"--{typed[0]} is for runs of train_gpan.py, and {args.checkpoint} is not one: leave it out")
     generator = restore_generator(args.checkpoint, arrays, meta, device, average=not args.no_average)
@@ -98,6 +101,7 @@ def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict
     size, at_once = generator.config.size, AT_ONCE["gan"]
 
     def draw(part: slice) -> np.ndarray:
+        """Generate the images of a part."""
         images = generate(generator, z[part], routes[part], device)
         return as_digits(images) if size == 28 else images
 
@@ -151,8 +155,11 @@ def name_of(args: argparse.Namespace) -> str:
 
 
 def earlier_images(folder: Path) -> list[Path]:
-    """List the images that an earlier call left in `folder`, by number. Raises TinyganError where another file has
-    such a name: it is not this script's to replace, nor to leave among the new ones."""
+    """List the images that an earlier call left in `folder`, by number.
+
+    Raises TinyganError where another program's file has such a name: this script must neither replace it nor leave it
+    among the new ones.
+    """
     earlier = sorted(path for path in folder.glob("*.png") if re.fullmatch(r"\d{5}\.png", path.name))
     for path in earlier:
         if not pictures.is_made_by(path, MADE_BY):
@@ -178,6 +185,7 @@ def route_choice(text: str) -> str:
 
 
 def build_parser() -> cli.Parser:
+    """Define the flags of the script."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--checkpoint", type=cli.path, required=True, metavar="RUN",
                    help="a run's folder, or its checkpoint.npz")
@@ -188,14 +196,14 @@ def build_parser() -> cli.Parser:
     p.add_argument("--scale", type=cli.positive_int, default=1, help="enlarge each pixel of a grid to a square")
     p.add_argument("--seed", type=cli.non_negative_int, default=0, help="of noise and routes (of a GPAN also "
                    "which substrate): image number i of a seed is the same whatever --n and --grid")
-    p.add_argument("--route", type=route_choice, default="sample", help="sample (each image its own), batch (one for "
-                   "all), group:g, or the filter sets themselves, one number per layer (evaluate.py says which digit a "
+    p.add_argument("--route", type=route_choice, default="sample", help="sample (one for each image), batch (one for "
+                   "all), group:g, or the filter sets, one number per layer (evaluate.py lists the digit that each "
                    "route draws)")
     p.add_argument("--wanted", metavar="CLASS[,CLASS]", help="one of the sets of classes that a GPAN was trained for, "
                    "by name or number [default: the first]")
     p.add_argument("--substrate", nargs="+", type=cli.path, metavar="PATH", help="pictures for a GPAN to draw on, or "
                    "a folder of them [default: what it was trained on]")
-    p.add_argument("--no-average", action="store_true", help="the weights themselves, not their moving average")
+    p.add_argument("--no-average", action="store_true", help="the weights of the last step, not their moving average")
     p.add_argument("--device", type=cli.device, default="auto")
     p.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1)
     p.add_argument("-o", "--out", type=cli.path, help="file (grid) or folder (individual) [default: in the run's "

@@ -99,12 +99,12 @@ def test_report_says_what_was_found(tmp_path):
     page = read_page(tmp_path / "run/report.html")
     assert all(link.startswith("data:image/") for link in page.links)
     for words in ("The classifier finds what is wanted in 69% of the images", "all is well",
-                  "Where the classifier looks", "left the substrate",
+                  "Importance maps", "left the substrate",
                   "L_p: low where the classifier gives the wanted classes",
                   "norm of the gradient of L_sub, weighted, at the images",
                   "4 (step 20)", "0.69 (step 400)"):
         assert words in page.text, words
-    order = [page.text.index(words) for words in ("Samples at the end", "Where the classifier looks",
+    order = [page.text.index(words) for words in ("Samples at the end", "Importance maps",
                                                   "The same noise, step by step", "Routes", "Curves", "Figures")]
     assert order == sorted(order)
 

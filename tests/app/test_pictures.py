@@ -193,7 +193,7 @@ def test_individual_files(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<html>", b"\x89PNG\r\n\x1a\n" + bytes(50)])
 def test_bad_png_is_one_line(tmp_path, data):
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(TinyganError, match="cannot read picture") as caught:
+    with pytest.raises(TinyganError, match="cannot (read|use) .*a.png") as caught:
         pictures.read_png(tmp_path / "a.png")
     assert "\n" not in str(caught.value)
 

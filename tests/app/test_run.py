@@ -154,6 +154,35 @@ def test_damaged_config_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_in_the_place_of_a_file_is_one_line_and_nothing_waits(tmp_path):
+    made, said = filled(tmp_path), []
+    made.say = said.append
+    for name, read in (("config.json", lambda: Run.resume(tmp_path, FLAGS)),
+                       ("config.json", lambda: runfiles.read_config(tmp_path)),
+                       ("log.csv", lambda: runfiles.read_log(tmp_path)),
+                       ("log.csv", lambda: Run.resume(tmp_path, FLAGS).load()),
+                       ("a.png", lambda: pictures.read_png(tmp_path / "a.png")),
+                       ("a.png", lambda: pictures.is_made_by(tmp_path / "a.png", "tinygan")),
+                       ("a.png", lambda: runfiles.hash_files([tmp_path / "a.png"]))):
+        before = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else b""
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        made.close()
+        with pytest.raises(TinyganError, match=f"cannot use .*{name}: it is not a file") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        if name == "log.csv":
+            made.log(9999, d_loss=1.0)
+            assert made.rows() == [] and (tmp_path / name).is_fifo() and not list(tmp_path.glob("log-kept*"))
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(before)
+    assert any("its rows wait" in line for line in said)
+    (tmp_path / "loss.png").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "loss.png")
+    assert "Settings" in report.write_report(tmp_path).read_text()
+
+
 def test_resume_of_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "gone"):
         with pytest.raises(TinyganError, match="not the folder of a run"):
@@ -591,7 +620,7 @@ def test_hash_of_files_and_folders(tmp_path):
     (tmp_path / "b/vase.mask.png").write_bytes(b"mask")
     assert not same("a/vase.jfif", "b/vase.jfif")
     (tmp_path / "b/vase.mask.png").unlink()
-    with pytest.raises(TinyganError, match="cannot read .*gone.png"):
+    with pytest.raises(TinyganError, match="no file .*gone.png"):
         runfiles.hash_files([tmp_path / "gone.png"])
     if os.name != "nt":
         (tmp_path / "c").mkdir()
@@ -634,7 +663,7 @@ def test_finish_with_a_damaged_sample_says_so(tmp_path):
     made = filled(tmp_path)
     made.samples()[1][1].write_bytes(b"<html>")
     (note,) = made.finish()
-    assert "cannot read picture" in note
+    assert "step_000100.png: it is not a PNG" in note
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), ValueError("two\nlines"), MemoryError(), UserWarning("a glyph")])

@@ -389,7 +389,7 @@ def test_other_failures_are_no_matter_of_memory(problem):
 
 def test_a_wrong_product(computer):
     computer(FakeCupy(product=1.0))
-    assert reason().startswith("a small test product on GPU 0 came out wrong (8 instead of 22), so nothing")
+    assert reason().startswith("a small test product on GPU 0 came out wrong (8 instead of 22), so its results")
     assert "--device cpu" in reason()
 
 

@@ -26,7 +26,7 @@ TABLE = [
     (dict(step=100), "well", "all is well"),
     (dict(d_real=1.0, d_fake=0.0, d_loss=1e-5, g_loss=27.6, g_grad=0.0), "frozen", "hard collapse"),
     (dict(d_real=1.0, d_fake=0.0, d_loss=1e-5, g_loss=27.6, g_grad=0.5), "D wins", "0.00"),
-    (dict(d_real=1.0, d_fake=0.0, d_loss=1e-5, g_loss=27.6), "D wins", "every fake"),
+    (dict(d_real=1.0, d_fake=0.0, d_loss=1e-5, g_loss=27.6), "D wins", "nearly all images"),
     (dict(g_grad=0.0), "well", "all is well"),
     (dict(spread=0.04), "collapsed", "4 % of what real images do"),
     (dict(spread=0.0999), "collapsed", "10 %"),
@@ -51,7 +51,7 @@ TABLE = [
     (dict(d_real=0.96, d_fake=0.04, d_loss=0.08, g_loss=3.2), "D wins", "0.96 real and generated ones 0.04"),
     (dict(d_real=0.94, d_fake=0.04, d_loss=0.1, g_loss=3.2), "well", "mostly"),
     (dict(d_real=0.9, d_fake=0.8), "G wins", "0.80"),
-    (dict(d_real=0.4, d_fake=0.5), "G wins", "fooled"),
+    (dict(d_real=0.4, d_fake=0.5), "G wins", "takes generated images for real"),
     (dict(d_real=0.48, d_fake=0.5), "well", "hardly"),
 ]
 

@@ -230,10 +230,10 @@ TRAIN = [
 ]
 
 SAMPLE = [
-    ("wanted of another run", run_and("--wanted", "9"), USAGE, "this run paints 3, 5; 8"),
-    ("one class of two", run_and("--wanted", "5"), USAGE, "this run paints 3, 5; 8"),
-    ("wanted is no class", run_and("--wanted", "zebra"), USAGE, "this run paints 3, 5; 8"),
-    ("wanted is nothing", run_and("--wanted", ""), USAGE, "this run paints 3, 5; 8"),
+    ("wanted of another run", run_and("--wanted", "9"), USAGE, "this run was trained for 3, 5; 8"),
+    ("one class of two", run_and("--wanted", "5"), USAGE, "this run was trained for 3, 5; 8"),
+    ("wanted is no class", run_and("--wanted", "zebra"), USAGE, "this run was trained for 3, 5; 8"),
+    ("wanted is nothing", run_and("--wanted", ""), USAGE, "this run was trained for 3, 5; 8"),
     ("route out of range", run_and("--route", "2,0,0,0"), USAGE, "each below its bank size"),
     ("route too short", run_and("--route", "0"), USAGE, "takes 4 numbers"),
     ("no such substrate", run_and("--substrate", "gone.png"), FAILED, "gone.png"),

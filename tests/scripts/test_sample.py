@@ -374,10 +374,10 @@ def test_a_gpan_paints_the_same_on_a_gpu(standin, paint):
 
 
 @pytest.mark.parametrize("words, text", [
-    (["--wanted", "5"], "this run paints 3, 5; 8"),
-    (["--wanted", "3,8"], "this run paints 3, 5; 8"),
+    (["--wanted", "5"], "this run was trained for 3, 5; 8"),
+    (["--wanted", "3,8"], "this run was trained for 3, 5; 8"),
     (["--wanted", "seven"], "unknown class 'seven'"),
-    (["--wanted", ""], "this run paints 3, 5; 8"),
+    (["--wanted", ""], "this run was trained for 3, 5; 8"),
     (["--route", "0,0,0"], "takes 4 numbers, each below its bank size: 3,3,3,3"),
     (["--n", "100", "--scale", "64"], "take fewer (--n)"),
 ])

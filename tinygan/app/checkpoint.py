@@ -20,6 +20,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -89,13 +90,13 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
             raise Refused("it is cut off, damaged or not a checkpoint; use another copy, or start a new run")
         arrays = _read_members(file, os.fstat(file.fileno()).st_size)
         header = _read_header(arrays.pop(META, None))
-        # A zip whose directory lost an entry is still a zip: the header says what must be there.
+        # A zip whose directory lost an entry is still a zip: the header lists what must be there.
         if header["arrays"] != sorted(arrays):
             raise Refused(f"parts of it are missing; {_DAMAGED}")
         return arrays, header["meta"]
 
 
-# What zipfile and numpy raise for damaged bytes (found by mutating files at random).
+# What zipfile and numpy raise for damaged bytes (collected by mutating files at random).
 _DAMAGE = (
     zipfile.BadZipFile,
     EOFError,
@@ -108,7 +109,8 @@ _DAMAGE = (
 _DAMAGED = "the file is damaged or was not written by tinygan; use another copy, or start a new run"
 
 
-def _read_members(file, size: int) -> dict[str, np.ndarray]:
+def _read_members(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
+    """Read every array of an uncompressed .npz of `size` bytes. Raises Refused for a compressed or unexpected part."""
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -133,7 +135,7 @@ _HEADER = re.compile(
 
 
 def _read_array(name: str, data: bytes) -> np.ndarray:
-    """Read one .npy member. The header is matched against the one form numpy writes, never evaluated as Python."""
+    """Read one .npy member. Its header is matched against the one form numpy writes, never evaluated as Python."""
     start = 10 + struct.unpack("<H", data[8:10].ljust(2, b"\0"))[0]
     header = _HEADER.fullmatch(data[10:start])
     if data[:8] != _NPY or header is None:
@@ -156,6 +158,7 @@ def _read_array(name: str, data: bytes) -> np.ndarray:
 
 
 def _read_header(array: np.ndarray | None) -> dict:
+    """Parse the JSON header of a checkpoint. Raises Refused for another program's, damaged or of another version."""
     foreign = (
         f"it is another program's file (no tinygan header); give the folder of a run, or its {FILE_NAME}"
     )
@@ -185,7 +188,7 @@ def _plain(value):
 
 
 def _state_of(path: Path) -> str:
-    """Say which file is left after a failed write, and what to do."""
+    """Describe which file is left after a failed write, and what to do."""
     try:
         if path.is_file():
             return "the previous checkpoint is intact: make room or make the folder writable, then --resume"

@@ -1,4 +1,4 @@
-"""Look-up of classes: names as typed -> class ids."""
+"""Class ids from class names, as a user types them."""
 
 import difflib
 import re
@@ -10,13 +10,13 @@ SHOWN = 5  # of the names that an error lists
 
 
 def find_classes(words: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return the ids of the classes that `words` mean, in that order, each once.
+    """Find the ids of the classes that `words` name, in that order, each once.
 
     words: names or ids, such as ["zebra", "130"]. names: of all classes, in order of their ids; a name may list
     synonyms with commas, as ImageNet's do ("box turtle, box tortoise"). Upper and lower case are the same, and so are
-    spaces, underscores and hyphens. A name is meant by itself or one of its synonyms; else by a part that is in no
+    spaces, underscores and hyphens. A class is named by its name or one of its synonyms; else by a part that is in no
     other name. Digits that are no name are an id.
-    Raises UsageError, one line, for a word that means no class (with those spelt like it) or several, and for none.
+    Raises UsageError, one line, for a word that names no class (with those spelt like it) or several, and for none.
     """
     if not words:
         raise UsageError("no class given: name one or more, or give their ids")
@@ -25,11 +25,12 @@ def find_classes(words: Sequence[str], names: Sequence[str]) -> list[int]:
 
 
 def plain(text: str) -> str:
-    """Convert to lower case, words apart by one space."""
+    """Convert a name to lower case, words separated by one space."""
     return re.sub(r"[\s_-]+", " ", text).strip().casefold()
 
 
 def _find(word: str, names: Sequence[str], spellings: list[list[str]]) -> int:
+    """Find the id of the one class that `word` names; spellings: of each class its name and synonyms, plain."""
     if re.fullmatch(r"-[0-9]+", word.strip()):  # or a minus, which counts as a space, would be passed over
         raise UsageError(f"class {word.strip()}: ids are 0 to {len(names) - 1}")
     wanted = plain(word)
@@ -55,4 +56,5 @@ def _find(word: str, names: Sequence[str], spellings: list[list[str]]) -> int:
 
 
 def _listed(things: list) -> str:
+    """Format the first SHOWN things with commas."""
     return ", ".join(map(str, things[:SHOWN])) + (", ..." if len(things) > SHOWN else "")

@@ -1,7 +1,7 @@
 """The columns of log.csv: what each one is called, what it means, and how it is drawn.
 
 The training scripts log these names, the report explains them and curves.py plots them. Other columns may be added to
-a log freely: the report lists them under their own names.
+a log freely: the report lists them by their names.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# Colours that colour-blind readers tell apart, too (Okabe and Ito 2008).
+# Colours that colour-blind readers can distinguish, too (Okabe and Ito 2008).
 BLUE, RED, GREEN, PINK, SKY, ORANGE, BLACK = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444")
 
 
 class Column(NamedTuple):
-    """One column. words: its row in the report's table. label, colour, style: its curve, "" where it has none. best:
-    min or max where less or more is better."""
+    """A column of the log. words: its row in the report's table. label, colour, style: its curve, label "" where it has
+    none. best: min or max where less or more is better."""
 
     words: str
     label: str = ""
@@ -27,7 +27,7 @@ class Column(NamedTuple):
 
 def _of_images(where: str, top1: str, colour: str, best: Callable[..., Any] | None, prefix: str = ""
                ) -> dict[str, Column]:
-    """Return the three columns of metrics_gpan.hit_rates for one kind of images."""
+    """Return the three columns of metrics.hit_rates for one kind of images."""
     return {
         f"{prefix}top1": Column(f"share of images whose likeliest class is wanted{where}", top1, colour, best=best),
         f"{prefix}top5": Column(f"share with a wanted class among the five likeliest{where}",
@@ -72,11 +72,11 @@ COLUMNS: dict[str, Column] = {
 
 
 class Panel(NamedTuple):
-    """One of the plots that lie above one another. curves: names of columns. colours: where a curve has another than
-    its column's.
+    """A plot of loss.png, which has several above one another. curves: names of columns. colours: where a curve has
+    another than its column's.
 
     scale: linear; share (0 to 1, a dotted line at `middle`); log; symlog (log but for values near 0 and below).
-    right: a count among the curves, which has a scale of its own on the right. height in inches.
+    right: a count among the curves, which has a second scale on the right. height in inches.
     """
 
     words: str

@@ -14,7 +14,7 @@ from tinygan.app.columns import COLUMNS, GAN_PANELS, GPAN_PANELS, Column, Panel
 from tinygan.app.pictures import write
 from tinygan.errors import TinyganError
 
-NEAR_ZERO = 1e-3  # of a symlog scale: below it a loss is as good as 0
+NEAR_ZERO = 1e-3  # of a symlog scale, which is linear below it: our choice
 
 
 def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, title: str = "") -> None:
@@ -34,7 +34,7 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
               if any(np.isfinite(values.get(name, np.nan)).any() for name in panel.curves)] or GAN_PANELS[:1]
     data = io.BytesIO()
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own settings may ask for LaTeX, or for fonts that are not there
+        matplotlib.rcdefaults()  # a user's settings may need LaTeX, or fonts that are not there
         figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)  # draws into memory: no display, no global state
         axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
@@ -49,7 +49,8 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
 
 
 def _matplotlib():
-    # A backend that this matplotlib does not know would make the import fail, and nothing here needs one.
+    """Import matplotlib. Raises TinyganError, one line, where it is not installed."""
+    # A backend that this matplotlib does not have would make the import fail, and none is needed here.
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
@@ -66,6 +67,7 @@ def _matplotlib():
 
 
 def _draw_panel(axis, panel: Panel, values: Mapping[str, np.ndarray]) -> None:
+    """Draw the curves of a panel, with its scales and legend."""
     axis.grid(alpha=0.3)
     axis.set_ylabel(panel.words)
     if panel.scale == "share":
@@ -97,8 +99,9 @@ def _draw_panel(axis, panel: Panel, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _draw_line(axis, step: np.ndarray, value: np.ndarray, column: Column) -> list:
-    known = np.isfinite(value) & np.isfinite(step)
-    step, value = step[known], value[known]
+    """Draw one curve, smoothed where it has 100 points or more; return matplotlib's lines."""
+    finite = np.isfinite(value) & np.isfinite(step)
+    step, value = step[finite], value[finite]
     window = len(value) // 50
     if window < 2:
         return axis.plot(step, value, color=column.colour, label=column.label, marker="o", markersize=3, linewidth=1.2,

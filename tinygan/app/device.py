@@ -1,7 +1,7 @@
 """Choose where to compute: on the processor with NumPy, or on a CUDA GPU with CuPy.
 
-CuPy is never imported before a GPU is asked for. Where none works, `find_gpu` says in one line why, and what to type on
-this computer.
+CuPy is never imported unless a GPU is to be used. Where none works, `find_gpu` returns the reason in one line, with the
+command to type on this computer.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ NO_MEMORY = re.compile(r"OutOfMemory|MemoryError|cudaErrorMemoryAllocation|CUDA_
 
 
 def memory_is_full(problem: BaseException) -> bool:
-    """Whether an exception means that memory ran out: the host's, CuPy's pool, or what a GPU needs beside the pool.
+    """Return whether an exception means that memory ran out: the host's, CuPy's pool, or what a GPU needs beside it.
 
     The last (a kernel's code, cuBLAS' workspace, pinned buffers) CuPy reports by RuntimeErrors of several kinds, which
-    only their words tell from others; so `except (MemoryError, RuntimeError)` and this question belong together.
+    differ from others in their words alone; so an `except (MemoryError, RuntimeError)` calls this function.
     """
     return isinstance(problem, MemoryError) or bool(NO_MEMORY.search(f"{type(problem).__name__}: {problem}"))
 
 
 class Device(NamedTuple):
-    """A place to compute. `xp` is numpy or cupy; `line` says in words what was chosen and why."""
+    """A place to compute. `xp` is numpy or cupy; `line` describes in words what was chosen and why."""
 
     kind: str
     xp: Any
     line: str
 
     def put(self, array: np.ndarray) -> Any:
-        """The array on this device (the array itself when it is there already)."""
+        """Copy an array to this device; return the array itself when it is there already."""
         return array if self.xp is np else send(self.xp, array)
 
 
 def pick_device(name: str = "auto", tf32: bool = False) -> Device:
-    """Turn `--device auto|cpu|gpu|gpu:N` (cuda means gpu) into a Device.
+    """Choose the Device of `--device auto|cpu|gpu|gpu:N` (cuda means gpu).
 
-    `tf32` only changes what the line says; who multiplies matrices has to heed it.
-    Raises UsageError for another name, TinyganError when a GPU was asked for and none works.
+    `tf32` only changes the text of the line; the caller passes it to the kernels.
+    Raises UsageError for another name, TinyganError for gpu where none works.
     """
     wanted, _, number = name.replace("cuda", "gpu").partition(":")
     if wanted not in ("auto", "cpu", "gpu") or (number and (wanted != "gpu" or not number.isdecimal())):
@@ -75,13 +75,13 @@ def pick_device(name: str = "auto", tf32: bool = False) -> Device:
 
 
 def find_gpu(number: int = 0) -> tuple[Any, str]:
-    """(cupy, a line naming the device) if GPU `number` truly works, else (None, the reason and remedy in one line).
+    """Find GPU `number`: (cupy, a line naming the device) if it works, else (None, the reason and remedy in one line).
 
-    An importable CuPy proves nothing: libraries are loaded at first use. So a small matrix product is made and
-    compared with the right answer before the device is trusted.
+    That CuPy can be imported does not suffice: libraries are loaded at first use. So a small matrix product is
+    computed and compared with the right result.
     """
     packages = cupy_packages()
-    if len(packages) > 1:  # asked before the import, which would print a page of warning
+    if len(packages) > 1:  # checked before the import, which would print a page of warning
         return None, f"two CuPy packages overwrite each other: {reinstall(packages, number)}"
     try:
         cupy = importlib.import_module("cupy")
@@ -98,12 +98,12 @@ def find_gpu(number: int = 0) -> tuple[Any, str]:
     return cupy, f"device: gpu {number}, {title}, CuPy {cupy.__version__}"
 
 
-# What may be wrong, one question each. An answer is one line that says what to do; "" means that all is well.
+# What may be wrong, one function each. It returns one line that says what to do, or "" where all is well.
 
 def why_no_import(problem: Exception, packages: list[str], number: int) -> str:
-    """CuPy does not import: it is not there, its CUDA libraries are not, or its files are damaged."""
+    """Explain why CuPy cannot be imported: it or its CUDA libraries are missing, or its files are damaged."""
     if isinstance(problem, ModuleNotFoundError) and problem.name == "cupy":
-        driver = ask_driver(number)
+        driver = read_driver(number)
         if driver.cuda == 0:  # no package would help
             return f"CuPy is not installed, and {NO_DRIVER}"
         return f"CuPy is not installed: {install(driver)}"
@@ -113,7 +113,7 @@ def why_no_import(problem: Exception, packages: list[str], number: int) -> str:
 
 
 def why_no_device(runtime: Any, number: int, packages: list[str]) -> str:
-    """No driver, one too old for this CuPy, no such GPU, or a GPU too old for this CuPy."""
+    """Check for a driver that is missing or too old for this CuPy, a missing GPU, and one too old for this CuPy."""
     driver = runtime.driverGetVersion()
     if driver == 0:
         return NO_DRIVER
@@ -141,7 +141,7 @@ def why_no_device(runtime: Any, number: int, packages: list[str]) -> str:
 
 
 def why_no_product(cupy: Any, number: int, packages: list[str]) -> str:
-    """Compute on the GPU. It stays the current one if that worked; else the one before is current again."""
+    """Check a product computed on the GPU, which stays the current one if it is right; else the one before is again."""
     before = cupy.cuda.runtime.getDevice()
     try:
         cupy.cuda.Device(number).use()
@@ -149,8 +149,8 @@ def why_no_product(cupy: Any, number: int, packages: list[str]) -> str:
         total = float((four @ four).sum())  # [[0 1] [2 3]] squared is [[2 3] [6 11]]
         if total == 22.0:
             return ""
-        why = (f"a small test product on GPU {number} came out wrong ({total:g} instead of 22), so nothing it computes "
-               "can be trusted: take another (--device gpu:N) or --device cpu")
+        why = (f"a small test product on GPU {number} came out wrong ({total:g} instead of 22), so its results cannot "
+               "be relied on: take another (--device gpu:N) or --device cpu")
     except Exception as problem:
         why = explain(problem, cupy.cuda.runtime, number, packages)
     with contextlib.suppress(Exception):  # a GPU that fails may refuse this too; the reason above is what counts
@@ -159,7 +159,7 @@ def why_no_product(cupy: Any, number: int, packages: list[str]) -> str:
 
 
 def explain(problem: Exception, runtime: Any, number: int, packages: list[str]) -> str:
-    """What an exception of CuPy's means for the user."""
+    """Explain an exception of CuPy's to the user, with the remedy."""
     text = f"{type(problem).__name__}: {problem}"
     if NO_LIBRARY.search(text):
         return no_libraries(problem, packages, number)
@@ -176,14 +176,14 @@ def explain(problem: Exception, runtime: Any, number: int, packages: list[str]) 
 
 
 def no_libraries(problem: Exception, packages: list[str], number: int) -> str:
-    """CuPy's package holds none of CUDA's libraries; our extra of the same CUDA adds them to it."""
+    """Explain that CUDA's libraries are missing: CuPy's package holds none, our extra of the same CUDA adds them."""
     known = re.fullmatch(r"cupy-cuda(\d+)x", "".join(packages))
     extra = pip_install(int(known[1])) if known and int(known[1]) in DRIVERS else reinstall(packages, number)
     return f"CuPy does not find the CUDA libraries ({first_line(problem)}): {extra}"
 
 
 def driver_too_old(driver: int, built: int, packages: list[str]) -> str:
-    """Both versions, and the ways out: a CuPy for an older CUDA where we have one, or another driver."""
+    """Explain that the driver is too old: both versions, and a CuPy for an older CUDA if we have one, or an update."""
     major = built // 1000
     older = min(driver // 1000, major - 1)
     ways = [f"{uninstall(packages)}, then {pip_install(older)}"] if older in DRIVERS else []
@@ -202,12 +202,12 @@ class Driver(NamedTuple):
 
 
 def load_driver() -> Any:
-    """The NVIDIA driver's own library, which is there without CuPy and CUDA. Raises OSError if there is none."""
+    """Load the NVIDIA driver's library, which is there without CuPy and CUDA. Raises OSError if there is none."""
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
-def ask_driver(number: int) -> Driver:
-    """What the driver says of itself and of GPU `number`."""
+def read_driver(number: int) -> Driver:
+    """Read the driver's version and the compute capability of GPU `number` from the driver's library."""
     try:
         driver = load_driver()
     except OSError:
@@ -221,7 +221,7 @@ def ask_driver(number: int) -> Driver:
 
 
 def install(driver: Driver) -> str:
-    """How to install the CuPy that fits."""
+    """Return the command that installs the CuPy that fits the driver."""
     fits_13 = driver.capability == 0 or driver.capability >= CUDA_13_CAPABILITY
     major = 13 if fits_13 else 12
     if driver.cuda == 0:
@@ -233,34 +233,34 @@ def install(driver: Driver) -> str:
 
 
 def pip_install(major: int) -> str:
-    """The command for our extra of that CUDA; to be typed in this project's folder."""
+    """Return the command for our extra of that CUDA; it is to be typed in this project's folder."""
     return f'pip install ".[cuda{major}]"'
 
 
 def uninstall(packages: list[str]) -> str:
-    """A second CuPy must not be put over the first."""
+    """Return the command that removes these packages: a second CuPy must not be put over the first."""
     return f"pip uninstall {' '.join(packages) or 'cupy'}"
 
 
 def reinstall(packages: list[str], number: int) -> str:
-    """Away with what is there, then the package that fits this computer."""
-    return f"{uninstall(packages)}, then {install(ask_driver(number))}"
+    """Return the commands that remove these packages and install the one that fits this computer."""
+    return f"{uninstall(packages)}, then {install(read_driver(number))}"
 
 
 def cupy_packages() -> list[str]:
-    """Names of the installed packages that hold a CuPy; a folder searched twice lists a package twice."""
+    """List the installed packages that hold a CuPy, each once though a folder is searched twice."""
     names = (distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions())
     names = (re.sub(r"[-_.]+", "-", name).lower() for name in names)
     return sorted({name for name in names if PACKAGE.fullmatch(name)})
 
 
 def version(number: int) -> str:
-    """CUDA's number in words: 12040 is 12.4."""
+    """Format CUDA's number of a version: 12040 is 12.4."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def first_line(problem: BaseException) -> str:
-    """An exception in one line: its kind and the first line of its message that says something.
+    """Format an exception in one line: its kind and the first line of its message that holds text.
 
     CuPy wraps what stopped its import in a page of advice, so the cause is taken where there is one.
     """

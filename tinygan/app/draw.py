@@ -57,6 +57,7 @@ def in_batches(n: int, batch: int, draw: Callable[[slice], np.ndarray]) -> np.nd
 def generate_gpan(generator: GPANGenerator, batch: Batch) -> np.ndarray:
     """Generate a GPAN's images (n, C, S, S) in [-1, 1] on the host, in smaller parts where memory is short."""
     def draw(part: slice) -> np.ndarray:
+        """Generate the images of a part."""
         images, _ = generator(batch.g_condition[part], batch.code[part], batch.noise[part], batch.routes[part])
         return images.numpy()
 
@@ -66,7 +67,7 @@ def generate_gpan(generator: GPANGenerator, batch: Batch) -> np.ndarray:
 def counter_normal(device: Device, seed: int, stream: int, shape: tuple[int, ...]) -> Any:
     """Draw standard normal noise of `shape`, float32, on the device, as a function of seed and stream alone.
 
-    The same bits on every device (kernels/counter.py). A GPU makes it itself, so that nothing is sent there.
+    The same bits on every device (kernels/counter.py). A GPU makes it there, so that nothing is copied to it.
     """
     kernels = for_array(device.xp.empty(0, np.float32))
     return kernels.counter_normal(seed, stream, int(np.prod(shape))).reshape(shape)
@@ -137,8 +138,8 @@ def with_prefix(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 @dataclass(frozen=True)
 class GPANSampler:
-    """A GPAN's generator with the rest that an image needs. sets: wanted class ids. condition: what the generator is
-    given of a substrate, one of data.substrates.CONDITIONS. flags: those of its run."""
+    """A GPAN's generator with what it needs to generate images. sets: wanted class ids. condition: the form in which
+    the generator takes a substrate, one of data.substrates.CONDITIONS. flags: those of its run."""
 
     generator: GPANGenerator
     sets: list[tuple[int, ...]]
@@ -148,8 +149,7 @@ class GPANSampler:
     device: Device
 
     def find_set(self, words: str | None) -> tuple[int, ...]:
-        """Return the set of class ids that `words` mean, such as "3" or "zebra,flamingo", in any order; None: the
-        first one.
+        """Find the set of class ids that `words` name, such as "3" or "zebra,flamingo", in any order; None: the first.
 
         Raises UsageError, which lists the sets, for any other.
         """
@@ -159,13 +159,13 @@ class GPANSampler:
             ids = find_classes(words.split(","), self.class_names)
         except UsageError as error:
             raise UsageError(f"--wanted {words}: {error}; {self._all_sets()}") from None
-        matches = [known for known in self.sets if sorted(known) == sorted(ids)]
+        matches = [one for one in self.sets if sorted(one) == sorted(ids)]
         if not matches:
             raise UsageError(f"--wanted {words}: {self._all_sets()}")
         return matches[0]
 
     def describe(self, wanted: Sequence[int]) -> str:
-        """Return the names of a set's classes."""
+        """Return the names of a set's classes, with commas."""
         return ", ".join(self.class_names[i] for i in wanted)
 
     def substrates(self, paths: Sequence[Path] | None = None) -> Substrates:
@@ -182,9 +182,11 @@ class GPANSampler:
 
     def images(self, wanted: Sequence[int], routes: np.ndarray, substrates: Substrates, seed: int
                ) -> Iterator[np.ndarray]:
-        """Generate an image for each row of routes (N, stochastic layers), N a multiple of AT_ONCE, in parts (n, C, S,
-        S) float32 in [0, 1] on the host. All parts have the same n, so the first images are the same to the last bit
-        however many there will be."""
+        """Generate an image for each row of routes (N, stochastic layers), N a multiple of AT_ONCE.
+
+        Yields parts (n, C, S, S) float32 in [0, 1] on the host. All parts have the same n, so the first images are the
+        same to the last bit for any N.
+        """
         draw_noise, draw_substrates = (np.random.default_rng([seed, purpose]) for purpose in (1, 2))
         categories = sorted({i for ids in self.sets for i in ids})
         code = np.isin(categories, wanted).astype(np.float32)
@@ -193,14 +195,15 @@ class GPANSampler:
             if start % AT_ONCE == 0:
                 drawn = [*substrates.next(draw_substrates, AT_ONCE), self.generator.draw_noise(draw_noise, AT_ONCE)]
             target, mask, noise = (array[start % AT_ONCE:][:n] for array in drawn)
-            given = Tensor(put(condition(mask, target, self.condition)))
-            images = generate_gpan(self.generator, Batch(Tensor(put(target)), Tensor(put(mask)), given, given,
+            conditions = Tensor(put(condition(mask, target, self.condition)))
+            images = generate_gpan(self.generator, Batch(Tensor(put(target)), Tensor(put(mask)), conditions, conditions,
                                                  Tensor(put(np.tile(code, (n, 1)))), Tensor(put(noise)),
                                                  routes[start:start + n], tuple(wanted)))
             yield ((images + 1) * 0.5).clip(0, 1)
 
     def _all_sets(self) -> str:
-        return f"this run paints {'; '.join(self.describe(ids) for ids in self.sets)}"
+        """Describe the sets of wanted classes."""
+        return f"this run was trained for {'; '.join(self.describe(ids) for ids in self.sets)}"
 
 
 def load_gpan(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any], device: Device, *,
@@ -222,7 +225,7 @@ def load_gpan(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], meta: M
         raise TinyganError(f"{path}: the checkpoint's settings are not understood ({error})") from None
     kind = flags.get("painter_sees")
     if kind not in CONDITIONS:
-        raise TinyganError(f"{run_folder(path)}: config.json says the generator gets {kind!r}, which is none of "
-                           f"{', '.join(CONDITIONS)}")
+        raise TinyganError(f"{run_folder(path)}: config.json gives {kind!r} as the generator's condition, which is "
+                           f"none of {', '.join(CONDITIONS)}")
     generator = GPANGenerator(config, rng=np.random.default_rng(0))
     return GPANSampler(load_best(generator, arrays, average).to(device.put), sets, names, kind, flags, device)

@@ -11,7 +11,7 @@ from tinygan.kernels.arrays import to_numpy
 from tinygan.ops.pooling import interpolation_matrix
 
 # Importance -> colour: from a dark violet over red and orange to a light yellow. Each step is lighter than the one
-# before, so that it reads in grey as well, and for readers who do not tell red from green.
+# before, so that it reads in grey as well, and for readers who cannot distinguish red from green.
 HEAT = ((0.0, (38, 12, 64)), (0.3, (130, 24, 92)), (0.55, (212, 58, 62)), (0.8, (246, 146, 44)), (1.0, (252, 238, 140)))
 COVER = 0.75  # share of the colour where the importance is 1; the rest is the image
 

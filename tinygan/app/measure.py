@@ -1,8 +1,8 @@
 """Measures of a trained GAN of digits: rows of value and comparison, for evaluate.py.
 
 Every figure stands beside a value to compare it with, made by the same code from as many images: real test digits
-where there are such, else the value that perfect samples or chance would give. metrics.py and metrics_routes.py say
-what each measure means.
+where there are such, else the value that perfect samples or chance would give. metrics/samples.py and
+metrics/routes.py define the measures.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WINDOW = 10  # logged values over which the jumps of the loss are taken
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 BINS = 100  # of NDB
 BIN_DIGITS = 45_000  # training digits that the bins are made from, as in the paper of NDB
-COPY_SAMPLES = 2000  # samples among which copies are looked for
+COPY_SAMPLES = 2000  # samples that are searched for copies
 RECONSTRUCT_STEPS, RECONSTRUCT_LR, RECONSTRUCT_ROUTES = 50, 0.01, 8
 
 
 class Row(NamedTuple):
-    """One line of the table. compare: the value to compare with; basis: what that is, and how many images."""
+    """A line of the table. compare: the value to compare with; basis: what that is, and how many images."""
 
     part: str
     key: str
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is measured, and against what."""
+    """The generator that is measured, the classifier and the digits to compare with, and where to compute."""
 
     generator: Generator
     classifier: DigitNet
@@ -60,7 +60,7 @@ class Subject(NamedTuple):
     seed: int
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """Return one random stream per purpose, so that no measure depends on which others were made."""
+        """Return the random stream of a purpose, one each, so that no measure depends on which others were made."""
         return np.random.default_rng([self.seed, 100 + purpose])
 
     def draw(self, z: np.ndarray, routes: np.ndarray) -> np.ndarray:
@@ -72,8 +72,8 @@ def measure_samples(s: Subject, n: int, *, full: bool = False, notify: Callable[
                     ) -> list[Row]:
     """Measure labels, confidence, features and pixels of n samples with random noise and routes.
 
-    Where two sets of images are compared, both have m images: n, or as many as the test set has. full: copies are
-    looked for among all m samples rather than 2,000.
+    Where two sets of images are compared, both have m images: n, or as many as the test set has. full: all m
+    samples are searched for copies, rather than 2,000.
     """
     rng = s.rng(0)
     fake = s.draw(s.generator.draw_noise(rng, n), s.generator.draw_routes(rng, n))
@@ -168,7 +168,7 @@ def shares(histogram: np.ndarray) -> list[float]:
 
 
 class DrawnDigits(NamedTuple):
-    """Which digits the measured routes draw, and the filter sets of each layer, {layer: {set: shares}}."""
+    """The digits that the measured routes draw, and those of the filter sets of each layer, {layer: {set: shares}}."""
 
     by_route: list[metrics_routes.Drawn]
     by_set: dict[str, dict[int, list[float]]]
@@ -183,7 +183,7 @@ def measure_routes(s: Subject) -> tuple[list[Row], DrawnDigits]:
     probabilities, features = s.classifier.classify(images)
     labels = probabilities.argmax(axis=1)
     prior = np.bincount(s.train.labels, minlength=10)
-    # The same routes assigned to the same images at random: what chance alone would give.
+    # The same routes assigned to the same images at random give the value of chance alone.
     dealt = routes[rng.permutation(len(routes))]
     dead = metrics_routes.dead_routes(routes, probabilities, images)
     dead_dealt = metrics_routes.dead_routes(dealt, probabilities, images)
@@ -261,10 +261,11 @@ def measure_layers(s: Subject, rng: np.random.Generator, *, tied: bool) -> list[
     else:
         changed = {names[layer]: metrics_routes.change_one_layer(routes, layer, bank[layer], rng) for layer in names}
 
-    def features(noise: np.ndarray, way: np.ndarray) -> np.ndarray:
-        return s.classifier.classify(s.draw(noise, way))[1]
+    def features(noise: np.ndarray, routes: np.ndarray) -> np.ndarray:
+        """Compute the classifier's features of the images of noise and routes."""
+        return s.classifier.classify(s.draw(noise, routes))[1]
 
-    variants = [features(z, way) for way in changed.values()]
+    variants = [features(z, other) for other in changed.values()]
     variants.append(features(s.generator.draw_noise(rng, LAYER_SAMPLES), routes))
     *effects, of_noise = metrics_routes.per_layer_effect(features(z, routes), variants)
     basis = f"other noise, same route; {LAYER_SAMPLES:,} samples"
@@ -312,6 +313,6 @@ def reconstruct(generator: Generator, device: Device, target: np.ndarray, routes
             difference = generator(z, routes) - goal
             errors = (difference * difference).mean(axis=(1, 2, 3))
             z.grad = None
-            errors.sum().backward()  # a sum: each z then has the gradient of its own image's error
+            errors.sum().backward()  # a sum: each z then has the gradient of the error of its image
             optimizer.step()
     return errors.numpy()

@@ -8,6 +8,7 @@ written whole or not at all. Nothing opens a window: Pillow writes the images st
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygan.data.files import whole_file
-from tinygan.errors import TinyganError, UsageError
+from tinygan.data.files import reading, whole_file
+from tinygan.errors import Refused, TinyganError, UsageError
 
-GAP = 70  # grey level between the images of a grid: tells a black image from no image
+GAP = 70  # grey level between the images of a grid: a black image differs from no image
 UNKNOWN = 128  # a pixel that is not a number is drawn mid-grey: neither ink nor paper
 GREYS = 32  # grey levels in a GIF: no visible difference on digits, and half the file size
 LINE = 12  # pixels of a line of text above a column
@@ -63,11 +64,11 @@ def grid(images: np.ndarray, rows: int, cols: int, *, pad: int = 2, scale: int =
 def routes_sheet(
     images: np.ndarray, *, headers: Sequence[str] | None = None, pad: int = 2, scale: int = 1
 ) -> np.ndarray:
-    """Lay out the images of an ensemble: each column is one route, each row one noise vector.
+    """Lay out the images of a stochastic generator: each column is one route, each row one noise vector.
 
     images: (R, S, C, H, W), S samples of each of R routes, the same S noise vectors for every route if rows
     are to be compared. headers: R short texts drawn above the columns, broken after commas where they are wider than
-    an image. Returns uint8 like `grid`.
+    an image. Returns uint8 like `grid`. Raises UsageError for another shape or number of headers.
     """
     images = to_uint8(images)
     if images.ndim != 5 or 0 in images.shape:
@@ -89,6 +90,7 @@ def routes_sheet(
 
 
 def _header_lines(headers: Sequence[str], shape: tuple[int, ...], step: int, left: int) -> np.ndarray:
+    """Draw a text above each column of a sheet of `shape`: columns are `step` pixels apart, the first at `left`."""
     pillow = _pillow()
     from PIL import ImageDraw
 
@@ -129,8 +131,11 @@ def png_bytes(array: np.ndarray, *, made_by: str | None = None) -> bytes:
 
 
 def is_made_by(path: str | os.PathLike, made_by: str) -> bool:
-    """Return whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels."""
-    with open(path, "rb") as file:
+    """Return whether the PNG at `path` carries that program's name, as `save_png` writes it: before the pixels.
+
+    Raises TinyganError where the file cannot be read.
+    """
+    with reading(path, math.inf, may_be_empty=True) as file:
         return f"tEXtSoftware\0{made_by}".encode() in file.read(200)
 
 
@@ -165,11 +170,12 @@ def save_individual(
 def read_png(path: str | os.PathLike) -> np.ndarray:
     """Read a PNG as uint8 (H, W) or (H, W, 3). Raises TinyganError when it cannot be read as one."""
     pillow = _pillow()
-    try:
-        with pillow.open(path, formats=["PNG"]) as image:
-            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise TinyganError(f"cannot read picture {path}: {' '.join(str(error).split())}") from error
+    with reading(path, math.inf, damage=(ValueError, SyntaxError, pillow.DecompressionBombError)) as file:
+        try:
+            with pillow.open(file, formats=["PNG"]) as image:
+                return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+        except pillow.UnidentifiedImageError:
+            raise Refused("it is not a PNG, or is cut off; use another copy") from None
 
 
 def save_gif(
@@ -203,6 +209,7 @@ def save_gif(
 
 
 def _indexed_grey(frames: list[np.ndarray]) -> list:
+    """Convert grey frames to Pillow images with one palette of GREYS levels."""
     pillow = _pillow()
     top = GREYS - 1
     palette = [level for grey in range(GREYS) for level in [round(grey * 255 / top)] * 3]
@@ -216,13 +223,14 @@ def _indexed_grey(frames: list[np.ndarray]) -> list:
 
 
 def _indexed_colour(frames: list[np.ndarray]) -> list:
-    # The palette is chosen on a few frames of the film side by side, then every frame is mapped to it.
+    """Convert colour frames to Pillow images with one palette, chosen on a few of the frames side by side."""
     some = [frames[index] for index in sorted({0, len(frames) // 3, 2 * len(frames) // 3, len(frames) - 1})]
     palette = _image(np.concatenate(some, axis=1)).quantize(128)
     return [_image(frame).quantize(palette=palette, dither=0) for frame in frames]
 
 
 def _pillow():
+    """Import Pillow's Image. Raises TinyganError, one line, where it is not installed."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -231,6 +239,7 @@ def _pillow():
 
 
 def _image(array: np.ndarray):
+    """Convert a uint8 picture to a Pillow image. Raises UsageError for another array."""
     array = np.ascontiguousarray(array)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise UsageError(f"a picture is a uint8 array (H, W) or (H, W, 3), not {array.dtype} {array.shape}")

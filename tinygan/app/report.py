@@ -1,15 +1,17 @@
 """One HTML file that shows a whole run: pictures, curves, settings, figures. It can be mailed, or read on a phone.
 
-Everything is inside the file (pictures as data), nothing is fetched and no script runs.
+All content is inside the file (pictures as data), nothing is fetched and no script runs.
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from tinygan.app import pictures
 from tinygan.app.columns import COLUMNS, Column
 from tinygan.app.gpan_measure import in_words
 from tinygan.app.runfiles import read_config, read_log, samples
-from tinygan.data.files import whole_file
+from tinygan.data.files import reading, whole_file
 from tinygan.errors import TinyganError
 from tinygan.metrics import log as metrics_log
 
@@ -62,6 +64,7 @@ def write_report(folder: str | os.PathLike) -> Path:
 
 
 def _health(rows: Sequence[Mapping[str, float]]) -> str:
+    """Format the state of the run at the last logged step, and the states before it, as HTML."""
     if not rows:
         return "<p>Nothing has been logged yet.</p>"
     gpan = _of_classifier(rows)
@@ -91,6 +94,7 @@ def _of_classifier(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _pictures(folder: Path) -> str:
+    """Format the pictures of the run folder as HTML, each under its heading."""
     parts = []
     every = samples(folder)
     if every:
@@ -107,7 +111,7 @@ def _pictures(folder: Path) -> str:
                  if gpan else "each column is one route through the filter banks, each row one noise vector")
     of_routes += "; above a column its route, as sample.py --route takes it"
     for name, heading, caption, style in (
-        (CAMS, "Where the classifier looks", "beside each image: the brighter a place, the more it raises the "
+        (CAMS, "Importance maps", "beside each image: the brighter a place, the more it raises the "
          "score of the wanted classes", "wide"),
         ("training.gif", "The same noise, step by step", "", "pixels"),
         ("routes.png", "Routes", of_routes, "pixels"),
@@ -119,9 +123,11 @@ def _pictures(folder: Path) -> str:
 
 
 def _figure(path: Path, caption: str, style: str = "pixels", widest: int | None = None) -> str:
+    """Format a picture with its caption as HTML, shrunk to `widest` pixels; "" where it cannot be read."""
     try:
-        content = path.read_bytes()
-    except OSError:  # cleared away this moment, or somebody else's
+        with reading(path, math.inf) as file:
+            content = file.read()
+    except TinyganError:  # removed this moment, or not readable for this user
         return ""
     if widest:
         try:
@@ -136,6 +142,7 @@ def _figure(path: Path, caption: str, style: str = "pixels", widest: int | None 
 
 
 def _metrics(rows: Sequence[Mapping[str, float]]) -> str:
+    """Format the first, best and last value of each logged column as an HTML table."""
     lines = []
     for name in dict.fromkeys(name for row in rows for name in row if name and name != "step"):
         known = [(row[name], row["step"]) for row in rows if name in row]
@@ -159,7 +166,9 @@ def _metrics(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _config(config: Mapping) -> str:
+    """Format the settings and versions of the run as HTML tables."""
     def table(entries: Mapping) -> str:
+        """Format names and values as an HTML table."""
         lines = "".join(
             f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_text(value))}</td></tr>"
             for name, value in entries.items()
@@ -171,5 +180,6 @@ def _config(config: Mapping) -> str:
     return f"<h2>Settings</h2>{table(config['flags'])}{tail}"
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
+    """Format a setting, a list by commas."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

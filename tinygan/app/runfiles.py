@@ -1,6 +1,6 @@
-"""Reading what a run left in its folder (settings, log, samples) and telling whether what it was made of is the same.
+"""Readers of the files in a run folder (settings, log, samples), and the hash of the files that a run was made with.
 
-Whoever looks at a run, finished or not (report, resume), goes through here; writing is the business of run.py.
+report.py, resume.py and draw.py read a run, finished or not, through them; run.py writes it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tinygan.app import checkpoint
+from tinygan.data.files import reading
 from tinygan.data.images import SUFFIXES
 from tinygan.data.sets import find_set
 from tinygan.data.substrates import MASK_SUFFIX, files_in
@@ -27,11 +28,18 @@ DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d*(?:[eE][+-]?\d+)?)$")  # as spreads
 
 
 def read_config(folder: str | os.PathLike) -> dict:
-    """config.json of a run: {"flags", "versions", "inputs", "command", "resumed"}; lists among the flags become tuples
-    again. Runs of older versions lack the last three, or some of them."""
+    """Read config.json of a run: {"flags", "versions", "inputs", "command", "resumed"}.
+
+    Lists among the flags become tuples again. Runs of older versions lack the last three keys, or some of them. Raises
+    TinyganError, one line, where there is no such file, or it cannot be read or is damaged.
+    """
     path = Path(folder) / "config.json"
+    if not os.path.exists(path):
+        raise TinyganError(f"{folder} is not the folder of a run: there is no config.json in it")
+    with reading(path, math.inf, may_be_empty=True) as file:
+        text = file.read()
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(text)
         config["flags"] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in config["flags"].items()
         }
@@ -41,20 +49,16 @@ def read_config(folder: str | os.PathLike) -> dict:
         if not isinstance(resumed, list) or not all({"hash", "source"} <= given.keys() for given in inputs.values()):
             raise ValueError("inputs, resumed")
         return config
-    except OSError as error:
-        raise TinyganError(
-            f"{folder} is not the folder of a run: cannot read its config.json ({error.strerror})"
-        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TinyganError(f"{path} is damaged: it is not the settings of a run; start a new run") from error
 
 
 @dataclass
 class Table:
-    """log.csv as it stands there, text for text. names: of the columns; rows: cells, as many as there are names.
+    """The text of log.csv, cell by cell. names: of the columns; rows: cells, as many as there are names.
 
     last: the cells of a last line that does not end (a kill may have torn it, an editor may have left it so), or [];
-    whole: whether that has a cell for each name; strange: how many lines were left out because they name no step.
+    whole: whether that has a cell for each name; strange: how many lines were left out because they have no step.
     """
 
     names: list[str] = field(default_factory=list)
@@ -64,23 +68,23 @@ class Table:
     strange: int = 0
 
     def step(self, row: Sequence[str]) -> int | None:
-        """The step of a row; None where it names none."""
+        """Return the step of a row, None where it has none."""
         value = _number(row[self.names.index("step")])
         return int(value) if value is not None and math.isfinite(value) else None
 
 
 def read_table(folder: str | os.PathLike) -> Table:
-    """log.csv as a run wrote it, or as a spreadsheet or an editor has saved it since; without a file, no names.
+    """Read log.csv as a run wrote it, or as a spreadsheet or an editor has saved it since; no names without a file.
 
     Read are commas, semicolons and tabs, any line ends, decimal commas, UTF-8 with and without a mark, UTF-16 with one
-    and else Latin-1; columns that a user added stay as they are. Raises TinyganError for anything else, OSError as the
-    system gives it.
+    and else Latin-1; columns that a user added stay as they are. Raises TinyganError for any other content, with the
+    fault as its cause, and, without a cause, for a file that cannot be opened.
     """
     path = Path(folder) / "log.csv"
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return Table()
+    with reading(path, math.inf, may_be_empty=True) as file:
+        data = file.read()
     try:
         return _parse(_decoded(data).replace("\r\n", "\n").replace("\r", "\n"))
     except (csv.Error, ValueError) as error:
@@ -88,8 +92,11 @@ def read_table(folder: str | os.PathLike) -> Table:
 
 
 def _cells(text: str, delimiter: str) -> list[list[str]]:
-    """The cells of each line. A quotation mark that nothing closes is a character like others, where it would make one
-    cell of all the rows that follow."""
+    """Split a text into the cells of each line.
+
+    A quotation mark that nothing closes is a character like others, where it would make one cell of all the rows that
+    follow.
+    """
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
         width = len(lines[0]) if lines else 0
@@ -108,6 +115,7 @@ def _cells(text: str, delimiter: str) -> list[list[str]]:
 
 
 def _parse(text: str) -> Table:
+    """Parse the text of a log. Raises ValueError where no column is named step."""
     for delimiter in ",;\t":
         lines = [line for line in _cells(text, delimiter) if any(line)]
         names = [name.strip() for name in lines[0]] if lines else []
@@ -130,7 +138,7 @@ def _parse(text: str) -> Table:
 
 
 def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
-    """log.csv as rows {column: number}; what is no number is left out, a last line torn by a kill is skipped.
+    """Read log.csv as rows {column: number}; what is no number is left out, a last line torn by a kill is skipped.
 
     Raises TinyganError where the file cannot be read (`read_table`).
     """
@@ -146,6 +154,7 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
 
 
 def _decoded(data: bytes) -> str:
+    """Decode UTF-16 with a mark, UTF-8, or else Latin-1."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     try:
@@ -155,6 +164,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _number(cell: str) -> float | None:
+    """Return the number in a cell, None where it holds none."""
     try:
         return float(cell)
     except ValueError:
@@ -162,7 +172,7 @@ def _number(cell: str) -> float | None:
 
 
 def _mend_decimals(rows: Sequence[list[str]]) -> None:
-    """0,5 to 0.5 in every column that holds numbers alone: in a column of notes it may be meant."""
+    """Change 0,5 to 0.5 in every column that holds numbers alone: in a column of notes it may be meant."""
     for place in range(len(rows[0]) if rows else 0):
         cells = [DECIMAL_COMMA.sub(r"\1.\2", row[place]) for row in rows]
         if all(_number(cell) is not None for cell in cells if cell):
@@ -171,10 +181,11 @@ def _mend_decimals(rows: Sequence[list[str]]) -> None:
 
 
 def hash_files(paths: Iterable[str | os.PathLike]) -> str:
-    """What tells whether files, or folders of pictures, hold what they held before, wherever they lie by now.
+    """Compute a hash of the content of files, or folders of pictures, wherever they lie: 32 hexadecimal digits.
 
     Of a file its bytes count, and those of its mask (NAME.mask.png beside it), not its name; of a folder the bytes and
-    the names, within it, of all pictures. Raises TinyganError for what is not there.
+    the names, within it, of all pictures. Raises TinyganError for what is not there or
+    cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in map(Path, paths):
@@ -187,22 +198,16 @@ def hash_files(paths: Iterable[str | os.PathLike]) -> str:
             with contextlib.suppress(OSError):  # a file may be read in a folder that must not be listed
                 files += [("mask", file) for file in sorted(path.parent.iterdir()) if file.name.lower() == mask]
         for name, file in files:
-            digest.update(f"{name}\n{_size(file)}\n".encode(errors="surrogateescape"))
-            with open(file, "rb") as content:
+            with reading(file, math.inf, may_be_empty=True) as content:
+                size = os.fstat(content.fileno()).st_size
+                digest.update(f"{name}\n{size}\n".encode(errors="surrogateescape"))
                 while chunk := content.read(1 << 20):
                     digest.update(chunk)
     return digest.hexdigest()
 
 
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise TinyganError(f"cannot read {file}: {error.strerror}") from error
-
-
 def is_there(data_dir: str | os.PathLike) -> bool:
-    """Whether there is something at a --data-dir: a folder, or files whose names start so (data.sets.find_set)."""
+    """Return whether a --data-dir exists: a folder, or files whose names start so (data.sets.find_set)."""
     try:
         return os.path.exists(data_dir) or find_set("train", data_dir) is not None
     except TinyganError:  # several sets
@@ -212,24 +217,26 @@ def is_there(data_dir: str | os.PathLike) -> bool:
 
 
 def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
-    """The same log by column, NaN where a row has no value: what pictures.loss_plot draws."""
+    """Convert the rows of a log to columns, NaN where a row has no value, as curves.loss_plot takes them."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row) or {"step": None}
     return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
 def samples(folder: str | os.PathLike) -> list[tuple[int, Path]]:
-    """The sample pictures of a run: (step, path), by step. Other files and folders in samples/ are none."""
-    found = Path(folder).glob("samples/step_*.png")
-    return sorted((int(match[1]), path) for path in found
+    """List the sample pictures of a run, (step, path) by step, without other files and folders in samples/."""
+    return sorted((int(match[1]), path) for path in Path(folder).glob("samples/step_*.png")
                   if (match := re.fullmatch(r"step_(\d{6,})\.png", path.name)) and not path.is_dir())
 
 
 def newest(root: str | os.PathLike, name: str) -> Path:
-    """The folder root/name-NUMBER whose checkpoint was written last: what a bare --resume means."""
-    found = [path for path in Path(root).glob(f"{name}-*/{checkpoint.FILE_NAME}") if path.is_file()]
-    if not found:
+    """Return the folder root/name-NUMBER whose checkpoint was written last, which a bare --resume goes on with.
+
+    Raises UsageError where there is none.
+    """
+    files = [path for path in Path(root).glob(f"{name}-*/{checkpoint.FILE_NAME}") if path.is_file()]
+    if not files:
         raise UsageError(
             f"--resume found no run {name}-NUMBER with a checkpoint in {root}: name the folder, --resume PATH"
         )
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent
+    return max(files, key=lambda path: path.stat().st_mtime_ns).parent

@@ -1,7 +1,7 @@
 """The log of a run: log.csv, written a row at a time, also while others edit the file.
 
 What a user adds to it (notes, columns) stays; what cannot be read of it is kept under another name; and where it
-cannot be written its rows wait.
+cannot be opened its rows wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Note = Callable[[str, str], None]
 
 
 class RunLog:
-    """log.csv at `path`. The methods call note(about, text) with one line for the user."""
+    """The log.csv at `path`. The methods call note(about, text) with one line for the user."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class RunLog:
         self._try(note)
 
     def amend(self, step: int, numbers: Mapping[str, float], note: Note) -> None:
-        """Add numbers to the last row if it is that of `step`, else append a row with them."""
+        """Add numbers to the last row if it is that of `step`, otherwise append a row with them."""
         row = {name: _cell(value) for name, value in {"step": step, **numbers}.items()}
         if not self._waiting:
             self._amends = True
@@ -47,14 +47,19 @@ class RunLog:
         self._try(note)
 
     def _try(self, note: Note) -> None:
+        """Write the rows, or note that they wait."""
         try:
             self.write(note)
-        except OSError as error:
-            note("log.csv", f"log.csv cannot be written now ({error.strerror or error}): its rows wait")
+        except (OSError, TinyganError) as error:
+            reason = getattr(error, "strerror", None) or error
+            note("log.csv", f"log.csv cannot be written now ({reason}): its rows wait")
 
     def write(self, note: Note) -> None:
-        """Write the rows that wait: at the end of the file or, where its columns change, it has the row of such a step
-        or somebody else has changed it, all of it anew. Raises OSError as the system gives it."""
+        """Write the rows that wait: at the end of the file, or the whole file anew.
+
+        Anew where its columns change, it has the row of such a step already or another program has changed it. Raises
+        TinyganError where it cannot be opened for reading, OSError as the system gives it where it cannot be written.
+        """
         if not self._waiting:
             return
         new = [name for row in self._waiting for name in row if name not in self._columns]
@@ -69,8 +74,11 @@ class RunLog:
         self._stamp = _stamp(self._path)
 
     def cut(self, step: int, note: Note) -> None:
-        """Take the log back to `step`, with whatever a user has added to the rows that stay. Raises OSError as the
-        system gives it."""
+        """Cut the rows after `step` off the log; the rows that stay keep what a user has added to them.
+
+        Raises TinyganError where it cannot be opened for reading, OSError as the system gives it where it cannot be
+        written.
+        """
         table, problem = self._read(step)
         rows = [row for row in table.rows if table.step(row) <= step]
         if rows:
@@ -102,16 +110,22 @@ class RunLog:
         self._columns = names
 
     def _put_aside(self, problem: str, note: Note) -> None:
+        """Rename the file, and note its new name and the reason."""
         kept = put_aside(self._path)
         note(str(kept), f"log.csv is written anew without what could not be read in it ({problem}): the file as it was "
                         f"is {kept.name}")
 
     def _read(self, step: int) -> tuple[Table, str]:
-        """Read the log to be written anew, its last line among the rows if that is whole and not beyond `step`, and
-        describe what would be lost of it."""
+        """Read the log to be written anew; return it with a description of what would be lost of it, "" for nothing.
+
+        Its last line is among the rows if that is whole and not beyond `step`. Raises TinyganError where the file
+        cannot be opened: it is not damaged, and no other is written in its place.
+        """
         try:
             table = read_table(self._path.parent)
         except TinyganError as error:
+            if error.__cause__ is None:
+                raise
             return Table(), str(error.__cause__)
         lost, last = table.strange, table.step(table.last) if table.last else None
         if table.last and (last is None or last <= step):
@@ -123,7 +137,7 @@ class RunLog:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes whenever a file is written; () where there is none."""
+    """Return inode, size and time of a file, of which one changes whenever it is written; () where there is none."""
     try:
         status = os.stat(path)
         return status.st_ino, status.st_size, status.st_mtime_ns
@@ -132,17 +146,20 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _cell(value: float | None) -> str:
+    """Format a number for a cell: integers whole, others with six digits, None as an empty cell."""
     if value is None:
         return ""
     return str(value) if isinstance(value, int | np.integer) else f"{float(value):.6g}"
 
 
 def _in_columns(row: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    """List the cells of a row in the order of the columns, empty where it has none."""
     left = dict(row)
     return [left.pop(name, "") for name in names]  # of two columns of one name, the first
 
 
 def _csv(lines: Iterable[list[str]]) -> bytes:
+    """Format lines of cells as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue().encode()

@@ -54,7 +54,8 @@ class Batches:
         order = Batches(len(digits), 64, np.random.default_rng(seed))
         x = to_canvas(digits.images[next(order)])
 
-    rng: the Generator that draws the permutations; it belongs to this object from here on. Raises
+    rng: the Generator that draws the permutations; only this object draws from it from here on. The rules for what
+    is left over are our choice. Raises
     TinyganError for n < 1, UsageError for a batch_size < 1.
     """
 
@@ -70,6 +71,7 @@ class Batches:
 
     @property
     def batches_per_epoch(self) -> int:
+        """Return the number of whole batches in an epoch, at least 1."""
         return max(1, self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -105,7 +107,7 @@ class Batches:
         }
 
     def set_state(self, state: dict) -> None:
-        """Restore `state`. Raises TinyganError, changing nothing, when it is damaged or of another n."""
+        """Restore a `state`. Raises TinyganError, changing nothing, when it is damaged or of another n."""
         try:
             for key, ours in (("n", self.n), ("batch_size", self.batch_size)):
                 if state[key] != ours:

@@ -24,12 +24,13 @@ LEFT_BY_SYSTEMS = {".ds_store", ".localized", "icon\r", "thumbs.db", "ehthumbs.d
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike, most: float, *, hint: str = "",
-            damage: tuple[type[Exception], ...] = ()) -> Iterator[BinaryIO]:
+def reading(path: str | os.PathLike, most: float, *, hint: str = "", damage: tuple[type[Exception], ...] = (),
+            may_be_empty: bool = False) -> Iterator[BinaryIO]:
     """Open a file from an unknown source for binary reading; turn every fault into one line that names the file.
 
     Its kind and size are checked first: opening a pipe would wait for its other end. most: the bytes it may have.
     hint: what to name where there is no such file. damage: what the parser in the block raises for damaged bytes.
+    may_be_empty: whether a file without a byte is one to read.
     Raises TinyganError where the file is absent, no file, empty, too large, not readable, or where the block raises
     `Refused`, OSError or one of `damage`.
     """
@@ -38,7 +39,7 @@ def reading(path: str | os.PathLike, most: float, *, hint: str = "",
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
             raise Refused(f"it is {'a folder, ' if stat.S_ISDIR(info.st_mode) else ''}not a file{hint}")
-        if not info.st_size:
+        if not info.st_size and not may_be_empty:
             raise Refused("it is empty; use another copy")
         if info.st_size > most:
             raise Refused(f"it has {info.st_size:,} bytes, more than the {most:,} such a file may have; "

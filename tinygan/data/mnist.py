@@ -44,9 +44,12 @@ _failed_downloads: dict[Path, str] = {}
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """A set of digits: images uint8 (N, 28, 28), 0 black to 255 white; labels uint8 (N,), 0 to 9 where they are digits;
-    source: one line; kind: the set's name; shows: what the images show, "digits" or something that a digit
-    classifier cannot classify."""
+    """A set of digits with its labels.
+
+    images: uint8 (N, 28, 28), 0 black to 255 white. labels: uint8 (N,), 0 to 9 where the images are digits. source:
+    where they come from, one line. kind: the name of the set. shows: "digits", or in one word what else the images
+    show, which a digit classifier cannot classify.
+    """
 
     images: np.ndarray
     labels: np.ndarray

@@ -30,9 +30,11 @@ Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Substrates:
-    """An endless source of items: `next(rng, n)` draws n of them. drawn_shapes, from_files, from_folder make one.
+    """An endless source of substrates, each an object on white and its mask: `next(rng, n)` draws n of them.
 
-    The object keeps no state: the Generator decides everything, so a saved Generator is a saved position.
+    open_substrates and drawn_shapes make one. size: pixels of a side; channels: 3, or 1 for grey; name: words for
+    `describe`. draw(rng, n) returns what `next` does. The object keeps no state: the Generator alone determines the
+    items, so a saved Generator is a saved position.
     """
 
     def __init__(self, draw: Draw, size: int, channels: int, name: str) -> None:
@@ -49,7 +51,7 @@ class Substrates:
         return self._draw(rng, int(n))
 
     def describe(self) -> str:
-        """Say on one line for a log where the substrates come from, and their size."""
+        """Describe on one line for a log where the substrates come from, and their size."""
         return f"{self.name}, {self.channels} x {self.size} x {self.size}"
 
 
@@ -57,7 +59,10 @@ def open_substrates(source: str | Path | Sequence[str | Path] | None, size: int,
                     **options: float | bool) -> Substrates:
     """Open the substrates that `source` names: None the drawn shapes, a folder, one image file, or several.
 
-    `options` go to from_files or from_folder. Raises what they raise.
+    size: pixels of a side; channels: 3, or 1 for grey. options: threshold, the value in [-1, 1] from which on a pixel
+    counts as white where a picture has no mask (0.9, our choice), and flip, whether half of the items are mirrored.
+    Raises UsageError for an unusable size, number of channels or option, TinyganError for files that cannot be read
+    or show no object on white.
     """
     if source is None:
         return drawn_shapes(size, channels)

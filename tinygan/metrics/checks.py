@@ -7,7 +7,7 @@ from tinygan.errors import TinyganError
 
 
 def as_matrix(name: str, values: ArrayLike, *, at_least: int = 1) -> np.ndarray:
-    """Return `values` as a finite (N, F) array: float32 and float64 stay what they are, all else becomes float32."""
+    """Return `values` as a finite (N, F) array: float32 and float64 stay as they are, all else becomes float32."""
     x = np.asarray(values)
     if x.ndim < 2 or x.dtype.kind not in "fiub" or 0 in x.shape[1:]:
         raise TinyganError(f"{name} must be numbers of shape (N, ...), got shape {x.shape} of {x.dtype}")

@@ -1,8 +1,9 @@
-"""Measures of a GPAN's images: the wanted classes, variety by route, and fine texture that only fools a classifier.
+"""Measures of a GPAN's images: the wanted classes, variety by route, and fine texture, which may mislead a classifier.
 
-* `hit_rates`: does a classifier name the wanted classes? A generator can learn the blind spots of the classifier that
+* `hit_rates`: how often a classifier gives the wanted classes. A generator can learn the blind spots of the classifier
+that
   trained it, so measure with another one;
-* `route_variety` and `pixel_spread`: do the routes matter, for the same noise and condition;
+* `route_variety` and `pixel_spread`: how much the routes change an image, for the same noise and condition;
 * `speckle`: the share of the spectrum that lies in details of less than four pixels.
 
 All are pure functions on NumPy arrays.
@@ -20,12 +21,13 @@ HALF_NYQUIST = 0.25  # cycles per pixel; the finest a picture can hold is 0.5
 
 
 def hit_rates(scores: ArrayLike, wanted: Collection[int]) -> dict[str, float]:
-    """Compute how often a classifier names the wanted classes, from its scores before softmax, (N, classes).
+    """Compute how often a classifier gives the wanted classes, from its scores before softmax, (N, classes).
 
-    top1: share of images whose best class is wanted. top5: share with a wanted class among the five best (all
-    classes if there are fewer). probability: softmax probability of all wanted classes together, a mean over
-    images. Of equal scores the lower class number counts as better. Raises TinyganError for scores that are not
-    finite, UsageError for wanted classes that are not there, or none.
+    wanted: class numbers, of which one suffices. Returns three shares in [0, 1]. top1: share of images whose best class
+    is wanted. top5: share with a wanted class among the five best (all classes if there are fewer). probability:
+    softmax probability of all wanted classes together, a mean over images. Of equal scores the lower class number
+    counts as better. The usual top-1 and top-5 accuracy, with several right answers. Raises TinyganError for scores
+    that are not finite, UsageError for wanted classes that are not among the classes, or none.
     """
     x = as_matrix("scores", scores).astype(np.float64)
     ids = sorted({int(number) for number in wanted})
@@ -43,14 +45,14 @@ def hit_rates(scores: ArrayLike, wanted: Collection[int]) -> dict[str, float]:
 
 
 def route_variety(features_by_route: ArrayLike, features_by_noise: ArrayLike) -> float:
-    """Compute how far the route moves a picture, over how far the noise does.
+    """Compute how far the route changes a picture, divided by how far the noise does.
 
     features_by_route: images of the same noise and condition along R different routes, (R, F) for one such
     group or (G, R, ...) for G of them; features_by_noise: images of the same route and condition from different
     noises, of the same form (G and R may differ). Of each, the mean L2 distance of the pairs inside a group is
     taken, then over groups; features are flattened. 1: another route changes the picture as much as another
     noise; 0: routes make no difference; above 1: the route decides more than the noise. Our choice of measure:
-    the noise is the only reference for what a visible difference is in these features.
+    the noise is the only reference for what a visible difference is in these features. The result has no unit.
 
     Infinite when only the noise makes no difference, 0 when neither does. Raises TinyganError for a group of
     fewer than two.
@@ -63,11 +65,12 @@ def route_variety(features_by_route: ArrayLike, features_by_noise: ArrayLike) ->
 
 
 def pixel_spread(images_by_route: ArrayLike) -> float:
-    """Compute how much pixels differ between routes: (R, C, H, W), the same noise and condition along R routes, or
-    (G, R, C, H, W), G such groups.
+    """Compute how much pixels differ between routes.
 
-    Root of the pixels' variance over the routes, averaged over pixels and groups, in the images' own units (for
-    images in [-1, 1]: 0 to 1). 0: all routes give the same picture. Raises TinyganError for fewer than two.
+    images_by_route: (R, C, H, W), the same noise and condition along R routes, or (G, R, C, H, W), G such groups.
+    Root of the pixels' variance over the routes, averaged over pixels and groups, in the units of the images (for
+    images in [-1, 1]: 0 to 1). 0: all routes give the same picture. Our choice: unlike `route_variety` it needs no
+    features. Raises TinyganError for fewer than two routes, another number of axes, NaN or infinity.
     """
     images = np.asarray(images_by_route)
     if images.ndim == 4:
@@ -90,7 +93,7 @@ def speckle(images: ArrayLike) -> float:
     channels, our choice. A smooth gradient gives nearly 0, a checkerboard of single pixels nearly 1, and white
     noise 1 - pi / 16 = 0.804, the share of frequencies that lie above. Compare pictures of one size: photos that
     were shrunk to 224 pixels have 0.02 (nine of ten between 0.003 and 0.08), to 64 pixels 0.07 (0.02 to 0.2). A
-    constant channel counts as 0.
+    constant channel counts as 0. Raises TinyganError for images that are smaller, or hold NaN or infinity.
     """
     x = np.asarray(images)
     if x.ndim != 4 or min(x.shape[2:]) < 4:

@@ -1,11 +1,11 @@
-"""Measures of the routes of a stochastic generator: does the filter set chosen per sample change the image?
+"""Measures of the routes of a stochastic generator: how far the filter set chosen per sample changes the image.
 
-A route is the row of bank indices one sample took, one index per layer. Two opposite failures are measured:
+A route is the row of bank indices of one sample, one index per layer. Two opposite failures are measured:
 routes that make no difference (the network is a plain generator in disguise), and routes that each make one
 thing (a hidden ensemble: single routes collapsed, variety only across them). Entropy and information of the
-labels tell the two apart.
+labels distinguish the two.
 
-Estimates from few samples per route look informative by chance alone, so each result carries the value that
+Estimates from few samples per route are high by chance alone, so each result carries the value that
 the same samples give without any tie to the routes. Draw few routes and many samples of each: 64 routes with
 100 noise vectors is a good start.
 
@@ -25,7 +25,10 @@ from tinygan.metrics.samples import label_entropy, pixel_std
 
 
 def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 10) -> float:
-    """Compute H(label | route) in nats: label entropy inside a route, a mean over samples; 0: one class per route."""
+    """Compute H(label | route) in nats: label entropy inside a route, a mean over samples; 0: one class per route.
+
+    labels: (N,) integers in [0, classes); routes: (N, L) or (N,) integers. Raises TinyganError for others.
+    """
     labels, ids = as_labels("labels", labels, classes), _route_ids(routes, len(labels))
     return _conditional_entropy(_table(labels, ids, classes))
 
@@ -35,10 +38,11 @@ def route_information(
 ) -> dict[str, float]:
     """Compute the entropy of the labels, H(label | route), and I(label; route) = H(label) - H(label | route), in nats.
 
-    The plug-in estimate of I is too high by about (routes - 1)(classes - 1) / (2 N) (Miller 1955), and by a
-    share that no formula gives when routes have only a few samples. So `information_shuffled` is the mean
-    over `shuffles` random pairings of the same labels with the same routes, and `information_net` is what
-    remains above it. Also returned: `routes` (distinct ones) and `samples_per_route`.
+    labels: (N,) integers in [0, classes); routes: (N, L) or (N,) integers. The plug-in estimate of I is too high by
+    about (routes - 1)(classes - 1) / (2 N) (Miller 1955), and by a share that no formula gives when routes have only a
+    few samples. So `information_shuffled` is the mean over `shuffles` random pairings of the same labels with the same
+    routes, and `information_net` is what remains above it. Also returned: `routes` (distinct ones) and
+    `samples_per_route`. Shuffling is our choice. Raises TinyganError for labels or routes of another kind.
     """
     labels = as_labels("labels", labels, classes)
     ids = _route_ids(routes, len(labels))
@@ -65,6 +69,8 @@ def eta_squared(features: ArrayLike, routes: ArrayLike) -> dict[str, float]:
     """Compute the share of the features' variance between routes: between / (between + within) sums of squares.
 
     `by_chance` is the exact mean when routes are assigned to the same samples at random: (routes - 1) / (N - 1).
+    features: (N, F), N >= 2; routes: (N, L) or (N,) integers. Both values are in [0, 1]. The eta squared of an analysis
+    of variance (Fisher 1925), over all features together. Raises TinyganError for arrays of another kind.
     """
     x = as_matrix("features", features, at_least=2)
     ids = _route_ids(routes, len(x))
@@ -84,9 +90,12 @@ def dead_routes(
 ) -> dict[str, float]:
     """Compute the share of routes that draw nothing: mean confidence below `confidence`, or all their images alike.
 
+    routes: (N, L) or (N,) integers; probabilities: (N, classes), each row a softmax.
     Alike means a pixel_std below `std`; it is computed only for routes with two samples or more, when `images`
     (N, ...) in [0, 1] are given. The confidence of 0.5 is the protocol's; the std of 0.01 is our choice, a
-    26th of that of the MNIST test images. Returns `share`, and the numbers `unsure` and `constant`.
+    26th of that of the MNIST test images. Returns `share`, in [0, 1], and the numbers of
+    routes that are `unsure` and `constant`. Raises TinyganError for rows that do not sum to 1, and for arrays of
+    different N.
     """
     top = as_probabilities(probabilities).max(axis=1)
     unsure, constant = _dead(_route_ids(routes, len(top)), top, images, confidence, std)
@@ -98,8 +107,8 @@ def dead_routes(
 
 
 class Drawn(NamedTuple):
-    """What one route draws. route: its filter sets, a number for each layer; shares of the classes among its images'
-    labels; confidence: their mean; dead: see `dead_routes`."""
+    """The images of one route. route: its filter sets, a number for each layer; shares: of each class among the labels,
+    (classes,) that sum to 1; confidence: the mean of the largest class probability; dead: see `dead_routes`."""
 
     route: list[int]
     shares: list[float]
@@ -115,7 +124,10 @@ def drawn_by_route(
     confidence: float = 0.5,
     std: float = 0.01,
 ) -> list[Drawn]:
-    """Describe what each route of `routes` (N, L) draws, in the order of their numbers; arguments as in dead_routes."""
+    """Describe the images of each route of `routes` (N, L), in the order of their numbers.
+
+    Arguments and errors as of `dead_routes`; a label is the likeliest class.
+    """
     p, routes = as_probabilities(probabilities), np.asarray(routes)
     ids, top = _route_ids(routes, len(p)), p.max(axis=1)
     table = _table(p.argmax(axis=1), ids, p.shape[1])
@@ -129,7 +141,11 @@ def drawn_by_route(
 
 
 def drawn_by_set(labels: ArrayLike, routes: ArrayLike, layer: int, *, classes: int = 10) -> dict[int, list[float]]:
-    """Compute the shares of the classes among the images of each filter set of `layer`: {set: shares}."""
+    """Compute the shares of the classes among the images of each filter set of `layer`: {set: shares (classes,)}.
+
+    labels: (N,) integers in [0, classes); routes: (N, L) integers. Raises TinyganError for others, IndexError for a
+    layer that is not there.
+    """
     labels, chosen = as_labels("labels", labels, classes), np.asarray(routes)[:, layer]
     table = _table(labels, _route_ids(chosen, len(labels)), classes)
     return {int(k): (row / row.sum()).tolist() for k, row in zip(np.unique(chosen), table, strict=True)}
@@ -146,8 +162,10 @@ def specialised_classes(
 ) -> dict[str, float]:
     """Count the classes that a route makes more than `factor` times as often as the prior (None: uniform).
 
-    Only routes with `at_least` samples count: the share of a class among fewer is mostly chance.
-    Returns `per_route` (mean number of such classes) and `routes_share` (share of routes with at least one).
+    labels: (N,) integers in [0, classes); routes: (N, L) or (N,) integers; prior: counts or shares (classes,).
+    Only routes with `at_least` samples count: the share of a class among fewer is mostly chance. Both limits are our
+    choice. Returns `per_route` (mean number of such classes) and `routes_share` (share of routes with at least one).
+    Raises TinyganError where no route has so many samples, and for another number of classes in the prior.
     """
     labels = as_labels("labels", labels, classes)
     table = _table(labels, _route_ids(routes, len(labels)), classes)
@@ -162,7 +180,10 @@ def specialised_classes(
 
 
 def change_one_layer(routes: ArrayLike, layer: int, bank: int, random: np.random.Generator) -> np.ndarray:
-    """Return a copy of `routes` (N, L) with every index of `layer` moved to another of its `bank` filter sets."""
+    """Draw for every row of `routes` (N, L) another of the `bank` filter sets of `layer`, uniformly; return a copy.
+
+    The other layers keep their indices. Raises TinyganError for a bank of fewer than two.
+    """
     changed = np.array(routes)
     if bank < 2:
         raise TinyganError(f"layer {layer} has a bank of {bank}: there is no other filter set to change to")
@@ -174,7 +195,8 @@ def per_layer_effect(features: ArrayLike, changed: Sequence[ArrayLike]) -> list[
     """Compute the mean feature distance when one layer takes another filter set and the noise stays.
 
     `features` (N, F) are those of the images as routed; changed[l] (N, F) those of the same noise with layer
-    l's index changed.
+    l's index changed. Returns an L2 distance in units of the features for each layer. Our choice. Raises TinyganError
+    for features of different shapes.
     """
     x = as_matrix("features", features)
     effects = []
@@ -230,5 +252,6 @@ def _conditional_entropy(table: np.ndarray) -> float:
 
 
 def _by_route(values: np.ndarray, ids: np.ndarray) -> list[np.ndarray]:
+    """Group rows by the number of their route."""
     order = np.argsort(ids, kind="stable")
     return np.split(values[order], np.cumsum(np.bincount(ids))[:-1])

@@ -1,15 +1,14 @@
-"""How good and how varied generated images are, and how far a generator has collapsed.
+"""Measures of generated images: quality, variety, and mode collapse.
 
-Mode collapse shows in different places, so no single number is trusted here:
+Mode collapse appears in different places, so no single number suffices:
 
-* what a classifier says (labels, probabilities): is every class generated, and is each image clearly of one class;
-* where the samples lie in feature space: Fréchet distance, and precision / recall / density / coverage;
+* in the labels and probabilities of a classifier: is every class generated, and is each image clearly of one class;
+* in feature space: Fréchet distance, and precision / recall / density / coverage;
 * in the pixels: bins of training images (NDB), distances between samples, near-duplicates, copies.
 
 Every measure of a finite sample has a value that perfect samples would reach; it is given by a formula here,
-or by running the same function on real images against real images. A figure means something only beside that
-value and its N. Measures of the routes are in metrics_routes.py, those of a training log in
-metrics_log.py.
+or by running the same function on real images against real images. Report a figure beside that
+value and its N. Measures of the routes are in routes.py, those of a training log in log.py.
 
 All are pure functions on NumPy arrays. Shapes: features (N, F), or images of any shape (N, ...), which are
 flattened; labels (N,) integers; probabilities (N, classes). Divergences and entropies are in nats.
@@ -29,20 +28,27 @@ from tinygan.metrics.checks import as_labels, as_matrix, as_probabilities, as_sh
 
 
 def class_histogram(labels: ArrayLike, *, classes: int = 10) -> np.ndarray:
-    """Count the samples of each class: (classes,) int64. `labels` (N,) lie in [0, classes)."""
+    """Count the samples of each class: (classes,) int64. `labels` (N,) are integers in [0, classes).
+
+    Raises TinyganError for other labels, or none.
+    """
     return np.bincount(as_labels("labels", labels, classes), minlength=classes)
 
 
 def classes_covered(histogram: ArrayLike, *, share: float = 0.01) -> int:
-    """Count the classes that hold at least `share` of the samples (1 %: 10 of 1,000)."""
+    """Count the classes that hold at least `share` of the samples (1 %: 10 of 1,000; our choice).
+
+    histogram: counts or shares (classes,). Raises TinyganError for negative ones, or zeros alone.
+    """
     return int(np.count_nonzero(as_shares("the histogram", histogram) >= share))
 
 
 def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
-    """Compute KL(generated || reference) in nats, of class counts or shares; `reference` None means uniform.
+    """Compute KL(generated || reference) in nats, of class counts or shares (classes,); `reference` None: uniform.
 
     One class alone gives ln(classes) against uniform: 2.303 for ten digits. Infinite when a generated class
-    is absent from the reference. Even perfect samples do not reach 0: see label_kl_floor.
+    is absent from the reference. Even perfect samples do not reach 0: see label_kl_floor. Raises TinyganError
+    for negative counts, zeros alone, or different numbers of classes.
     """
     p = as_shares("the histogram", histogram)
     q = as_shares("the reference histogram", np.ones(p.size) if reference is None else reference)
@@ -54,19 +60,28 @@ def label_kl(histogram: ArrayLike, reference: ArrayLike | None = None) -> float:
 
 
 def label_kl_floor(samples: int, *, classes: int = 10) -> float:
-    """Return what label_kl is on average for N = `samples` perfect draws: (classes - 1) / (2 N), to first order."""
+    """Compute the mean label_kl, in nats, of N = `samples` perfect draws: (classes - 1) / (2 N), to first order.
+
+    2 N KL is chi-squared with classes - 1 degrees of freedom (Wilks 1938). Raises TinyganError for N < 1.
+    """
     return (classes - 1) / (2 * check_least("the number of samples", samples, 1))
 
 
 def label_entropy(histogram: ArrayLike) -> float:
-    """Compute the entropy of the class shares in nats: 0 for one class, ln(classes) when all are equal."""
+    """Compute the entropy of the class shares in nats: 0 for one class, ln(classes) when all are equal.
+
+    histogram: counts or shares (classes,). Raises TinyganError for negative ones, or zeros alone.
+    """
     p = as_shares("the histogram", histogram)
     p = p[p > 0]
     return max(0.0, float(-(p * np.log(p)).sum()))
 
 
 def js_divergence(histogram_a: ArrayLike, histogram_b: ArrayLike) -> float:
-    """Compute the Jensen-Shannon divergence in nats, in [0, ln 2]: symmetric, finite for any two histograms."""
+    """Compute the Jensen-Shannon divergence in nats, in [0, ln 2]: symmetric, finite for any two histograms (Lin 1991).
+
+    Both are counts or shares (bins,). Raises TinyganError for negative ones, zeros alone, or different numbers of bins.
+    """
     p, q = as_shares("the first histogram", histogram_a), as_shares("the second histogram", histogram_b)
     if p.shape != q.shape:
         raise TinyganError(f"the histograms have {p.size} and {q.size} bins; compare the same bins")
@@ -78,19 +93,26 @@ def js_divergence(histogram_a: ArrayLike, histogram_b: ArrayLike) -> float:
 
 
 def mean_confidence(probabilities: ArrayLike) -> float:
-    """Compute the mean over samples of the largest class probability."""
+    """Compute the mean over samples of the largest class probability, from the softmax (N, classes).
+
+    Raises TinyganError for rows that do not sum to 1.
+    """
     return float(as_probabilities(probabilities).max(axis=1).mean())
 
 
 def share_confident(probabilities: ArrayLike, *, threshold: float = 0.9) -> float:
-    """Compute the share of samples whose largest class probability exceeds `threshold`."""
+    """Compute the share of samples, in [0, 1], whose largest class probability exceeds `threshold` (0.9 is our choice).
+
+    probabilities: the softmax (N, classes). Raises TinyganError for rows that do not sum to 1.
+    """
     return float((as_probabilities(probabilities).max(axis=1) > threshold).mean())
 
 
 def classifier_score(probabilities: ArrayLike) -> float:
     """Compute exp of the mean KL(p(y|x) || p(y)), in [1, classes]: the inception score (Salimans et al. 2016).
 
-    The classifier is ours, not Inception, so the value compares runs of this project only.
+    probabilities: the softmax (N, classes). The classifier is ours, not Inception, so the value compares runs of this
+    project only. Raises TinyganError for rows that do not sum to 1.
     """
     p = as_probabilities(probabilities)
     p = p / p.sum(axis=1, keepdims=True)
@@ -107,13 +129,18 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Compute the squared Fréchet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017, eq. 6).
 
     Fitted to finite samples it is biased upwards, so give both sets the same N, and put the real-against-real
-    value beside it. Features of different classifiers give values that cannot be compared.
+    value beside it. features: (N, F) and (M, F), N and M >= 2; the result has their
+    unit squared. Features of different classifiers give values that cannot be compared. Raises TinyganError for fewer
+    samples, different F, NaN or infinity.
     """
     return frechet_from_statistics(*feature_statistics(features_a), *feature_statistics(features_b))
 
 
 def feature_statistics(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Compute mean (F,) and unbiased covariance (F, F) of features (N, F), N >= 2, in float64."""
+    """Compute mean (F,) and unbiased covariance (F, F) of features (N, F), N >= 2, in float64.
+
+    Raises TinyganError for fewer samples, NaN or infinity.
+    """
     x = as_matrix("features", features, at_least=2)
     mean = x.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((x.shape[1], x.shape[1]))
@@ -131,7 +158,8 @@ def frechet_from_statistics(
     With A = R R^T and B = S S^T from two symmetric eigendecompositions, the trace of that root is the sum of
     the singular values of R^T S. Nothing is inverted and no root of a non-symmetric matrix is taken, so
     covariances without full rank (fewer samples than features, features that never fire, a collapsed
-    generator) need no small number on the diagonal.
+    generator) need no small number on the diagonal. The result has the features' unit squared. Raises TinyganError for
+    shapes that do not fit, NaN or infinity.
     """
     mean_a, mean_b = np.asarray(mean_a, np.float64), np.asarray(mean_b, np.float64)
     covariance_a, covariance_b = np.asarray(covariance_a, np.float64), np.asarray(covariance_b, np.float64)
@@ -159,14 +187,17 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> dict[str, float]:
     """Compute precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    Both pairs ask which points fall into balls around others that reach to the k-th nearest neighbour.
+    real: (N, F), fake: (M, F), features. Both pairs count the points that lie in balls around others, which reach to
+    the k-th nearest neighbour.
     With r_i the distance of real i to its k-th nearest other real, and s_j the same among the fakes:
-      precision  share of fakes inside at least one real ball           d(fake_j, real_i) < r_i for some i
-      recall     share of reals inside at least one fake ball           d(real_i, fake_j) < s_j for some j
-      density    how many real balls hold a fake, over k; may exceed 1
-      coverage   share of real balls that hold at least one fake
-    Equal distributions give an expected density of 1 and coverage of about 1 - 2^-k. Raises unless both sets
-    have more than k rows.
+
+        precision  share of fakes inside at least one real ball           d(fake_j, real_i) < r_i for some i
+        recall     share of reals inside at least one fake ball           d(real_i, fake_j) < s_j for some j
+        density    mean number of real balls that a fake is in, over k; may exceed 1
+        coverage   share of real balls that hold at least one fake
+
+    Equal distributions give an expected density of 1 and coverage of about 1 - 2^-k. Raises TinyganError unless both
+    sets have more than k rows of one F.
     """
     needed = check_least("k", k, 1) + 1
     real, fake = same_features("real features", real, "fake features", fake, at_least=needed)
@@ -201,14 +232,17 @@ def _ball_radii(points: np.ndarray, k: int) -> np.ndarray:
 
 
 class Bins(NamedTuple):
-    """Clusters of training images: centres (K, F), and how many training images each holds, (K,)."""
+    """Clusters of training images: centres (K, F), and the number of training images in each, (K,)."""
 
     centres: np.ndarray
     counts: np.ndarray
 
 
 def make_bins(train: ArrayLike, bins: int = 100, *, iterations: int = 40, seed: int = 0) -> Bins:
-    """Cluster the training images for `ndb`. Made once, used for every generator that is to be compared."""
+    """Cluster the training images, (N, ...), for `ndb`, by `kmeans`: made once for all generators to be compared.
+
+    Raises TinyganError for fewer distinct images than bins.
+    """
     centres, assigned = kmeans(train, bins, iterations=iterations, seed=seed)
     return Bins(centres, np.bincount(assigned, minlength=bins))
 
@@ -216,12 +250,13 @@ def make_bins(train: ArrayLike, bins: int = 100, *, iterations: int = 40, seed: 
 def ndb(bins: Bins, query: ArrayLike, *, threshold: float = 3.0) -> dict[str, float]:
     """Count the statistically different bins (Richardson & Weiss 2018), and the JS divergence of the shares.
 
-    Each query image goes to its nearest centre; a bin differs when the two-proportion z-test of its shares
-    among the training images and among the query exceeds `threshold` standard errors (3 in the read-me of the
-    authors' code, 4 in its demo). By chance alone 3 standard errors flag 0.27 % of the bins.
+    query: images (N, ...) with the F values of a centre each. Each goes to its nearest centre; a bin differs when the
+    two-proportion z-test of its shares among the training images and among the query exceeds `threshold` standard
+    errors (3 in the read-me of the authors' code, 4 in its demo). By chance alone 3 standard errors flag 0.27 % of the
+    bins.
 
     Returns ndb (count), ndb_share (NDB/K), js (nats), and js_floor: the mean js of perfect samples, to first
-    order (K - 1) (1/N_train + 1/N_query) / 8.
+    order (K - 1) (1/N_train + 1/N_query) / 8. Raises TinyganError for images of another size.
     """
     x, centres = same_features("query images", query, "bin centres", bins.centres)
     counts = np.bincount(nearest(x, centres)[0], minlength=len(centres))
@@ -243,9 +278,10 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cluster points by Lloyd's k-means from a k-means++ start (Arthur & Vassilvitskii 2007).
 
-    Returns the centres (K, F) and the cluster of each point (N,). Stops when no point changes its cluster, or
-    after `iterations`. A cluster that runs empty restarts at the point that lies farthest from its own centre.
-    Same points, same seed: same clusters. Raises when there are fewer distinct points than clusters.
+    points: (N, F). Returns the centres (K, F) and the cluster of each point (N,). Stops when no point changes its
+    cluster, or after `iterations`. A cluster that runs empty restarts at the point that lies farthest from its centre
+    (our choice). Same points, same seed: same clusters. Raises TinyganError when there are fewer distinct points than
+    clusters.
     """
     x = as_matrix("points", points, at_least=check_least("the number of clusters", clusters, 1))
     centres = _spread_start(x, clusters, np.random.default_rng(seed))
@@ -255,8 +291,8 @@ def kmeans(
         groups = np.split(order, np.cumsum(counts)[:-1])
         farthest = iter(np.argsort(-distances, kind="stable"))
         for cluster, members in enumerate(groups):
-            own = x[members] if len(members) else x[[next(farthest)]]
-            centres[cluster] = own.mean(axis=0, dtype=np.float64)
+            held = x[members] if len(members) else x[[next(farthest)]]
+            centres[cluster] = held.mean(axis=0, dtype=np.float64)
         before = assigned
         assigned, distances = nearest(x, centres)
         if np.array_equal(assigned, before):
@@ -275,7 +311,7 @@ def _spread_start(x: np.ndarray, clusters: int, random: np.random.Generator) -> 
         total = squared.sum()
         if total == 0:
             raise TinyganError(
-                f"only {cluster} distinct points for {clusters} clusters; ask for fewer clusters"
+                f"only {cluster} distinct points for {clusters} clusters; take fewer clusters"
             )
         centres[cluster] = x[random.choice(len(x), p=squared / total)]
     return centres
@@ -285,11 +321,12 @@ def _spread_start(x: np.ndarray, clusters: int, random: np.random.Generator) -> 
 
 
 def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, float]:
-    """Compute distances to the nearest training image, of fakes and of test images: are fakes copies?
+    """Compute the L2 distances to the nearest training image of fakes and of test images: small ones are copies.
 
-    Returns `fake` and `test`, the mean distances, their `ratio`, and `nearest_fake`, the smallest one. A ratio
-    near 1 is what new images of the same kind give. Well below 1 means copies, or images simpler than real ones
-    (blurred, collapsed onto a common shape): the pairs show which.
+    All three are images (N, ...) of one size, in one unit, that of the distances. Returns `fake` and `test`, the mean
+    distances, their `ratio`, and `nearest_fake`, the smallest one. A ratio near 1 is what new images of the same kind
+    give. Well below 1 means copies, or images simpler than real ones (blurred, collapsed onto a common shape): the
+    pairs show which. The comparison with test images is our choice. Raises TinyganError for images of different sizes.
     """
     fake, train_like_fake = same_features("fake images", fake, "training images", train)
     test, train_like_test = same_features("test images", test, "training images", train)
@@ -306,11 +343,13 @@ def copy_check(fake: ArrayLike, test: ArrayLike, train: ArrayLike) -> dict[str, 
 def pairwise_spread(
     fake: ArrayLike, real: ArrayLike, *, pairs: int = 50_000, seed: int = 0
 ) -> dict[str, float]:
-    """Compute how far apart two random fakes are, over the same for two random reals (mean L2 distances).
+    """Compute how far apart two random fakes are, divided by the same for two random reals (mean L2 distances).
 
-    A ratio well below 1 says that samples resemble each other. `wasserstein` is the 1-D Wasserstein distance
-    between the two sets of pair distances: it also detects a mass of small distances that leaves the mean in
-    place. Distances are of `pairs` random pairs, taken by subtraction.
+    fake, real: images (N, ...), two or more of one size. A ratio well below 1 means that samples resemble each other.
+    `wasserstein` is the 1-D Wasserstein distance between the two sets of pair distances: it also detects a mass of
+    small distances that leaves the mean in place. Distances are of `pairs` random pairs, computed by subtraction.
+    Returns `fake`, `real` and `wasserstein` in the units of the images, and `ratio`. Our choice. Raises TinyganError
+    for fewer images, or of different sizes.
     """
     fake, real = same_features("fake images", fake, "real images", real, at_least=2)
     of_fake, of_real = (np.sort(_pair_distances(x, pairs, np.random.default_rng(seed))) for x in (fake, real))
@@ -325,12 +364,16 @@ def pairwise_spread(
 
 
 def pixel_std(images: ArrayLike) -> float:
-    """Compute how much samples differ: root of the variance over samples, averaged over pixels. 0: all equal."""
+    """Compute how much samples (N, ...) differ, in their units; 0: all are equal.
+
+    The root of the variance over samples, averaged over pixels. Raises TinyganError for NaN or infinity.
+    """
     x = as_matrix("images", images)
     return float(np.sqrt(x.var(axis=0, dtype=np.float64).mean()))
 
 
 def _pair_distances(x: np.ndarray, pairs: int, random: np.random.Generator) -> np.ndarray:
+    """Compute the L2 distances (pairs,) of random pairs of different rows."""
     first = random.integers(len(x), size=pairs)
     second = (first + random.integers(1, len(x), size=pairs)) % len(x)  # never the same sample twice
     distances = np.empty(pairs)
@@ -344,9 +387,10 @@ def _pair_distances(x: np.ndarray, pairs: int, random: np.random.Generator) -> n
 
 
 def nearest(rows: ArrayLike, columns: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest column of each row: (index, L2 distance), each (N,).
+    """Find the nearest of `columns` (M, F) to each of `rows` (N, F): (index, L2 distance), each (N,).
 
-    The distance is taken again by subtraction, so that an exact copy gives exactly 0.
+    Raises TinyganError for different F. The distance is taken again by subtraction, so that an exact copy gives exactly
+    0.
     """
     rows, columns = same_features("rows", rows, "columns", columns)
     index = np.empty(len(rows), np.int64)
@@ -385,6 +429,7 @@ def _distance_blocks(
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> float:
+    """Compute KL(p || q) of shares in nats; infinite where q lacks what p holds."""
     held = p > 0
     if (q[held] == 0).any():
         return math.inf
@@ -392,4 +437,5 @@ def _kl(p: np.ndarray, q: np.ndarray) -> float:
 
 
 def _ratio(value: float, reference: float) -> float:
+    """Divide by a reference; NaN where that is 0."""
     return value / reference if reference > 0 else math.nan

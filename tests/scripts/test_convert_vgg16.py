@@ -612,7 +612,8 @@ def test_downloads_that_fail_say_so_in_one_line(server, tmp_path, setting, words
         setattr(server, name, value)
     with pytest.raises(TinyganError, match=words) as caught:
         fetched(server, tmp_path / "file.h5")
-    assert "\n" not in str(caught.value) and "by hand" in str(caught.value) and len(server.asked) <= 5
+    text = str(caught.value)
+    assert "\n" not in text and f"get {server.url} by hand and put it in {tmp_path}" in text and len(server.asked) <= 5
     assert not (tmp_path / "file.h5").exists()
 
 

@@ -1,7 +1,7 @@
 """Downloads: one file from one of several mirrors, and the folder that downloads are kept in.
 
-Bytes go to a file beside the wanted one, with `.part` at the end of its name. Only when its checksum is right
-is it renamed, in one step, to the wanted name; so a file under that name is always complete. A mirror that refuses,
+Bytes go to a file beside the target, with `.part` at the end of its name. Only when its checksum is right
+is it renamed, in one step, to the target's name; so a file under that name is always complete. A mirror that refuses,
 breaks off, is slow or sends other bytes is left for the next one. When all have failed, the error is one line with the
 reason of each, an address of the file and the folder to put it in by hand.
 """
@@ -27,7 +27,7 @@ CHUNK = 1 << 16
 def cache_dir() -> Path:
     """Return the folder that downloads are kept in (it may not exist yet).
 
-    The first of: $TINYGAN_HOME; $XDG_CACHE_HOME/tinygan; then the system's own: ~/Library/Caches/tinygan
+    The first of: $TINYGAN_HOME; $XDG_CACHE_HOME/tinygan; then the system's usual one: ~/Library/Caches/tinygan
     (macOS), %LOCALAPPDATA%/tinygan (Windows), ~/.cache/tinygan (elsewhere). A variable that is empty counts
     as not set. Raises TinyganError when the user has no home folder to fall back on.
     """
@@ -114,7 +114,7 @@ def _not_downloaded(urls: Sequence[str], path: Path, failures: Sequence[str], go
 
 
 class _Unusable(Exception):
-    """A mirror's answer cannot be used; the text says why."""
+    """A mirror's answer cannot be used; the text is the reason."""
 
 
 def _size(path: Path) -> int:
@@ -250,6 +250,7 @@ class _Meter:
         self.received = 0
 
     def start(self, total: int | None) -> "_Meter":
+        """Begin a download of `total` bytes, None where the number is unknown; return self."""
         self.total = total
         if self.follow:
             with suppress(ImportError):
@@ -259,6 +260,7 @@ class _Meter:
         return self
 
     def update(self, count: int) -> None:
+        """Count bytes that have come."""
         before, self.received = self.received, self.received + count
         if self.bar is not None:
             self.bar.update(count)
@@ -268,5 +270,6 @@ class _Meter:
                 self.say(f"  {self.name}: {25 * quarter} % of {self.total / 1e6:.1f} MB")
 
     def close(self) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -1,9 +1,9 @@
 """Bilinear sampling of images along an affine map on a GPU, and its transpose: one kernel of kernels.cu each.
 
 The transpose gathers: a pixel of the image collects from the pixels of the views that were sampled near it, in a fixed
-order, so there are no atomics and the bits are the same every time. Which pixels those are follows from the inverse of the
-affine map; it is computed here, in float64, with room for what rounding does to positions in float32. A matrix without an
-inverse, or nearly so, gets all rows, of which the kernel then skips most.
+order, so there are no atomics and the bits are the same every time. Which pixels those are follows from the inverse of
+the affine map; it is computed here, in float64, with room for what rounding does to positions in float32. A matrix
+without an inverse, or nearly so, gets all rows, of which the kernel then skips most.
 
 Definitions are in reference.py.
 """

@@ -32,7 +32,7 @@ def json_row(net: Net | Problem, speed: dict[str, float]) -> dict[str, Any]:
 
 
 def matrix_library() -> str:
-    """Name the library behind NumPy's matrix product and the processor it was built for: half of the time depends on it.
+    """Name the library behind NumPy's matrix product and the processor it was built for, which decide half of the time.
 
     OPENBLAS_CORETYPE in the environment overrides what OpenBLAS detects; a slower code there is easily forgotten.
     """

@@ -236,7 +236,7 @@ def compare(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -
 
 @contextmanager
 def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
-    """Leave out a form of PyTorch's that has no room or does not compile, with a note; any other exception is raised."""
+    """Leave out a form of PyTorch's that has no room or does not compile, with a note; raise any other exception."""
     try:
         yield
     except Exception as error:

@@ -34,7 +34,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # of .carry/ as of benchmarks/ itself
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, said_by
+from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, printed_by
 
 from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def no_gpu(environment: dict[str, str]) -> str:
-    """Return why there is no GPU, or nothing. Tried in another process: in this one its memory would be held for good."""
+    """Return why there is no GPU, or nothing. Tried in another process: in this one its memory would stay in use."""
     code = "from tinygan.app.device import find_gpu; cupy, line = find_gpu(); print('' if cupy else line)"
     try:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
@@ -132,7 +132,7 @@ def run_part(args: argparse.Namespace) -> int:
 def watch_memory(over: threading.Event, peak: list[int]) -> None:
     """Note the most memory that is in use on a GPU, in MB, read every half second."""
     while not over.wait(0.5):
-        text = said_by("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+        text = printed_by("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         peak[0] = max(peak[0], *map(int, re.findall(r"^\d+", text, re.MULTILINE) or [0]))
 
 

@@ -180,7 +180,7 @@ def steps(args: argparse.Namespace) -> dict:
 
 @part(45, 20)
 def profile(args: argparse.Namespace) -> dict:
-    """Measure which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches, too."""
+    """Measure which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches too."""
     torch = need_torch()
     from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, timed_round
     cupy, _ = find_gpu()

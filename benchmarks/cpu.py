@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen(args: argparse.Namespace) -> list[Net | Problem]:
-    """What to measure, in order."""
+    """List what to measure, in order."""
     nets: list[Net | Problem] = []
     if "gan" in args.only:
         nets += [Net(base, bank, args.batch or args.gan_batch) for base in args.base for bank in args.bank]
@@ -109,24 +109,24 @@ def measure(net: Net | Problem, args: argparse.Namespace) -> None:
                 say(f"{net.name}: {form}: does it compute the same?")
                 path = reference if form == "tinygan" else Path(folder) / "torch.npz"
                 checker = workers["checker"] = Worker(net, form, args.threads, reference, dtype="float64")
-                checker.ask("check", str(path))
+                checker.request("check", str(path))
                 workers.pop("checker").close()
                 if form != "tinygan":
                     require_agreement(f"{net.name}, PyTorch {form}", reference, path)
             workers["tinygan"] = Worker(net, "tinygan", args.threads, reference)
-            workers["tinygan"].ask("weights", str(reference))  # of full width
+            workers["tinygan"].request("weights", str(reference))  # of full width
             workers |= {form: Worker(net, form, args.threads, reference) for form in net.torch_forms}
             steps = {form: args.steps or steps_for(step_ms) for form, step_ms in warm_up(net, workers).items()}
             times: dict[str, list[list[float]]] = {form: [] for form in workers}
             for turn in range(args.rounds):
                 say(f"{net.name}: round {turn + 1} of {args.rounds}")
                 for form, worker in workers.items():
-                    answer = worker.ask("round", steps[form])
+                    answer = worker.request("round", steps[form])
                     times[form].append(answer["ms"])
                     net.mb[form], net.above[form] = answer["mb"], answer["mb"] - answer["rest_mb"]
             net.ms = {form: median(map(median, rounds)) for form, rounds in times.items()}
             net.least = {form: min(map(min, rounds)) for form, rounds in times.items()}
-            net.profile = workers["tinygan"].ask("profile", steps["tinygan"])
+            net.profile = workers["tinygan"].request("profile", steps["tinygan"])
         finally:
             for worker in workers.values():
                 worker.close()
@@ -137,7 +137,7 @@ def warm_up(net: Net | Problem, workers: dict[str, Worker]) -> dict[str, float]:
 
     Raises TinyganError if the first step's losses differ between forms.
     """
-    first = {form: worker.ask("round", 1)["losses"] for form, worker in workers.items()}
+    first = {form: worker.request("round", 1)["losses"] for form, worker in workers.items()}
     ours = np.array(first["tinygan"])
     for form, losses in first.items():
         gap = np.abs(ours - losses).max()
@@ -146,14 +146,14 @@ def warm_up(net: Net | Problem, workers: dict[str, Worker]) -> dict[str, float]:
                                f"{np.round(ours, 5).tolist()} and {np.round(losses, 5).tolist()}")
     least = {}
     for form, worker in workers.items():
-        least[form] = min(worker.ask("round", FIRST_STEPS - 1)["ms"])
+        least[form] = min(worker.request("round", FIRST_STEPS - 1)["ms"])
         if least[form] < SLOW:
-            least[form] = min(worker.ask("round", WARM_UP - FIRST_STEPS)["ms"])
+            least[form] = min(worker.request("round", WARM_UP - FIRST_STEPS)["ms"])
     return least
 
 
 def steps_for(step_ms: float) -> int:
-    """Steps in a round: as many as fit, at least 1 and at most 20."""
+    """Choose the number of steps in a round: as many as fit, at least 1 and at most 20."""
     return min(20, max(1, round(ROUND_SECONDS * 1e3 / step_ms)))
 
 
@@ -170,7 +170,7 @@ class Worker:
         self.process = subprocess.Popen(words, env=environment(threads), stdin=subprocess.PIPE, text=True,
                                         stdout=subprocess.PIPE, stderr=self.errors)
 
-    def ask(self, command: str, value: Any) -> Any:
+    def request(self, command: str, value: Any) -> Any:
         """Send a command and wait for its answer. Raises TinyganError with the last line the process wrote."""
         try:
             self.process.stdin.write(json.dumps([command, value]) + "\n")
@@ -196,7 +196,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def require_agreement(name: str, reference: Path, path: Path) -> None:
-    """TinyganError unless both files hold the same losses and gradients, and the same parameters have one."""
+    """Raise TinyganError unless both files hold the same losses and gradients, and the same parameters have one."""
     with np.load(reference) as ours, np.load(path) as theirs:
         wrong = disagreement(ours, theirs)
     if wrong:
@@ -204,7 +204,7 @@ def require_agreement(name: str, reference: Path, path: Path) -> None:
 
 
 def disagreement(ours: Any, theirs: Any) -> str:
-    """What differs between two sets of `losses` and `gradients/...`, in a few words; empty if nothing does."""
+    """Describe what differs between two sets of `losses` and `gradients/...`, in a few words; empty if nothing does."""
     def gradients(arrays: Any) -> set[str]:
         return {key for key in arrays if key.startswith("gradients/")}
 
@@ -293,7 +293,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def kinds(text: str) -> tuple[str, ...]:
-    """"vgg16,gan" -> ("gan", "vgg16"), always in that order."""
+    """Parse "vgg16,gan" -> ("gan", "vgg16"), always in that order."""
     words = text.split(",")
     if not set(words) <= set(KINDS):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(KINDS)}")
@@ -301,7 +301,7 @@ def kinds(text: str) -> tuple[str, ...]:
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """"128,1024" -> (128, 1024)."""
+    """Parse "128,1024" -> (128, 1024)."""
     pixels = numbers(text)
     if not set(pixels) <= set(SIZES):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
@@ -309,7 +309,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """"16,64" -> (16, 64)."""
+    """Parse "16,64" -> (16, 64)."""
     try:
         return tuple(cli.positive_int(word) for word in text.split(","))
     except (ValueError, argparse.ArgumentTypeError):
@@ -317,7 +317,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def cores() -> int:
-    """The processors this process may use."""
+    """List the processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

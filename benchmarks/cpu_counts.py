@@ -44,17 +44,17 @@ class Layer:
 
     @property
     def flop(self) -> int:
-        """Of one of its three maps, for one sample."""
+        """Count the operations of one of its three maps, for one sample."""
         return 2 * self.small_side ** 2 * self.weights
 
     @property
     def weights(self) -> int:
-        """Numbers in one filter set."""
+        """Count the numbers in one filter set."""
         return self.small_channels * self.big_channels * self.kernel ** 2
 
     @property
     def small(self) -> int:
-        """Numbers in one sample's small map."""
+        """Count the numbers in one sample's small map."""
         return self.small_channels * self.small_side ** 2
 
     @property
@@ -62,7 +62,7 @@ class Layer:
         return self.big_channels * self.big_side ** 2
 
     def passes(self) -> tuple[int, int, int]:
-        """How often N samples go (forward, back to the input, back to the weight) in one training step."""
+        """Count how often N samples go (forward, back to the input, back to the weight) in one training step."""
         if self.net == "G":
             return 2, 0 if self.first else 1, 1
         return 3, 1 if self.first else 3, 2
@@ -75,7 +75,7 @@ class Layer:
 
 
 def layers(config: GANConfig) -> list[Layer]:
-    """All layers of both nets, in the order of the data."""
+    """List all layers of both nets, in the order of the data."""
     depth, start = config.depth, config.side // 2 ** config.depth
     widths = [config.channels] + [config.base_channels * 2 ** i for i in range(depth)]  # from the image inwards
     sides = [config.side // 2 ** i for i in range(depth + 1)]
@@ -90,12 +90,12 @@ def layers(config: GANConfig) -> list[Layer]:
 
 
 def step_flop(config: GANConfig, batch: int) -> int:
-    """Floating-point operations in the matrix products of one training step."""
+    """Count the floating-point operations in the matrix products of one training step."""
     return sum(sum(layer.passes()) * layer.flop for layer in layers(config)) * batch
 
 
 def step_bytes(config: GANConfig, batch: int) -> float:
-    """Bytes that one training step reads and writes at least."""
+    """Count the bytes that one training step reads and writes at least."""
     numbers = 0.0
     for layer in layers(config):
         forward, to_input, to_weight = layer.passes()
@@ -115,5 +115,5 @@ def step_bytes(config: GANConfig, batch: int) -> float:
 
 
 def used_sets(bank: int, batch: int) -> float:
-    """Filter sets with at least one of `batch` samples, on average over routes drawn uniformly."""
+    """Compute how many filter sets have one of `batch` samples or more, on average over routes drawn uniformly."""
     return bank * (1 - (1 - 1 / bank) ** batch)

@@ -23,7 +23,7 @@ class Measured:
 
     @property
     def best_form(self) -> str:
-        """PyTorch's fastest form."""
+        """Return PyTorch's fastest form."""
         return min(self.torch_forms, key=lambda form: self.ms[form])
 
 
@@ -37,22 +37,22 @@ class Net(Measured):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Return its name in the table."""
         return f"{'SGAN' if self.bank > 1 else 'GAN'} base {self.base} K {self.bank} batch {self.batch}"
 
     @property
     def torch_forms(self) -> list[str]:
-        """PyTorch's forms."""
+        """List PyTorch's forms."""
         return torch_forms(self.bank)
 
     @property
     def config(self) -> GANConfig:
-        """The nets' settings."""
+        """Return the nets' settings."""
         return GANConfig(base_channels=self.base, bank=(self.bank,))
 
     @property
     def flop(self) -> float:
-        """Operations of the products of a step."""
+        """Count the operations of the products of a step."""
         return cpu_counts.step_flop(self.config, self.batch)
 
     def words(self, check: bool) -> list[str]:
@@ -68,17 +68,17 @@ class Problem(Measured):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Return its name in the table."""
         return self.problem.name
 
     @property
     def torch_forms(self) -> list[str]:
-        """PyTorch's forms."""
+        """List PyTorch's forms."""
         return torch_forms(self.problem.bank)
 
     @property
     def flop(self) -> float:
-        """Operations of the products of a step."""
+        """Count the operations of the products of a step."""
         return self.problem.flop
 
     def words(self, check: bool) -> list[str]:
@@ -87,6 +87,6 @@ class Problem(Measured):
 
 
 def torch_forms(bank: int) -> list[str]:
-    """PyTorch's forms for a bank of K: memory order, and how a bank is routed."""
+    """List PyTorch's forms for a bank of K: memory order, and how a bank is routed."""
     layouts = ("plain", "channels_last")
     return [f"{layout}{routing}" for routing in ((" loop", " grouped") if bank > 1 else ("",)) for layout in layouts]

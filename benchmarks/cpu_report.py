@@ -12,13 +12,13 @@ from cpu_nets import Net, Problem
 
 
 def floors(net: Net, speed: dict[str, float]) -> tuple[float, float]:
-    """Milliseconds that (the matrix products, the moving of bytes) of one step take at least."""
+    """Compute the milliseconds that (the matrix products, the moving of bytes) of one step take at least."""
     moved = cpu_counts.step_bytes(net.config, net.batch)
     return net.flop / speed["gflops"] / 1e6, moved / speed["gbytes"] / 1e6
 
 
 def json_row(net: Net | Problem, speed: dict[str, float]) -> dict[str, Any]:
-    """A row's numbers by name; no floor for what has none."""
+    """Return a row's numbers by name; no floor for what has none."""
     best = net.best_form
     ours, theirs = net.ms["tinygan"], net.ms[best]
     least = min(net.least[form] for form in net.torch_forms)
@@ -32,7 +32,7 @@ def json_row(net: Net | Problem, speed: dict[str, float]) -> dict[str, Any]:
 
 
 def matrix_library() -> str:
-    """The library behind NumPy's matrix product and the processor it was built for: it decides half of the time.
+    """Name the library behind NumPy's matrix product and the processor it was built for, which decide half of the time.
 
     OPENBLAS_CORETYPE in the environment overrides what OpenBLAS detects; a slower code there is easily forgotten.
     """
@@ -47,7 +47,7 @@ def matrix_library() -> str:
 
 
 def report(nets: list[Net | Problem], speed: dict[str, float], args: argparse.Namespace) -> str:
-    """All tables."""
+    """Print all tables."""
     gans = [net for net in nets if isinstance(net, Net)]
     names = max(len(net.name) for net in nets)
     lines = [f"One training step, {args.threads} thread{'s' * (args.threads > 1)}, median of {args.rounds} rounds; "
@@ -75,7 +75,7 @@ def report(nets: list[Net | Problem], speed: dict[str, float], args: argparse.Na
 
 
 def bank_cost(nets: list[Net]) -> list[str]:
-    """What a bank of K costs against a bank of one, at equal width."""
+    """Compare the cost of a bank of K against a bank of one, at equal width."""
     lines = []
     for plain in (net for net in nets if net.bank == 1):
         for net in nets:
@@ -87,7 +87,7 @@ def bank_cost(nets: list[Net]) -> list[str]:
 
 
 def floor_table(nets: list[Net], speed: dict[str, float]) -> list[str]:
-    """What a step of the GANs takes at least."""
+    """Format the table of what a step of the GANs takes at least."""
     lines = [f"Floors, from a product at {speed['gflops']:.0f} GFLOP/s and a copy at {speed['gbytes']:.1f} GB/s; "
              "arrays that stay in cache can be faster",
              f"{'net':28} {'GFLOP':>7} {'ms':>8} {'MB moved':>9} {'ms':>8} {'tinygan / larger floor':>23}"]
@@ -100,7 +100,7 @@ def floor_table(nets: list[Net], speed: dict[str, float]) -> list[str]:
 
 
 def profile_table(net: Net | Problem) -> list[str]:
-    """The ten costliest operations of tinygan, forward and backward together."""
+    """Format the table of the ten costliest operations of tinygan, forward and backward together."""
     rows, total = net.profile["rows"], net.profile["total_ms"]
     lines = [f"{net.name}: tinygan's costliest operations ({total:.1f} ms per step while profiled)",
              f"  {'op':24} {'calls':>6} {'ms':>8} {'share':>6}"]

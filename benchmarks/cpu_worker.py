@@ -28,7 +28,7 @@ LATENT, LR, CHECK_STEPS = 128, 1e-4, 3
 
 
 def make_batches(size: int, bank: int, count: int = BATCHES, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """What a training step consumes: real images, and noise and routes for both of its halves."""
+    """Draw what a training step consumes: real images, and noise and routes for both of its halves."""
     rng = np.random.default_rng(seed)
     banks = (bank, bank, bank, 1)  # projection and two transposed convolutions; the last one is shared
 
@@ -69,17 +69,17 @@ class TinyganTrainer:
                 for key, array in by_set(f"{net}.{name}", p.data, None)}
 
     def gradients(self, net: str) -> dict[str, np.ndarray]:
-        """Gradients by name and filter set; a set that took no part has none."""
+        """Return gradients by name and filter set; a set that took no part has none."""
         return {key: array for name, p in self.nets[net].named_parameters() if p.grad is not None
                 for key, array in by_set(f"{net}.{name}", p.grad.data, p.grad.rows)}
 
     def step(self, batch: dict[str, np.ndarray]) -> tuple[float, float]:
-        """One step of the discriminator, one of the generator; returns both losses."""
+        """Take one step of the discriminator and one of the generator; returns both losses."""
         d_loss, g_loss = self.train(batch)
         return d_loss.item(), g_loss.item()
 
     def train(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """The same, with the losses as tensors: to read a number makes a GPU wait."""
+        """Take the same steps, with the losses as tensors: to read a number makes a GPU wait."""
         from tinygan import Tensor
         from tinygan.models import turn_of_d, turn_of_g
 
@@ -90,7 +90,7 @@ class TinyganTrainer:
 
 
 def by_set(name: str, array: np.ndarray, rows: np.ndarray | None) -> list[tuple[str, np.ndarray]]:
-    """A weight (K, ...) as its K sets `name.k`, without those that `rows` leaves out; anything else as it is."""
+    """Split a weight (K, ...) into its K sets `name.k`, without those that `rows` leaves out; keep anything else."""
     if not name.endswith("weight"):
         return [(name, array)]
     return [(f"{name}.{k}", array[k]) for k in range(len(array)) if rows is None or rows[k]]
@@ -110,13 +110,13 @@ def check(trainer: Any, batches: list[dict[str, np.ndarray]], path: str) -> None
 
 
 def weights_of(trainer: Any) -> dict[str, np.ndarray]:
-    """Copies of tinygan's weights as they are now; nothing for PyTorch, which is given them."""
+    """Return copies of tinygan's weights as they are now; nothing for PyTorch, which is given them."""
     weights = trainer.weights() if hasattr(trainer, "weights") else {}
     return {f"weights/{key}": value.copy() for key, value in weights.items()}
 
 
 def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) -> tuple[list[float], tuple]:
-    """(milliseconds of each step, the losses of the last)."""
+    """Return (milliseconds of each step, the losses of the last)."""
     times, losses = [], ()
     for i in range(count):
         started = time.perf_counter()
@@ -126,7 +126,7 @@ def timed_steps(trainer: Any, batches: list[dict[str, np.ndarray]], count: int) 
 
 
 def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count: int) -> dict[str, Any]:
-    """Milliseconds per step: all operations, what works on weights outside of them, and what is left (Python)."""
+    """Measure milliseconds per step: all operations, passes over the weights outside of them, and the rest (Python)."""
     from tinygan import profile as profiling
 
     with profiling(show=False) as report:
@@ -137,7 +137,7 @@ def profile(trainer: TinyganTrainer, batches: list[dict[str, np.ndarray]], count
 
 
 def memory_mb() -> tuple[float, float]:
-    """(the most memory this process has had since `forget_peak`, what it has now), in units of 10^6 bytes."""
+    """Return (the most memory this process has had since `forget_peak`, what it has now), in units of 10^6 bytes."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             kib = dict(line.split(":", 1) for line in file)
@@ -164,13 +164,13 @@ def forget_peak() -> None:
 
 
 def stored_weights(path: str) -> dict[str, np.ndarray]:
-    """tinygan's weights by name, from the file of a check or of the command "weights"."""
+    """Return tinygan's weights by name, from the file of a check or of the command "weights"."""
     with np.load(path) as stored:
         return {key.removeprefix("weights/"): stored[key] for key in stored if key.startswith("weights/")}
 
 
 def torch_trainer(args: argparse.Namespace, problem: Any, batches: list[dict[str, np.ndarray]]) -> Any:
-    """PyTorch's nets with tinygan's weights, and whichever form of its optimiser is faster on them."""
+    """Return PyTorch's nets with tinygan's weights, and whichever form of its optimiser is faster on them."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -203,7 +203,7 @@ def torch_trainer(args: argparse.Namespace, problem: Any, batches: list[dict[str
 
 
 def tinygan_trainer(args: argparse.Namespace, problem: Any) -> Any:
-    """tinygan's nets, shaken."""
+    """Return tinygan's nets, shaken."""
     from tinygan.kernels import threads
 
     threads.set_threads(args.threads)
@@ -219,7 +219,7 @@ def tinygan_trainer(args: argparse.Namespace, problem: Any) -> Any:
 
 
 def draw(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
-    """(the problem, None for the GAN's step; the batches of the steps)."""
+    """Draw (the problem, None for the GAN's step; the batches of the steps)."""
     if args.problem:
         import gpan_problem
 

@@ -51,11 +51,11 @@ class Classifier:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels or units of the 16 layers; the classes come last."""
+        """List channels or units of the 16 layers; the classes come last."""
         return tuple(max(1, width // self.narrow) for width in WIDTHS[:-1]) + (max(10, WIDTHS[-1] // self.narrow),)
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """(layer, shape of its weight), in order."""
+        """List (layer, shape of its weight), in order."""
         inputs = CHANNELS
         for name, outputs in zip((*CONVOLUTIONS, *HEAD), self.widths, strict=True):
             inputs *= (self.side // STEP) ** 2 if name == "fc6" else 1
@@ -63,7 +63,7 @@ class Classifier:
             inputs = outputs
 
     def weights(self, dtype: str = "float32") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Layer -> (weight, bias), drawn so that signals keep their size from layer to layer (He et al. 2015)."""
+        """Draw layer -> (weight, bias), so that signals keep their size from layer to layer (He et al. 2015)."""
         rng, layers = np.random.default_rng(3), {}
         scales = {"conv1_1": INPUT_SCALE, "fc8": SCORE_SCALE}
         for name, shape in self.shapes():
@@ -74,7 +74,7 @@ class Classifier:
         return layers
 
     def flop(self) -> tuple[int, int]:
-        """Operations of (the convolutions, the three layers of the head) on one image, forward."""
+        """Count the operations of (the convolutions, the three layers of the head) on one image, forward."""
         convolutions = head = 0
         for name, shape in self.shapes():
             if name in HEAD:
@@ -84,7 +84,7 @@ class Classifier:
         return convolutions, head
 
     def bytes_moved(self, batch: int) -> int:
-        """Forward, and back to the image: every layer's maps and weights once each, read or written."""
+        """Count forward, and back to the image: every layer's maps and weights once each, read or written."""
         numbers, inputs, side = 0, CHANNELS, self.side
         for name, shape in self.shapes():
             if name == "fc6":
@@ -110,17 +110,17 @@ class VGG16Problem:
 
     @property
     def name(self) -> str:
-        """Its name in the table."""
+        """Return its name in the table."""
         return f"VGG16 {self.side} px batch {self.batch}" + (f" narrow {self.narrow}" if self.narrow > 1 else "")
 
     @property
     def classifier(self) -> Classifier:
-        """The net's sizes."""
+        """Return the net's sizes."""
         return Classifier(self.side, self.narrow)
 
     @property
     def for_check(self) -> VGG16Problem:
-        """A smaller one of the same computation, for the check in float64."""
+        """Return a smaller one of the same computation, for the check in float64."""
         return replace(self, batch=min(2, self.batch), narrow=max(NARROW, self.narrow))
 
     def batches(self, dtype: str = "float32") -> list[dict[str, Any]]:
@@ -132,12 +132,12 @@ class VGG16Problem:
 
     @property
     def flop(self) -> int:
-        """Forward, and back to the image: two products of the same size in each layer."""
+        """Count forward, and back to the image: two products of the same size in each layer."""
         return 2 * self.batch * sum(self.classifier.flop())
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes that the layers read and write at least."""
+        """Count the bytes that the layers read and write at least."""
         return self.classifier.bytes_moved(self.batch)
 
 
@@ -161,28 +161,28 @@ class GPANProblem:
 
     @property
     def name(self) -> str:
-        """Its name in the table."""
+        """Return its name in the table."""
         return f"GPAN {self.size} px batch {self.batch} K {self.bank}, {self.sees}"
 
     @property
     def classifier(self) -> Classifier:
-        """The classifier's sizes."""
+        """Return the classifier's sizes."""
         return Classifier(self.side, self.narrow)
 
     @property
     def config(self) -> GPANConfig:
-        """The nets' settings."""
+        """Return the nets' settings."""
         return GPANConfig(size=self.size, categories=CATEGORIES, bank=(self.bank,), base_channels=self.base,
                           patch_channels=self.patch, **NET_SETTINGS)
 
     @property
     def losses(self) -> LossSettings:
-        """The losses' weights and variants."""
+        """Return the losses' weights and variants."""
         return LossSettings(whole=self.sees != "view")
 
     @property
     def for_check(self) -> GPANProblem:
-        """The same computation with fewer channels, for the check in float64."""
+        """Return the same computation with fewer channels, for the check in float64."""
         few = 8 if self.size > 256 else 16
         return replace(self, batch=2 if self.size > 256 else self.batch, narrow=max(NARROW, self.narrow),
                        base=min(few, self.base), patch=min(few, self.patch))
@@ -216,12 +216,12 @@ class GPANProblem:
 
     @property
     def flop(self) -> int:
-        """Operations in the products of a step: the classifier's, the discriminator's and the generator's."""
+        """Count the operations in the products of a step: the classifier's, the discriminator's and the generator's."""
         return sum(self.flop_parts().values())
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes that the classifier alone reads and writes at least."""
+        """Count the bytes that the classifier alone reads and writes at least."""
         return (2 if self.sees == "both" else 1) * self.classifier.bytes_moved(self.batch)
 
     def flop_parts(self) -> dict[str, int]:
@@ -258,11 +258,11 @@ class GPANProblem:
 
 
 def to_json(problem: VGG16Problem | GPANProblem) -> str:
-    """A line of text that `from_json` reads."""
+    """Return a line of text that `from_json` reads."""
     return json.dumps({"kind": problem.kind, **asdict(problem)})
 
 
 def from_json(text: str) -> VGG16Problem | GPANProblem:
-    """The problem in a line of `to_json`."""
+    """Return the problem in a line of `to_json`."""
     fields = json.loads(text)
     return {"vgg16": VGG16Problem, "gpan": GPANProblem}[fields.pop("kind")](**fields)

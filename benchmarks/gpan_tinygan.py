@@ -28,7 +28,7 @@ from tinygan.nn.layers import normalized
 
 
 def make_vgg16(classifier: Classifier, dtype: str) -> VGG16:
-    """The net with its random weights, as constants."""
+    """Make the net with its random weights, as constants."""
     return VGG16(classifier.weights(dtype), dtype=np.dtype(dtype).type)
 
 
@@ -45,25 +45,25 @@ class TinyganVGG16:
         self.net.to(put)
 
     def shake(self) -> None:
-        """Nothing: the biases are random already."""
+        """Do nothing: the biases are random already."""
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Nothing to hand over: both sides draw the same."""
+        """Return nothing: both sides draw the same."""
         return {}
 
     def gradients(self, net: str) -> dict[str, Any]:
-        """The gradient of the last images."""
+        """Return the gradient of the last images."""
         return {net: self.gradient}
 
     def train(self, batch: dict[str, Any]) -> tuple[Tensor]:
-        """The weighted sum of the scores; its gradient is kept."""
+        """Compute the weighted sum of the scores; its gradient is kept."""
         images = Tensor(batch["images"], requires_grad=True)
         value = (self.net.scores(images) * Tensor(batch["cotangent"])).sum()
         self.gradient = grad(value, [images])[0].data
         return (value.detach(),)
 
     def step(self, batch: dict[str, Any]) -> tuple[float]:
-        """The same, as a number."""
+        """Compute the same, as a number."""
         return tuple(value.item() for value in self.train(batch))
 
 
@@ -115,5 +115,5 @@ def as_batch(batch: dict[str, Any]) -> Batch:
 
 
 def make(problem: VGG16Problem | GPANProblem, dtype: str = "float32") -> TinyganVGG16 | TinyganGPAN:
-    """tinygan's side of a problem."""
+    """Make tinygan's side of a problem."""
     return (TinyganGPAN if problem.kind == "gpan" else TinyganVGG16)(problem, dtype)

@@ -100,13 +100,13 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def best(self, kind: str = "") -> str | None:
-        """PyTorch's fastest form ("eager" or "compiled" ones, or of all); None if none was timed."""
+        """Return PyTorch's fastest form ("eager" or "compiled" ones, or of all); None if none was timed."""
         return min((form for form in self.ms if form != "tinygan" and form.startswith(kind)), key=self.ms.get,
                    default=None)
 
     @property
     def ratio(self) -> float | None:
-        """tinygan's time over PyTorch's best."""
+        """Return tinygan's time over PyTorch's best."""
         return self.ms["tinygan"] / self.ms[self.best()] if "tinygan" in self.ms and self.best() else None
 
 
@@ -144,7 +144,7 @@ def run(place: Place, args: argparse.Namespace, lines: list[str]) -> int:
 
 
 def problems(args: argparse.Namespace) -> list[Problem]:
-    """The rows of the table, in one math mode."""
+    """List the rows of the table, in one math mode."""
     layers = [LayerProblem(bank, batch, args.inputs, args.outputs, args.side, args.kernel, args.stride, args.padding)
               for bank in args.bank for batch in args.batch]
     steps = [StepProblem(args.base, bank, args.step_batch) for bank in args.step_bank]
@@ -159,7 +159,7 @@ def problems(args: argparse.Namespace) -> list[Problem]:
 
 
 def measure(problem: Problem, place: Place, args: argparse.Namespace) -> list[Row]:
-    """A row for each math mode. Float32 comes first, asked for or not: there the forms must agree."""
+    """Measure a row for each math mode. Float32 always comes first: there the forms must agree."""
     rows = [Row(problem, math) for math in MATHS if math == "fp32" or math in args.math]
     forms = torch_forms(problem, place)
     for row in rows:
@@ -204,7 +204,7 @@ def measure_row(row: Row, place: Place, args: argparse.Namespace, forms: list[st
 
 
 def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
-    """tinygan and all forms, each checked against tinygan; row.status is set if one differs."""
+    """Make tinygan and all forms, each checked against tinygan; row.status is set if one differs."""
     say(f"{row.problem.name}, {row.math}: tinygan: does it run?")
     sides: dict[str, Any] = {"tinygan": make_ours(row.problem, place)}
     # A copy, as the check moves them.
@@ -214,12 +214,12 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
         say(f"{row.problem.name}, {row.math}: {form}: does it compute the same?")
         with left_out(row, form, sides):
             side = make_theirs(row.problem, form, place, weights)
-            judge(row, form, difference(expected, side.results()))
+            compare(row, form, difference(expected, side.results()))
             sides[form] = side
     return sides
 
 
-def judge(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -> None:
+def compare(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -> None:
     """Note the difference of a form, and whether it is too large."""
     limits = {"losses": LIMITS[row.math], "gradients": LIMITS[row.math], "moves": MOVES_LIMIT}
     if isinstance(row.problem, (VGG16Problem, GPANProblem)):
@@ -236,7 +236,7 @@ def judge(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -> 
 
 @contextmanager
 def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
-    """Drops a form of PyTorch's that has no room or does not compile, with a note; any other exception comes out."""
+    """Leave out a form of PyTorch's that has no room or does not compile, with a note; raise any other exception."""
     try:
         yield
     except Exception as error:
@@ -252,7 +252,7 @@ def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
 
 
 def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | TinyganGPAN:
-    """tinygan's side of a problem."""
+    """Make tinygan's side of a problem."""
     kind = {LayerProblem: TinyganLayer, StepProblem: TinyganStep}.get(type(problem), TinyganGPAN)
     return kind(problem, place.xp, place.clock)
 
@@ -261,21 +261,21 @@ def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | Ti
 
 
 def torch_forms(problem: Problem, place: Place) -> list[str]:
-    """Names of the forms that PyTorch has for a problem."""
+    """List the names of the forms that PyTorch has for a problem."""
     import gpu_torch
 
     return gpu_torch.forms(problem, compiled=place.compiling is not None)
 
 
 def make_theirs(problem: Problem, form: str, place: Place, weights: Mapping | None) -> Any:
-    """PyTorch's side of a problem in one form."""
+    """Make PyTorch's side of a problem in one form."""
     import gpu_torch
 
     return gpu_torch.make(problem, form, place.device, weights, place.compiling)
 
 
 def set_math(math: str) -> None:
-    """The same math mode on both sides."""
+    """Set the same math mode on both sides."""
     import gpu_torch
 
     launch.set_tf32(math == "tf32")
@@ -305,7 +305,7 @@ def measure_speed(place: Place, args: argparse.Namespace) -> None:
 
 
 def json_row(row: Row, speed: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """A row's numbers by name; None where there is none."""
+    """Return a row's numbers by name; None where there is none."""
     compute, moving = floors(row.problem, speed[row.math]) if row.math in speed else (None, None)
     floor, ours = max(compute, moving) if compute is not None else None, row.ms.get("tinygan")
     eager, compiled, best = row.best("eager"), row.best("compiled"), row.best()
@@ -331,7 +331,7 @@ COLUMNS = (  # title, width, key of json_row, format
 
 
 def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: list[str]) -> str:
-    """The table, with all forms and notes under each row."""
+    """Format the table, with all forms and notes under each row."""
     names = max([len(row.problem.name) for row in rows], default=0)
     out = [*lines, *(f"{math}: a large product at {s['gflops'] / 1e3:.1f} TFLOP/s, a large copy at "
                      f"{s['gbytes']:.0f} GB/s" for math, s in speed.items()),
@@ -351,7 +351,7 @@ def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: lis
 
 
 def conditions(cupy: Any, torch: Any, args: argparse.Namespace) -> list[str]:
-    """What the numbers depend on, in words."""
+    """List what the numbers depend on, in words."""
     runtime = cupy.cuda.runtime
     name = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
     return [f"{name}, driver {driver_version()} (CUDA {version(runtime.driverGetVersion())})",
@@ -433,7 +433,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def sizes(text: str) -> tuple[int, ...]:
-    """"256,1024" -> (256, 1024)."""
+    """Parse "256,1024" -> (256, 1024)."""
     pixels = cli.bank_list(text)
     if not set(pixels) <= set(SIZES):
         raise argparse.ArgumentTypeError(f"{text!r}: give some of {', '.join(map(str, SIZES))}")
@@ -441,7 +441,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def maths(text: str) -> tuple[str, ...]:
-    """"fp32,tf32" -> ("fp32", "tf32"), always in that order."""
+    """Parse "fp32,tf32" -> ("fp32", "tf32"), always in that order."""
     words = text.split(",")
     if not set(words) <= set(MATHS):
         raise argparse.ArgumentTypeError(f"must be fp32, tf32 or fp32,tf32, not {text!r}")

@@ -34,7 +34,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # of .carry/ as of benchmarks/ itself
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, said_by
+from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, printed_by
 
 from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def no_gpu(environment: dict[str, str]) -> str:
-    """Why there is no GPU, or nothing. Asked in another process: in this one its memory would be held all the time."""
+    """Return why there is no GPU, or nothing. Tried in another process: in this one its memory would stay in use."""
     code = "from tinygan.app.device import find_gpu; cupy, line = find_gpu(); print('' if cupy else line)"
     try:
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
@@ -132,12 +132,12 @@ def run_part(args: argparse.Namespace) -> int:
 def watch_memory(over: threading.Event, peak: list[int]) -> None:
     """Note the most memory that is in use on a GPU, in MB, read every half second."""
     while not over.wait(0.5):
-        text = said_by("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+        text = printed_by("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
         peak[0] = max(peak[0], *map(int, re.findall(r"^\d+", text, re.MULTILINE) or [0]))
 
 
 def write(out: Path, results: dict[str, dict]) -> None:
-    """results.json and results.md, whole or not at all."""
+    """Write results.json and results.md, whole or not at all."""
     text = "| part | what it shows | status | s | peak MB |\n|---|---|---|---|---|\n"
     for name, result in results.items():
         text += (f"| {name} | {PARTS[name].run.__doc__} | {result['status']} | {result.get('seconds') or ''} | "
@@ -155,7 +155,7 @@ def write(out: Path, results: dict[str, dict]) -> None:
 
 
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags, checked; `before`: the results of --done."""
+    """Parse and check the flags; `before`: the results of --done."""
     p = cli.Parser(description=__doc__.split("\n\n")[0])
     p.add_argument("-o", "--out", type=cli.path, help="folder for the results [default: $OUT, else runs/gpu-check]")
     p.add_argument("--carry", type=cli.path, help="what gpu_prepare.sh made [default: .carry in the project]")
@@ -177,7 +177,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def part_names(text: str) -> list[str]:
-    """"env,smoke" -> ["env", "smoke"]."""
+    """Parse "env,smoke" -> ["env", "smoke"]."""
     names = text.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         raise argparse.ArgumentTypeError(f"there is no part {unknown[0]!r}: take some of {', '.join(PARTS)}")
@@ -185,7 +185,7 @@ def part_names(text: str) -> list[str]:
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """What an earlier call found, by part. Raises TinyganError if the file is not one of ours."""
+    """Read what an earlier call measured, by part. Raises TinyganError if the file is not one of ours."""
     try:
         results = json.loads(path.read_text("utf-8"))
         if not all(name in PARTS and isinstance(result["status"], str) and isinstance(result["found"], dict)

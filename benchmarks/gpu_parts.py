@@ -55,7 +55,7 @@ PARTS: dict[str, Part] = {}  # in the order in which they run
 
 
 def part(limit: int, least: int = 10) -> Callable:
-    """Enter a function into PARTS. It returns what it found, or raises Wrong or NotHere."""
+    """Enter a function into PARTS. It returns its measurements, or raises Wrong or NotHere."""
     def enter(function: Callable) -> Callable:
         PARTS[function.__name__] = Part(limit, least, function)
         return function
@@ -63,7 +63,7 @@ def part(limit: int, least: int = 10) -> Callable:
 
 
 class Wrong(Exception):
-    """The part ran, and something is not as it should be. Its only argument is what was found."""
+    """The part ran, and something is not as it should be. Its only argument is what was measured."""
 
 
 class NotHere(Exception):
@@ -75,13 +75,13 @@ class NotHere(Exception):
 
 @part(40)
 def env(args: argparse.Namespace) -> dict:
-    """Versions, what the device is, and how fast it copies and multiplies."""
+    """Collect versions, what the device is, and how fast it copies and multiplies."""
     from gpu_tinygan import CupyClock, copy_speed, product_speed
 
     found = {"python": platform.python_version(), "processor": f"{platform.machine()}, {os.cpu_count()} threads"}
     found |= {name: installed(name) for name in PACKAGES}
     for name, words in PROGRAMS.items():  # of what it prints the line with a version
-        found[name] = next((line for line in said_by(name, *words).splitlines() if re.search(r"\d\.\d", line)), None)
+        found[name] = next((line for line in printed_by(name, *words).splitlines() if re.search(r"\d\.\d", line)), None)
     started = time.perf_counter()
     cupy, found["find_gpu"] = find_gpu()
     found["seconds to find it"] = round(time.perf_counter() - started, 1)
@@ -95,7 +95,7 @@ def env(args: argparse.Namespace) -> dict:
 
 @part(60)
 def smoke(args: argparse.Namespace) -> dict:
-    """One step of a GAN and of an SGAN: all losses and gradients beside NumPy's."""
+    """Take one step of a GAN and of an SGAN: all losses and gradients beside NumPy's."""
     from game import grown, play
 
     cupy, _ = find_gpu()
@@ -120,7 +120,7 @@ def smoke(args: argparse.Namespace) -> dict:
 
 @part(130, 30)
 def tests(args: argparse.Namespace) -> dict:
-    """The tests marked gpu: every kernel, layer, optimiser and whole trainings against NumPy, on CuPy itself."""
+    """Run the tests marked gpu: every kernel, layer, optimiser and whole trainings against NumPy, on CuPy itself."""
     junit = args.out / "junit.xml"
     junit.unlink(missing_ok=True)
     words = ["-m", "gpu", "tests/kernels/test_gpu.py", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
@@ -147,7 +147,7 @@ def tests(args: argparse.Namespace) -> dict:
 
 @part(60)
 def steps(args: argparse.Namespace) -> dict:
-    """Milliseconds of a training step, and of the host's share: where both agree it is Python that limits."""
+    """Measure milliseconds of a training step, and of the host's share: where both agree it is Python that limits."""
     from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, counted, timed_round
 
     cupy, _ = find_gpu()
@@ -180,7 +180,7 @@ def steps(args: argparse.Namespace) -> dict:
 
 @part(45, 20)
 def profile(args: argparse.Namespace) -> dict:
-    """Which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches as well."""
+    """Measure which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches too."""
     torch = need_torch()
     from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, timed_round
     cupy, _ = find_gpu()
@@ -203,20 +203,20 @@ def profile(args: argparse.Namespace) -> dict:
 
 @part(170, 60)
 def bench_step(args: argparse.Namespace) -> dict:
-    """The SGAN's training step against PyTorch's, eager and compiled."""
+    """Time the SGAN's training step against PyTorch's, eager and compiled."""
     return bench(args, "bench_step", "--only", "step", "--step-bank", "16", "--rounds", "3", "--steps", "20")
 
 
 @part(80, 40)
 def bench_layer(args: argparse.Namespace) -> dict:
-    """The stochastic layer against PyTorch's."""
+    """Time the stochastic layer against PyTorch's."""
     return bench(args, "bench_layer", "--only", "layer", "--bank", "16", "--batch", "64", "--rounds", "3", "--steps",
                  "20")
 
 
 @part(70, 30)
 def train(args: argparse.Namespace) -> dict:
-    """python train_mnist.py as a user types it, for 45 seconds and Ctrl-C; its pictures come along."""
+    """Run python train_mnist.py as a user types it, for 45 seconds and Ctrl-C; its pictures come along."""
     words = ["--log-every", "100", "--sample-every", "500", "--eval-every", "1000"]
     folder = args.carry / "mnist"
     if args.small:
@@ -231,7 +231,7 @@ def train(args: argparse.Namespace) -> dict:
 
 @part(70, 30)
 def gpan_1024(args: argparse.Namespace) -> dict:
-    """The GPAN at the paper's 1024 pixels, before the VGG16 of .carry where there is one, else before digits."""
+    """Train the GPAN at the paper's 1024 pixels, before the VGG16 of .carry where there is one, else before digits."""
     words, vgg16 = ["--log-every", "1", "--eval-every", "0", "--steps", "40", "--size", "1024"], args.carry / "vgg16.h5"
     if args.small:
         words[-3:] = ["1", "--size", "64", "--base-channels", "2", "--patch-channels", "2", "--batch-size", "2",
@@ -243,14 +243,14 @@ def gpan_1024(args: argparse.Namespace) -> dict:
 
 @part(60, 40)
 def bench_gpan(args: argparse.Namespace) -> dict:
-    """The GPAN's step at 1024 pixels against PyTorch's, eager, in TF32."""
+    """Time the GPAN's step at 1024 pixels against PyTorch's, eager, in TF32."""
     return bench(args, "bench_gpan", "--only", "gpan", "--size", "1024", "--no-compile", "--math", "tf32", "--rounds",
                  "2", "--steps", "5")
 
 
 @part(90, 40)
 def sanitizer(args: argparse.Namespace) -> dict:
-    """Reads out of bounds and races on the device: the table of kernels under NVIDIA's compute-sanitizer."""
+    """Check for reads out of bounds and races on the device: the table of kernels under NVIDIA's compute-sanitizer."""
     if args.small:
         raise NotHere("the stand-in is no device; test_cuda_kernels.py has the processor's sanitizers")
     if shutil.which("compute-sanitizer") is None:
@@ -280,15 +280,15 @@ def need_torch() -> Any:
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def said_by(program: str, *words: str) -> str:
-    """What a program prints; nothing where it is not there."""
+def printed_by(program: str, *words: str) -> str:
+    """Return what a program prints; nothing where it is not there."""
     try:
         return subprocess.run([program, *words], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
@@ -296,7 +296,7 @@ def said_by(program: str, *words: str) -> str:
 
 
 def call(*words: str) -> tuple[int, str]:
-    """(exit code, output) of a command run in the project's folder; the end of the output goes to the log."""
+    """Run a command and return (exit code, output), in the project's folder; the end of the output goes to the log."""
     done = subprocess.run(words, cwd=ROOT, text=True, errors="replace", stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     print(done.stdout[-8000:])

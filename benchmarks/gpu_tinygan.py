@@ -56,26 +56,26 @@ class LayerProblem:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Return its name in the table."""
         return f"layer K {self.bank} batch {self.batch}"
 
     @property
     def big_side(self) -> int:
-        """Side of the output."""
+        """Return side of the output."""
         return self.stride * (self.side - 1) + self.kernel - 2 * self.padding
 
     @property
     def counts(self) -> cpu_counts.Layer:
-        """The layer as cpu_counts.py describes one."""
+        """Describe the layer as cpu_counts.py describes one."""
         return cpu_counts.Layer("G", self.inputs, self.outputs, self.kernel, self.side, self.big_side, self.bank,
                                 False, False)
 
     def routes(self) -> np.ndarray:
-        """A filter set for each sample."""
+        """Draw a filter set for each sample."""
         return np.random.default_rng(0).integers(0, self.bank, self.batch)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """x (N, A, h, w), weight (K, A, B, k, k), dy (N, B, H, W) and routes (N,)."""
+        """Draw x (N, A, h, w), weight (K, A, B, k, k), dy (N, B, H, W) and routes (N,)."""
         rng = np.random.default_rng(1)
 
         def normal(*shape: int) -> np.ndarray:
@@ -88,12 +88,12 @@ class LayerProblem:
 
     @property
     def flop(self) -> float:
-        """Operations of its three products."""
+        """Count the operations of its three products."""
         return 3 * self.batch * self.counts.flop
 
     @property
     def bytes_moved(self) -> float:
-        """Each operand of the three maps once, and the matrix of columns written and read in each."""
+        """Count each operand of the three maps once, and the matrix of columns written and read in each."""
         used = len(np.unique(self.routes()))
         maps = self.batch * (self.counts.small + self.counts.big)
         return cpu_counts.FLOAT_BYTES * 3 * (maps + used * self.counts.weights + 2 * self.batch * columns(self.counts))
@@ -109,32 +109,32 @@ class StepProblem:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Return its name in the table."""
         return f"{'SGAN' if self.bank > 1 else 'GAN'} step base {self.base} K {self.bank} batch {self.batch}"
 
     @property
     def config(self) -> GANConfig:
-        """The nets' settings."""
+        """Return the nets' settings."""
         return GANConfig(base_channels=self.base, bank=(self.bank,))
 
     def batches(self) -> list[dict[str, np.ndarray]]:
-        """Images, noise and routes of the steps."""
+        """Draw images, noise and routes of the steps."""
         return make_batches(self.batch, self.bank, BATCHES)
 
     @property
     def flop(self) -> float:
-        """Operations of the products of a step."""
+        """Count the operations of the products of a step."""
         return cpu_counts.step_flop(self.config, self.batch)
 
     @property
     def bytes_moved(self) -> float:
-        """What cpu_counts.py counts, and the matrix of columns written and read in every pass of every layer."""
+        """Count what cpu_counts.py counts, and the matrix of columns written and read in every pass of every layer."""
         through = sum(sum(layer.passes()) * columns(layer) for layer in cpu_counts.layers(self.config))
         return cpu_counts.step_bytes(self.config, self.batch) + cpu_counts.FLOAT_BYTES * 2 * through * self.batch
 
 
 def columns(layer: cpu_counts.Layer) -> int:
-    """Numbers of one sample in the matrix of columns; a 1 x 1 kernel needs none."""
+    """Count the numbers of one sample in the matrix of columns; a 1 x 1 kernel needs none."""
     return layer.big_channels * layer.kernel ** 2 * layer.small_side ** 2 if layer.kernel > 1 else 0
 
 
@@ -154,23 +154,23 @@ class TinyganLayer:
         self.weight = Tensor(xp.asarray(arrays["weight"]), requires_grad=True)
 
     def compute(self) -> tuple[Any, list[Any]]:
-        """(output, [gradient of the input, gradient of the weight])."""
+        """Compute (output, [gradient of the input, gradient of the weight])."""
         y = conv_transpose2d(self.x, self.weight, stride=self.problem.stride, padding=self.problem.padding,
                              routes=self.routes)
         return y, grad(y, [self.x, self.weight], seed=self.dy)
 
     def run(self) -> None:
-        """Forward and backward once."""
+        """Run forward and backward once."""
         self.compute()
 
     def results(self) -> dict[str, np.ndarray]:
-        """The output and both gradients."""
+        """Compute the output and both gradients."""
         y, (dx, dw) = self.compute()
         return {"losses/output": y.numpy(), "gradients/layer.input": dx.numpy(), "gradients/layer.weight": dw.numpy()}
 
 
 def as_maps(xp: Any, array: np.ndarray) -> Any:
-    """(N, C, H, W) on the device in the memory order of a net's maps there: channel, sample, row, column."""
+    """Copy (N, C, H, W) to the device in the memory order of a net's maps there: channel, sample, row, column."""
     return xp.asarray(np.ascontiguousarray(array.swapaxes(0, 1))).swapaxes(0, 1)
 
 
@@ -192,12 +192,12 @@ class TinyganStep(TinyganTrainer):
                         for batch in problem.batches()]
 
     def run(self) -> None:
-        """One step with the next batch."""
+        """Take one step with the next batch."""
         self.train(self.batches[self.at % BATCHES])
         self.at += 1
 
     def results(self) -> dict[str, np.ndarray]:
-        """Losses and gradients from the weights as they are, then how far one step moves each parameter."""
+        """Compute losses and gradients from the weights as they are, then how far one step moves each parameter."""
         before = host(self.weights())
         for optimizer in (self.g_optimizer, self.d_optimizer):
             optimizer.step = lambda: None  # so that the second loss does not depend on the first update
@@ -224,17 +224,19 @@ class TinyganGPAN:
                          for name, a in batch.items()} for batch in problem.batches()]
 
     def weights(self) -> dict[str, Any]:
-        """Those of the nets that learn."""
+        """Return those of the nets that learn."""
         return self.side.weights()
 
     def run(self) -> None:
-        """Once, with the next batch."""
+        """Take one step with the next batch."""
         self.side.train(self.batches[self.at % self.period])
         self.at += 1
 
     def results(self) -> dict[str, np.ndarray]:
-        """Losses and gradients, then how far the step moved each parameter. (Both nets are updated at its end, so no
-        loss depends on an update.)"""
+        """Compute losses and gradients, then how far the step moved each parameter.
+
+        Both nets are updated at the end of the step, so no loss depends on an update.
+        """
         before = host(self.weights())
         arrays = {"losses/all": np.array([loss.item() for loss in self.side.train(self.batches[0])])}
         for net in self.side.nets:
@@ -243,18 +245,21 @@ class TinyganGPAN:
 
 
 def host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The same arrays, copied to the host."""
+    """Copy the arrays to the host."""
     return {name: to_numpy(array).copy() for name, array in arrays.items()}
 
 
 def moves(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The length of the way each parameter went. Its direction is left out: where a gradient is next to zero, rounding
-    decides its sign, and RMSprop then takes a step of full size one way or the other."""
+    """Compute the length of the way each parameter went.
+
+    Its direction is left out: where a gradient is next to zero, its sign depends on rounding, and RMSprop then takes a
+    step of full size one way or the other.
+    """
     return {f"moves/{name}": np.array([np.linalg.norm(after[name] - before[name])]) for name in before}
 
 
 def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, tuple[float, str]]:
-    """For "losses", "gradients" and "moves": (the largest relative difference, where it is); infinite if not a number.
+    """Compute for "losses", "gradients" and "moves": (the largest relative difference, its place); infinite for NaN.
 
     An array that one side lacks counts as zeros: tinygan gives a filter set that no sample used no gradient. A
     gradient's difference is measured against its length, but at least SMALL_GRADIENT of the length of all gradients
@@ -279,7 +284,7 @@ def difference(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray])
 
 
 def net_of(key: str) -> str:
-    """"gradients/G.deconvs.0.weight.3" -> "gradients/G"."""
+    """Name the net: "gradients/G.deconvs.0.weight.3" -> "gradients/G"."""
     return key.partition(".")[0]
 
 
@@ -290,14 +295,14 @@ class HostClock:
     """For work that is done when the call returns."""
 
     def mark(self) -> float:
-        """Now."""
+        """Return the time now."""
         return time.perf_counter()
 
     def wait(self) -> None:
-        """Nothing is left to be done."""
+        """Return at once: nothing is left to be done."""
 
     def between(self, start: float, end: float) -> float:
-        """Milliseconds from one mark to another."""
+        """Measure the milliseconds from one mark to another."""
         return (end - start) * 1e3
 
 
@@ -308,22 +313,22 @@ class CupyClock:
         self.cuda = cupy.cuda
 
     def mark(self) -> Any:
-        """An event behind all work handed over so far."""
+        """Record an event after all work queued so far."""
         event = self.cuda.Event()
         event.record()
         return event
 
     def wait(self) -> None:
-        """Until all work is done."""
+        """Wait until all work is done."""
         self.cuda.Device().synchronize()
 
     def between(self, start: Any, end: Any) -> float:
-        """Milliseconds from one event to another; both must have come."""
+        """Measure the milliseconds from one event to another; both must have come."""
         return self.cuda.get_elapsed_time(start, end)
 
 
 def timed_round(run: Callable[[], None], steps: int, clock: Any) -> tuple[list[float], float]:
-    """(milliseconds of each of `steps` runs by the clock's marks, milliseconds per run by the wall)."""
+    """Measure (milliseconds of each of `steps` runs by the clock's marks, milliseconds per run by the wall)."""
     clock.wait()
     marks = []
     started = time.perf_counter()
@@ -370,7 +375,7 @@ def counted() -> Iterator[dict[str, int]]:
 
 
 def product_speed(xp: Any, clock: Any, size: int, repeat: int = 10) -> float:
-    """GFLOP/s of a size x size x size product in the math mode that is set; the best of several."""
+    """Measure the GFLOP/s of a size x size x size product in the math mode that is set; the best of several."""
     rng = np.random.default_rng(0)
     # Numbers that all differ: a GPU that multiplies zeros draws less power and runs faster than it does at work.
     a, b = (xp.asarray(rng.standard_normal((size, 1), dtype=np.float32))
@@ -382,7 +387,7 @@ def product_speed(xp: Any, clock: Any, size: int, repeat: int = 10) -> float:
 
 
 def copy_speed(xp: Any, clock: Any, megabytes: int, repeat: int = 20) -> float:
-    """GB/s, read and written, of copying an array of so many MB; the best of several."""
+    """Measure the GB/s, read and written, of copying an array of so many MB; the best of several."""
     source, target = xp.ones(megabytes * 250_000, np.float32), xp.zeros(megabytes * 250_000, np.float32)
     xp.copyto(target, source)
     times, _ = timed_round(lambda: xp.copyto(target, source), repeat, clock)
@@ -390,5 +395,5 @@ def copy_speed(xp: Any, clock: Any, megabytes: int, repeat: int = 20) -> float:
 
 
 def floors(problem: Any, speed: Mapping[str, float]) -> tuple[float, float]:
-    """Milliseconds that (the products, the moving of bytes) take at least, at `gflops` and `gbytes`."""
+    """Compute the milliseconds that (the products, the moving of bytes) take at least, at `gflops` and `gbytes`."""
     return problem.flop / speed["gflops"] / 1e6, problem.bytes_moved / speed["gbytes"] / 1e6

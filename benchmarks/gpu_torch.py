@@ -38,27 +38,27 @@ class TorchClock:
     """Events in PyTorch's current stream."""
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind all work handed over so far."""
+        """Record an event after all work queued so far."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def wait(self) -> None:
-        """Until all work is done."""
+        """Wait until all work is done."""
         torch.cuda.synchronize()
 
     def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        """Milliseconds from one event to another; both must have come."""
+        """Measure the milliseconds from one event to another; both must have come."""
         return start.elapsed_time(end)
 
 
 def compile_reduced(function: Callable) -> Callable:
-    """torch.compile with CUDA graphs, for inputs whose shapes never change."""
+    """Compile by torch.compile with CUDA graphs, for inputs whose shapes never change."""
     return torch.compile(function, mode="reduce-overhead", dynamic=False)
 
 
 def set_math(math: str) -> None:
-    """Let products and convolutions round to TF32, or not; and let cuDNN try all its ways once and keep the fastest."""
+    """Allow TF32 in products and convolutions, or not; and make cuDNN time its algorithms once and keep the fastest."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = math == "tf32"
     torch.backends.cudnn.benchmark = True
 
@@ -74,7 +74,7 @@ Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 
 
 def forms(problem: Problem, compiled: bool = True) -> list[str]:
-    """The forms that solve a problem: "eager" or "compiled", then the memory order, the routing and so on."""
+    """List the forms that solve a problem: "eager" or "compiled", then the memory order, the routing and so on."""
     routings = (" loop", " grouped") if problem.bank > 1 else ("",)
     names = [f"eager {layout}{routing}" for routing in routings for layout in LAYOUTS]
     if compiled and isinstance(problem, (LayerProblem, VGG16Problem)):
@@ -86,7 +86,7 @@ def forms(problem: Problem, compiled: bool = True) -> list[str]:
 
 def make(problem: Problem, form: str, device: str, weights: Mapping[str, np.ndarray] | None,
          compiling: Compile = compile_reduced) -> TorchLayer | TorchStep | TorchGPAN:
-    """The side that solves `problem` in that form; weights: tinygan's, for a step."""
+    """Make the side that solves `problem` in that form; weights: tinygan's, for a step."""
     compiling = compiling if form.startswith("compiled") else None
     if isinstance(problem, LayerProblem):
         return TorchLayer(problem, form, device, compiling)
@@ -95,7 +95,7 @@ def make(problem: Problem, form: str, device: str, weights: Mapping[str, np.ndar
 
 
 def clock_for(device: str) -> TorchClock | HostClock:
-    """Events on a GPU, the processor's clock elsewhere."""
+    """Make a clock: events on a GPU, the processor's clock elsewhere."""
     return TorchClock() if device.startswith("cuda") else HostClock()
 
 
@@ -141,7 +141,7 @@ def routed(one: Callable[[Tensor, Tensor], Tensor], each: Callable[[Tensor, Tens
 
 def deconvolution(x: Tensor, filters: Tensor, routes: Sorted | Tensor | None, bias: Tensor | None = None, *,
                   stride: int = 2, padding: int = 1, layout: str = "plain") -> Tensor:
-    """A transposed convolution of x (N, A, h, w) with filters (K, A, B, kh, kw)."""
+    """Compute a transposed convolution of x (N, A, h, w) with filters (K, A, B, kh, kw)."""
     order = LAYOUTS[layout]
 
     def one(x: Tensor, w: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def deconvolution(x: Tensor, filters: Tensor, routes: Sorted | Tensor | None, bi
 
 
 def in_order(bank: Tensor, layout: str) -> Tensor:
-    """A bank (K, A, B, kh, kw) of which each set lies in memory as `layout` says."""
+    """Copy a bank (K, A, B, kh, kw) so that each set lies in memory in the order `layout`."""
     if layout == "plain":
         return bank.contiguous()
     return bank.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
@@ -186,17 +186,17 @@ class TorchLayer:
         self.forward = compiling(forward) if compiling else forward
 
     def compute(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(output, (gradient of the input, gradient of the weight))."""
+        """Compute (output, (gradient of the input, gradient of the weight))."""
         begin(self.compiled)
         y = self.forward(self.x, self.weight)
         return y, torch.autograd.grad(y, (self.x, self.weight), self.dy)
 
     def run(self) -> None:
-        """Forward and backward once."""
+        """Run forward and backward once."""
         self.compute()
 
     def results(self) -> dict[str, np.ndarray]:
-        """The output and both gradients."""
+        """Compute the output and both gradients."""
         y, (dx, dw) = self.compute()
         return {"losses/output": numbers(y), "gradients/layer.input": numbers(dx),
                 "gradients/layer.weight": numbers(dw)}
@@ -209,7 +209,7 @@ def begin(compiled: bool) -> None:
 
 
 def numbers(tensor: Tensor) -> np.ndarray:
-    """A copy on the host."""
+    """Return a copy on the host."""
     return tensor.detach().cpu().numpy().copy()
 
 
@@ -228,7 +228,7 @@ class Bank(nn.Module):
         self.scale, self.layout = scale, layout
 
     def filters(self) -> Tensor:
-        """All sets as they are applied."""
+        """Compute all sets as they are applied."""
         n = torch.sqrt(self.scale * self.weight.square().sum((1, 3, 4), keepdim=True) + EPS)
         return self.weight / n if self.gain is None else self.weight * (self.gain.view(1, 1, -1, 1, 1) / n)
 
@@ -303,12 +303,12 @@ class TorchStep:
                 p.copy_(torch.from_numpy(values))
 
     def named(self) -> list[tuple[str, Tensor]]:
-        """Every parameter with its net's letter before its name."""
+        """Return every parameter with its net's letter before its name."""
         return [(f"{letter}.{name}", p) for letter, net in (("G", self.G), ("D", self.D))
                 for name, p in net.named_parameters()]
 
     def by_set(self, tensors: list[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
-        """Copies on the host, banks set by set, under tinygan's names."""
+        """Return copies on the host, banks set by set, under tinygan's names."""
         arrays = {}
         for name, tensor in tensors:
             array = numbers(tensor)
@@ -316,18 +316,18 @@ class TorchStep:
         return arrays
 
     def d_loss(self, real: Tensor, z: Tensor, routes: list[Any]) -> Tensor:
-        """The discriminator's loss; the generator is run without a record."""
+        """Compute the discriminator's loss; the generator is run without a record."""
         with torch.no_grad():
             fake = self.G(z, routes)
         logits = self.D(torch.cat([real, fake]).contiguous(memory_format=LAYOUTS[self.layout]))
         return F.softplus(-logits[:len(real)]).mean() + F.softplus(logits[len(real):]).mean()
 
     def g_loss(self, z: Tensor, routes: list[Any]) -> Tensor:
-        """The generator's loss."""
+        """Compute the generator's loss."""
         return F.softplus(-self.D(self.G(z, routes))).mean()
 
     def train(self, batch: Mapping[str, Any], update: bool = True) -> tuple[Tensor, Tensor]:
-        """One step of the discriminator, one of the generator."""
+        """Take one step of the discriminator and one of the generator."""
         for optimizer in (self.d_optimizer, self.g_optimizer):  # before `begin`: CUDA graphs hold old gradients' memory
             optimizer.zero_grad(set_to_none=True)
         begin(self.compiled)
@@ -344,12 +344,12 @@ class TorchStep:
         return d_loss, g_loss
 
     def run(self) -> None:
-        """One step with the next batch."""
+        """Take one step with the next batch."""
         self.train(self.batches[self.at % BATCHES])
         self.at += 1
 
     def results(self) -> dict[str, np.ndarray]:
-        """Losses and gradients from the weights as they are, then how far one step moves each parameter."""
+        """Compute losses and gradients from the weights as they are, then how far one step moves each parameter."""
         before = self.by_set(self.named())
         losses = self.train(self.batches[0], update=False)
         arrays = {"losses/both": np.array([float(loss.detach()) for loss in losses])}
@@ -360,7 +360,7 @@ class TorchStep:
 
 
 def update(optimizer: torch.optim.Optimizer) -> None:
-    """One step of an optimiser, as a function that can be compiled."""
+    """Make one step of an optimiser, as a function that can be compiled."""
     optimizer.step()
 
 
@@ -384,25 +384,25 @@ class TorchGPAN:
                          for name, a in batch.items()} for batch in problem.batches()]
 
     def train(self) -> list[Tensor]:
-        """Once, with the next batch; the losses."""
+        """Take one step with the next batch; return the losses."""
         begin(self.compiled)
         losses = self.side.train(self.batches[self.at % self.period])
         self.at += 1
         return losses
 
     def run(self) -> None:
-        """Once, with the next batch."""
+        """Take one step with the next batch."""
         self.train()
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Copies on the host, under tinygan's names."""
+        """Return copies on the host, under tinygan's names."""
         if not hasattr(self.side, "classifier"):
             return {}
         return {f"{net}.{name}": numbers(p) for net, module in self.side.nets.items()
                 for name, p in module.named_parameters()}
 
     def results(self) -> dict[str, np.ndarray]:
-        """Losses and gradients, then how far the step moved each parameter."""
+        """Compute losses and gradients, then how far the step moved each parameter."""
         before = self.weights()
         self.at = 0
         arrays = {"losses/all": np.array([float(loss) for loss in self.train()])}

@@ -55,7 +55,7 @@ NAMES = {  # the packages hold no list of names: the wanted ones, and what they 
 }
 
 
-def judge(images: np.ndarray, ids: Collection[int]) -> dict[str, Any]:
+def classify(images: np.ndarray, ids: Collection[int]) -> dict[str, Any]:
     """Classify images, float (N, 3, H, W) in [-1, 1], and measure how often the ImageNet classes `ids` are named.
 
     Returns top1 and top5 (shares of images), probability (a mean) as tinygan.metrics.gpan.hit_rates defines them,
@@ -72,7 +72,7 @@ def judge(images: np.ndarray, ids: Collection[int]) -> dict[str, Any]:
 
 
 def class_scores(images: np.ndarray) -> np.ndarray:
-    """Scores before softmax, float64 (N, 1000), of images (N, 3, H, W) in [-1, 1]."""
+    """Compute the scores before softmax, float64 (N, 1000), of images (N, 3, H, W) in [-1, 1]."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1] != 3 or not images.size:
         raise TinyganError(f"images to classify must be of shape (N, 3, H, W), not {images.shape}")
@@ -130,7 +130,7 @@ def find_pictures(sources: Sequence[Path], gridded: bool) -> list[Path]:
 
 
 def cut(picture: np.ndarray, tile: tuple[int, int], pad: int) -> np.ndarray:
-    """The images (N, 3, H, W) of a grid (3, height, width), row by row; `pad` pixels lie around and between them.
+    """Cut the images (N, 3, H, W) from a grid (3, height, width), row by row; `pad` pixels lie around and between them.
 
     Places that a grid left empty, of one colour throughout, are passed over. Raises UsageError when images of that
     size do not fill the picture.
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = read_args(argv)
     load_net()  # before any picture is read, so that a missing package is reported at once
     named = [batch for path in find_pictures(args.sources, args.tile is not None) for batch in read(path, args)]
-    results = [judge(images, args.wanted) for _, images in named]
+    results = [classify(images, args.wanted) for _, images in named]
     labels = [label for texts, _ in named for label in texts]
     joined = {key: np.concatenate([result[key] for result in results])
               for key in ("best", "best_probability", "wanted_probability")}
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read(path: Path, args: argparse.Namespace) -> list[tuple[list[str], np.ndarray]]:
-    """A file's images with a label for each."""
+    """Read a file's images with a label for each."""
     picture, _ = read_image(path)
     if args.tile is None:
         return [([path.name], picture[None])]
@@ -179,7 +179,7 @@ def read(path: Path, args: argparse.Namespace) -> list[tuple[list[str], np.ndarr
 
 
 def report(labels: Sequence[str], results: dict[str, np.ndarray], rates: dict[str, float], ids: Sequence[int]) -> str:
-    """The table: a line per image with its wanted probability and five best classes, and the rates below."""
+    """Format the table: a line per image with its wanted probability and five best classes, and the rates below."""
     width = max(len(shown(label)) for label in labels)
     lines = [f"{'':{width}} wanted  best five"]
     for label, best, likely, wanted in zip(labels, results["best"], results["best_probability"],
@@ -195,7 +195,7 @@ def report(labels: Sequence[str], results: dict[str, np.ndarray], rates: dict[st
 
 
 def wanted_ids(text: str) -> tuple[int, ...]:
-    """"flamingo", "130" or "33,34,zebra" -> ImageNet class ids."""
+    """Parse "flamingo", "130" or "33,34,zebra" -> ImageNet class ids."""
     ids: list[int] = []
     for word in text.lower().split(","):
         word = word.strip()
@@ -210,7 +210,7 @@ def wanted_ids(text: str) -> tuple[int, ...]:
 
 
 def tile_size(text: str) -> tuple[int, int]:
-    """"128x96": height x width of an image in a grid, in pixels."""
+    """Parse "128x96": height x width of an image in a grid, in pixels."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text)
     if not match:
         raise argparse.ArgumentTypeError(f"must be height x width in pixels, such as 128x128, not {text!r}")

@@ -34,7 +34,7 @@ OPTIMIZERS = ({"foreach": False}, {"foreach": True}, {"fused": True})  # PyTorch
 
 
 def forms(problem: VGG16Problem | GPANProblem) -> list[str]:
-    """Names of the forms that solve a problem: the memory order, and for a bank how it is routed (torch_nets.py)."""
+    """Name the forms that solve a problem: the memory order, and for a bank how it is routed (torch_nets.py)."""
     routings = (" loop", " grouped") if problem.bank > 1 else ("",)
     return [f"{layout}{routing}" for routing in routings for layout in LAYOUTS]
 
@@ -53,11 +53,11 @@ class VGG16(nn.Module):
         self.register_buffer("shift", (HALF - torch.tensor(MEAN, dtype=torch.float64)).view(1, 3, 1, 1).to(w))
 
     def layer(self, name: str) -> tuple[Tensor, Tensor]:
-        """Weight and bias."""
+        """Return weight and bias."""
         return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
 
     def features(self, images: Tensor) -> Tensor:
-        """The map after the last pool."""
+        """Compute the map after the last pool."""
         x = (images * HALF + self.shift).contiguous(memory_format=LAYOUTS[self.layout])
         for block, count in enumerate(BLOCKS, 1):
             for i in range(1, count + 1):
@@ -66,7 +66,7 @@ class VGG16(nn.Module):
         return x
 
     def head(self, features: Tensor) -> Tensor:
-        """Scores of the classes."""
+        """Compute the scores of the classes."""
         x = features.flatten(1)
         for name in HEAD[:-1]:
             x = F.relu(F.linear(x, *self.layer(name)), inplace=True)
@@ -84,14 +84,14 @@ class TorchVGG16:
         self.scores = lambda images: self.net.head(self.net.features(images))
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
-        """Nothing: both sides draw the same weights."""
+        """Do nothing: both sides draw the same weights."""
 
     def gradients(self, net: str) -> dict[str, np.ndarray]:
-        """The gradient of the last images."""
+        """Return the gradient of the last images."""
         return {net: self.gradient.cpu().numpy()}
 
     def train(self, batch: Mapping[str, Any]) -> tuple[Tensor]:
-        """The weighted sum of the scores; its gradient is kept."""
+        """Compute the weighted sum of the scores; its gradient is kept."""
         images = as_tensor(batch["images"], self.device).contiguous(memory_format=LAYOUTS[self.layout])
         images = images.detach().requires_grad_()
         value = (self.scores(images) * as_tensor(batch["cotangent"], self.device)).sum()
@@ -99,12 +99,12 @@ class TorchVGG16:
         return (value.detach(),)
 
     def step(self, batch: Mapping[str, Any]) -> tuple[float]:
-        """The same, as a number."""
+        """Compute the same, as a number."""
         return tuple(value.item() for value in self.train(batch))
 
 
 def as_tensor(values: Any, device: str) -> Tensor:
-    """An array as a tensor on the device; a tensor as it is."""
+    """Copy an array to a tensor on the device; return a tensor as it is."""
     return values if isinstance(values, Tensor) else torch.from_numpy(values).to(device)
 
 
@@ -112,14 +112,14 @@ def as_tensor(values: Any, device: str) -> Tensor:
 
 
 def blur(x: Tensor) -> Tensor:
-    """Each channel mixed with its neighbours, 1/4 1/2 1/4 along both axes, the border pixel repeated."""
+    """Blur: each channel mixed with its neighbours, 1/4 1/2 1/4 along both axes, the border pixel repeated."""
     taps = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """Images of a multiple of `side` pixels, averaged down to it."""
+    """Average images of a multiple of `side` pixels down to it."""
     factor = images.shape[2] // side
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
@@ -204,7 +204,7 @@ class Discriminator(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, anti-aliased where it shrinks."""
+    """Resize bilinearly, anti-aliased where it shrinks."""
     return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -222,7 +222,7 @@ def apply_views(images: Tensor, views: Views, noise: Tensor) -> Tensor:
 
 
 def warp(x: Tensor, matrices: np.ndarray, side: int) -> Tensor:
-    """(N, C, side, side): pixel (i, j) of n is x[n] at (row, column) = matrices[n] @ (i, j, 1); 0 beyond x.
+    """Sample (N, C, side, side): pixel (i, j) of n is x[n] at (row, column) = matrices[n] @ (i, j, 1); 0 beyond x.
 
     F.affine_grid takes matrices from [-1, 1] (column, row) to the same, the borders of the maps at -1 and 1.
     """
@@ -247,7 +247,7 @@ def cam_to_image(cam: Tensor, views: Views) -> Tensor:
 
 
 def constant(values: np.ndarray, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A host array with the dtype and on the device of a tensor."""
+    """Copy a host array to a tensor with the dtype and on the device of a tensor."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, dtype or like.dtype)
 
 
@@ -255,7 +255,7 @@ def constant(values: np.ndarray, like: Tensor, dtype: torch.dtype | None = None)
 
 
 def classifier_losses(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(wanted, unwanted): L_p and L_n in their softmax forms."""
+    """Compute (wanted, unwanted): L_p and L_n in their softmax forms."""
     wanted, log_p = list(WANTED), F.log_softmax(scores, 1)
     others = [i for i in range(scores.shape[1]) if i not in wanted]
     return (-log_p[:, wanted].mean() - log(len(wanted)),
@@ -263,7 +263,7 @@ def classifier_losses(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grad_cam(features: Tensor, scores: Tensor) -> Tensor:
-    """Importance maps (N, h, w) in [0, 1], through the graph from the features to the scores, which stays."""
+    """Compute importance maps (N, h, w) in [0, 1], through the graph from the features to the scores, which stays."""
     (slope,) = torch.autograd.grad(scores[:, list(WANTED)].sum(), features, retain_graph=True)
     with torch.no_grad():
         cam = F.relu((slope.mean((2, 3), keepdim=True) * features).sum(1))
@@ -271,19 +271,21 @@ def grad_cam(features: Tensor, scores: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Per image sum W v / sum W, then the mean over the batch."""
+    """Compute per image sum W v / sum W, then the mean over the batch."""
     return ((values * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1e-12)).mean()
 
 
 def substrate_loss(images: Tensor, target: Tensor) -> Tensor:
-    """The mean of |d| - log(1 - d^2 / 4), the second part held off its pole."""
+    """Compute the mean of |d| - log(1 - d^2 / 4), the second part held off its pole."""
     d = target - images
     return (d.abs() - torch.log(1 - (d * d / 4).clamp_max(1 - SETTINGS.barrier))).mean()
 
 
 def split_loss(maps: list[Tensor]) -> Tensor:
-    """Minus the weighted sum over maps, each in units of its root mean square, of the mean over pairs of images of
-    log F."""
+    """Compute minus the weighted sum over maps of the mean over pairs of images of log F.
+
+    Each map is in units of its root mean square.
+    """
     pairs = torch.tensor(list(combinations(range(len(maps[0])), 2)), device=maps[0].device).T
     total = 0.0
     for m, weight in zip(maps, split_weights([m.shape[2] for m in maps]), strict=True):
@@ -308,13 +310,13 @@ class TorchGPAN(NamedNets):
         self.use_optimizer(OPTIMIZERS[1])
 
     def use_optimizer(self, options: dict[str, bool]) -> None:
-        """Fresh Adams of one of PyTorch's forms."""
+        """Make new Adams of one of PyTorch's forms."""
         self.g_optimizer, self.d_optimizer = (
             torch.optim.Adam(self.nets[net].parameters(), lr=rate, betas=BETAS, **options)
             for net, rate in (("G", G_RATE), ("D", D_RATE)))
 
     def choose_optimizer(self) -> None:
-        """The form that is fastest on these parameters, tried with gradients of zero, which move nothing."""
+        """Choose the form that is fastest on these parameters, tried with gradients of zero, which move nothing."""
         parameters = [p for net in self.nets.values() for p in net.parameters()]
         for p in parameters:
             p.grad = torch.zeros_like(p)
@@ -386,5 +388,5 @@ class TorchGPAN(NamedNets):
 
 def make(problem: VGG16Problem | GPANProblem, form: str, dtype: str = "float32",
          device: str = "cpu") -> TorchVGG16 | TorchGPAN:
-    """PyTorch's side of a problem in one form."""
+    """Make PyTorch's side of a problem in one form."""
     return (TorchGPAN if problem.kind == "gpan" else TorchVGG16)(problem, form, dtype, device)

@@ -37,7 +37,7 @@ class Filters(nn.Module):
         self.per_channel = [channels if axis == out_axis else 1 for axis in range(4)]
 
     def norm(self, k: int) -> Tensor:
-        """The length of each output channel's filter in set k, shaped to broadcast over the weight."""
+        """Compute the length of each output channel's filter in set k, shaped to broadcast over the weight."""
         return torch.sqrt(self.scale * self.weight[k].square().sum(self.axes, keepdim=True) + EPS)
 
     def filters(self, k: int = 0) -> Tensor:
@@ -103,7 +103,7 @@ class Projection(Filters):
 
 
 def loop(layer: Deconv | Projection, x: Tensor, routes: np.ndarray) -> Tensor:
-    """One call for each filter set in use, on the samples routed through it."""
+    """Make one call for each filter set in use, on the samples routed through it."""
     order = np.argsort(routes, kind="stable")
     used, counts = np.unique(routes, return_counts=True)
     parts = x.index_select(0, torch.from_numpy(order).to(x.device)).split(counts.tolist())
@@ -112,7 +112,7 @@ def loop(layer: Deconv | Projection, x: Tensor, routes: np.ndarray) -> Tensor:
 
 
 def gather_filters(layer: Deconv | Projection, routes: np.ndarray) -> Tensor:
-    """(N, in, out, kh, kw): each sample's filter set, from a stack of the sets in use."""
+    """Gather (N, in, out, kh, kw): each sample's filter set, from a stack of the sets in use."""
     used, place = np.unique(routes, return_inverse=True)
     sets = torch.stack([layer.filters(k) for k in used.tolist()])
     return sets.index_select(0, torch.from_numpy(place).to(sets.device))
@@ -182,7 +182,7 @@ class NamedNets:
                     p.copy_(torch.from_numpy(weights[f"{net}.{name}"]))
 
     def gradients(self, net: str) -> dict[str, np.ndarray]:
-        """Gradients by name, on the host; a parameter, or a filter set, that took no part has none."""
+        """Return gradients by name, on the host; a parameter, or a filter set, that took no part has none."""
         return {f"{net}.{name}": p.grad.cpu().numpy() for name, p in self.nets[net].named_parameters()
                 if p.grad is not None}
 
@@ -198,13 +198,13 @@ class Trainer(NamedNets):
         self.use_optimizer(foreach)
 
     def use_optimizer(self, foreach: bool) -> None:
-        """Fresh RMSprops; foreach: PyTorch's form that hands over all parameters in one call."""
+        """Make new RMSprops; foreach: PyTorch's form that hands over all parameters in one call."""
         self.g_optimizer, self.d_optimizer = (
             torch.optim.RMSprop(self.nets[net].parameters(), lr=self.lr, alpha=0.9, eps=1e-6, foreach=foreach)
             for net in ("G", "D"))
 
     def step(self, batch: dict[str, np.ndarray]) -> tuple[float, float]:
-        """One step of the discriminator, one of the generator; returns both losses."""
+        """Take one step of the discriminator and one of the generator; returns both losses."""
         G, D = self.nets["G"], self.nets["D"]
         real = torch.from_numpy(batch["real"]).contiguous(memory_format=LAYOUTS[self.layout])
         with torch.no_grad():

@@ -24,18 +24,18 @@ from tinygan.nn import EMA, Adam
 flags = lesson.flags()
 
 # %% [markdown]
-# ## The data and the judge
+# ## The data and the classifier
 #
-# MNIST is a set of handwritten digits, 28 x 28 grey pixels each. 5,000 of them come with tinygan. The judge is a small
-# classifier that the project trained on real digits. It gives for each image 10 probabilities and, from the layer
+# MNIST is a set of handwritten digits, 28 x 28 grey pixels each. 5,000 of them come with tinygan. Beside them is a
+# small classifier that the project trained on real digits. It gives for each image 10 probabilities and, from the layer
 # before, 64 numbers called *features*.
 
 # %%
 digits = load_mnist("train", data_dir=BUNDLED)
-judge = lesson.digit_net()
-probabilities, features = judge.classify(digits.images[:1_000, None])
+classifier = lesson.digit_net()
+probabilities, features = classifier.classify(digits.images[:1_000, None])
 right = float((probabilities.argmax(axis=1) == digits.labels[:1_000]).mean())
-print(f"{len(digits):,} digits; the judge is right on {100 * right:.1f} % of the first 1,000")
+print(f"{len(digits):,} digits; the classifier is right on {100 * right:.1f} % of the first 1,000")
 assert right > 0.98 and features.shape == (1_000, 64)
 
 # %% [markdown]
@@ -93,7 +93,7 @@ gan, sgan = train(1, steps), train(4, steps)
 # %% [markdown]
 # ## Looking
 #
-# A number can hide a lot, so look first. From the top: real digits, the GAN, the SGAN.
+# A number can hide a lot, so look at the images first. From the top: real digits, the GAN, the SGAN.
 
 # %%
 def draw(net, z, routes):
@@ -119,7 +119,7 @@ for ax, (name, images) in zip(axes, panels.items(), strict=True):
 lesson.save(fig, "10_digits")
 
 # %% [markdown]
-# Many are digits, some are strokes that might become one. The default training of `train_mnist.py` sees 13 times as
+# Many are digits, some are strokes that might become one. The default training of `train_mnist.py` takes 13 times as
 # many images, with twice the channels.
 #
 # ## Measuring
@@ -128,16 +128,16 @@ lesson.save(fig, "10_digits")
 #
 # * *Coverage*: how many of the 10 classes hold 1 % of the images. Blind to quality.
 # * *KL to equal shares*: sum of p log(10 p) over the classes' shares p. 0 when all are equal, log 10 = 2.3 when only
-#   one digit is drawn. Also blind to quality: noise that the judge takes for all digits in turn scores well.
-# * *Confidence*: the mean of the judge's largest probability. Blind to variety.
+#   one digit is drawn. Also blind to quality: noise that the classifier takes for all digits in turn scores well.
+# * *Confidence*: the mean of the classifier's largest probability. Blind to variety.
 # * *Fréchet distance* (Heusel et al. 2017): fit a Gaussian to the features of real images and one to those of drawn
-#   ones, and measure how far they are apart, in mean and covariance. It sees both, but depends on the judge and on the
-#   number of images; so real images against other real ones stand beside it.
+#   ones, and measure how far they are apart, in mean and covariance. Covers both, but depends on the classifier and on
+#   the number of images; so real images against other real ones stand beside it.
 
 
 # %%
 def measure(images, others):
-    p, features = judge.classify(images)
+    p, features = classifier.classify(images)
     shares = metrics.class_histogram(p.argmax(axis=1))
     return {"classes": metrics.classes_covered(shares), "KL": metrics.label_kl(shares),
             "confidence": metrics.mean_confidence(p), "Fréchet": metrics.frechet_distance(features, others)}
@@ -146,33 +146,33 @@ def measure(images, others):
 n = len(z)
 order = np.random.default_rng(8).permutation(len(digits))
 real, others = digits.images[order[:n], None], digits.images[order[-n:], None]  # no image is in both
-other_features = judge.classify(others)[1]
-found = {name: measure(images, other_features) for name, images in (("real", real), *drawn.items())}
+other_features = classifier.classify(others)[1]
+rows = {name: measure(images, other_features) for name, images in (("real", real), *drawn.items())}
 print(f"{n} images  {'classes':>8s} {'KL':>7s} {'confidence':>11s} {'Fréchet':>8s}")
-for name, row in found.items():
+for name, row in rows.items():
     print("{:12s} {:8d} {:7.3f} {:11.2f} {:8.1f}".format(name, *row.values()))
 print(f"KL of {n} perfect images, on average: {metrics.label_kl_floor(n):.3f}{short}")
 
-assert found["real"]["classes"] == 10 and found["real"]["KL"] < 0.05
+assert rows["real"]["classes"] == 10 and rows["real"]["KL"] < 0.05
 for name in drawn:
-    assert 2 * found["real"]["Fréchet"] < found[name]["Fréchet"] < (400 if flags.quick else 150)
-    assert found[name]["confidence"] < found["real"]["confidence"]
-    assert found[name]["classes"] >= (2 if flags.quick else 7)
-assert found["GAN"]["Fréchet"] < 1.3 * found["SGAN"]["Fréchet"]
+    assert 2 * rows["real"]["Fréchet"] < rows[name]["Fréchet"] < (400 if flags.quick else 150)
+    assert rows[name]["confidence"] < rows["real"]["confidence"]
+    assert rows[name]["classes"] >= (2 if flags.quick else 7)
+assert rows["GAN"]["Fréchet"] < 1.3 * rows["SGAN"]["Fréchet"]
 
 # %% [markdown]
 # In this short training the *plain* GAN was ahead, with seeds 1 and 2 by less. A likely reason: each set of the SGAN
-# sees a quarter of the images, so it learns more slowly. RESULTS.md has trainings of full length, three seeds each:
+# gets a quarter of the images, so it learns more slowly. RESULTS.md has trainings of full length, three seeds each:
 # there the SGAN is ahead in all columns but one.
 #
 # ## What do the routes do?
 #
-# The 64 routes drew the same noise. So the judge can say what each one draws. A route is *dead* if the judge is unsure
-# of its images (mean confidence below 0.5) or if they are all alike. A class is a route's *speciality* if the route
-# draws it more than 3 times as often as the SGAN as a whole does.
+# The 64 routes drew the same noise. So the classifier can name what each one draws. A route is *dead* if it is unsure
+# of the route's images (mean confidence below 0.5) or if they are all alike. A class is a route's *speciality* if the
+# route draws it more than 3 times as often as the SGAN as a whole does.
 
 # %%
-p = judge.classify(drawn["SGAN"])[0]
+p = classifier.classify(drawn["SGAN"])[0]
 label = p.argmax(axis=1)
 dead = metrics_routes.dead_routes(routes, p, drawn["SGAN"])
 known = metrics_routes.route_information(label, routes)
@@ -195,7 +195,7 @@ fig.colorbar(image, label="share of the route's images")
 lesson.save(fig, "10_routes_and_digits")
 
 # %% [markdown]
-# Each column is a route and adds up to 1. Were routes without effect, all columns would look alike, but for chance (30
+# Each column is a route and adds up to 1. Were routes without effect, all columns would be alike, but for chance (30
 # images each). They do not: a route has digits that it draws often and others that it never draws.
 #
 # The next picture shows 16 of these routes. Down a column the route stays and the noise changes; along a row the noise
@@ -218,7 +218,7 @@ some = np.random.default_rng(9).permutation(len(z))[:100 if flags.quick else 400
 rng = np.random.default_rng(10)
 changed = [metrics_routes.change_one_layer(routes[some], layer, 4, rng) for layer in range(3)]
 variants = [(z[some], r) for r in (routes[some], *changed)] + [(z[rng.permutation(some)], routes[some])]
-first, *moved = (judge.classify(draw(sgan, *variant))[1] for variant in variants)
+first, *moved = (classifier.classify(draw(sgan, *variant))[1] for variant in variants)
 effect = metrics_routes.per_layer_effect(first, moved)
 for name, size in zip(("projection", "deconvolution 1", "deconvolution 2", "noise"), effect, strict=True):
     print(f"other {name:16s} moves the features by {size:.1f}")
@@ -227,10 +227,10 @@ assert min(effect) > 0 and max(effect[:3]) > 0.3 * effect[3]
 # %% [markdown]
 # ## What you learned
 #
-# * A generator is judged by several numbers, each of which is blind to something, and next to the same numbers for
+# * A generator is measured by several numbers, each of which is blind to something, and next to the same numbers for
 #   real images.
 # * Routes of an SGAN specialise: each prefers some digits, all together draw nearly all.
-# * Sets that see a share of the images learn more slowly; in a short training the plain GAN wins.
+# * Sets that get a share of the images learn more slowly; in a short training the plain GAN wins.
 #
 # ## Exercises
 #

@@ -22,7 +22,7 @@ from tinygan.models.classifiers import digits
 from tinygan.models.classifiers.vgg16 import HEAD
 
 flags = lesson.flags()
-found = lesson.classifier_file()
+vgg16_file = lesson.classifier_file()
 
 # %% [markdown]
 # ## The idea
@@ -49,13 +49,13 @@ found = lesson.classifier_file()
 
 # %%
 rng = np.random.default_rng(0)
-if found:
-    layers = [load_vgg16(found).layers[name] for name in HEAD]
+if vgg16_file:
+    layers = [load_vgg16(vgg16_file).layers[name] for name in HEAD]
     parts = [(layer.weight.numpy().astype(float), layer.bias.numpy().astype(float)) for layer in layers]
 else:
     parts = [(rng.standard_normal(shape) / 4, rng.standard_normal(shape[0]) / 4)
              for shape in ((24, 72), (12, 24), (5, 12))]
-side = 7 if found else 3
+side = 7 if vgg16_file else 3
 a = np.maximum(rng.standard_normal((parts[0][0].shape[1] // side**2, side, side)), 0)  # maps after a ReLU
 (w6, b6), (w7, b7), (w8, b8) = parts
 c = 1
@@ -106,12 +106,12 @@ assert np.allclose(moved, alpha[:8], atol=1e-6)
 # 2014) needs dozens of forward passes where Grad-CAM needs one, but it measures what we want to know.
 
 # %%
-if found:
-    eye = load_vgg16(found)
-    pictures = np.concatenate([drawn_shapes(eye.side, kinds=[kind]).next(np.random.default_rng(4), 1)[0]
+if vgg16_file:
+    classifier = load_vgg16(vgg16_file)
+    pictures = np.concatenate([drawn_shapes(classifier.side, kinds=[kind]).next(np.random.default_rng(4), 1)[0]
                                for kind in ("star", "shirt")])[:1 if flags.quick else 2]
 else:
-    eye = lesson.digit_net()
+    classifier = lesson.digit_net()
     test = load_mnist("test", data_dir=BUNDLED)
     chosen = [np.flatnonzero(test.labels == digit)[k] for k in range(2 if flags.quick else 6) for digit in range(10)]
     pictures = 1 - np.repeat(test.images[chosen][:, None], 3, axis=1).astype(np.float32) / 127.5
@@ -119,7 +119,8 @@ else:
 
 def scores(pictures):
     with no_grad():
-        return np.concatenate([eye.scores(Tensor(pictures[i:i + 8])).numpy() for i in range(0, len(pictures), 8)])
+        batches = [pictures[i:i + 8] for i in range(0, len(pictures), 8)]
+        return np.concatenate([classifier.scores(Tensor(batch)).numpy() for batch in batches])
 
 
 def occlusion(picture, c, square, step):
@@ -137,9 +138,9 @@ def occlusion(picture, c, square, step):
 
 
 answers = scores(pictures).argmax(axis=1)
-square, step = (56, 56 if flags.quick else 28) if found else (7, 3)
+square, step = (56, 56 if flags.quick else 28) if vgg16_file else (7, 3)
 falls = [occlusion(picture, c, square, step) for picture, c in zip(pictures, answers, strict=True)]
-cams = [grad_cam(eye.features(Tensor(picture[None])), eye.head, [c])[0]
+cams = [grad_cam(classifier.features(Tensor(picture[None])), classifier.head, [c])[0]
         for picture, c in zip(pictures, answers, strict=True)]
 print(f"{len(pictures)} pictures, maps of {cams[0].shape[0]} x {cams[0].shape[1]} places")
 
@@ -174,17 +175,17 @@ assert np.isclose(toy[1, 4], toy[1, 1])  # the spot that has no effect on the sc
 
 # %%
 def place_by_place(picture, c):
-    a = Tensor(eye.features(Tensor(picture[None])).data, requires_grad=True)
-    (slope,) = grad(eye.head(a)[:, int(c):int(c) + 1].sum(), [a])
+    a = Tensor(classifier.features(Tensor(picture[None])).data, requires_grad=True)
+    (slope,) = grad(classifier.head(a)[:, int(c):int(c) + 1].sum(), [a])
     return np.maximum((slope.data * a.data).sum(axis=1)[0], 0)
 
 
 places = [place_by_place(picture, c) for picture, c in zip(pictures, answers, strict=True)]
-shown = [3, 7, 0, 1] if not found else range(len(pictures))
+shown = [3, 7, 0, 1] if not vgg16_file else range(len(pictures))
 fig, axes = lesson.figure(len(shown), 4, height=1.75, squeeze=False)
 for row, i in zip(axes, shown, strict=True):
     fall = np.maximum(falls[i], 0)
-    panels = {f"picture: {eye.class_names[answers[i]].split(',')[0]}": (pictures[i].transpose(1, 2, 0) + 1) / 2,
+    panels = {f"picture: {classifier.class_names[answers[i]].split(',')[0]}": (pictures[i].transpose(1, 2, 0) + 1) / 2,
               "Grad-CAM": overlay(pictures[i], cams[i]),
               "place by place": overlay(pictures[i], places[i] / max(places[i].max(), 1e-9)),
               "covering it": overlay(pictures[i], fall / max(fall.max(), 1e-9))}
@@ -196,7 +197,7 @@ lesson.save(fig, "12_where")
 
 # %% [markdown]
 # Yellow is most important, then red, then violet. The last column is the measurement; which column resembles it more?
-# Ask for a number, and not of pictures that somebody chose: the *correlation* of each map with the occlusion map, pixel
+# Compute a number, and not for chosen pictures alone: the *correlation* of each map with the occlusion map, pixel
 # by pixel, from -1 over 0 (nothing in common) to 1, averaged over all pictures. And compute it for two
 # baselines: the darkness of the picture itself, and the Grad-CAM of a net that was never trained (Adebayo et al. 2018).
 
@@ -210,7 +211,7 @@ def agreement(maps):
 
 bars = {"Grad-CAM": agreement(cams), "place by place": agreement(places),
         "darkness alone": agreement(1 - pictures.mean(axis=1))}
-if not found:
+if not vgg16_file:
     untrained = digits.DigitNet(rng=np.random.default_rng(0))
     bars["Grad-CAM, untrained net"] = agreement(
         [grad_cam(untrained.features(Tensor(picture[None])), untrained.head, [c])[0]
@@ -226,8 +227,8 @@ lesson.save(fig, "12_agreement")
 # %% [markdown]
 # For the digit classifier Grad-CAM agrees *less* with the measurement than the darkness of the ink does, and less than
 # the map of the untrained net. Place by place it is far better. The reason is the one of the two spots: what follows
-# these 7 x 7 maps knows its places. A map that looks plausible proves little; comparisons with an independent
-# measurement and with baselines show what it is worth.
+# these 7 x 7 maps has a weight for every place. A map that looks plausible proves little; comparisons with an
+# independent measurement and with baselines show what it is worth.
 #
 # The GPAN uses Grad-CAM as its paper does, to decide where its discriminator's loss has less weight. Read that use
 # with care: with the digit classifier these places are not quite those that its score depends on. A VGG16 gets drawn

@@ -40,7 +40,7 @@ SIZE, WANTED = 64, 3
 # ## The idea
 #
 # A GPAN (Chaplygin & Chacksfield 2018, "the paper" from here on) paints a wanted thing, here the digit 3, onto a given
-# object, the *substrate*: so that a classifier finds a 3, while the object stays what it is. Nobody has examples of
+# object, the *substrate*: so that a classifier finds a 3, while the object stays what it is. There are no examples of
 # such pictures. So the aim is written as a sum of losses, one for each property. We leave the generator out in this
 # lesson: **the pixels themselves are what we train.** A pixel is tanh(a), so that it stays between -1 (black) and 1
 # (white), and Adam moves the numbers a.
@@ -76,7 +76,7 @@ def descend(loss, start, rate=0.05):
 # The first part is the plain distance to the substrate T. The second is a barrier: it makes one large difference worse
 # than many small ones, and would grow without bound towards the largest there can be, 2, black against white. In code
 # it stops at d * d / 4 = 0.99, to stay finite; beyond, |d| alone has a slope. T is white around its object, so L_sub
-# asks for a white ground, too; L_m asks for nothing else, with a weight of its own.
+# calls for a white ground, too; L_m for nothing else, with a separate weight.
 #
 # ## L_cGAN: small parts look real
 #
@@ -176,7 +176,7 @@ for words, p in (("one of two, certain", (0.97, 0.01, 0.01, 0.01)), ("both, equa
 #
 # ## Views
 #
-# A classifier can be sure of marks that nobody else takes for a 3. Such marks may work from one point of view
+# A classifier can be sure of marks that no person takes for a 3. Such marks may work from one point of view
 # alone. So give it each picture in new *views* at every step, here three: nearer, turned, shifted, and by default
 # somewhat blurred and noisy (after Athalye et al. 2018). A mirrored 3 is no 3, so there is no flip. Below, `plain_view`
 # shrinks the entire picture to the 28 x 28 pixels that the classifier takes, and `apply_views` resamples it to the
@@ -184,9 +184,9 @@ for words, p in (("one of two, certain", (0.97, 0.01, 0.01, 0.01)), ("both, equa
 # views that no descent has used.
 
 # %%
-eye = lesson.digit_net()
+classifier = lesson.digit_net()
 settings = ViewSettings(per_image=3, scale=(0.7, 1.1), rotation=0.25, shift=0.2, flip=False)
-fresh = draw_views(np.random.default_rng(9), 2, replace(settings, per_image=40), SIZE, SIZE, eye.side)
+fresh = draw_views(np.random.default_rng(9), 2, replace(settings, per_image=40), SIZE, SIZE, classifier.side)
 
 
 def class_loss(views):
@@ -194,18 +194,18 @@ def class_loss(views):
 
     def loss(images):
         if views:
-            inputs = apply_views(images, draw_views(rng, 2, settings, SIZE, SIZE, eye.side))
+            inputs = apply_views(images, draw_views(rng, 2, settings, SIZE, SIZE, classifier.side))
         else:
-            inputs = plain_view(images, eye.side)
-        return classifier_loss(eye.scores(inputs), [WANTED])
+            inputs = plain_view(images, classifier.side)
+        return classifier_loss(classifier.scores(inputs), [WANTED])
 
     return loss
 
 
 def probability(images, views=None):
     with no_grad():
-        inputs = plain_view(Tensor(images), eye.side) if views is None else apply_views(Tensor(images), views)
-        return float(ops.exp(ops.log_softmax(eye.scores(inputs))).numpy()[:, WANTED].mean())
+        inputs = plain_view(Tensor(images), classifier.side) if views is None else apply_views(Tensor(images), views)
+        return float(ops.exp(ops.log_softmax(classifier.scores(inputs))).numpy()[:, WANTED].mean())
 
 
 def all_together(views):
@@ -245,8 +245,8 @@ assert off_target(drawn["all, views"]) < (1.1 if flags.quick else 0.85) * off_ta
 # ## The sixth: L_split
 #
 # One property is missing: a generator must not paint the same picture for every input (collapse, lesson 8). The paper
-# asks this of the maps inside it, at several layers, each with a weight; our toy has one layer, of weight 1. For the
-# maps a and b of two images:
+# computes this of the maps inside it, at several layers, each with a weight; our toy has one layer, of weight 1. For
+# the maps a and b of two images:
 #
 #     F(a, b)  =  mean over a map's numbers of tanh(((a - b) / 25) ** 4), from 0 (the same) to 1
 #     L_split  =  - mean over all pairs of images of log F
@@ -327,12 +327,12 @@ def check_1(slope):
     d = np.array([-1.9, -0.7, -0.01, 0.0, 0.3, 1.2, 1.99])
     got = np.asarray(slope(d.copy()))
     assert got.shape == d.shape and got[3] == 0, "at d = 0 it should be 0"
-    for value, found in zip(d[d != 0], got[d != 0], strict=True):
+    for value, result in zip(d[d != 0], got[d != 0], strict=True):
         def loss(x):
             return abs(x) - np.log(1 - x * x / 4)
 
         expected = (loss(value + 1e-6) - loss(value - 1e-6)) / 2e-6
-        assert np.isclose(found, expected, rtol=1e-4), f"at d = {value} it should be near {expected:.3f}"
+        assert np.isclose(result, expected, rtol=1e-4), f"at d = {value} it should be near {expected:.3f}"
 
 
 lesson.exercise(exercise_1, check_1)

@@ -48,7 +48,7 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The idea
 #
-# A GAN learns from examples of what it should make. Here there are none: nobody has a photo of a shirt that is also a
+# A GAN learns from examples of what it should make. Here there are none: there is no photo of a shirt that is also a
 # 3. Instead the generator gets several losses, and each measures one thing.
 #
 #     a trained classifier, which never changes      is there a 3, and no other digit?
@@ -102,7 +102,7 @@ print("images", images.shape, "and maps of sides", [m.shape[2] for m in maps])
 assert abs(images.numpy() - target).mean() < 0.1  # an untrained generator changes the picture little
 
 # %% [markdown]
-# The paper's own size is 1024 pixels with five banks: 1,024 routes. Ours has one bank less, and is narrower.
+# The paper's size is 1024 pixels with five banks: 1,024 routes. Ours has one bank less, and is narrower.
 #
 # ## A discriminator of patches
 #
@@ -126,12 +126,12 @@ assert (rows, columns) == (16, 16)
 # ## The classifier and its views
 #
 # The classifier of digits takes 28 x 28 pixels. A generator can find a pattern that is a 3 for it and for
-# nobody else. So in training it gets a new random view of an image every time.
+# no person. So in training it gets a new random view of an image every time.
 
 # %%
-eye = lesson.digit_net()
+classifier = lesson.digit_net()
 settings = ViewSettings(per_image=2, scale=(0.8, 1.15), rotation=0.2, shift=0.1, flip=False, noise=0.05)
-views = draw_views(rng, 4, settings, SIZE, SIZE, eye.side)
+views = draw_views(rng, 4, settings, SIZE, SIZE, classifier.side)
 resampled = apply_views(images, views)
 assert resampled.shape == (4 * 2, 3, 28, 28)
 
@@ -155,12 +155,12 @@ lesson.save(fig, "14_pieces")
 #
 #     L = 3 L_split + 10 L_cGAN + 100 (L_p + L_n) + 25 L_m + 100 L_sub
 #
-# L_p asks for the wanted class and L_n against all others; L_m is the background, L_sub the substrate, L_cGAN the
+# L_p is for the wanted class and L_n against all others; L_m is the background, L_sub the substrate, L_cGAN the
 # patches. L_split is about the generator's maps: those of a batch's images should differ.
 
 # %%
 s = LossSettings()
-losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=eye, settings=s)
+losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=classifier, settings=s)
 for name, value in losses.terms.items():
     print(f"{name:11} {value.item():6.3f}")
 print("importance maps:", losses.importance.shape, "and gradients:", sorted(losses.image_gradients))
@@ -176,7 +176,7 @@ assert losses.terms["wanted"].item() > 2 > 0.1 > losses.terms["substrate"].item(
 # %%
 two = LossSettings(weights={"split": 0, "cgan": 0, "vgg": 0, "background": 25.0, "substrate": 100.0}, cam="off")
 G.zero_grad()
-of_two = loss_gradients(images, maps, batch, None, discriminator=D, classifier=eye, settings=two)
+of_two = loss_gradients(images, maps, batch, None, discriminator=D, classifier=classifier, settings=two)
 learn_generator(images, maps, of_two, two)
 in_halves = G.convs[0].weight.grad.numpy()
 
@@ -200,12 +200,12 @@ optimizers = [Adam(net.named_parameters(), lr=rate, betas=(0.5, 0.99)) for net, 
 norms, terms, likely = [], [], []
 for _ in range(steps):
     batch = draw_batch(*shapes.next(rng, 4))
-    views = draw_views(rng, 4, settings, SIZE, SIZE, eye.side)
+    views = draw_views(rng, 4, settings, SIZE, SIZE, classifier.side)
     G.zero_grad()
     D.zero_grad()
     with normalized(G, batch.routes), normalized(D):  # all filters are brought to length 1 once, and used twice
         images, maps = G(batch.g_condition, batch.code, batch.noise, batch.routes)
-        losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=eye, settings=s)
+        losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=classifier, settings=s)
         learn_discriminator(images, batch, losses.importance, D, s)
         learn_generator(images, maps, losses, s)
     for optimizer in optimizers:
@@ -265,11 +265,11 @@ assert growth > 2 and spread < 0.4
 fresh = draw_batch(*shapes.next(rng, 32))
 results = generate_gpan(G, fresh)
 device = pick_device("cpu")
-whole_rates = hit_rates(scores_of(eye, results, device)[0], WANTED)
-view_rates = hit_rates(scores_of(eye, results, device, views_seed=1)[0], WANTED)
-before = hit_rates(scores_of(eye, fresh.target.numpy(), device)[0], WANTED)
-for name, found in (("substrates", before), ("whole", whole_rates), ("other views", view_rates)):
-    print(f"{name:12} best class is 3 in {found['top1']:.0%}, probability {found['probability']:.2f}")
+whole_rates = hit_rates(scores_of(classifier, results, device)[0], WANTED)
+view_rates = hit_rates(scores_of(classifier, results, device, views_seed=1)[0], WANTED)
+before = hit_rates(scores_of(classifier, fresh.target.numpy(), device)[0], WANTED)
+for name, rates in (("substrates", before), ("whole", whole_rates), ("other views", view_rates)):
+    print(f"{name:12} best class is 3 in {rates['top1']:.0%}, probability {rates['probability']:.2f}")
 assert before["top1"] < 0.3
 assert flags.quick or (whole_rates["top1"] > 0.7 and view_rates["top1"] > 0.6)
 
@@ -279,8 +279,8 @@ assert flags.quick or (whole_rates["top1"] > 0.7 and view_rates["top1"] > 0.6)
 
 # %%
 with no_grad():
-    features = eye.features(plain_view(Tensor(results[:7]), eye.side))
-cams = grad_cam(features, eye.head, WANTED)
+    features = classifier.features(plain_view(Tensor(results[:7]), classifier.side))
+cams = grad_cam(features, classifier.head, WANTED)
 fig, axes = lesson.figure(3, 7, height=1.05)
 for i in range(7):
     column = as_pictures(fresh.target.numpy()[i:i + 1])[0], as_pictures(results[i:i + 1])[0]
@@ -313,7 +313,7 @@ routes, noises = G.draw_routes(rng, R), G.draw_noise(rng, Z)
 item = [np.repeat(part[:1], R * Z, axis=0) for part in (fresh.target.numpy(), fresh.mask.numpy())]
 crossed = draw_batch(*item, noise=np.repeat(noises, R, axis=0), routes=np.tile(routes, (Z, 1)))
 table = generate_gpan(G, crossed)
-features = scores_of(eye, table, device)[1].reshape(Z, R, -1)  # [noise, route]
+features = scores_of(classifier, table, device)[1].reshape(Z, R, -1)  # [noise, route]
 variety = route_variety(features, features.transpose(1, 0, 2))
 by_route, by_noise = (pixel_spread(t) for t in (table.reshape(Z, R, 3, SIZE, SIZE),
                                                 table.reshape(Z, R, 3, SIZE, SIZE).swapaxes(0, 1)))
@@ -330,13 +330,13 @@ for z in range(Z):
 lesson.save(fig, "14_routes")
 
 # %% [markdown]
-# Each route draws another 3; other noise hardly changes a pixel. No loss asks for more: L_split is low where the maps
+# Each route draws another 3; other noise hardly changes a pixel. No loss rewards more: L_split is low where the maps
 # of a batch differ, and routes alone make them differ. The full run, with three digits, gave a ratio of 2.3 for
 # features (RESULTS.md), so take our large one as a fact about a short training.
 #
 # ## At scale
 #
-# The same step, with a VGG16 that knows a thousand classes in place of our digits:
+# The same step, with a VGG16 with a thousand classes in place of our digits:
 
 # %%
 weights = lesson.classifier_file()
@@ -349,7 +349,7 @@ print("a VGG16 is there" if weights else "(there is no VGG16 file here; weights/
 #
 # ## What you learned
 #
-# * The GPAN has no examples. A fixed classifier says what is wanted, a learning discriminator how parts should look.
+# * The GPAN has no examples. A fixed classifier defines what is wanted, a trained discriminator how parts should look.
 # * All losses meet at the images. A step is cut there, and each loss's gradient can be measured.
 # * The gradient of a loss fades as the loss nears its minimum; its weight is only a factor.
 # * Random views, held-out views and a second classifier guard against images that work for one classifier alone.

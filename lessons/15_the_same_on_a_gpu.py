@@ -33,12 +33,12 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## Many hands that do the same
 #
-# A GPU has thousands of small arithmetic units and a memory of its own. Python runs on the *host*, the ordinary
-# processor. A *kernel* is a function in CUDA C that is run by many *threads* at once; a *launch* hands it over. Threads
-# come in *blocks*, and all blocks of a launch are its *grid*. A thread knows its place: `threadIdx` in its block,
+# A GPU has thousands of small arithmetic units and a separate memory. Python runs on the *host*, the ordinary
+# processor. A *kernel* is a function in CUDA C that is run by many *threads* at once; a *launch* starts it. Threads
+# come in *blocks*, and all blocks of a launch are its *grid*. Its place is in variables: `threadIdx` in its block,
 # `blockIdx` in the grid.
 #
-# The loop below starts at a thread's own number and steps on by the number of all threads. So every grid is right.
+# The loop below starts at a thread's number and steps on by the number of all threads. So every grid is right.
 
 # %%
 KERNELS = """
@@ -54,7 +54,7 @@ extern "C" __global__ void add_up(const float* x, float* out)
 {
     __shared__ float seen_by_all[64];              // memory that a block's threads share
     seen_by_all[threadIdx.x] = x[threadIdx.x];
-    __syncthreads();                               // a barrier: nobody passes until all have come
+    __syncthreads();                               // a barrier: no thread passes until all have come
     float sum = 0.0f;
     for (int i = 0; i < 64; ++i) sum += seen_by_all[i];
     if (threadIdx.x == 0) out[0] = sum;
@@ -104,23 +104,23 @@ lesson.save(fig, "15_owners")
 # ## A mistake that hides
 #
 # Threads do not run in order. `add_up` waits at a barrier until all have written. Without the barrier it may read what
-# nobody has written yet; the shim fills shared memory with NaN, so this can be seen. Try both orders of the threads.
+# no thread has written yet; the shim fills shared memory with NaN, so this can be seen. Try both orders of the threads.
 
 # %%
 x = np.arange(64, dtype=np.float32)
-found = {}
+sums = {}
 for name in ("add_up", "add_up_hastily"):
     for backwards in (False, True):
         out = np.zeros(1, np.float32)
         if mine:
             mine.reverse = backwards
             mine.get_function(name)((1,), (64,), (x, out))
-            found[name, backwards] = float(out[0])
+            sums[name, backwards] = float(out[0])
             print(f"{name:15} threads {'last to first' if backwards else 'first to last'}: {out[0]:.0f}")
 if mine:
     mine.reverse = False
-    assert found["add_up", False] == found["add_up", True] == x.sum() == 2016
-    assert np.isnan(found["add_up_hastily", False]) and found["add_up_hastily", True] == 2016
+    assert sums["add_up", False] == sums["add_up", True] == x.sum() == 2016
+    assert np.isnan(sums["add_up_hastily", False]) and sums["add_up_hastily", True] == 2016
 
 # %% [markdown]
 # In one order the wrong kernel gives the right sum. **A test that passes once proves little where order is free.** So
@@ -230,7 +230,7 @@ assert len(sums) > 1
 # It must do its arithmetic, and it must move its arrays from and to memory. Whichever takes longer is a bound from
 # below: the *roofline* (Williams, Waterman and Patterson 2009). For an H100 SXM, NVIDIA's data sheet says 67 million
 # million float32 operations a second, and 3.35 million million bytes. So 20 operations for every byte is where the two
-# meet: whoever does fewer waits for memory.
+# meet: a kernel that does fewer waits for memory.
 #
 # We count each array once, as if caches were perfect, for the layers of the paper's GPAN: 1024 pixels, batch 4.
 

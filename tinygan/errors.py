@@ -1,4 +1,4 @@
-"""What went wrong, in one line a person can act on.
+"""The exceptions of the package: what went wrong, in one line a person can act on.
 
 Code anywhere in the package raises these; the scripts turn them into one line on the terminal and an exit code
 (2: the command was typed wrong, 1: the run failed). Anything else that escapes is a bug and shows its traceback.
@@ -16,7 +16,7 @@ class GraphError(TinyganError):
 
 
 class Refused(Exception):
-    """A file can be read but must not be used; the text says why. `files.reading` makes a TinyganError of it."""
+    """A file can be read but must not be used; the text is the reason. `files.reading` makes a TinyganError of it."""
 
 
 class UsageError(TinyganError):

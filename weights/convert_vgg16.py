@@ -52,6 +52,7 @@ class Source(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Convert the file that the command line names, and write the result; return the exit code."""
     args = build_parser().parse_args(argv)
     if (args.source is None) != args.download:
         raise UsageError("name the file to convert, or type --download to get Keras' own" if args.source is None else
@@ -155,6 +156,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def build_parser() -> cli.Parser:
+    """Build the parser of the command line."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("source", type=cli.path, nargs="?", help="the file to convert")
     p.add_argument("--download", action="store_true", help=f"convert Keras' ImageNet file, {KERAS_BYTES / 1e6:.0f} MB")
@@ -163,7 +165,7 @@ def build_parser() -> cli.Parser:
     p.add_argument("--classes", type=cli.path, help="class names: a text file, one a line, or "
                    "imagenet_class_index.json")
     p.add_argument("--side", type=cli.positive_int, help="pixels of the images that a head after GlobalAveragePooling "
-                   f"was trained on [default: {USUAL_SIDE}]; other files say it themselves")
+                   f"was trained on [default: {USUAL_SIDE}]; in other files it follows from the shapes")
     p.add_argument("--dtype", choices=KINDS, help="how the weights are stored [default: float32, or as they are]")
     p.add_argument("--licence", help="the licence of the weights, to be noted in the file")
     return p

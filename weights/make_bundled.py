@@ -39,6 +39,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write the four bundled files; return the exit code."""
     parser = argparse.ArgumentParser(description="Make the bundled digits out of the four MNIST files.")
     parser.add_argument("source", type=Path, help="folder with the four MNIST files")
     parser.add_argument("--out", type=Path, default=BUNDLED, help="where to write (default: the package)")

@@ -1,6 +1,6 @@
 """PyTorch's weight files, read without PyTorch and without running anything that is in them.
 
-`torch.save` writes a program for a stack machine. Python's own reader of such programs calls whatever functions they
+`torch.save` writes a program for a stack machine. Python's reader of such programs calls whatever functions they
 name, so a weight file can do anything to the computer that opens it. The machine here has only the instructions that a
 dictionary of tensors needs. The functions named by the program are never looked up: a few names stand for fixed
 actions on inert data; every other name and every other instruction is refused.
@@ -79,7 +79,7 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         order = f"{folder}byteorder"
         if order in entries and archive.read(order) != b"little":
             raise Refused(f"its numbers are big-endian; {SAVE} on another computer")
-        found, _, _ = Machine(archive.read(programs[0])).run()
+        value, _, _ = Machine(archive.read(programs[0])).run()
 
         def numbers(storage: Storage) -> np.ndarray:
             entry = entries.get(f"{folder}data/{storage.key}")
@@ -89,7 +89,7 @@ def _read_zip(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
             with archive.open(entry) as raw:
                 return _fill(raw, storage)  # its checksum is compared when its end is reached
 
-        return _arrays(found, numbers)
+        return _arrays(value, numbers)
 
 
 def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
@@ -101,12 +101,12 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         known |= storages
         if len(parts) == 1 and value != OLD_MAGIC:
             raise Refused(f"it is not a PyTorch file; {SAVE}")
-    _, version, machine, found, keys = parts
+    _, version, machine, value, keys = parts
     if version != OLD_VERSION or not isinstance(machine, dict) or not isinstance(keys, list):
         raise Refused(f"its format is unknown; {SAVE}")
     if machine.get("little_endian") is not True:
         raise Refused(f"its numbers are big-endian; {SAVE} on another computer")
-    wanted = {storage.key for storage in _storages(_state_dict(found))}
+    used = {storage.key for storage in _storages(_state_dict(value))}
     loaded: dict[str, np.ndarray] = {}
     file.seek(place)
     for key in keys:
@@ -118,11 +118,11 @@ def _read_old(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
             raise Refused(f"the numbers {key!r} in it are not as many as declared; use another copy")
         length = storage.numbers * np.dtype(storage.dtype).itemsize
         _check_size(storage, min(size - file.tell(), length))
-        if key in wanted:
+        if key in used:
             loaded[key] = _fill(file, storage)
         else:
             file.seek(length, os.SEEK_CUR)
-    return _arrays(found, lambda storage: loaded[storage.key])
+    return _arrays(value, lambda storage: loaded[storage.key])
 
 
 def _check_size(storage: Storage, stored: int) -> None:
@@ -144,27 +144,27 @@ def _fill(raw: Any, storage: Storage) -> np.ndarray:
     return array if sys.byteorder == "little" else array.astype(array.dtype.newbyteorder("="))
 
 
-def _state_dict(found: Any) -> dict[str, Tensor]:
+def _state_dict(value: Any) -> dict[str, Tensor]:
     """Return the dictionary of tensors in what a program made: itself, or the only one among its entries. Raises
     Refused where there is none or are several."""
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise Refused(f"it holds no dictionary of tensors; {SAVE}")
-    inner = [name for name, value in found.items() if isinstance(value, dict) and value and _first_fault(value) is None]
-    fault = _first_fault(found)
+    inner = [name for name, part in value.items() if isinstance(part, dict) and part and _first_fault(part) is None]
+    fault = _first_fault(value)
     if fault is None:
-        return found
+        return value
     if len(inner) == 1 or "state_dict" in inner:
-        return found["state_dict" if "state_dict" in inner else inner[0]]
+        return value["state_dict" if "state_dict" in inner else inner[0]]
     if inner:
         raise Refused(f"it holds several dictionaries of tensors, {', '.join(ascii(i)[:40] for i in inner[:5])}; "
                        f"save one with torch.save and use that")
-    hint = " (is the state_dict inside it?)" if isinstance(found[fault], dict) else ""
+    hint = " (is the state_dict inside it?)" if isinstance(value[fault], dict) else ""
     raise Refused(f"its entry {str(fault)[:60]!r} is not a tensor{hint}; {SAVE}")
 
 
-def _first_fault(found: dict) -> Any:
+def _first_fault(value: dict) -> Any:
     """Return the first name whose value is no tensor; None in a state_dict."""
-    return next((name for name, value in found.items() if not isinstance(name, str) or not isinstance(value, Tensor)),
+    return next((name for name, part in value.items() if not isinstance(name, str) or not isinstance(part, Tensor)),
                 None)
 
 
@@ -172,9 +172,9 @@ def _storages(state: dict[str, Tensor]) -> list[Storage]:
     return [tensor.storage for tensor in state.values()]
 
 
-def _arrays(found: Any, numbers: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
+def _arrays(value: Any, numbers: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
     loaded: dict[Storage, np.ndarray] = {}
-    state = _state_dict(found)
+    state = _state_dict(value)
     for storage in _storages(state):
         if storage not in loaded:
             loaded[storage] = numbers(storage)

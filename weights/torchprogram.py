@@ -78,6 +78,7 @@ class Machine:
             action(self)
 
     def take(self, count: int) -> bytes:
+        """Read the next `count` bytes of the program. Raises EOFError at its end."""
         part = self.data[self.place:self.place + count]
         if len(part) != count:
             raise EOFError("the program ends in its midst")
@@ -85,47 +86,58 @@ class Machine:
         return part
 
     def number(self, form: str) -> int:
+        """Read a number in the form of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def line(self) -> str:
+        """Read ASCII text up to the end of the line."""
         end = self.data.index(b"\n", self.place)
         return self.take(end + 1 - self.place)[:-1].decode("ascii")
 
     def push(self, value: Any) -> None:
+        """Push a value on the stack."""
         self.stack.append(value)
 
     def pop(self) -> Any:
+        """Pop a value from the stack. Raises ValueError for a mark."""
         value = self.stack.pop()
         if isinstance(value, _Mark):
             raise ValueError("a mark where a value belongs")
         return value
 
     def since_mark(self) -> list[Any]:
+        """Pop all values above the last mark, and the mark; return the values in their order."""
         values = []
         while not isinstance(value := self.stack.pop(), _Mark):
             values.append(value)
         return values[::-1]
 
     def last(self, kind: type) -> Any:
+        """Return the top of the stack. Raises ValueError unless it is of this type."""
         if not isinstance(self.stack[-1], kind):
             raise ValueError(f"no {kind.__name__} to put something into")
         return self.stack[-1]
 
     # -- instructions that do more than push --
 
-    def remember(self, form: str) -> None:
+    def store(self, form: str) -> None:
+        """Store the top of the stack in the memo, under the number that follows."""
         self.memo[self.number(form)] = self.stack[-1]
 
     def recall(self, form: str) -> None:
+        """Push the value that the memo has under the number that follows."""
         self.push(self.memo[self.number(form)])
 
     def long(self) -> None:
+        """Push a whole number of as many bytes as the next one gives."""
         self.push(int.from_bytes(self.take(self.number("<B")), "little", signed=True))
 
     def text(self, form: str, coding: str) -> None:
+        """Push a text whose length comes first."""
         self.push(self.take(self.number(form)).decode(coding))
 
     def name(self) -> None:
+        """Push one of the names in _NAMES. Raises Refused for any other."""
         name = f"{self.line()} {self.line()}"
         if name not in _NAMES:
             shown = ascii(".".join(name.split())[:80])
@@ -136,9 +148,11 @@ class Machine:
         self.push(_Name(name))
 
     def make_tuple(self, count: int) -> None:
+        """Replace the top `count` values by a tuple of them."""
         self.push(tuple([self.pop() for _ in range(count)][::-1]))
 
     def set_items(self, values: list[Any]) -> None:
+        """Put keys and values, one after the other, into the dictionary on top."""
         target = self.last(dict)
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, (str, int)):  # hashing nested tuples can take for ever
@@ -146,6 +160,7 @@ class Machine:
             target[key] = value
 
     def storage(self) -> None:
+        """Replace the description of a storage on top by a `Storage`."""
         # ("storage", its type, key, device, how many numbers[, a part of another storage: only very old files])
         kind, name, key, _device, numbers, *rest = self.pop()
         if kind != "storage" or not isinstance(name, _Name) or name.text not in _STORAGES or any(
@@ -155,6 +170,7 @@ class Machine:
         self.push(self.storages[key])
 
     def call(self) -> None:
+        """Replace a name and its arguments by what the name stands for. Raises ValueError for another call."""
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, _Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no name")
@@ -170,7 +186,8 @@ class Machine:
             raise ValueError(f"a call of {name.text}")
 
     def set_state(self) -> None:
-        self.pop()  # of a dictionary: notes on the version of each layer, which nobody needs
+        """Drop the state on top, and keep the dictionary below."""
+        self.pop()  # of a dictionary: notes on the version of each layer, not needed here
         self.last(dict)
 
 
@@ -215,7 +232,7 @@ _ACTIONS: dict[bytes, Callable[[Machine], None]] = {
     b"\x85": lambda m: m.make_tuple(1), b"\x86": lambda m: m.make_tuple(2), b"\x87": lambda m: m.make_tuple(3),
     b"s": lambda m: m.set_items([m.pop(), m.pop()][::-1]), b"u": lambda m: m.set_items(m.since_mark()),
     b"a": lambda m: _append(m, [m.pop()]), b"e": lambda m: _append(m, m.since_mark()),
-    b"q": lambda m: m.remember("<B"), b"r": lambda m: m.remember("<I"),
+    b"q": lambda m: m.store("<B"), b"r": lambda m: m.store("<I"),
     b"h": lambda m: m.recall("<B"), b"j": lambda m: m.recall("<I"),
     b"c": Machine.name, b"Q": Machine.storage, b"R": Machine.call, b"b": Machine.set_state,
 }

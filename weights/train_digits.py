@@ -38,6 +38,7 @@ GOAL = 0.99  # test accuracy that the shipped file has to reach
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train the classifier with the command line's settings, and write it; return the exit code."""
     args = build_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise UsageError(f"{args.out} exists: --overwrite replaces it, --out names another file")
@@ -148,6 +149,7 @@ def distort(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def build_parser() -> cli.Parser:
+    """Build the parser of the command line."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("--epochs", type=cli.positive_int, default=4, help="passes over the training images")
     p.add_argument("--seed", type=cli.non_negative_int, default=0)

@@ -68,7 +68,7 @@ def read_keras(path: Path, side: int | None = None) -> tuple[Weights, str]:
             raise Refused(f"its arrays declare more than {MAX_BYTES // 4:,} numbers; use another copy")
         pooled = head_side == 1 and not _is_flattened(file)
         if side is not None and not pooled:
-            raise UsageError(f"--side {side}: this file's own shapes say {head_side * STEP}, so leave it out")
+            raise UsageError(f"--side {side}: the shapes in this file give {head_side * STEP}, so leave it out")
         weights: Weights = {}
         for name in LAYERS:
             kernel, bias = (_single(file.array(full, shape, STORED))
@@ -89,10 +89,10 @@ def read_keras(path: Path, side: int | None = None) -> tuple[Weights, str]:
             kernel = np.ascontiguousarray(kernel)
             weights[name] = kernel.reshape(len(kernel), -1) if name in HEAD else kernel, bias
     first, last = (names[name][0] for name in (CONVOLUTIONS[0], HEAD[-1]))
-    mean = ("; its first Dense layer is taken to see the mean of each channel (GlobalAveragePooling) of images of "
-            f"{side or USUAL_SIDE} pixels (--side says another number)" if pooled else "")
-    return weights, (f"Keras' weights, {first}, 14 layers more and {last}{mean}; taken to see images as "
-                     "keras.applications shows them, 0 to 255, BGR, less the mean colour")
+    mean = ("; its first Dense layer is taken to get the mean of each channel (GlobalAveragePooling) of images of "
+            f"{side or USUAL_SIDE} pixels (--side gives another number)" if pooled else "")
+    return weights, (f"Keras' weights, {first}, 14 layers more and {last}{mean}; taken to get images as "
+                     "keras.applications prepares them, 0 to 255, BGR, less the mean colour")
 
 
 def keras_names(file: Reader) -> dict[str, tuple[str, str]]:
@@ -126,20 +126,20 @@ def keras_names(file: Reader) -> dict[str, tuple[str, str]]:
 def _head(file: Reader, layers: dict[str, list[str]]) -> list[tuple[str, str]]:
     """Find (weight, bias) of the three Dense layers after the convolutions, in their order in the net."""
     shapes = {full: file.shape(full, STORED, max_size=MAX_SIZE) for arrays in layers.values() for full in arrays}
-    found = ", ".join(f"{group.rpartition('/')[2]} ({' and '.join('x'.join(map(str, shapes[a])) for a in arrays)})"
-                      for group in sorted(layers, key=_natural)
-                      for arrays in [sorted(layers[group], key=lambda full: -len(shapes[full]))])
-    found = f"after the convolutions it has {ascii(found)[1:-1][:300]}"
+    head = ", ".join(f"{group.rpartition('/')[2]} ({' and '.join('x'.join(map(str, shapes[a])) for a in arrays)})"
+                     for group in sorted(layers, key=_natural)
+                     for arrays in [sorted(layers[group], key=lambda full: -len(shapes[full]))])
+    head = f"after the convolutions it has {ascii(head)[1:-1][:300]}"
     pairs = {group: _weight_and_bias(arrays) for group, arrays in layers.items()}
     if len(layers) != len(HEAD) or not all(pair and len(shapes[pair[0]]) == 2 for pair in pairs.values()):
-        raise Refused(f"{found}, and a VGG16 has three fully-connected layers there: train such a head, or use "
+        raise Refused(f"{head}, and a VGG16 has three fully-connected layers there: train such a head, or use "
                       f"{KERAS_FILE}")
     by_number = tuple(sorted(layers, key=_natural))
     orders = [order for order in itertools.permutations(by_number) if all(
         shapes[pairs[a][0]][1] == shapes[pairs[b][0]][0] for a, b in itertools.pairwise(order))]
-    order = by_number if by_number in orders or not orders else orders[0]  # where none fits, check_shapes says why
+    order = by_number if by_number in orders or not orders else orders[0]  # where none fits, check_shapes refuses it
     if len(orders) > 1 and order != by_number:
-        raise Refused(f"{found}, and neither names nor shapes say in which order; name them fc1, fc2, predictions")
+        raise Refused(f"{head}, and neither names nor shapes give their order; name them fc1, fc2, predictions")
     activations = _dense_activations(file)
     for group in order[:-1]:
         kind = activations.get(group.rpartition("/")[2], "relu")
@@ -166,17 +166,17 @@ def _refuse_arrays(name: str, arrays: Sequence[str]) -> Any:
 
 def _model_layers(file: Reader) -> list[dict]:
     """List the layers of all kinds in the description inside a whole model, nested ones too; none in weight files."""
-    text, found = str(file.attribute("model_config", "")), []
+    text, layers = str(file.attribute("model_config", "")), []
     waiting = [json.loads(text)] if text else []
     while waiting:
         part = waiting.pop()
         if isinstance(part, dict):
             if isinstance(part.get("class_name"), str) and isinstance(part.get("config"), dict):
-                found.append(part)
+                layers.append(part)
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return found
+    return layers
 
 
 def _dense_activations(file: Reader) -> dict[str, str]:
@@ -185,12 +185,12 @@ def _dense_activations(file: Reader) -> dict[str, str]:
 
 
 def _is_flattened(file: Reader) -> bool:
-    """Tell whether the model says that it flattens its map, which has one place then; False where it does not.
+    """Tell whether the model's description flattens its map, which has one place then; False where it does not.
     Refused where it takes the maximum over the map."""
     kinds = {part["class_name"] for part in _model_layers(file)}
     if "GlobalMaxPooling2D" in kinds:
-        raise Refused("its head sees the maximum over the map (GlobalMaxPooling2D), where a VGG16 flattens it: train a "
-                      "head after Flatten or GlobalAveragePooling2D")
+        raise Refused("its head takes the maximum over the map (GlobalMaxPooling2D), where a VGG16 flattens it: train "
+                      "a head after Flatten or GlobalAveragePooling2D")
     return "Flatten" in kinds and "GlobalAveragePooling2D" not in kinds
 
 
@@ -239,20 +239,20 @@ def read_torch(path: Path, side: int | None = None) -> tuple[Weights, str]:
     except Refused as error:
         raise TinyganError(f"cannot use {path}: {error}") from None
     under = f" (under {prefix!r})" if prefix else ""
-    return weights, (f"torchvision's weights{under}; taken to see images as torchvision shows them, 0 to 1, less mean, "
-                     "over std")
+    return weights, (f"torchvision's weights{under}; taken to get images as torchvision prepares them, 0 to 1, less "
+                     "mean, over std")
 
 
 def _torch_names(state: dict[str, np.ndarray]) -> dict[str, str]:
     """Map torchvision's layer names to ours, with the classifier's as they are numbered in `state`. Refused, naming
-    them, where there are others than three; without any, torchvision's own, whose absence is said then."""
-    found = sorted((name.removesuffix(".weight") for name in state if re.fullmatch(r"classifier\..*\.weight", name)),
-                   key=_natural)
-    if len(found) not in (0, len(HEAD)):
-        shapes = ", ".join(f"{name} ({'x'.join(map(str, state[f'{name}.weight'].shape))})" for name in found)
+    them, where there are others than three; without any, torchvision's, whose absence is reported then."""
+    numbered = sorted((name.removesuffix(".weight") for name in state if re.fullmatch(r"classifier\..*\.weight", name)),
+                      key=_natural)
+    if len(numbered) not in (0, len(HEAD)):
+        shapes = ", ".join(f"{name} ({'x'.join(map(str, state[f'{name}.weight'].shape))})" for name in numbered)
         raise Refused(f"its classifier has the layers {shapes[:300]}, and a VGG16 has three: train such a head")
-    return {theirs: ours for theirs, ours in TORCH_NAMES.items() if ours not in HEAD or not found} | dict(
-        zip(found, HEAD, strict=False))
+    return {theirs: ours for theirs, ours in TORCH_NAMES.items() if ours not in HEAD or not numbered} | dict(
+        zip(numbered, HEAD, strict=False))
 
 
 def _single(array: np.ndarray) -> np.ndarray:

@@ -216,15 +216,15 @@ def test_a_worker_answers_and_its_death_is_one_line(tmp_path):
     reference = tmp_path / "tinygan.npz"
     worker = cpu.Worker(cpu_nets.Net(1, 2, 2), "tinygan", 1, reference)
     try:
-        assert worker.ask("check", str(reference)) == "done"
+        assert worker.request("check", str(reference)) == "done"
         with np.load(reference) as saved:
             assert saved["losses"].shape == (3, 2) and np.isfinite(saved["losses"]).all()
             assert any(key.startswith("weights/G.projection.weight.") for key in saved)
-        answer = worker.ask("round", 2)
+        answer = worker.request("round", 2)
         assert len(answer["ms"]) == 2 and len(answer["losses"]) == 2 and answer["mb"] > 0
-        shares = worker.ask("profile", 1)
+        shares = worker.request("profile", 1)
         assert shares["total_ms"] == pytest.approx(sum(ms for _, _, ms in shares["rows"]) + shares["rest_ms"])
         with pytest.raises(TinyganError, match="the measuring process died: .*Error"):
-            worker.ask("round", "many")
+            worker.request("round", "many")
     finally:
         worker.close()

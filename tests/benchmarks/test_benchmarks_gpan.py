@@ -139,13 +139,13 @@ def test_bytes_of_vgg16():
 def test_the_gradients_of_vgg16_have_a_limit_of_their_own():
     for value, status in ((0.05, ""), (0.2, "differs")):
         row = gpu.Row(VGG16, "fp32")
-        gpu.judge(row, "eager plain", {"losses": (1e-4, "all"), "gradients": (value, "image")})
+        gpu.compare(row, "eager plain", {"losses": (1e-4, "all"), "gradients": (value, "image")})
         assert row.status == status
     row = gpu.Row(GPANS[0], "fp32")
-    gpu.judge(row, "eager plain", {"losses": (0.0, "all"), "gradients": (0.0, "G.a"), "moves": (1.0, "G.a")})
+    gpu.compare(row, "eager plain", {"losses": (0.0, "all"), "gradients": (0.0, "G.a"), "moves": (1.0, "G.a")})
     assert row.status == "differs" and row.notes == ["eager plain differs: the step of G.a by 1.0e+00"]
     row = gpu.Row(VGG16, "fp32")
-    gpu.judge(row, "eager plain", {"losses": (2e-3, "all"), "gradients": (0.0, "image")})
+    gpu.compare(row, "eager plain", {"losses": (2e-3, "all"), "gradients": (0.0, "image")})
     assert row.status == "differs" and row.notes == ["eager plain differs: all by 2.0e-03"]
 
 
@@ -210,16 +210,16 @@ def test_a_worker_answers(tmp_path, problem):
     assert problem.for_check == problem
     worker = cpu.Worker(net, "tinygan", 1, path, dtype="float64")
     try:
-        assert worker.ask("check", str(path)) == "done"
+        assert worker.request("check", str(path)) == "done"
         with np.load(path) as saved:
             terms = 1 if problem is VGG16 else len(gpan_problem.TERMS)
             assert saved["losses"].shape == (3, terms) and np.isfinite(saved["losses"]).all()
             assert any(key.startswith("gradients/") for key in saved)
             assert any(key.startswith("weights/") for key in saved) == (problem is not VGG16)
-        assert worker.ask("weights", str(path)) == "done"
-        answer = worker.ask("round", 1)
+        assert worker.request("weights", str(path)) == "done"
+        answer = worker.request("round", 1)
         assert len(answer["losses"]) == terms and answer["mb"] > 0
-        assert worker.ask("profile", 1)["rows"]
+        assert worker.request("profile", 1)["rows"]
     finally:
         worker.close()
 

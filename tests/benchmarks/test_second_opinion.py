@@ -45,13 +45,13 @@ def flat(red, blue, size=8):
 
 def test_judge(made_up):
     images = np.stack([flat(1, -1), flat(-1, 1), flat(0, 0)])
-    result = second_opinion.judge(images, [130])
+    result = second_opinion.classify(images, [130])
     assert result["top1"] == pytest.approx(2 / 3)  # of equal scores, the lower number
     assert result["top5"] == 1 and result["probability"] == pytest.approx(0.5, abs=1e-6)
     assert result["best"].shape == (3, 5) and result["best"][:, 0].tolist() == [130, 340, 130]
     assert np.allclose(result["wanted_probability"], [1, 0, 0.5], atol=1e-6)
     assert np.allclose(result["best_probability"][2, :2], 0.5)
-    assert second_opinion.judge(images, [340, 130, 130])["probability"] == pytest.approx(1)
+    assert second_opinion.classify(images, [340, 130, 130])["probability"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("images", [np.zeros((3, 8, 8)), np.zeros((1, 1, 8, 8)), np.zeros((0, 3, 8, 8)),

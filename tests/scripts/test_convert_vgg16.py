@@ -189,7 +189,7 @@ def test_a_model_that_says_it_flattens_one_place_is_taken_at_its_word(tmp_path):
     weights = small_weights(7, side=1)
     path = write_own(tmp_path / "own.h5", weights, root="model_weights", config=[("Flatten", "flatten", None)])
     assert np.array_equal(convert(path, tmp_path / "net.h5").layers["fc6"].weight.data, weights["fc6"][0])
-    with pytest.raises(UsageError, match="--side 64: this file's own shapes say 32"):
+    with pytest.raises(UsageError, match="--side 64: the shapes in this file give 32"):
         converter().read_source(path, side=64)
     with pytest.raises(UsageError, match="multiple of 32"):
         convert(path, tmp_path / "net2.h5", "--side", "65")
@@ -399,7 +399,7 @@ ATTACKS = {
     "half a head": (without("predictions"), "after the convolutions it has fc1 (24x7 and 7), fc2 (7x6 and 6), and a "),
     "a fourth layer": (lambda f, d: f.create_dataset("dense_1/kernel:0", data=np.zeros((5, 5), np.float32)),
                        "it has dense_1 (5x5), fc1 (24x7 and 7), fc2"),
-    "a head in no order": (in_no_order, "neither names nor shapes say in which order"),
+    "a head in no order": (in_no_order, "neither names nor shapes give their order"),
     "head alone": (without(*(f"block{b}_conv{i}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1))),
                    "not a VGG16 of Keras"),
     "Theano's order": (theano_order, "Theano's order"),
@@ -612,7 +612,8 @@ def test_downloads_that_fail_say_so_in_one_line(server, tmp_path, setting, words
         setattr(server, name, value)
     with pytest.raises(TinyganError, match=words) as caught:
         fetched(server, tmp_path / "file.h5")
-    assert "\n" not in str(caught.value) and "by hand" in str(caught.value) and len(server.asked) <= 5
+    text = str(caught.value)
+    assert "\n" not in text and f"get {server.url} by hand and put it in {tmp_path}" in text and len(server.asked) <= 5
     assert not (tmp_path / "file.h5").exists()
 
 

@@ -1,7 +1,7 @@
 """Batches for a training step: stored digits as float pixels on a canvas, in a shuffled order.
 
-The order is an object of its own because a run that stops and goes on must see the same images as one that
-never stopped: `Batches.state()` is all that decides the batches to come.
+The order is an object of its own because a run that is stopped and resumed must get the same images as one that
+never stopped: the batches to come are a function of `Batches.state()` alone.
 """
 
 import copy
@@ -65,7 +65,7 @@ class Batches:
         if batch_size < 1:
             raise UsageError(f"the batch size must be at least 1, not {batch_size}")
         self.n, self.batch_size, self.rng = int(n), int(batch_size), rng
-        self.epoch = 0  # whole epochs behind the current one
+        self.epoch = 0  # whole epochs before the current one
         self._position = 0  # in self._order, where the next batch starts
         self._order = self._shuffled()
 
@@ -92,7 +92,7 @@ class Batches:
         return np.concatenate([self.rng.permutation(self.n) for _ in range(repeats)])[: self.batch_size]
 
     def state(self) -> dict:
-        """Return all that decides the batches to come, the Generator's state included.
+        """Return everything that the batches to come depend on, the Generator's state included.
 
         Plain numbers and dicts, fit for JSON, but for "order": int64 (n,), or (batch_size,) when that is
         more.

@@ -1,9 +1,9 @@
 """Downloads: one file from one of several mirrors, and the folder that downloads are kept in.
 
-Bytes go to a file beside the wanted one, with `.part` at the end of its name. Only when its checksum is right
-is it renamed, in one step, to the wanted name; so a file under that name is always complete. A mirror that refuses,
+Bytes go to a file beside the target, with `.part` at the end of its name. Only when its checksum is right
+is it renamed, in one step, to the target's name; so a file under that name is always complete. A mirror that refuses,
 breaks off, is slow or sends other bytes is left for the next one. When all have failed, the error is one line with the
-reason of each and the place to put the file by hand.
+reason of each, an address of the file and the folder to put it in by hand.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ CHUNK = 1 << 16
 def cache_dir() -> Path:
     """Return the folder that downloads are kept in (it may not exist yet).
 
-    The first of: $TINYGAN_HOME; $XDG_CACHE_HOME/tinygan; then the system's own: ~/Library/Caches/tinygan
+    The first of: $TINYGAN_HOME; $XDG_CACHE_HOME/tinygan; then the system's usual one: ~/Library/Caches/tinygan
     (macOS), %LOCALAPPDATA%/tinygan (Windows), ~/.cache/tinygan (elsewhere). A variable that is empty counts
     as not set. Raises TinyganError when the user has no home folder to fall back on.
     """
@@ -65,7 +65,7 @@ def fetch(
     True a bar (tqdm if it is installed, else lines), False nothing, None a bar on a terminal and one line
     elsewhere. resume: keep what has come of a file of exactly max_bytes, and continue there with the next of urls
     (one may be given several times) or in a later call. Raises TinyganError when no mirror gave the file or the
-    folder cannot be written.
+    folder cannot be written; its one line has the reason of each mirror, the address of the first, and the folder.
     """
     from http.client import HTTPException  # here, as below: slow to import and seldom used
     from urllib.parse import urlsplit
@@ -75,13 +75,13 @@ def fetch(
         return path
     part = path.with_name(path.name + ".part")
     failures: list[str] = []
-    useless: set[str] = set()  # URLs that sent nothing: asking them again would not help
+    useless: set[str] = set()  # URLs that sent nothing: not tried again
     for url in urls:
         if resume and url in useless:
             continue
         host, have = urlsplit(url).netloc, _size(part) if resume else 0
         try:
-            if progress is not False:  # before asking, since the answer may take long
+            if progress is not False:  # before the request, since the answer may take long
                 say(f"downloading {path.name} from {host}" + (f", going on at {have / 1e6:.1f} MB" if have else "")
                     + (f" ({failures[-1]})" if failures else ""))
             if have < max_bytes:
@@ -103,15 +103,18 @@ def fetch(
                     part.unlink(missing_ok=True)
         if _md5(path) == md5:  # another process was downloading it too, and was first
             return path
-    again = "try again to go on, or " if resume and _size(part) else ""
-    raise TinyganError(
-        f"could not download {path.name}: {', '.join(failures[-1:] if resume else failures) or 'no mirror given'}; "
-        f"{again}get it by hand and put it in {shown(path.parent)}"
-    )
+    raise _not_downloaded(urls, path, failures[-1:] if resume else failures, goes_on=resume and _size(part) > 0)
+
+
+def _not_downloaded(urls: Sequence[str], path: Path, failures: Sequence[str], goes_on: bool) -> TinyganError:
+    """Make the error for a file that no mirror gave: why, and how to go on by hand. goes_on: a next call resumes."""
+    again = "try again to go on, or " if goes_on else ""
+    return TinyganError(f"could not download {path.name}: {', '.join(failures) or 'no mirror given'}; "
+                        f"{again}get {urls[0] if urls else 'it'} by hand and put it in {shown(path.parent)}")
 
 
 class _Unusable(Exception):
-    """A mirror's answer cannot be used; the text says why."""
+    """A mirror's answer cannot be used; the text is the reason."""
 
 
 def _size(path: Path) -> int:
@@ -164,7 +167,7 @@ def _open(url: str, seconds: float, have: int = 0) -> Any:
     answers: queue.SimpleQueue = queue.SimpleQueue()
     given_up = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
             answer = urlopen(Request(url, headers=headers), timeout=seconds)
         except Exception as error:
@@ -174,7 +177,7 @@ def _open(url: str, seconds: float, have: int = 0) -> Any:
             answer.close()
         answers.put(answer)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=request, daemon=True).start()
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
@@ -247,6 +250,7 @@ class _Meter:
         self.received = 0
 
     def start(self, total: int | None) -> "_Meter":
+        """Begin a download of `total` bytes, None where the number is unknown; return self."""
         self.total = total
         if self.follow:
             with suppress(ImportError):
@@ -256,6 +260,7 @@ class _Meter:
         return self
 
     def update(self, count: int) -> None:
+        """Count bytes that have come."""
         before, self.received = self.received, self.received + count
         if self.bar is not None:
             self.bar.update(count)
@@ -265,5 +270,6 @@ class _Meter:
                 self.say(f"  {self.name}: {25 * quarter} % of {self.total / 1e6:.1f} MB")
 
     def close(self) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()

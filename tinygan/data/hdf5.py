@@ -23,7 +23,7 @@ from tinygan.errors import Refused, TinyganError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 TO_CONVERT = (b"PK\x03\x04", b"\x80\x02")  # how PyTorch's files and .keras archives begin
-CHUNK_BYTES = 4 << 20  # of what is written; a checksum covers a chunk, which HDF5 reads whole before it hands it over
+CHUNK_BYTES = 4 << 20  # of what is written; a checksum covers a chunk, which HDF5 reads whole
 MAX_DEPTH, MAX_NAMES = 6, 10_000  # of a search through groups, which hard links can make endless
 _DAMAGED = "it is cut off, damaged or was made by another program; use another copy"
 # What h5py raises for damaged bytes (found by changing bytes at random).
@@ -168,10 +168,10 @@ class Reader:
         if data.chunks:
             if math.prod(data.chunks) > numbers:
                 raise Refused(f"{name!r} declares chunks larger than itself; {_DAMAGED}")
-            # Chunks at the edge are stored whole, so that a missing one could hide behind the others' surplus.
+            # Chunks at the edge are stored whole, so that the others' surplus could make up for a missing one.
             numbers = math.prod(-(-n // c) * c for n, c in zip(data.shape, data.chunks, strict=True))
         size = numbers * data.dtype.itemsize
-        if filters - {self._h5py.h5z.FILTER_FLETCHER32}:  # how many bytes are stored then says nothing
+        if filters - {self._h5py.h5z.FILTER_FLETCHER32}:  # the number of stored bytes then proves nothing
             chunks = numbers // math.prod(data.chunks)
             if data.id.get_num_chunks() != chunks:
                 raise Refused(f"{name!r} has {data.id.get_num_chunks():,} of {chunks:,} chunks; {_DAMAGED}")
@@ -179,7 +179,7 @@ class Reader:
             raise Refused(f"{name!r} declares {size:,} bytes but {data.id.get_storage_size():,} are stored; {_DAMAGED}")
 
     def _inflated(self, name: str, data: Any) -> np.ndarray:
-        """Decompress an array of gzip-compressed chunks. HDF5's own reader lets a chunk grow without end."""
+        """Decompress an array of gzip-compressed chunks. HDF5's reader has no limit on what a chunk unpacks to."""
         h5z, values = self._h5py.h5z, np.empty(data.shape, data.dtype)
         size, creation = math.prod(data.chunks) * data.dtype.itemsize, data.id.get_create_plist()
         steps = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]

@@ -3,7 +3,7 @@
     images: 2051, count, rows, columns, then count * rows * columns gray values (0 black, 255 white)
     labels: 2049, count, then count digits
 
-The first integer (the "magic" number) says which of the two a file is. The format has no checksum: a file cut short, a
+The first integer (the "magic" number) tells the two apart. The format has no checksum: a file cut short, a
 web page saved under the file's name, or labels in the place of images are all just bytes. So every number of the header
 is checked against the file before memory is allocated for it, and a file is read completely or refused.
 """
@@ -85,20 +85,20 @@ def _read_stream(stream: BinaryIO, magic: int, stored: int, zipped: bool) -> np.
         filled += count
     if filled < size:
         raise Refused(f"it declares {declared} = {size:,} values but holds {filled:,}")
-    if stream.read(1):  # asking past the end also makes gzip compare its checksum
+    if stream.read(1):  # a read past the end also makes gzip compare its checksum
         raise Refused(f"it declares {declared} = {size:,} values but goes on after them")
     return data.reshape(shape)
 
 
 def _check_magic(header: bytes, magic: int) -> None:
-    wanted = f"an idx {KINDS[magic]} file ({magic})"
+    expected = f"an idx {KINDS[magic]} file ({magic})"
     if not header:
-        raise Refused(f"it is empty, where {wanted} was expected; get it again")
+        raise Refused(f"it is empty, where {expected} was expected; get it again")
     if header.lstrip()[:1] == b"<":
-        raise Refused(f"it is a web page, not {wanted}; get it again")
-    found = int.from_bytes(header[:4], "big") if len(header) >= 4 else None
-    if found == magic:
+        raise Refused(f"it is a web page, not {expected}; get it again")
+    magic_there = int.from_bytes(header[:4], "big") if len(header) >= 4 else None
+    if magic_there == magic:
         return
-    if found in KINDS:
-        raise Refused(f"it is an idx {KINDS[found]} file ({found}), where {wanted} was expected")
-    raise Refused(f"it starts with {header[:4].hex(' ')}, which is not {wanted}")
+    if magic_there in KINDS:
+        raise Refused(f"it is an idx {KINDS[magic_there]} file ({magic_there}), where {expected} was expected")
+    raise Refused(f"it starts with {header[:4].hex(' ')}, which is not {expected}")

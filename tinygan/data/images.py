@@ -24,7 +24,7 @@ MAX_PIXELS = 1 << 26  # our choice: 67 million, more than most cameras have; tak
 MAX_BYTES = 1 << 30  # of a file, our choice: 67 million pixels of 16 bytes
 FITS = ("stretch", "pad")
 FILTERS = ("lanczos", "box")
-# Pixels of a TIFF that do not say what is black and what white, or that Pillow cannot bring to RGB.
+# Pixels of a TIFF whose black and white are not defined, or that Pillow cannot bring to RGB.
 _OTHER_PIXELS = {"F": "floating-point numbers", "I": "numbers of 32 bits", "LAB": "CIELAB colours"}
 # The words at a fixed place in files of the HEIF family, and what they are.
 _HEIF = {b"avif": "AVIF", b"avis": "AVIF", **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC")}
@@ -39,7 +39,7 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
 
     rgb: float32 (3, H, W) in [-1, 1], laid on white: a transparent pixel is white, whatever colour is stored under it.
     alpha: float32 (H, W) in [0, 1], 1 opaque; None where the file has no transparency. Grey becomes three equal
-    channels, 16 bits are scaled like 8, and the picture is turned as its EXIF orientation says.
+    channels, 16 bits are scaled like 8, and the picture is turned by its EXIF orientation.
     Raises TinyganError, one line, for a file that is absent, not a picture, damaged, larger than 67 million pixels, or
     in a format or colours that this Pillow does not read.
     """
@@ -137,7 +137,7 @@ def _mend_key(image: Any, file: BinaryIO) -> None:
 
 def _channels(image: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Convert to float32: colours (3, H, W) in [-1, 1], alpha (H, W) in [0, 1] or None."""
-    if image.mode.startswith("I"):  # grey of 16 bits; Pillow's own conversion would cut off at 255
+    if image.mode.startswith("I"):  # grey of 16 bits; Pillow's conversion would cut off at 255
         grey, key = np.asarray(image).astype(np.float32), image.info.get("transparency")
         alpha = None if key is None else (grey != key).astype(np.float32)
         return np.repeat((grey / 32767.5 - 1.0)[None], 3, axis=0), alpha
@@ -157,7 +157,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _file_kind(start: bytes, formats: list[str]) -> str:
-    """Say what a file is that cannot be opened as a picture, by its first 512 bytes, and what to do."""
+    """Describe a file that cannot be opened as a picture, by its first 512 bytes, and what to do."""
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
         kind = _HEIF[start[8:12]]
         if kind in formats:
@@ -165,7 +165,7 @@ def _file_kind(start: bytes, formats: list[str]) -> str:
         newer = " (the wheels of Pillow 11.3 and later do)" if kind == "AVIF" else ""
         return f"it is {kind}, which this Pillow does not read{newer}: save it as PNG or JPEG"
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "it is a TIFF that is damaged or cut off, or of a kind that Pillow does not know: save it as PNG"
+        return "it is a TIFF that is damaged or cut off, or of a kind that Pillow does not read: save it as PNG"
     if start[:5] == b"\0\0\0\x0cj" or start[:2] == b"\xff\x0a":
         return "it is JPEG 2000 or JPEG XL: save it as PNG or JPEG"
     if start[:4] == b"8BPS":
@@ -181,5 +181,5 @@ def _pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise TinyganError("reading pictures needs Pillow: pip install pillow") from error
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged TIFF is in our own line
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of a damaged TIFF is in our line
     return Image

@@ -1,8 +1,8 @@
 """MNIST: handwritten digits of 28x28 gray pixels (LeCun, Cortes, Burges), 60,000 to train, 10,000 to test.
 
-`load_mnist` looks for the files where a user may have put them, then in the cache folder, then downloads
-them; a machine that is offline gets a small set of real digits that comes with the package, and is told so.
-It never passes over a --data-dir that the user gave, and never reads a file without checking it (idx.py).
+`load_mnist` searches the folders that a user may have named, then the cache folder, then downloads the files;
+offline it takes a small set of real digits that comes with the package, and prints so. A --data-dir that was given
+is never passed over, and no file is read without checking it (idx.py).
 """
 
 import functools
@@ -16,10 +16,10 @@ import numpy as np
 from tinygan.data.download import cache_dir, fetch
 from tinygan.data.files import hash_arrays, shown
 from tinygan.data.idx import read_images, read_labels
-from tinygan.data.sets import UNKNOWN, Found, describe, find_set, missing, upright
+from tinygan.data.sets import UNKNOWN, PairOfFiles, describe, find_set, missing, upright
 from tinygan.errors import TinyganError, UsageError
 
-# The makers' own site answers 403 to programs; these two serve the same files.
+# The makers' site answers 403 to programs; these two serve the same files.
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -95,16 +95,16 @@ def load_mnist(
         return _checked(_read_pair(split, _find_named(split, data_dir)), other_sets)
 
     if named := os.environ.get("TINYGAN_DATA"):
-        if found := find_set(split, named):
-            return _checked(_read_pair(split, found), other_sets)
+        if pair := find_set(split, named):
+            return _checked(_read_pair(split, pair), other_sets)
         say(f"TINYGAN_DATA: no MNIST {split} files in {shown(named)}; looking elsewhere")
 
     folder = cache_dir() / "mnist"
     reason = "none found on this machine"
-    if found := find_set(split, folder):
+    if pair := find_set(split, folder):
         try:
-            return _read_pair(split, found)
-        except TinyganError as error:  # the cache is ours to mend: a good download will replace the file
+            return _read_pair(split, pair)
+        except TinyganError as error:  # in the cache a good download replaces the file
             reason = str(error)
             if download:
                 say(f"{reason}; downloading it")
@@ -124,23 +124,23 @@ def load_mnist(
     return Digits(digits.images, digits.labels, source)
 
 
-def _find_named(split: str, folder: str | os.PathLike) -> Found:
-    """`find_set` in a folder that has to have them, with an error that says what was looked for."""
+def _find_named(split: str, folder: str | os.PathLike) -> PairOfFiles:
+    """Find the set in a folder that must have one. Raises TinyganError naming what was searched for."""
     try:
         path = os.path.expanduser(os.fsdecode(folder))
     except TypeError:
         path = ""
-    if not path:  # an empty one would mean the working folder, which nobody named
+    if not path:  # an empty one would mean the working folder, which was not named
         raise UsageError(f"the data folder has to be a path, not {folder!r}")
-    if found := find_set(split, path):
-        return found
+    if pair := find_set(split, path):
+        return pair
     four = "MNIST is four files, " + ", ".join(f"{stem}.gz" for pair in FILES.values() for stem, _ in pair)
     if not os.path.isdir(path):
         raise TinyganError(f"{shown(path)} is a file: name the folder that it is in; {four}" if os.path.exists(path)
                            else f"there is no folder {shown(path)}: name the one that has the digits; {four}")
     absent, other = missing(split, Path(path))
     stems = [stem for stem, _ in FILES[split] if any(part in stem for part in absent)] or [FILES[split][0][0]]
-    what = describe(Path(path)) if len(absent) == 2 else ""  # one of the two is there: say that the other is not
+    what = describe(Path(path)) if len(absent) == 2 else ""  # one of the two is there: name the one that is not
     what = what or "holds no " + " and no ".join(stems)
     raise TinyganError(
         f"{shown(path)} {what}: {four}, looked for there and in "
@@ -160,17 +160,17 @@ def _download(split: str, folder: Path, say: Callable[[str], None]) -> None:
         raise
 
 
-def _read_pair(split: str, found: Found) -> Digits:
-    images, labels = read_images(found.images), read_labels(found.labels, most=found.kind.most)
+def _read_pair(split: str, pair: PairOfFiles) -> Digits:
+    images, labels = read_images(pair.images), read_labels(pair.labels, most=pair.kind.most)
     if images.shape[1:] != (28, 28):
         rows, columns = images.shape[1:]
-        raise TinyganError(f"{shown(found.images)}: images of {rows}x{columns} pixels, not 28x28")
+        raise TinyganError(f"{shown(pair.images)}: images of {rows}x{columns} pixels, not 28x28")
     if len(images) != len(labels):
         counts = f"{len(images):,} images but {len(labels):,} labels"
-        raise TinyganError(f"{counts}: {shown(found.images)} and {shown(found.labels)} do not belong together")
-    images, kind, turned = upright(images, labels, found.kind, _known_digits())
+        raise TinyganError(f"{counts}: {shown(pair.images)} and {shown(pair.labels)} do not belong together")
+    images, kind, turned = upright(images, labels, pair.kind, _known_digits())
     what = f"{kind.shows}{', turned upright,' * turned}"
-    return Digits(images, labels, f"{kind.name} {split}: {len(images):,} {what} from {shown(found.place)}", kind.name,
+    return Digits(images, labels, f"{kind.name} {split}: {len(images):,} {what} from {shown(pair.place)}", kind.name,
                   kind.shows)
 
 

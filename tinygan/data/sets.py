@@ -2,8 +2,8 @@
 
 Fashion-MNIST, KMNIST and EMNIST come in MNIST's format and partly under MNIST's file names, in folders that differ from
 source to source: torchvision's NAME/raw, the gzip/ of EMNIST's archive, Kaggle's folder for each file. A set is told by
-the start of its file names, else by the folder that it lies in, and the digits among them by their looks as well: each
-digit's mean image is compared with that of the bundled digits. EMNIST's images are stored with rows and columns
+the start of its file names, else by the folder that it lies in, and the digits among them by their pixels as well:
+each digit's mean image is compared with that of the bundled digits. EMNIST's images are stored with rows and columns
 exchanged; its digits are recognised under any name.
 """
 
@@ -22,7 +22,7 @@ from tinygan.errors import TinyganError
 
 NAME = re.compile(r"(?P<start>.*?)[-_.]?(?P<split>train|t10k|test)[-_](?P<what>images|labels)[-_.]idx[13][-_]ubyte"
                   r"(?P<zip>\.gz)?", re.IGNORECASE)
-PLACE = re.compile(r"mnist|kuzushiji|fashion|ubyte|^(raw|gzip|archive|data)$", re.IGNORECASE)  # folders to look into
+PLACE = re.compile(r"mnist|kuzushiji|fashion|ubyte|^(raw|gzip|archive|data)$", re.IGNORECASE)  # folders to search
 MAX_DEPTH = 3  # of folders below the one that was named
 SPLITS = {"train": ("train",), "test": ("t10k", "test")}
 OTHER_FORMS = (".csv", ".npz", ".npy", ".mat", ".pt", ".parquet", ".arff", ".zip", ".tar", ".tgz")
@@ -54,8 +54,8 @@ PARTS_OF_EMNIST = {  # the six ways in which its makers dealt it
 
 
 @dataclass(frozen=True)
-class Found:
-    """A pair of files: the set, the folder and the start of the names that tell it from others, how deep it lies."""
+class PairOfFiles:
+    """Images and labels of one set; pairs differ by the set, the folder and the start of the names, and the depth."""
 
     kind: Kind
     place: Path
@@ -64,7 +64,7 @@ class Found:
     labels: Path
 
 
-def find_set(split: str, folder: str | os.PathLike) -> Found | None:
+def find_set(split: str, folder: str | os.PathLike) -> PairOfFiles | None:
     """Find the images and labels of a split in `folder` or in usual folders below it; None without.
 
     A path that ends with the start of file names, such as gzip/emnist-digits, means the files that start so. Files in
@@ -83,18 +83,18 @@ def find_set(split: str, folder: str | os.PathLike) -> Found | None:
             rank = ("-idx" not in match.string, not match["zip"], match.string)
             group = groups.setdefault((depth, str(place), begin), {"images": [], "labels": []})
             group[match["what"].lower()].append((rank, path))
-    found = [Found(kind_of(begin, Path(place)), Path(place, begin), depth, *(min(pair[what])[1] for what in pair))
+    pairs = [PairOfFiles(kind_of(begin, Path(place)), Path(place, begin), depth, *(min(pair[what])[1] for what in pair))
              for (depth, place, begin), pair in sorted(groups.items()) if all(pair.values())]
-    found = [one for one in found if one.depth == 0] or found
-    found = [one for one in found if one.kind == MNIST] or found
-    if len({one.kind for one in found}) > 1:
-        several = ", ".join(f"{shown(one.place)} ({one.kind.name})" for one in found)
+    pairs = [pair for pair in pairs if pair.depth == 0] or pairs
+    pairs = [pair for pair in pairs if pair.kind == MNIST] or pairs
+    if len({pair.kind for pair in pairs}) > 1:
+        several = ", ".join(f"{shown(pair.place)} ({pair.kind.name})" for pair in pairs)
         raise TinyganError(f"{shown(folder)} holds several sets; name one of them with --data-dir: {several}")
-    return found[0] if found else None
+    return pairs[0] if pairs else None
 
 
 def missing(split: str, folder: Path) -> tuple[list[str], str]:
-    """Tell which of "images" and "labels" of a split the folder lacks, and what data of another form it has."""
+    """List which of "images" and "labels" of a split the folder lacks, and name data of another form that it has."""
     there = {match["what"].lower() for _, _, match, _ in _files(folder) if match["split"].lower() in SPLITS[split]}
     other = ""
     with suppress(OSError):
@@ -155,14 +155,14 @@ def kind_of(start: str, folder: Path) -> Kind:
     return MNIST
 
 
-# ---- by their looks ----
+# ---- by their pixels ----
 
 
 def upright(images: np.ndarray, labels: np.ndarray, kind: Kind, known: tuple[np.ndarray, np.ndarray]
             ) -> tuple[np.ndarray, Kind, bool]:
     """Turn images as MNIST's are; return (images, their set, whether they were turned). known: digits to compare with.
 
-    What the looks say overrules `kind`, which a name said; where there are too few digits to tell, the name counts.
+    The comparison overrules `kind`, which comes from a name; with too few digits to compare, the name counts.
     """
     ways = _likeness(images, labels, known)
     turned = kind.transposed

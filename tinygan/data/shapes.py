@@ -1,7 +1,7 @@
 """The drawn shapes: objects on white that need no file, made anew from random numbers.
 
 A shape is a function of coordinates (u right, v down) that is negative inside, zero on the outline and positive
-outside, near the outline about the distance to it. It fits in the unit circle. The pictures are our own.
+outside, near the outline about the distance to it. It fits in the unit circle. The shapes are our choice.
 """
 
 import math
@@ -103,7 +103,7 @@ def draw_item(rng: np.random.Generator, names: Sequence[str], size: int,
     covered = _coverage(shape(u, v))
     mask = (covered >= 0.5).astype(np.float32)
     colour = _colouring(rng, u, v, channels)
-    # An object pixel at the outline: its colour, and white behind the part that is not covered.
+    # An object pixel at the outline: its colour, and white in the part that is not covered.
     target = np.where(mask > 0, 1 - covered * (1 - colour), np.float32(1))
     return target, mask
 

@@ -77,7 +77,7 @@ def condition(mask: np.ndarray, target: np.ndarray, kind: str = "silhouette") ->
 
     silhouette: the mask, object +1 and background -1. edges: the object's outline +1 on -1, S / 64 pixels wide
     (at least 1) and inside the mask; the border of the image counts as background. substrate: the target itself,
-    of which a conditional discriminator learns little, since its real pair then shows one image twice. mask is
+    which gives a conditional discriminator little information, since its real pair then shows one image twice. mask is
     (n, 1, S, S) of 0 and 1. NumPy or CuPy. The silhouette is our choice for what the paper leaves open. Raises
     UsageError for another kind.
     """
@@ -121,7 +121,7 @@ def from_files(paths: Iterable[str | Path], size: int, channels: int = 3, *, thr
       white that a handle encloses, for which a mask or transparency is the remedy.
 
     A mask among `paths` (toys/*.png names it, too) is taken as the mask of its image. flip: mirror each drawn item with
-    probability 1/2, the only augmentation; describe() says so. All images are held in memory, as (channels + 1) *
+    probability 1/2, the only augmentation; describe() mentions it. All images are held in memory, as (channels + 1) *
     size**2 bytes each. Raises TinyganError, one line, for a file that cannot be read, holds no object or has no
     background; UsageError for a wrong size, number of channels or threshold.
     """
@@ -152,7 +152,7 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
     images = [file for file in files
               if file.suffix.lower() in SUFFIXES and not file.name.lower().endswith(MASK_SUFFIX)]
     if not images:
-        raise TinyganError(f"no images in {shown(folder)}: {_seen(files)}; expected {', '.join(SUFFIXES)}")
+        raise TinyganError(f"no images in {shown(folder)}: {_contents(files)}; expected {', '.join(SUFFIXES)}")
     masks = {place: _masks_in(place) for place in {file.parent for file in images}}
     items, problems = [], []
     for file in images:
@@ -171,13 +171,13 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
 def files_in(folder: Path) -> list[Path]:
     """List the files below a folder, sorted, but for hidden ones and what systems leave there.
 
-    A folder that links lead to twice, or back to, is looked through once.
+    A folder that links lead to twice, or back to, is searched once.
     """
-    files, seen = [], set()
+    files, visited = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         here = os.stat(place)
-        known = (here.st_dev, here.st_ino) in seen
-        seen.add((here.st_dev, here.st_ino))
+        known = (here.st_dev, here.st_ino) in visited
+        visited.add((here.st_dev, here.st_ino))
         folders[:] = [] if known else sorted(name for name in folders if not name.startswith("."))
         if not known:
             files += [Path(place, name) for name in names if not name.startswith(".") and not is_systems(name)]
@@ -186,12 +186,12 @@ def files_in(folder: Path) -> list[Path]:
 
 def _masks_in(folder: Path) -> dict[str, list[Path]]:
     """Map lower-case stem -> masks of the images with that stem, several only where names differ in case alone."""
-    found: dict[str, list[Path]] = {}
-    with contextlib.suppress(OSError):  # of a folder that is not there, its images say it
+    masks: dict[str, list[Path]] = {}
+    with contextlib.suppress(OSError):  # a folder that is not there is reported with its images
         for name in sorted(os.listdir(folder)):
             if name.lower().endswith(MASK_SUFFIX) and not name.startswith("."):
-                found.setdefault(name[:-len(MASK_SUFFIX)].lower(), []).append(folder / name)
-    return found
+                masks.setdefault(name[:-len(MASK_SUFFIX)].lower(), []).append(folder / name)
+    return masks
 
 
 def _check_options(size: int, channels: int, threshold: float) -> None:
@@ -200,7 +200,7 @@ def _check_options(size: int, channels: int, threshold: float) -> None:
         raise UsageError(f"the near-white threshold lies in [-1, 1), black to white, not {threshold}")
 
 
-def _seen(files: list[Path]) -> str:
+def _contents(files: list[Path]) -> str:
     """Describe the files of a folder without images, counted by extension."""
     if not files:
         return "it is empty"
@@ -226,7 +226,7 @@ def _from_memory(items: np.ndarray, flip: bool) -> Draw:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read the mask that a file shows: bool (H, W), True where the object is.
+    """Read a mask file: bool (H, W), True where the object is.
 
     Transparency: what is opaque is object (so paint programs and background removers draw masks), or what is white of
     it, where all that is opaque is black and white. Else light pixels are object; of two colours the lighter one, and
@@ -254,9 +254,9 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def _mask_of(path: Path, masks: dict[str, list[Path]]) -> Path | None:
     """Find the mask file of an image; raise TinyganError where there are several and none has just its name."""
-    found = masks.get(path.stem.lower(), [])
-    exact = [mask for mask in found if mask.name == path.stem + MASK_SUFFIX]
-    same = exact or [mask for mask in found if mask.name.startswith(path.stem)] or found
+    its_masks = masks.get(path.stem.lower(), [])
+    exact = [mask for mask in its_masks if mask.name == path.stem + MASK_SUFFIX]
+    same = exact or [mask for mask in its_masks if mask.name.startswith(path.stem)] or its_masks
     if len(same) > 1:
         raise TinyganError(f"{shown(path)} has {len(same)} masks, {' and '.join(shown(m.name) for m in same)}: "
                            "keep one")
@@ -268,7 +268,7 @@ def _read_item(path: Path, masks: dict[str, list[Path]], size: int, channels: in
     rgb, alpha = read_image(path)
     name = shown(path)
     mask_file = _mask_of(path, masks)
-    least_background = 0.0  # what a mask or transparency says is meant
+    least_background = 0.0  # a mask and transparency are deliberate
     if mask_file is not None:
         mask = read_mask(mask_file)
         if mask.shape != rgb.shape[1:]:
@@ -293,7 +293,7 @@ def _read_item(path: Path, masks: dict[str, list[Path]], size: int, channels: in
     if share >= 1 - least_background:
         raise TinyganError(f"no background found in {name}: give it a transparent or white background, "
                            f"or a mask in {shown(path.stem + MASK_SUFFIX)} (white where the object is)")
-    rgb = np.where(mask, rgb, np.float32(1))  # or the background's own colour would shine through at the outline
+    rgb = np.where(mask, rgb, np.float32(1))  # or the background's own colour would mix in at the outline
     if channels == 1:
         rgb = rgb.mean(axis=0, keepdims=True)
     # Padding is white: so is the background of the mask in this picture of it, where the object is black.
@@ -347,7 +347,7 @@ def drawn_shapes(size: int, channels: int = 3, kinds: Sequence[str] | None = Non
     Each item draws its kind, place (up to 0.12 off the centre, where the image spans [-1, 1]), size (radius 0.6
     to 0.85), tilt (up to 0.2 radians) and light or middle colours, of which none is near white: the darkest
     channel of a pixel in the mask stays below NEAR_WHITE. The mask takes the pixels that are covered by half and
-    more; inside it the outline blends into white, so that it does not look like stairs. Raises UsageError for an
+    more; inside it the outline blends into white, so that it has no stairs. Raises UsageError for an
     unknown kind, a size below 8 or a number of channels other than 1 and 3.
     """
     _check_format(size, channels)

@@ -3,10 +3,16 @@
     base.py         class Kernels: every kernel, on any array with NumPy's interface
     cpu/, gpu/      CpuKernels and CudaKernels, which override what they do faster: NumPy arrays, float32 CuPy arrays
     reference.py    what each kernel must compute, as plain loops; the tests hold all three classes against it
+    geometry.py     sizes and overlaps of convolutions, sampling positions of affine maps
+    update.py       Update: what an optimiser passes to its kernel
+    counter.py      random numbers without a state
+    arrays.py       which module made an array; to a device and back
+    arguments.py    checks of what users pass: arrays, indices, axes
+    threads.py      threads and scratch memory of the CPU kernels
 
-A kernel takes and returns raw arrays and knows nothing of gradients. It never writes to its inputs, but for those of
+A kernel takes and returns raw arrays; gradients are the engine's part. It never writes to its inputs, but for those of
 the optimisers and the moving average, which work in place. Maps are (N, C, H, W) whatever their strides.
-The array decides where the work is done, so there is no switch to forget.
+The work is done where the array lies; there is no separate switch.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ def for_array(array: Any) -> Kernels:
 
 @functools.cache
 def _on_cuda() -> Kernels:
-    """Import the GPU's kernels when the first array asks for them."""
+    """Import the GPU's kernels; done for the first CuPy array, so that NumPy alone never imports them."""
     from tinygan.kernels.gpu import CudaKernels
 
     return CudaKernels()

@@ -1,7 +1,7 @@
 """Raw arrays of either kind: NumPy's on a processor, CuPy's on a CUDA GPU.
 
-No switch says where to compute. Every function takes the module that made its array (`xp_of`) and goes on with that
-module, so the same code serves both. CuPy is imported only where one of its arrays is at hand.
+Every function computes with the module that made its array (`xp_of`), so the same code serves both and there is no
+switch. CuPy is imported only where one of its arrays is given.
 """
 
 from __future__ import annotations

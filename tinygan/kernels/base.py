@@ -1,10 +1,10 @@
 """`class Kernels`: every kernel, in calls that NumPy and CuPy share; no threads, no stride tricks, nothing to compile.
 
 It works on any array with NumPy's interface. CpuKernels and CudaKernels override what they do faster; what they leave
-out, such as float64 on a GPU, is done here. So a caller never has to ask what its kernels can do.
+out, such as float64 on a GPU, is done here. So every kernel can be called for every array.
 
 One filter set at a time: its samples are gathered, unrolled tap by tap with strided slices and multiplied. `routes` and
-`rows` stay on the host, so that no result has to come back from a GPU before the next step is known.
+`rows` stay on the host, so that no result has to come back from a GPU before the next step can start.
 
 Shapes, in all three classes: small (N, A, h, w), big (N, B, H, W), weight (K, A, B, kh, kw), stride and padding
 (rows, columns). routes: (N,) host integers, the filter set of each sample, or None where K is 1. rows: a host mask (K,)
@@ -304,7 +304,7 @@ class Kernels:
         for average, weights in pairs:
             self.lerp(average, weights, decay)
 
-    # ---- random numbers (counter.py), on the host unless a subclass says otherwise -------------------------------
+    # ---- random numbers (counter.py), on the host, but for subclasses that override them -----------------------
 
     counter_bits, counter_uniform, counter_normal, counter_integers = map(staticmethod, (
         counter.bits, counter.uniform, counter.normal, counter.integers))

@@ -1,14 +1,14 @@
 """Random numbers without a state: Philox4x32-10, the same bits from NumPy and from our CUDA kernels.
 
-The idea: an ordinary generator changes its state with each draw, so draw i waits for draw i - 1 and somebody has
-to keep the state. A counter-based one *encrypts* the number of the draw: ten rounds of multiply and xor under a
+The idea: an ordinary generator changes its state with each draw, so draw i waits for draw i - 1 and the state
+has to be kept. A counter-based one *encrypts* the number of the draw: ten rounds of multiply and xor under a
 key turn (counter, key) into four words that pass as random. Every draw is then a function of its name
 
     (seed, stream, index):   seed = the key, stream and index = the counter, 64 bits each,
 
 so a thousand threads draw at once, none waits, and a run that stopped at step 500 goes on from the number 500. A
-*stream* is one sequence of draws, such as "the noise of step 500". Whoever uses one seed for several purposes must
-give each its own stream (say step * purposes + purpose): the same name means the same numbers.
+*stream* is one sequence of draws, such as "the noise of step 500". One seed for several purposes
+needs a stream for each (say step * purposes + purpose): the same name means the same numbers.
 
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. For simulation, not
 for secrets.

@@ -1,7 +1,7 @@
 """Threads, scratch memory and the heap: what the fast CPU kernels need from the machine.
 
 NumPy's element-wise work runs on one core, and its matrix product brings its own threads. A kernel here cuts
-its work into jobs that fit a core's cache and hands them to `run`; NumPy releases the interpreter lock inside
+its work into jobs that fit a core's cache and passes them to `run`; NumPy releases the interpreter lock inside
 each job, so plain threads use all the cores for the copies and sums as well as for the products. The BLAS is
 then held to one thread: two layers of threads on the same cores cost more than either (measured on two cores:
 up to ten times).
@@ -35,7 +35,7 @@ _local = threading.local()  # per thread: .buffers (scratch memory), .busy (insi
 def set_threads(count: int) -> int:
     """Use `count` threads in the kernels and one in the BLAS, process-wide; returns the count now in force.
 
-    Before the first call the kernels run on the calling thread and the BLAS does as it likes. Without
+    Before the first call the kernels run on the calling thread and the BLAS on as many as it starts. Without
     threadpoolctl the BLAS cannot be held back: a warning says so and the kernels stay on one thread.
     ValueError: count < 1. TypeError: not a whole number.
     """
@@ -68,9 +68,9 @@ def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
     """Call every job once and return when all are done; the first exception of a job is raised here.
 
     The caller works too. Jobs are taken one by one in list order, so long ones belong at the front. A job
-    that calls `run` itself runs its jobs inline; so do all jobs when the caller knows that they are too short
-    (worth_it): waking a thread costs about 50 us, and two threads that make calls of a few microseconds each
-    spend them on handing the interpreter's lock to each other.
+    that calls `run` itself runs its jobs inline; so do all jobs when they are too short to be divided (worth_it
+    False): waking a thread costs about 50 us, and two threads that make calls of a few microseconds each
+    spend them on passing the interpreter's lock to and fro.
     """
     executor = _executor  # another thread may set the number of threads meanwhile
     if executor is None or len(jobs) < 2 or not worth_it or getattr(_local, "busy", False):
@@ -103,7 +103,7 @@ def run(jobs: Sequence[Callable[[], None]], *, worth_it: bool = True) -> None:
 def scratch(key: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
     """Return this thread's buffer named `key`, at least as large as `shape`, contents undefined.
 
-    Two live buffers in one job need two keys, and a buffer must never outlive the kernel that asked for it.
+    Two live buffers in one job need two keys, and a buffer must never outlive the kernel that took it.
     """
     try:
         buffers = _local.buffers
@@ -117,7 +117,7 @@ def scratch(key: str, shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndar
 
 
 def reuse_heap() -> bool:
-    """Let the C library keep freed memory rather than give it back; True if it agreed, False where it cannot.
+    """Make the C library keep freed memory rather than give it back; True if it does, False where it cannot.
 
     glibc returns the pages of a large array on free, so the next temporary pays again for mapping and
     clearing fresh ones on first touch. Measured on a bank of 16 filter sets (weight gradient, normalisation

@@ -1,4 +1,4 @@
-"""`Update`: what an optimiser hands to its kernel."""
+"""`Update`: what an optimiser passes to its kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinygan.kernels.arrays import xp_of
 
 
 class Update(NamedTuple):
-    """What an optimiser's kernel has to know about one parameter.
+    """What an optimiser's kernel needs of one parameter.
 
     p, slots, g: the parameter, its running averages and its gradient, of one shape. steps: how often it was updated,
     this time included: (1,), or (K,) for each filter set. rows: mask (K,) of the sets to update, None for all.

@@ -1,4 +1,14 @@
-"""`CpuKernels`: the kernels for NumPy arrays, in jobs that fit a core's cache, on as many threads as threads.py has."""
+"""`CpuKernels`: the kernels for NumPy arrays, in jobs that fit a core's cache, on as many threads as threads.py has.
+
+    conv.py           the three convolution maps: one matrix product per run of samples
+    patches.py        what they share: runs of samples, patches cut out and added
+    winograd.py       the same maps with 9 products in place of 16, where the kernel is twice the stride
+    conv3x3.py        3x3 convolution, bias and ReLU in one, the layer of VGG16
+    activations.py    TPReLU and its derivatives
+    max_pool.py       2x2 max pooling
+    warp.py           bilinear sampling along affine maps
+    weights.py        weight normalisation, RMSprop, Adam, the moving average
+"""
 
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import activations, conv, conv3x3, max_pool, warp, weights

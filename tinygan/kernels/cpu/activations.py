@@ -54,7 +54,7 @@ def tprelu_dx(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray
     threshold = 0 if shift is None else np.tile(shift, tile)
 
     def job(block: slice) -> None:
-        # The factor 1 + [x <= t] (a - 1): arithmetic, for a select stumbles over random signs (5x slower).
+        # The factor 1 + [x <= t] (a - 1): arithmetic, for a select mispredicts random signs (5x slower).
         u, v = rows[block], y[block]
         below = threads.scratch("mask", u.shape, np.bool_)
         np.less_equal(u, threshold, out=below)

@@ -53,8 +53,8 @@ def pool_take(x: np.ndarray, which: np.ndarray, size: int, stride: int) -> np.nd
     n_samples, h, w, channels = which.shape
 
     def job(n: int, top: int, bottom: int) -> None:
-        found, one = out[n, top:bottom], threads.scratch("one", (bottom - top, w, channels), x.dtype)
-        bits = found.view(f"i{x.itemsize}")
+        taken, one = out[n, top:bottom], threads.scratch("one", (bottom - top, w, channels), x.dtype)
+        bits = taken.view(f"i{x.itemsize}")
         bits[...] = 0
         for i in range(4):
             zero_unless(_is(which[n, top:bottom], i), _corner(maps, n, top, bottom, i), one)
@@ -86,7 +86,7 @@ def pool_put(g: np.ndarray, which: np.ndarray, size: int, stride: int, shape: tu
 def zero_unless(keep: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
     """Write values to out where keep is True, else 0, all of one shape; `keep` (bool) is used up.
 
-    With masks of bits: a choice by where() stumbles over random signs and takes ten times as long, and a product with
+    With masks of bits: a choice by where() mispredicts random signs and takes ten times as long, and a product with
     0 or 1 would turn infinities into NaN.
     """
     every = keep.view(np.int8)

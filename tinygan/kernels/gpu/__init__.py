@@ -1,4 +1,14 @@
-"""`CudaKernels`: the kernels for float32 CuPy arrays, written in CUDA C (kernels.cu) around cuBLAS' matrix products."""
+"""`CudaKernels`: the kernels for float32 CuPy arrays, written in CUDA C (kernels.cu) around cuBLAS' matrix products.
+
+    kernels.cu      all kernels, in CUDA C without a single include
+    launch.py       compiles and launches them, with checked arguments; cuBLAS products
+    conv.py         the three convolution maps
+    maps.py         activation, sums per channel, loss, pooling, resizing
+    warp.py         bilinear sampling along affine maps
+    weights.py      weight normalisation and optimisers, a whole net in one launch
+    random.py       random numbers, the same bits as counter.py's
+    emulator.py     compiles kernels.cu for the processor, with emulator.h, and runs it on NumPy arrays: for tests
+"""
 
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.gpu import conv, maps, random, warp, weights

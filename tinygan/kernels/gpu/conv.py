@@ -29,7 +29,7 @@ from tinygan.kernels.gpu.launch import blocks_for, gemm, launch
 
 COLUMNS = 1 << 26  # numbers in the matrix of columns at most (256 MB), but never less than one sample
 SPECIAL = {((4, 4), (2, 2), (1, 1)): "k4s2p1", ((3, 3), (1, 1), (1, 1)): "k3s1p1"}
-_KEPT_ORDERS = 64  # a step asks for the same routes forward, back to the input and back to the weights
+_KEPT_ORDERS = 64  # a step uses the same routes forward, back to the input and back to the weights
 
 
 def conv(big: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarray | None) -> Any:

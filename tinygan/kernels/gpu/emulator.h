@@ -3,7 +3,7 @@
 // emulator.py puts this text in front of a kernel file and one line per kernel behind it. The blocks of a grid run one
 // after another. The threads of a block run in one of two ways:
 //   - a kernel that never waits: each thread from start to end, in a loop. Fast, and a debugger can follow it.
-//   - a kernel whose threads wait for each other: each thread has a stack of its own (a fiber). It runs until it comes
+//   - a kernel whose threads wait for each other: each thread has a separate stack (a fiber). It runs until it comes
 //     to a barrier, another one goes on, and the barrier opens when the last thread has come.
 // Nothing ever runs at the same time as anything else, so a race shows only as a dependence on the order of the
 // threads. That is what `host::reversed` is for: a correct kernel gives the same result in both orders.
@@ -98,7 +98,7 @@ const unsigned long long CANARY = 0x5afe57ac5afe57acull;
 
 static std::vector<Fiber> fibers;
 static std::vector<Warp> warps;
-static std::vector<unsigned long long> lanes;  // what each thread shows the others in a shuffle
+static std::vector<unsigned long long> lanes;  // what each thread offers to the others in a shuffle
 static char* stacks;
 static size_t stack_count;
 static Fiber* current;
@@ -113,8 +113,8 @@ static void* body_argument;
 
 static void diverge(int first, int second) { outcome = DIVERGED; where[0] = first; where[1] = second; }
 
-// Switching. swapcontext asks the kernel about signals at every switch; setjmp and longjmp do not, and take a tenth of
-// the time. AddressSanitizer must hear of a change of stacks, and it listens to swapcontext only.
+// Switching. swapcontext makes a system call for the signal mask at every switch; setjmp and longjmp do not, and take
+// a tenth of the time. AddressSanitizer follows a change of stacks only where swapcontext makes it.
 static void switch_back() {
 #if defined(__SANITIZE_ADDRESS__)
     swapcontext(&current->context, &scheduler);
@@ -159,7 +159,7 @@ static void open_warp(Warp& warp, unsigned first_thread) {
 
 static void sleep_until_opened(int line) {
     current->line = line;
-    while (current->waiting || outcome != DONE) switch_back();  // after a failure nobody goes on
+    while (current->waiting || outcome != DONE) switch_back();  // after a failure no thread goes on
 }
 
 static void wait_block(int line) {
@@ -259,7 +259,7 @@ static void run_block_of_fibers() {
         if (std::memcmp(stacks + i * STACK, &CANARY, sizeof CANARY)) outcome = STACK_OVERFLOW;
 }
 
-// 0xff in every byte is NaN for a float and -1 for an int: what nobody wrote shows in the result.
+// 0xff in every byte is NaN for a float and -1 for an int: what was not written shows in the result.
 static void __attribute__((no_sanitize("address"), noinline)) poison_shared() {
     for (char* p = __start_cuda_shared; p != __stop_cuda_shared; ++p) *static_cast<volatile char*>(p) = char(0xff);
 }
@@ -349,7 +349,7 @@ static int describe(void (*)(A...), int* out) {
     return sizeof...(A);
 }
 
-// The value of another lane. A lane that takes no part has nothing to show: NaN, or -1.
+// The value of another lane. A lane that takes no part gives NaN, or -1.
 template <class T>
 static T exchange(unsigned mask, T value, unsigned source, int line) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
@@ -360,7 +360,7 @@ static T exchange(unsigned mask, T value, unsigned source, int line) {
     T result;
     if ((warps[me / 32].alive & mask) >> source & 1) std::memcpy(&result, &lanes[first + source], sizeof result);
     else std::memset((void*)&result, 0xff, sizeof result);
-    wait_warp(mask, line);  // nobody shows the next value before all have read this one
+    wait_warp(mask, line);  // no lane offers its next value before all have read this one
     return result;
 }
 

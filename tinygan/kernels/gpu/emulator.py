@@ -1,9 +1,9 @@
 """CUDA C on the processor: compile a kernel file with g++ and run its kernels on NumPy arrays.
 
 The call has the shape of CuPy's: `HostModule(code).get_function(name)(grid, block, args)`. So kernels can be read,
-tried, tested and stepped through where there is no GPU, and faults that a GPU keeps silent about are reported here:
+tried, tested and stepped through where there is no GPU, and faults that a GPU does not report are reported here:
 a wrong number of arguments, an array of the wrong type, a barrier that not all threads reach, shared memory that was
-read before anybody wrote it (it starts as NaN) and, with `reverse`, a missing barrier. With sanitize=True the
+read before it was written (it starts as NaN) and, with `reverse`, a missing barrier. With sanitize=True the
 compiler's own checks find reads and writes out of bounds and integer overflow.
 
 The kernels must be plain CUDA C: no #include, no dynamic shared memory (`extern __shared__`), no inline assembly.
@@ -93,7 +93,7 @@ class HostKernel:
 
     Raises TypeError for a wrong number or kind of arguments, ValueError for an array with gaps and for a launch that a
     GPU refuses, RuntimeError for threads that do not meet at one barrier. `synchronizes`: whether its body has the
-    word "sync", so that its threads get stacks of their own; all other kernels run as plain loops.
+    word "sync", so that each of its threads gets a stack; all other kernels run as plain loops.
     """
 
     def __init__(self, module: HostModule, name: str, synchronizes: bool, uses_shared: bool) -> None:
@@ -140,7 +140,7 @@ class HostKernel:
                 raise TypeError(f"{self.name}: argument {i} is a number, not an array")
             if not arg.flags.c_contiguous:
                 raise ValueError(f"{self.name}: argument {i} has gaps (shape {arg.shape}, strides {arg.strides})")
-            # A pointer to a struct, a vector type or single bytes may look at any array; one to numbers may not.
+            # A pointer to a struct, a vector type or single bytes may point into any array; one to numbers may not.
             if target > 1 and (arg.itemsize != target or (arg.dtype.kind == "f") != bool(floating)):
                 kind = "floating-point" if floating else "whole"
                 raise TypeError(f"{self.name}: argument {i} must hold {kind} numbers of {target} bytes, "
@@ -182,9 +182,9 @@ def sanitizer_environment() -> dict[str, str]:
     """
     paths = []
     for library in ("libasan.so", "libubsan.so", "libstdc++.so"):
-        found = subprocess.run([_compiler(), f"-print-file-name={library}"], capture_output=True, text=True).stdout
-        path = os.path.realpath(found.strip())
-        if os.sep not in found or not os.path.exists(path):
+        printed = subprocess.run([_compiler(), f"-print-file-name={library}"], capture_output=True, text=True).stdout
+        path = os.path.realpath(printed.strip())
+        if os.sep not in printed or not os.path.exists(path):
             raise TinyganError(f"{library} is missing: install your system's sanitizer libraries for g++")
         paths.append(path)
     return {
@@ -202,7 +202,7 @@ def without_comments(code: str) -> str:
 
 def kernel_bodies(code: str) -> dict[str, str]:
     """Map each kernel's name to its body, in code without comments. Templates, which have many, are left out."""
-    found = {}
+    bodies = {}
     for match in _KERNEL.finditer(code):
         before = code[: match.start()].rstrip()
         if _TEMPLATE.search(before):
@@ -213,9 +213,9 @@ def kernel_bodies(code: str) -> dict[str, str]:
             depth += {"{": 1, "}": -1}.get(code[end], 0)
             end += 1
             if depth == 0:
-                found[match[1]] = code[start:end]
+                bodies[match[1]] = code[start:end]
                 break
-    return found
+    return bodies
 
 
 def _full_source(code: str, names: list[str]) -> str:
@@ -266,7 +266,7 @@ def _compiled(source: str, sanitize: bool) -> Path:
                               encoding="utf-8", capture_output=True, env=environment)
         if done.returncode:
             raise TinyganError(f"the kernels do not compile: {_first_errors(done.stderr)}")
-        os.replace(unfinished, library)  # complete or not there at all, whoever else compiles the same
+        os.replace(unfinished, library)  # complete or not there at all, also when two processes compile the same
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return library

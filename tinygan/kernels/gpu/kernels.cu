@@ -1,18 +1,18 @@
 // The GPU kernels of tinygan, in plain CUDA C without a single #include, so that NVRTC (which CuPy uses), nvcc and
 // g++ all take this same text: on a machine without a GPU the tests compile it for seven GPUs and run it on the
 // processor (emulator.py). Every kernel is defined in plain loops in reference.py (counter_*: in counter.py); the
-// wrappers that check arguments and choose grids are in the cuda_*.py files.
+// wrappers that check arguments and choose grids are in the .py files beside this one.
 //
 // Three habits hold throughout:
-//   - Gather, never add from many sides: a thread owns an output and collects what belongs into it. Nobody waits for
-//     anybody, there are no atomics, and the same input gives the same bits.
+//   - Gather, never add from many sides: a thread owns an output and collects what belongs into it. No thread waits
+//     for another, there are no atomics, and the same input gives the same bits.
 //   - Grid-stride loops: a kernel is right for every grid, also one smaller than the work.
 //   - Maps lie in memory as (channel, sample, row, column). A whole batch is then one matrix with a row per channel:
 //     a convolution is one matrix product, and a sum per channel is a sum along a row.
 // `order` names samples: slot s of a batch sorted by filter set holds sample order[s] (null: slot s is sample s).
 // A kernel that lets its threads wait for each other has "sync" in its body; emulator.py goes by that.
 
-#define THREADS 256  // threads of a block in the kernels that add up within a block; cuda_launch.py says the same
+#define THREADS 256  // threads of a block in the kernels that add up within a block; launch.py has the same number
 
 #define EACH(i, total)                                                   \
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < (total);     \
@@ -91,7 +91,7 @@ __device__ __forceinline__ void col2im_body(
     }
 }
 
-// One kernel for any kernel size, stride and padding, and two whose geometry the compiler knows, so that it can
+// One kernel for any kernel size, stride and padding, and two whose geometry is constant, so that the compiler can
 // unroll the taps and divide by shifting. They take the same arguments.
 extern "C" __global__ void im2col_any(
     const float* __restrict__ big, const int* __restrict__ order, int first, float* __restrict__ col,

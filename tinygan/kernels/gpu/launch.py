@@ -1,10 +1,10 @@
-"""Launching the kernels of kernels.cu, and matrix products by cuBLAS: everything that touches CuPy's lower floors.
+"""Launching the kernels of kernels.cu, and matrix products by cuBLAS: everything that uses CuPy's low-level interfaces.
 
-CuPy checks nothing about a kernel's arguments: a Python float becomes a double and is read as garbage by a kernel that
-wants a float, and an array of the wrong type or with gaps is read as if it were dense. So the signatures are read
-from the source once, and every launch is checked and cast by them (TypeError, ValueError naming the kernel).
+CuPy checks nothing about a kernel's arguments: a Python float becomes a double and is read as garbage by a kernel whose
+parameter is a float, and an array of the wrong type or with gaps is read as if it were dense. So the signatures are
+read from the source once, and every launch is checked and cast by them (TypeError, ValueError naming the kernel).
 
-Nothing here waits for the GPU. Python runs ahead of it, handing over launches, and that is what keeps it busy.
+Nothing here waits for the GPU. Python runs ahead of it and queues launches, which keeps it busy.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _C_TYPES = {"float": np.float32, "int": np.int32, "unsigned int": np.uint32, "un
 def signatures() -> dict[str, tuple[tuple[Any, bool], ...]]:
     """Read the parameters of each kernel of kernels.cu, in order: (NumPy type, whether it is a pointer)."""
     text = re.sub(r"//[^\n]*", "", SOURCE.read_text("utf-8"))
-    found = {}
+    types = {}
     for name, parameters in re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text):
         words = [re.sub(r"\bconst\b|__restrict__", " ", p).split() for p in parameters.split(",")]
-        found[name] = tuple((_C_TYPES[" ".join(w[:-1]).replace("*", "").strip()], "*" in "".join(w)) for w in words)
-    return found
+        types[name] = tuple((_C_TYPES[" ".join(w[:-1]).replace("*", "").strip()], "*" in "".join(w)) for w in words)
+    return types
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
     """Compute c = op(a) @ op(b), or c += with `add`, for float32 matrices whose rows are dense; rows may lie apart.
 
     So a range of columns of a larger matrix can be read or written in place: its leading dimension says how far apart
-    its rows are. cuBLAS counts in columns: what it sees of our rows is the transpose, so it is asked for
+    its rows are. cuBLAS counts in columns: in its reading our rows are the transpose, so it is called for
     c^T = op(b)^T op(a)^T. Raises ValueError for shapes that do not fit, TypeError for other arrays.
     """
     m, k = a.shape[::-1] if a_transposed else a.shape
@@ -160,5 +160,5 @@ def _row_step(matrix: Any) -> int:
 @functools.cache
 def _cublas() -> tuple[Any, Any]:
     """Return CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
-    # As an attribute of its package, which first finds and loads the library that pip installed; its own name does not.
+    # As an attribute of its package, which first loads the library that pip installed; an import by its name does not.
     return importlib.import_module("cupy_backends.cuda.libs").cublas, importlib.import_module("cupy.cuda.device")

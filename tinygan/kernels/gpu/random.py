@@ -1,4 +1,4 @@
-"""Random numbers on a GPU, the same bits as those of kernels/counter.py, which says how they are made.
+"""Random numbers on a GPU, the same bits as those of kernels/counter.py, which describes how they are made.
 
 The device draws them itself, so nothing is sent there. All four raise ValueError as the host's functions do.
 """

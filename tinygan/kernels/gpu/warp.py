@@ -1,9 +1,9 @@
 """Bilinear sampling of images along an affine map on a GPU, and its transpose: one kernel of kernels.cu each.
 
 The transpose gathers: a pixel of the image collects from the pixels of the views that were sampled near it, in a fixed
-order, so there are no atomics and the bits are the same every time. Which pixels those are, the inverse of the affine
-map says; it is computed here, in float64, with room for what rounding does to positions in float32. A matrix that has
-no inverse worth the name gets all rows, of which the kernel then skips most.
+order, so there are no atomics and the bits are the same every time. Which pixels those are follows from the inverse of
+the affine map; it is computed here, in float64, with room for what rounding does to positions in float32. A matrix
+without an inverse, or nearly so, gets all rows, of which the kernel then skips most.
 
 Definitions are in reference.py.
 """
@@ -55,7 +55,7 @@ def inverse(matrices: np.ndarray, size: tuple[int, int], limits: tuple[int, int]
     """Compute p, q, s, reach, slack (M, 5) float32 of each view: row i is sampled less than a pixel from (Y, X) only if
     |p Y + q X + s - i| <= reach; slack: how far a position may be off by rounding.
 
-    size: of the views, limits: of the images, whose pixels (Y, X) are asked about.
+    size: of the views, limits: of the images, whose pixels (Y, X) are meant.
     """
     (a, b, c), (d, e, f) = matrices.astype(np.float64).transpose(1, 2, 0)
     height, width = size

@@ -1,7 +1,7 @@
 """Passes over the weights on a GPU: normalisation, RMSprop, Adam and the moving average, one launch for a whole net.
 
 A net has a dozen parameters, most of them small, and starting a kernel costs as much as updating one of them. So the
-host writes a table (of the structs Bank and Entry in kernels.cu) that says where everything lies, sends it along, and
+host writes a table (of the structs Bank and Entry in kernels.cu) of where everything lies, sends it along, and
 one kernel serves all. Filter sets that no sample used have no entry in an optimiser's table and are not touched.
 """
 
@@ -94,7 +94,7 @@ def tile(outer: int, inner: int) -> int:
 
 
 def pack(arrays: Sequence[Any]) -> list[Any]:
-    """Copy the arrays into one flat buffer, one behind the other: views of the same shapes."""
+    """Copy the arrays into one flat buffer, one after the other: views of the same shapes."""
     xp = xp_of(arrays[0])
     sizes = [-(-a.size // ALIGN) * ALIGN for a in arrays]
     flat, at, views = xp.zeros(sum(sizes), np.float32), 0, []

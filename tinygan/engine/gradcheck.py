@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,6 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
     name = name or getattr(function, "__name__", None) or str(function)
     if isinstance(inputs, (Tensor, np.ndarray)):
         raise TinyganError(f"check_grads: the inputs of {name} are a list: write check_grads(f, [x])")
-    rng = np.random.default_rng(seed)
     arrays, labels = [_as_float64(x) for x in inputs], [f"input {i}" for i in range(len(inputs))]
     named = [] if module is None else list(module.named_parameters())
     kept = [(p, p.data, p.grad, p.requires_grad, p.version, p.name) for _, p in named]
@@ -98,7 +97,8 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         if unread := [label for label, t in zip(labels, probes, strict=True) if not t.read and id(t) not in used]:
             raise TinyganError(f"check_grads: {name} never reads {', '.join(unread)}, or no gradient leads there, so "
                                "nothing would be checked: compute with it, or leave it out")
-        return _check(function, arrays, labels, order, name, 1, rng, draws, step, tolerance)
+        settings = _Settings(order, draws, step, tolerance, np.random.default_rng(seed))
+        return _check(function, arrays, labels, name, settings)
     finally:
         for p, data, gradient, wanted, version, words in kept:
             p._set(data, wanted)
@@ -117,58 +117,63 @@ def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int
     return whole
 
 
-def _check(function: Callable, arrays: list, labels: list[str], order: int, name: str, level: int,
-           rng: np.random.Generator, draws: int, step: float, tolerance: float) -> float:
-    worst = 0.0
-    for draw in range(draws):
-        cotangent = rng.standard_normal(function(*[Tensor(a) for a in arrays]).shape)
+class _Settings(NamedTuple):
+    """The options of one call of `check_grads`, and its random numbers."""
+
+    order: int
+    draws: int
+    step: float
+    tolerance: float
+    rng: np.random.Generator
+
+
+def _check(function: Callable, arrays: list, labels: list[str], name: str, s: _Settings, level: int = 1) -> float:
+    """Check the gradients of a function, then the gradients of these gradients; return the worst relative error."""
+    worst, shape = 0.0, function(*[Tensor(a) for a in arrays]).shape
+    for draw in range(s.draws):
+        cotangent = s.rng.standard_normal(shape)
         if draw % 2:
             cotangent = np.flip(cotangent)  # negative strides: a rule must not depend on the memory order of g
         tensors = [Tensor(a, requires_grad=True, name=label) for a, label in zip(arrays, labels, strict=True)]
-        # Recorded in every second draw: a kernel may compute the gradients where nothing is recorded (engine.Rules).
+        # Recorded in every second draw: a kernel may compute the gradients where nothing is recorded (tensor.Rules).
         gradients = grad(function(*tensors), tensors, create_graph=bool(draw % 2), seed=Tensor(cotangent))
         for i, g in enumerate(gradients):
+            place = f"{name}: the order-{level} gradient of {labels[i]} {arrays[i].shape}"
             if g.shape != arrays[i].shape:
-                raise GradientError(f"{name}: the order-{level} gradient of {labels[i]} has shape {g.shape}, "
-                                    f"the input {arrays[i].shape}")
-            worst = max(worst, _compare(function, arrays, i, g.numpy(), cotangent, name, labels[i], level, rng, step,
-                                        tolerance))
-    if order > level:
-        shape = function(*[Tensor(a) for a in arrays]).shape
-        for i, label in enumerate(labels):
-            # The gradient for input i, as a function of all inputs and of the cotangent: checked like any other.
-            def gradient_i(*tensors: Tensor, i: int = i) -> Tensor:
-                *xs, cot = [t if t.requires_grad else Tensor(t.data, requires_grad=True) for t in tensors]
-                return grad(function(*xs), [xs[i]], create_graph=True, seed=cot)[0]
+                raise GradientError(f"{place} has another shape, {g.shape}")
+            if g.size:
+                worst = max(worst, _compare(function, arrays, i, g.numpy(), cotangent, place, s))
+    for i, label in enumerate(labels if s.order > level else ()):
+        # The gradient for input i, as a function of all inputs and of the cotangent: checked like any other.
+        def gradient_i(*tensors: Tensor, i: int = i) -> Tensor:
+            *xs, cot = [t if t.requires_grad else Tensor(t.data, requires_grad=True) for t in tensors]
+            return grad(function(*xs), [xs[i]], create_graph=True, seed=cot)[0]
 
-            cotangent = rng.standard_normal(shape)
-            worst = max(worst, _check(gradient_i, [*arrays, cotangent], [*labels, "the cotangent"], order,
-                                      f"{name} (gradient of {label})", level + 1, rng, draws, step, tolerance))
+        worst = max(worst, _check(gradient_i, [*arrays, s.rng.standard_normal(shape)], [*labels, "the cotangent"],
+                                  f"{name} (gradient of {label})", s, level + 1))
     return worst
 
 
-def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cotangent: np.ndarray, name: str,
-             label: str, level: int, rng: np.random.Generator, step: float, tolerance: float) -> float:
+def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cotangent: np.ndarray, place: str,
+             s: _Settings) -> float:
     """Compare the gradient of input i along one random direction; return its relative error."""
-    if not arrays[i].size:
-        return 0.0
-    direction = rng.standard_normal(arrays[i].shape)
+    direction = s.rng.standard_normal(arrays[i].shape)
     direction /= np.linalg.norm(direction)
 
-    def along(h: float) -> float:
+    def along(h: float) -> np.ndarray:
         moved = strided_like(arrays[i], arrays[i] + h * direction)
-        values = [Tensor(moved if j == i else a) for j, a in enumerate(arrays)]
-        return float((function(*values).data * cotangent).sum())
+        return function(*[Tensor(moved if j == i else a) for j, a in enumerate(arrays)]).data * cotangent
 
-    here, ahead, behind = along(0.0), along(step), along(-step)
-    near_ahead, near_behind = along(step / 4), along(-step / 4)
+    step, tolerance = s.step, s.tolerance
+    here, ahead, behind, near_ahead, near_behind = (
+        float(along(h).sum()) for h in (0.0, step, -step, step / 4, -step / 4))
     wide, narrow = (ahead - behind) / (2 * step), (near_ahead - near_behind) / (step / 2)
     numeric, doubt = (16 * narrow - wide) / 15, abs(narrow - wide)
     analytic = float((gradient * direction).sum())
     # What an error is measured by: the product itself. It may be near 0 by chance, so also by what it usually is,
     # |gradient| / sqrt(n); never by less than the step, over which a gradient changes by about as much; nor by
     # less than what the rounding of the function's values (some 1e-14 of them) makes of a difference.
-    rounding = 1e-14 * np.linalg.norm(function(*[Tensor(a) for a in arrays]).data * cotangent) / step
+    rounding = 1e-14 * np.linalg.norm(along(0.0)) / step
     size = max(abs(numeric), abs(analytic), np.linalg.norm(gradient) / gradient.size ** 0.5, rounding / tolerance, step)
     error = abs(numeric - analytic) / size
     # Left and right slopes differ by h f'' for a smooth function, so a quarter of the step leaves a quarter; at a
@@ -176,12 +181,12 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
     bend, near_bend = abs(ahead - 2 * here + behind) / step, abs(near_ahead - 2 * here + near_behind) / (step / 4)
     at_kink = bend > tolerance * size and near_bend > bend / 2
     if at_kink or doubt > 1e-3 * size or tolerance < error <= doubt / size:
-        warnings.warn(f"{name}: no derivative within {step:g} of {label} (a kink): not checked in that direction",
+        warnings.warn(f"{place} is not checked in one direction: no derivative within {step:g} of the input (a kink)",
                       KinkWarning, stacklevel=4)
         return 0.0
     if not error <= tolerance:  # also true for NaN
-        raise GradientError(f"{name}: the order-{level} gradient of {label} {arrays[i].shape} is wrong: analytic "
-                            f"{analytic:.8g}, numeric {numeric:.8g}, relative error {error:.2g} > {tolerance:g}")
+        raise GradientError(f"{place} is wrong: analytic {analytic:.8g}, numeric {numeric:.8g}, relative error "
+                            f"{error:.2g} > {tolerance:g}")
     return error
 
 

@@ -13,7 +13,7 @@ export PYTHONPATH=.
 mkdir -p .carry/mnist
 cp benchmarks/gpu_check.py .carry/
 
-for folder in "${TINYGAN_DATA:-}" ../shared/data "$("$python" -c 'from tinygan.data import cache; print(cache.cache_dir())')"; do
+for folder in "${TINYGAN_DATA:-}" ../shared/data "$("$python" -c 'from tinygan.data import cache_dir; print(cache_dir())')"; do
     for mnist in "$folder" "$folder/mnist" "$folder/MNIST/raw"; do
         if [ -n "$folder" ] && [ -f "$mnist/train-images-idx3-ubyte.gz" ]; then
             cp -f "$mnist"/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz .carry/mnist/
@@ -35,7 +35,7 @@ for file in "${TINYGAN_VGG16:-}" ../shared/data/vgg16/*.h5 weights/vgg16.h5; do
             sed '/^next: /d' || true  # the reason is printed; the advice is for weights/
     fi
 done
-[ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will paint before the classifier of digits"
+[ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will be trained with the classifier of digits"
 
 du -sh .carry
 echo "On the machine with the GPU, in this folder with .carry in it (ten minutes at most):"

@@ -35,7 +35,7 @@ for file in "${TINYGAN_VGG16:-}" ../shared/data/vgg16/*.h5 weights/vgg16.h5; do
             sed '/^next: /d' || true  # the reason is printed; the advice is for weights/
     fi
 done
-[ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will paint before the classifier of digits"
+[ -f .carry/vgg16.h5 ] || echo "no VGG16: the GPAN will be trained with the classifier of digits"
 
 du -sh .carry
 echo "On the machine with the GPU, in this folder with .carry in it (ten minutes at most):"

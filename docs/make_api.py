@@ -28,8 +28,10 @@ COMMAND = "python docs/make_api.py"
 # Room -> (what it holds, its modules, the names to show: all public ones without any).
 ROOMS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "tinygan": ("The engine: tensors, gradients, checks.", ("tinygan.engine.tensor", "tinygan.engine.debug",
-                                                            "tinygan.engine.gradcheck"),
-                ("Tensor", "primitive", "grad", "no_grad", "frozen", "check_grads", "anomaly", "profile")),
+                                                            "tinygan.engine.gradcheck", "tinygan.errors",
+                                                            "tinygan.kernels.threads"),
+                ("Tensor", "primitive", "grad", "no_grad", "frozen", "check_grads", "anomaly", "profile", "set_threads",
+                 "TinyganError", "UsageError", "GraphError", "GradientError", "AnomalyError", "KinkWarning")),
     "tinygan.ops": ("Operations on tensors.", ("tinygan.ops",), ()),
     "tinygan.nn": ("Layers, losses and optimisers.", ("tinygan.nn",), ()),
     "tinygan.models": ("The nets, one training step of each, and the classifiers.", ("tinygan.models",), ()),

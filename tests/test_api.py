@@ -106,3 +106,7 @@ def test_every_room_can_be_read(api):
     text = api.page(api.ROOMS)
     assert text == api.page(api.ROOMS) and " at 0x" not in text
     assert all(f"\n## {room}\n" in text for room in api.ROOMS)
+
+
+def test_the_page_is_what_the_docstrings_say(api):
+    assert api.main(["--check"]) == 0

@@ -1,14 +1,14 @@
 """tinygan: stochastic deconvolutional GANs, from scratch on NumPy and CuPy arrays.
 
-The rooms, in the order in which to read them:
+The rooms, from the idea to the scripts (README.md has an order in which to read):
 
-    engine/    Tensor, backward, and the checks of a gradient: the idea
+    engine/    Tensor, backward, the check of a gradient
     ops/       the closed set of operations, the convolutions and their filter banks
     nn/        modules, layers, losses, optimisers
     models/    the paper's nets (GAN and SGAN; GPAN) and the classifiers that they are measured with
-    kernels/   what is fast: the same arithmetic for NumPy and for a GPU
-    data/      what comes from disk or the net
-    metrics/   numbers that tell how many of the classes a generator draws, and how well
+    kernels/   the arithmetic on arrays, for NumPy and for CUDA
+    data/      files from disk or a download, and drawn shapes
+    metrics/   how many of the classes a generator draws, and how well
     app/       what the scripts run on; nothing else imports it
 
 Importing the package needs NumPy alone. docs/api.md lists every public name.

@@ -188,7 +188,7 @@ class Answers:
     def __init__(self, losses, ms):
         self.losses, self.ms, self.asked = losses, ms, []
 
-    def ask(self, command, value):
+    def request(self, command, value):
         self.asked.append((command, value))
         return {"losses": self.losses, "ms": [self.ms] * value}
 

@@ -249,7 +249,7 @@ def probability(text: str) -> float:
 
 def bank_list(text: str) -> tuple[int, ...]:
     """Such as "16,16,16,1": filter sets per layer, from the noise to the image; what one number means is up to the
-    net (models.adapted_gan.GANConfig)."""
+    net (GANConfig)."""
     if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise argparse.ArgumentTypeError(
             f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"

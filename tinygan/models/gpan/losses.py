@@ -398,7 +398,7 @@ def image_losses(batch: Batch, cam: Any, discriminator: PatchDiscriminator, s: L
 
     # THE PLACE TO ADD A LOSS. Write its function above, enter it here under a name, and give that name a weight in
     # PAPER_WEIGHTS: `loss_gradients` then differentiates it, and `learn_generator` adds its weighted gradient.
-    # train_gpan.py's WEIGHTS makes the flag --weight-NAME; report.py and pictures.py name and draw its log columns.
+    # WEIGHTS in train_gpan.py makes its setting, losses.weight_NAME, and app/columns.py names its columns of the log.
     losses = {"cgan": cgan,
               "background": lambda images: background_loss(images, batch.mask, s.background),
               "substrate": substrate}

@@ -1,11 +1,11 @@
-"""One training step of the GPAN: the gradient of every loss with respect to the images, then that of the two nets.
+"""One training step of the GPAN: the gradient of every loss with respect to the images, then those of the weights.
 
-A step is cut at the images, of which all losses are functions. `loss_gradients` differentiates each loss with respect
+The gradient is computed in two parts that meet at the images. `loss_gradients` differentiates each loss with respect
 to the images (L_split: to the maps of the stochastic layers); `learn_generator` backpropagates the weighted sum of
 these gradients through the generator. By the chain rule that is the gradient of the weighted sum of the losses. Each
-loss's graph is freed before the next one is built, so a step needs the memory of the largest graph and not of their
-sum, and the norm of each loss's gradient costs nothing extra. The losses themselves, and the place to add one, are in
-losses.py.
+loss's graph is freed before the next one is built, so a step needs the memory of the generator's graph and of the
+largest of these, not of their sum; and the norm of each loss's gradient needs no further backward pass. The losses
+themselves, and the place to add one, are in losses.py.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def loss_gradients(images: Tensor, maps: Sequence[Tensor], batch: Batch, views: 
             value = loss(leaf)
             result.image_gradients[name] = grad(value, [leaf])[0].data
             result.terms[name] = value.detach()
+            del value  # frees the graph of this loss before the next is built
     if settings.weights["split"]:
         leaves = [Tensor(m.data, requires_grad=True) for m in maps]
         value = gpan_losses.split_loss(leaves, settings.split_scale, settings.split_sign, unit=settings.split_unit)
@@ -99,7 +100,7 @@ def classifier_gradients(images: Tensor, batch: Batch, views: Views | None, clas
             (gradient,) = grad((losses["wanted"] + losses["unwanted"]) * share, [images])
             sums = result.image_gradients
             sums["vgg"] = sums["vgg"] + gradient.data if "vgg" in sums else gradient.data
-        del features, logits, losses  # frees the graph of this view before the next is built
+        del features, logits, losses, loss  # frees the graph of this view before the next is built
     if cams:
         result.importance = sum(cams) * (1.0 / len(cams))
     return result

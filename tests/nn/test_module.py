@@ -116,7 +116,7 @@ def test_loading_keeps_dtype_memory_and_identity(rng):
 @pytest.mark.parametrize("spoil, message", [
     (lambda s: s.pop("layers.1.slope"), "has no entry 'layers.1.slope' for Small"),
     (lambda s: s.update(stranger=np.zeros(1)), "has an unknown entry 'stranger' for Small"),
-    (lambda s: s.update(last=np.zeros((2, 3))), r"last: the saved shape \(2, 3\) is not this net's \(2, 2\)"),
+    (lambda s: s.update(last=np.zeros((2, 3))), r"last: the saved shape \(2, 3\) is not \(2, 2\), that of Small"),
 ])
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(rng, spoil, message):
     net = Small(rng)

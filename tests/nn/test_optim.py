@@ -362,11 +362,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
                   lambda s: s.pop("b/steps")):
         state = dict(good)
         spoil(state)
-        with pytest.raises(TinyganError, match="saved optimiser state lacks 'b/") as caught:
+        with pytest.raises(TinyganError, match="the saved state has no entry 'b/|b/square: the saved shape") as caught:
             rmsprop.load_state_dict(state)
         assert "\n" not in str(caught.value)
         assert all((value == 0).all() for value in rmsprop.state_dict().values())
-    with pytest.raises(TinyganError, match="lacks 'a/mean'"):
+    with pytest.raises(TinyganError, match="has no entry 'a/mean' for Adam"):
         Adam(named).load_state_dict(good)
 
 

@@ -45,11 +45,6 @@ class Watch:
         return rule(g, out) if self.outer is None else self.outer.gradient(rule, g, out)
 
 
-def watched(name: str, like: Any, work: Callable[[], Any]) -> Any:
-    """Return work(), which works on arrays such as `like` outside of any operation, so that `profile` lists it."""
-    return work() if _mode.watch is None else _mode.watch.call(name, like, work)
-
-
 # ---- anomaly -----------------------------------------------------------------------------------------------------
 
 

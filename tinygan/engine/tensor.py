@@ -25,15 +25,8 @@ import numpy as np
 
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import (
-    ArrayLike,
-    all_tensors,
-    copy_array,
-    is_unshared,
-    operand,
-    real_array,
-    tensor_list,
-)
+from tinygan.kernels.arguments import all_tensors, copy_array, is_unshared, operand, tensor_list
+from tinygan.kernels.arraylike import ArrayLike, describe, real_array
 
 _clock = itertools.count()
 PRIMITIVES: dict[str, Callable] = {}
@@ -115,14 +108,6 @@ class Tensor(ArrayLike):
         if self._edges:
             raise GraphError(f"{describe(self)} cannot be copied or stored with its graph: take .detach(), or .data")
         return super().__reduce_ex__(protocol)
-
-
-def describe(t: Any) -> str:
-    """Describe a tensor for error messages: its name or the op that made it, its shape and its device."""
-    if not isinstance(t, Tensor):
-        return f"{type(t).__name__} {getattr(t, 'shape', '')}".strip()
-    where = "NumPy" if t.xp is np else "CuPy"
-    return f"{t.name or t._op or 'tensor'} {t.shape} ({where} {t.dtype})"
 
 
 # ---- operations --------------------------------------------------------------------------------------------------
@@ -313,10 +298,7 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Te
 
 def _all_parts(together: Callable, g: Tensor, t: Tensor) -> list[Callable]:
     """Compute the gradients of all inputs of the operation that made t; return rules that give them out."""
-    def work() -> list:
-        return together(g)
-
-    arrays = work() if _mode.watch is None else _mode.watch.call(f"{t._op}_back", g.data, work)
+    arrays = watched(f"{t._op}_back", g.data, lambda: together(g))
     return [lambda g, y, array=array: Tensor(array) for array in arrays]
 
 
@@ -378,6 +360,11 @@ def _set_mode(**settings: Any) -> Iterator[None]:
     finally:
         for key, value in before.items():
             setattr(_mode, key, value)
+
+
+def watched(name: str, like: Any, work: Callable[[], Any]) -> Any:
+    """Return work(), which works on arrays such as `like` outside of any primitive, so that `profile` lists it."""
+    return work() if _mode.watch is None else _mode.watch.call(name, like, work)
 
 
 def no_grad() -> Any:

@@ -1,29 +1,21 @@
-"""Arrays as users hand them in, made the engine's own; and NumPy's manners for the class that holds one.
+"""Arguments of operations, checked and brought into one form: arrays, indices, axes, sizes.
 
-What an operation remembers for its gradient must not change behind its back: an index array, a mask or a list of labels
-often lives in a buffer that is filled again for the next batch. So everything that is not a tensor is copied here, and
-brought into one form, before it is kept.
+What an operation keeps for its gradient must stay as it was: an index array, a mask or a list of labels is often a
+buffer that is filled again for the next batch. So everything that is not a tensor is copied here before it is kept.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinygan.errors import GraphError
-from tinygan.kernels.arrays import is_cupy, send, to_numpy, xp_of
-
-
-def host_array(data: Any, what: str) -> np.ndarray:
-    """Copy a list or an array to the host as NumPy reads it. Raises GraphError (what: of what) for uneven lists."""
-    try:
-        return np.array(to_numpy(data))
-    except ValueError as problem:
-        raise GraphError(f"{what} cannot be made of this {type(data).__name__}: {problem}") from None
+from tinygan.errors import GraphError, TinyganError
+from tinygan.kernels.arraylike import ArrayLike, describe, host_array, real_array
+from tinygan.kernels.arrays import is_cupy, send, xp_of
 
 
 def float_type(dtype: Any) -> np.dtype:
@@ -45,28 +37,6 @@ def all_tensors(holders: Sequence[Any]) -> list:
             raise GraphError(f"expected modules or tensors, one after the other, not {type(holder).__name__}")
         tensors += [holder] if isinstance(holder, ArrayLike) else holder.parameters()
     return tensors
-
-
-def unpack(values: tuple) -> Any:
-    """Accept NumPy's reshape(2, 3) as well as reshape((2, 3))."""
-    return values[0] if len(values) == 1 else values
-
-
-def real_array(data: Any) -> Any:
-    """Convert data to a NumPy or CuPy array of floating-point numbers in the machine's own byte order.
-
-    An array that is one already is returned itself, not copied. Integers and bools become float64.
-    Raises GraphError for anything else (complex numbers, text, lists of uneven length).
-    """
-    try:
-        array = data if is_cupy(data) else np.asarray(data)
-    except ValueError:
-        array = host_array(data, "a Tensor")  # which says why
-    if array.dtype.kind not in "fiub":
-        raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
-    if array.dtype.kind != "f":
-        return array.astype(np.float64)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def operand(data: Any, like: Any) -> Any:
@@ -192,6 +162,30 @@ def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
         raise GraphError(f"{what}: expected a whole number or several, not {values!r}") from None
 
 
+def axis_of(axis: Any, a: ArrayLike, new: int = 0) -> int:
+    """Read an axis of a tensor with `new` more axes, counted from the front. Raises GraphError where it has none."""
+    ndim, axes = a.ndim + new, whole_numbers(axis, "axis")
+    if len(axes) != 1 or not -ndim <= axes[0] < ndim:
+        raise GraphError(f"{describe(a)} has no axis {axis}")
+    return axes[0] % ndim
+
+
+def axes_of(axes: Any, a: ArrayLike) -> list[int]:
+    """Read one axis of a tensor or several, counted from the front. Raises GraphError for one that is named twice."""
+    numbers = [axis_of(i, a) for i in whole_numbers(axes, "axis")]
+    if len(set(numbers)) < len(numbers):
+        raise GraphError(f"an axis of {describe(a)} is named twice: {axes}")
+    return numbers
+
+
+def unpack(values: tuple, what: str) -> tuple[int, ...]:
+    """Read whole numbers given one by one or in one sequence, as in NumPy's reshape(2, 3) and reshape((2, 3)).
+
+    Raises GraphError, naming what they are, for anything else.
+    """
+    return whole_numbers(values[0] if len(values) == 1 else values, what)
+
+
 def is_unshared(array: Any, others: Sequence[Any]) -> bool:
     """Return whether an array can be written to and shares no memory with the others."""
     if not is_cupy(array):
@@ -239,104 +233,37 @@ def square(name: str, size: int | Sequence[int]) -> int:
     return rows
 
 
-class ArrayLike:
-    """NumPy's manners for a class with an array in `.data`: whatever asks for values alone and needs no gradient.
+def check_map(name: str, x: Any) -> None:
+    """Raise GraphError, naming the op, unless x is a tensor (N, C, H, W)."""
+    if not isinstance(x, ArrayLike) or x.ndim != 4:
+        raise GraphError(f"{name}: expected a map (N, C, H, W), got {describe(x)}")
 
-    NumPy's own functions are refused: each would make an array that is cut off from the graph, or one of objects.
+
+def windows(name: str, kernel: Any, stride: Any, padding: Any) -> list[tuple[int, int]]:
+    """Read a convolution's kernel, stride and padding, each as (rows, columns) in pixels.
+
+    Raises GraphError, naming the op, for a kernel or a stride below 1 or a padding below 0.
     """
-
-    __slots__ = ()
-    __array_priority__ = 1000  # so that `cupy_array * tensor` asks the tensor first
-    __array_ufunc__ = None  # the same for NumPy; and numpy.add(array, tensor) is an error, not an array of tensors
-    __hash__ = object.__hash__  # == compares values, so it must be said that a tensor is found by what it is
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
-
-    @property
-    def xp(self) -> Any:
-        """Return numpy or cupy, the module this tensor's array belongs to."""
-        return xp_of(self.data)
-
-    def numpy(self) -> np.ndarray:
-        """Return the values as a NumPy array (not a copy when they are on the processor already)."""
-        return to_numpy(self.data)
-
-    def item(self) -> float:
-        """Return the only number of a tensor that holds one."""
-        return float(self.data.item())
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a tensor of a single number (0-d) has no length")
-        return self.shape[0]
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
-    def __float__(self) -> float:
-        return self.item()
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __format__(self, form: str) -> str:
-        if form and self.size != 1:
-            raise TypeError(f"{form!r} formats one number, this tensor has shape {self.shape}: format its .item()s")
-        return format(self.item(), form) if form else str(self)
-
-    def __iter__(self) -> Iterator:
-        if not self.ndim:
-            raise TypeError("a tensor of a single number (0-d) cannot be iterated over: take its .item()")
-        return (self[i] for i in range(len(self)))
-
-    def __contains__(self, value: Any) -> bool:
-        found = self == value
-        return found if isinstance(found, bool) else bool(found.any())
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if self.requires_grad:
-            raise TypeError("an array made of this tensor would be cut off from its graph: ask for .numpy(), "
-                            "or use tinygan.ops")
-        return np.array(self.data, dtype=dtype, copy=copy)
-
-    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
-        raise TypeError(f"numpy.{function.__name__} takes no tensors: use the operation of tinygan.ops, or .numpy()")
+    kernel, stride, padding = pair(kernel), pair(stride), pair(padding)
+    if min(kernel + stride) < 1 or min(padding) < 0:
+        raise GraphError(f"{name}: kernel and stride must be 1 or more and padding 0 or more, got {kernel}, {stride} "
+                         f"and {padding}")
+    return [kernel, stride, padding]
 
 
-def _compare(name: str) -> Any:
-    compare = getattr(operator, name)
-
-    def method(self: ArrayLike, other: Any) -> Any:
-        if isinstance(other, ArrayLike):
-            other = other.data
-        elif not isinstance(other, (int, float)) and not is_cupy(other):
-            try:
-                other = real_array(other)
-            except GraphError:  # None, text: equal to no tensor, and neither larger nor smaller
-                return NotImplemented
-            other = other if other.ndim else other.item()  # a number goes to any device
-        if hasattr(other, "dtype") and is_cupy(other) != is_cupy(self.data):
-            raise GraphError(f"a tensor of {self.xp.__name__} is compared with an array of another device; move one")
-        return compare(self.data, other)
-
-    method.__name__, method.__qualname__ = f"__{name}__", f"ArrayLike.__{name}__"
-    method.__doc__ = "Compare values; an array of bools, to which no gradient flows."
-    return method
+def check_kernel(name: str, x: ArrayLike, kernel: Sequence[int], padding: Sequence[int]) -> None:
+    """Raise GraphError, naming the op, where a kernel is larger than the map x with its padding."""
+    if any(n + 2 * p < k for n, k, p in zip(x.shape[2:], kernel, padding, strict=True)):
+        raise GraphError(f"{name}: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
 
 
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(ArrayLike, f"__{_name}__", _compare(_name))
+def check_state(saved: Mapping[str, Any], current: Mapping[str, Any], owner: str) -> None:
+    """Raise TinyganError, naming the first difference, unless saved arrays have the current ones' names and shapes."""
+    for name in [*current, *saved]:
+        if name not in current or name not in saved:
+            missing = "has no" if name in current else "has an unknown"
+            raise TinyganError(f"the saved state {missing} entry {name!r} for {owner}; "
+                               "was it saved with other settings?")
+        if tuple(getattr(saved[name], "shape", ())) != current[name].shape:
+            raise TinyganError(f"{name}: the saved shape {np.shape(saved[name])} is not {current[name].shape}, that of "
+                               f"{owner}; was it saved with other settings?")

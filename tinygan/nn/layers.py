@@ -10,14 +10,14 @@ initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from tinygan import ops
-from tinygan.engine.debug import watched
-from tinygan.engine.tensor import GraphError, Tensor
+from tinygan.engine.tensor import GraphError, Tensor, watched
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import pair
@@ -33,20 +33,20 @@ CLAMPS = ("project", "forward", "none")
 class _Filters(Module):
     """The base of the layers below: a bank of weights, its normalisation, a scale and a bias.
 
-    Initial weights are uniform in +- init_factor / sqrt(fan_in), fan_in = inputs * kh * kw, for transposed
-    convolutions too (as in Xiang & Li's code). bias=False leaves b out; it counts with norm "none" alone, since strict
+    Initial weights are uniform in +- init_factor / sqrt(inputs * kh * kw), for transposed convolutions too (as in
+    Xiang & Li's code). bias=False leaves b out; it counts with norm "none" alone, since strict
     has no b and affine always has one. Raises TinyganError for an unknown norm or a size below 1.
     """
 
-    def __init__(self, shape: tuple[int, ...], out_axis: int, *, norm: str, norm_scale: float, eps: float, bias: bool,
-                 bank_affine: bool, init_factor: float, fan_in: int, rng: np.random.Generator, dtype: type) -> None:
+    def __init__(self, shape: tuple[int, ...], out_axis: int, *, norm: str, bias: bool, eps: float, init_factor: float,
+                 rng: np.random.Generator, dtype: type, norm_scale: float = 1.0, bank_affine: bool = False) -> None:
         if norm not in NORMS:
             raise TinyganError(f"unknown weight normalisation {norm!r}: use one of {', '.join(NORMS)}")
         if min(shape) < 1:
             raise TinyganError(f"a layer of shape {shape} has nothing to learn: every size must be 1 or more")
         self.bank, channels = shape[0], shape[out_axis]
         self.out_axis, self.norm, self.norm_scale, self.eps = out_axis, norm, norm_scale, eps
-        bound = init_factor / fan_in ** 0.5
+        bound = init_factor / (math.prod(shape[1:]) // channels) ** 0.5
         self.weight = Parameter(bank_order(rng.uniform(-bound, bound, shape).astype(dtype)), bank=self.bank > 1)
         sets = self.bank if bank_affine else 1
         self.gain = self.bias = None
@@ -83,8 +83,8 @@ class Linear(_Filters):
 
     def __init__(self, inputs: int, outputs: int, *, norm: str = "none", bias: bool = True, eps: float = 1e-6,
                  init_factor: float = 1.0, rng: np.random.Generator, dtype: type = np.float32) -> None:
-        super().__init__((1, outputs, inputs, 1, 1), 1, norm=norm, norm_scale=1.0, eps=eps, bias=bias,
-                         bank_affine=False, init_factor=init_factor, fan_in=inputs, rng=rng, dtype=dtype)
+        super().__init__((1, outputs, inputs, 1, 1), 1, norm=norm, bias=bias, eps=eps, init_factor=init_factor,
+                         rng=rng, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.filters()
@@ -97,9 +97,8 @@ class Conv2d(_Filters):
     def __init__(self, inputs: int, outputs: int, kernel: Pair, *, stride: Pair = 1, padding: Pair = 0,
                  norm: str = "none", bias: bool = True, eps: float = 1e-6, init_factor: float = 1.0,
                  rng: np.random.Generator, dtype: type = np.float32) -> None:
-        kh, kw = pair(kernel)
-        super().__init__((1, outputs, inputs, kh, kw), 1, norm=norm, norm_scale=1.0, eps=eps, bias=bias,
-                         bank_affine=False, init_factor=init_factor, fan_in=inputs * kh * kw, rng=rng, dtype=dtype)
+        super().__init__((1, outputs, inputs, *pair(kernel)), 1, norm=norm, bias=bias, eps=eps,
+                         init_factor=init_factor, rng=rng, dtype=dtype)
         self.stride, self.padding = pair(stride), pair(padding)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,11 +119,10 @@ class StochasticConvTranspose2d(_Filters):
     def __init__(self, inputs: int, outputs: int, kernel: Pair, *, bank: int, stride: Pair = 1, padding: Pair = 0,
                  norm: str = "none", bias: bool = True, bank_affine: bool = False, eps: float = 1e-6,
                  init_factor: float = 1.0, rng: np.random.Generator, dtype: type = np.float32) -> None:
-        (kh, kw), (sh, sw) = pair(kernel), pair(stride)
-        super().__init__((bank, inputs, outputs, kh, kw), 2, norm=norm, norm_scale=1.0 / (sh * sw), eps=eps,
-                         bias=bias, bank_affine=bank_affine, init_factor=init_factor, fan_in=inputs * kh * kw,
-                         rng=rng, dtype=dtype)
-        self.stride, self.padding = (sh, sw), pair(padding)
+        self.stride, self.padding = pair(stride), pair(padding)
+        super().__init__((bank, inputs, outputs, *pair(kernel)), 2, norm=norm, bias=bias, eps=eps,
+                         init_factor=init_factor, rng=rng, dtype=dtype, norm_scale=1.0 / math.prod(self.stride),
+                         bank_affine=bank_affine)
 
     def forward(self, x: Tensor, routes: Routed = None) -> Tensor:
         route = route_of(routes, len(x), self.bank)

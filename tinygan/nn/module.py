@@ -16,6 +16,7 @@ import numpy as np
 
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import TinyganError
+from tinygan.kernels.arguments import check_state
 from tinygan.ops.routes import routes_of
 
 
@@ -53,30 +54,29 @@ class Module:
 
         Raises TinyganError where two parameters would have one name, or where they lie in a set and so have none.
         """
-        named: dict[str, Parameter] = {}
-        listed: set[int] = set()
+        named: set[str] = set()
         for name, p in self._walk(prefix, set()):
-            if isinstance(p, Module) or id(p) in listed:
+            if isinstance(p, Module):
                 continue
             if name in named:
                 raise TinyganError(f"two parameters of {type(self).__name__} are called {name!r}: rename one of the "
                                    "attributes or keys that lead to them")
-            listed.add(id(p))
-            named[name] = p
+            named.add(name)
             yield name, p
 
     def _walk(self, prefix: str, walked: set[int]) -> Iterator[tuple[str, Module | Parameter]]:
-        """Yield the module, what its attributes hold, and so on downwards, in the order of assignment."""
-        if id(self) in walked:  # reached by two paths, or from a module inside it
-            return
+        """Yield the module and the modules and parameters below it, each once, in the order of assignment."""
         walked.add(id(self))
         yield prefix, self
         for key, value in vars(self).items():
             for name, item in _named(prefix + key, value):
-                if isinstance(item, Parameter):
-                    yield name, item
-                elif isinstance(item, Module):
+                if id(item) in walked:  # reached by two paths, or from a module inside it
+                    continue
+                if isinstance(item, Module):
                     yield from item._walk(name + ".", walked)
+                elif isinstance(item, Parameter):
+                    walked.add(id(item))
+                    yield name, item
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all below it, in the order of assignment, each once."""
@@ -115,14 +115,7 @@ class Module:
         """Copy values in, by name. Names and shapes must match exactly; otherwise TinyganError names the first
         difference and nothing is changed."""
         parameters = dict(self.named_parameters())
-        for name in [*parameters, *state]:
-            if name not in parameters or name not in state:
-                missing = "has no" if name not in state else "has an unknown"
-                raise TinyganError(f"the saved state {missing} entry {name!r} for {type(self).__name__}; "
-                                   "was it saved with other settings?")
-            if parameters[name].shape != tuple(getattr(state[name], "shape", ())):
-                raise TinyganError(f"{name}: the saved shape {np.shape(state[name])} is not this net's "
-                                   f"{parameters[name].shape}; was it saved with other settings?")
+        check_state(state, parameters, type(self).__name__)
         for name, p in parameters.items():
             p.data[...] = p.xp.asarray(state[name], dtype=p.dtype)
             p.version += 1

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.debug import watched
-from tinygan.engine.tensor import Tensor
+from tinygan.engine.tensor import Tensor, watched
 from tinygan.errors import TinyganError
 from tinygan.kernels import for_array
+from tinygan.kernels.arguments import check_state
 from tinygan.kernels.arrays import to_numpy, xp_of
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.update import Update
@@ -87,12 +87,9 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Copy a saved state in. Raises TinyganError naming the first entry that is missing or of another shape."""
-        own = self._entries()
-        for key, array in own.items():
-            if key not in state or state[key].shape != array.shape:
-                raise TinyganError(f"the saved optimiser state lacks {key!r} of shape {array.shape}; "
-                                   "was it saved with another optimiser or net?")
-        for key, array in own.items():
+        current = self._entries()
+        check_state({key: state[key] for key in current if key in state}, current, type(self).__name__)
+        for key, array in current.items():
             array[...] = xp_of(array).asarray(state[key])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import pair, whole_numbers
+from tinygan.kernels.arguments import copy_integers, pair
 from tinygan.ops.conv import Pair
 
 MOST_ENTRY = 1e6  # of a matrix, in pixels: beyond it lies no image, and float32 would overflow
@@ -33,10 +33,7 @@ def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | N
     if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
                          f"matrices {matrices.shape} and size {size}")
-    sources = np.arange(len(matrices)) if sources is None else np.array(whole_numbers(sources, "sources"), np.int64)
-    if sources.shape != (len(matrices),) or (sources.size and not 0 <= sources.min() <= sources.max() < len(x)):
-        raise GraphError(f"warp: each of the {len(matrices)} views needs one of the {len(x)} images as its source, "
-                         f"got {sources.tolist() if sources.size < 20 else sources.shape}")
+    sources = copy_integers(range(len(matrices)) if sources is None else sources, "sources", len(matrices), len(x))
     if not (np.abs(matrices) <= MOST_ENTRY).all():  # a NaN fails this, too
         raise GraphError(f"warp: the matrices must hold numbers of at most {MOST_ENTRY:g} (pixels)")
     return _warp(x, matrices=matrices, sources=sources, size=size)

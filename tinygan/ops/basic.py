@@ -20,7 +20,7 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import copy_array, copy_index, float_type, tensor_list, unpack, whole_numbers
+from tinygan.kernels.arguments import axes_of, axis_of, copy_array, copy_index, float_type, tensor_list, unpack
 
 __all__ = ["absolute", "add", "astype", "broadcast_to", "clip", "concatenate", "copy", "cos", "divide", "exp",
            "getitem", "log", "log_softmax", "matmul", "max_along", "maximum", "mean", "minimum", "multiply", "negative",
@@ -224,7 +224,7 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
     tensors = tensor_list(tensors, "concatenate([a, b])")
-    return _concatenate(*tensors, axis=_axis(axis, tensors[0]))
+    return _concatenate(*tensors, axis=axis_of(axis, tensors[0]))
 
 
 @primitive
@@ -244,20 +244,10 @@ def _concatenate(*tensors: Tensor, axis: int):
 
 def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:  # noqa: A001
     """Sum over an axis, several, or all."""
-    axes = range(a.ndim) if axis is None else [_axis(i, a) for i in whole_numbers(axis, "axis")]
-    if len(set(axes)) < len(axes):
-        raise GraphError(f"an axis of {describe(a)} is named twice: {axis}")
+    axes = range(a.ndim) if axis is None else axes_of(axis, a)
     out = sum_to(a, shape=tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     return out if keepdims or not axes else reshape(out, shape=tuple(n for i, n in enumerate(a.shape)
                                                                      if i not in axes))
-
-
-def _axis(axis: int, a: Tensor, new: int = 0) -> int:
-    """Count an axis from the front, of `a` with `new` more axes."""
-    ndim, axes = a.ndim + new, whole_numbers(axis, "axis")
-    if len(axes) != 1 or not -ndim <= axes[0] < ndim:
-        raise GraphError(f"{describe(a)} has no axis {axis}")
-    return axes[0] % ndim
 
 
 @primitive
@@ -288,9 +278,9 @@ def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
     """Reverse the axes, or order them as given. Raises GraphError unless each axis is named once."""
-    axes = () if len(axes) == 1 and axes[0] is None else whole_numbers(unpack(axes), "axes")
-    axes = [_axis(i, a) for i in axes] or range(a.ndim)[::-1]
-    if sorted(axes) != list(range(a.ndim)):
+    axes = () if len(axes) == 1 and axes[0] is None else unpack(axes, "axes")
+    axes = axes_of(axes, a) or range(a.ndim)[::-1]
+    if len(axes) != a.ndim:
         raise GraphError(f"the axes {tuple(axes)} do not name each axis of {describe(a)} once")
     return permute(a, axes=tuple(axes))
 
@@ -309,13 +299,13 @@ def relu(a: Tensor) -> Tensor:
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join along a new axis."""
     tensors = tensor_list(tensors, "stack([a, b])")
-    at = _axis(axis, tensors[0], new=1)
+    at = axis_of(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
 def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
     """Return the largest value along one axis; on ties the gradient goes to the first."""
-    axis = _axis(axis, a)
+    axis = axis_of(axis, a)
     best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
     places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
     return sum(where(places == best, a, 0.0), axis, keepdims)
@@ -323,7 +313,7 @@ def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
 
 def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
     """Compute log(e ** a / sum(e ** a)) along an axis; the maximum, which cancels, is subtracted first."""
-    shifted = a - Tensor(a.data.max(axis=_axis(axis, a), keepdims=True))
+    shifted = a - Tensor(a.data.max(axis=axis_of(axis, a), keepdims=True))
     return shifted - log(sum(exp(shifted), axis, keepdims=True))
 
 
@@ -348,7 +338,7 @@ Tensor.T = property(lambda a: transpose(a))
 Tensor.sum, Tensor.mean, Tensor.clip = sum, mean, clip
 Tensor.transpose = transpose
 Tensor.astype = astype
-Tensor.reshape = lambda a, *shape: reshape(a, shape=whole_numbers(unpack(shape), "shape"))
+Tensor.reshape = lambda a, *shape: reshape(a, shape=unpack(shape, "shape"))
 Tensor.squeeze = lambda a: reshape(a, shape=tuple(n for n in a.shape if n != 1))
 Tensor.max = lambda a, axis=None, keepdims=False: (
     reshape(max_along(reshape(a, shape=(-1,)), 0), shape=(1,) * (a.ndim if keepdims else 0)) if axis is None

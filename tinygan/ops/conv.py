@@ -23,7 +23,8 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import pair, whole_numbers
+from tinygan.kernels.arguments import check_kernel, check_map, pair, whole_numbers, windows
+from tinygan.kernels.geometry import small_size
 from tinygan.ops.basic import reshape
 from tinygan.ops.routes import Route, Routed, route_of
 
@@ -39,10 +40,7 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pair = 0,
     Returns (N, A, h, w) with h = (H + 2p - kh) // s + 1. Raises GraphError where shapes or routes do not fit.
     """
     weight, stride, padding = _prepare("conv2d", x, weight, 2, stride, padding)
-    kernel = weight.shape[3:]
-    for size, k, p in zip(x.shape[2:], kernel, padding, strict=True):
-        if size + 2 * p < k:
-            raise GraphError(f"conv2d: the kernel {kernel} is larger than {describe(x)} padded by {padding}")
+    check_kernel("conv2d", x, weight.shape[3:], padding)
     return _conv(x, weight, stride=stride, padding=padding, routes=route_of(routes, len(x), len(weight)))
 
 
@@ -77,13 +75,11 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
     the result's `rows` (a bool mask over K) says which sets had one.
     Raises GraphError where sizes or routes do not fit.
     """
-    kernel, stride, padding = (pair(v) for v in (kernel, stride, padding))
-    if big.ndim != 4 or small.ndim != 4 or min(*stride, *kernel) < 1 or min(padding) < 0:
-        raise GraphError(f"conv2d_weight: {describe(big)}, {describe(small)}, kernel {kernel}, stride {stride}, "
-                         f"padding {padding}: give two maps (N, C, H, W) and sizes of 1 or more, padding of 0 or more")
+    kernel, stride, padding = windows("conv2d_weight", kernel, stride, padding)
+    check_map("conv2d_weight", big)
+    check_map("conv2d_weight", small)
     (bank,) = whole_numbers(bank, "bank")
-    fits = tuple((n + 2 * p - k) // s + 1
-                 for n, p, k, s in zip(big.shape[2:], padding, kernel, stride, strict=True))
+    fits = tuple(map(small_size, big.shape[2:], kernel, stride, padding))
     if len(big) != len(small) or fits != small.shape[2:]:
         raise GraphError(f"conv2d_weight: {describe(big)} and {describe(small)} do not belong together with kernel "
                          f"{kernel}, stride {stride}, padding {padding}")
@@ -141,10 +137,8 @@ def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pa
                          f"got {describe(x)} and {describe(weight)}")
     if weight.ndim == 4:
         weight = reshape(weight, shape=(1, *weight.shape))
-    stride, padding = pair(stride), pair(padding)
     if x.shape[1] != weight.shape[channel_axis]:
         raise GraphError(f"{name}: {describe(x)} has {x.shape[1]} channels, {describe(weight)} takes "
                          f"{weight.shape[channel_axis]}")
-    if min(stride) < 1 or min(padding) < 0:
-        raise GraphError(f"{name}: stride must be 1 or more and padding 0 or more, got {stride} and {padding}")
+    _, stride, padding = windows(name, weight.shape[3:], stride, padding)
     return weight, stride, padding

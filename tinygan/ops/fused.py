@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Rules, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import copy_mask
+from tinygan.kernels.arguments import check_kernel, copy_mask, windows
 from tinygan.ops.basic import matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops.basic import sum as sum_over
 from tinygan.ops.conv import conv2d, conv2d_weight
@@ -213,8 +213,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
             x.shape[1], *bias.shape) != (weight.shape[1], weight.shape[0]):
         raise GraphError(f"conv_relu: x must be (N, B, H, W), weight (A, B, k, k) and bias (A,), got {describe(x)}, "
                          f"{describe(weight)} and {describe(bias)}")
-    if padding < 0 or any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):
-        raise GraphError(f"conv_relu: {describe(weight)} has a kernel larger than {describe(x)} padded by {padding}")
+    kernel, _, padded = windows("conv_relu", weight.shape[2:], 1, padding)
+    check_kernel("conv_relu", x, kernel, padded)
     return _conv_relu(x, weight, bias, padding=padding)
 
 

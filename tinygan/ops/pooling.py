@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import pair, square
+from tinygan.kernels.arguments import check_map, pair, square
 from tinygan.ops.conv import Pair
 
 
@@ -20,10 +20,8 @@ def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
     """
     size = square("max_pool2d", size)
     stride = size if stride is None else square("max_pool2d", stride)
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        raise GraphError(f"max_pool2d: {describe(x)} is no map (N, C, H, W)")
-    h, w = ((n - size) // stride + 1 for n in x.shape[2:])
-    if h < 1 or w < 1:
+    check_map("max_pool2d", x)
+    if min(x.shape[2:]) < size:
         raise GraphError(f"max_pool2d: {describe(x)} is smaller than the window {size}")
     value, which = for_array(x.data).max_pool(x.data, size, stride)
     return _pool_take(x, which=which, size=size, stride=stride, value=value)
@@ -50,7 +48,8 @@ def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
     Raises GraphError where the sides are not multiples of it.
     """
     size = square("mean_pool2d", size)
-    if x.ndim != 4 or x.shape[2] % size or x.shape[3] % size:
+    check_map("mean_pool2d", x)
+    if x.shape[2] % size or x.shape[3] % size:
         raise GraphError(f"mean_pool2d: the sides of {describe(x)} are not multiples of {size}")
     return _mean_pool(x, size=size)
 
@@ -74,9 +73,9 @@ def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor
     image libraries do, so that no pixel is skipped. Raises GraphError for another shape or a size below 1.
     """
     size = pair(size)
-    if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1:
-        raise GraphError(f"resize_bilinear: expected a map (N, C, H, W) and sizes of 1 or more, got {describe(x)} and "
-                         f"{size}")
+    check_map("resize_bilinear", x)
+    if min(*size, *x.shape[2:]) < 1:
+        raise GraphError(f"resize_bilinear: expected a map and sizes of 1 or more, got {describe(x)} and {size}")
     rows, columns = (interpolation_matrix(n, m, antialias) for n, m in zip(x.shape[2:], size, strict=True))
     return _resize(x, rows=rows, columns=columns)
 

@@ -21,10 +21,12 @@ from script_tools import ROOT, check_training_without_a_log, contents, listed_se
 from vgg16_tools import small_file
 
 from tinygan import Tensor
-from tinygan.app import cli, pictures
+from tinygan.app import cli, gpan_game, pictures
 from tinygan.app.device import Device, pick_device
+from tinygan.app.gpan_measure import cam_sheet
 from tinygan.data.substrates import open_substrates
 from tinygan.kernels.gpu import launch
+from tinygan.metrics import log as metrics_log
 from tinygan.models.classifiers.load import find_classifier
 from tinygan.models.gpan.nets import GPANConfig
 
@@ -41,8 +43,8 @@ def a_classifier(capsys):
 @pytest.fixture
 def quick(monkeypatch):
     """Small pictures, no measurement, no curves, animation and report."""
-    monkeypatch.setattr(script, "ROWS", 1)
-    monkeypatch.setattr(script, "COLUMNS", 2)
+    monkeypatch.setattr(gpan_game, "ROWS", 1)
+    monkeypatch.setattr(gpan_game, "COLUMNS", 2)
     monkeypatch.setattr(script.GPANGame, "measure", lambda training, n=0: {"samples": 0})
     monkeypatch.setattr(script.Run, "finish", lambda run: [])
 
@@ -112,10 +114,10 @@ def test_a_run_leaves_its_folder_and_nothing_else(train, tmp_path, capsys):
 
 
 def test_console_and_report_say_the_same_and_measuring_shows_how_far_it_is(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "ROWS", 1)
-    monkeypatch.setattr(script, "COLUMNS", 2)
-    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
-    monkeypatch.setattr(script, "QUIET", 0)
+    monkeypatch.setattr(gpan_game, "ROWS", 1)
+    monkeypatch.setattr(gpan_game, "COLUMNS", 2)
+    monkeypatch.setattr(metrics_log, "EARLY", 2)
+    monkeypatch.setattr(gpan_game, "QUIET", 0)
     assert train("--steps", 3, "--log-every", 1, "--sample-every", 2, "--eval-every", 2, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
     game, seen = re.findall(r"^step 3: (.*)$", printed.out, re.MULTILINE)
@@ -158,8 +160,8 @@ def test_a_picture_shows_its_substrate_and_then_every_route(train, tmp_path, mon
         grey = (batch.routes[:, :1, None, None] / 30 - 0.5).astype(np.float32)
         return np.broadcast_to(grey, (len(batch.routes), 3, 64, 64)).copy()
 
-    monkeypatch.setattr(script, "ROWS", 3)
-    monkeypatch.setattr(script, "COLUMNS", 5)
+    monkeypatch.setattr(gpan_game, "ROWS", 3)
+    monkeypatch.setattr(gpan_game, "COLUMNS", 5)
     monkeypatch.setattr(script.GPANGame, "paint", paint)
     assert train("--steps", 1, "--bank", 30, "--out", "run") == 0
     first, last, routes = (pictures.read_png(tmp_path / "run" / name) for name in (
@@ -505,8 +507,8 @@ def learned(tmp_path_factory):
                 (folder / str(len(known))).mkdir()
                 patch.chdir(folder / str(len(known)))
                 patch.setattr("tinygan.app.device.find_gpu", lambda number=0: (None, "hidden"))  # whose bits are others
-                patch.setattr(script.GPANGame, "look", lambda *args: None)
-                patch.setattr(script, "finish", lambda steps: states.append(steps.game.state()[0]) or 0)
+                patch.setattr(script.GPANGame, "draw_samples", lambda *args: None)
+                patch.setattr(script, "end_run", lambda steps: states.append(steps.game.state()[0]) or 0)
                 patch.setattr(script.GPANGame, "measure", lambda training, n=0: {})
                 typed = [str(files.get(word, word)) for word in words.split()]
                 steps = [] if "--steps" in typed else ["--steps", "2"]
@@ -709,10 +711,10 @@ def test_a_step_on_a_gpu_is_the_step_on_a_processor(standin, words):
             assert rows[0][name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
         for t in (on_gpu, on_cpu):
             t.step += 1
-    images = [script.generate_gpan(t.best, t.fixed()[0]) for t in (on_gpu, on_cpu)]
+    images = [t.paint(t.fixed_batches()[0]) for t in (on_gpu, on_cpu)]
     np.testing.assert_allclose(*images, atol=1e-3)
     assert all(isinstance(p.data, standin.module.ndarray) for p in on_gpu.G.parameters())
-    sheets = [script.gpan_measure.cam_sheet(t.classifier, t.fixed()[:1], images[1:], t.device)
+    sheets = [cam_sheet(t.classifier, t.fixed_batches()[:1], images[1:], t.device)
               for t in (on_gpu, on_cpu)]
     assert abs(sheets[0].astype(int) - sheets[1]).max() <= 2
 

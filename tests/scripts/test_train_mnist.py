@@ -37,9 +37,10 @@ from script_tools import (
 )
 
 from tinygan import Tensor, data
-from tinygan.app import checkpoint, cli, pictures, runfiles
+from tinygan.app import checkpoint, cli, gan_game, pictures, runfiles
 from tinygan.app.device import pick_device
 from tinygan.data.mnist import BUNDLED
+from tinygan.metrics import log as metrics_log
 from tinygan.models.classifiers.load import find_classifier
 from tinygan.models.gan.game import turn_of_d, turn_of_g
 from tinygan.models.gan.nets import GANConfig
@@ -135,7 +136,7 @@ def test_the_columns_of_routes_png_share_a_route_and_are_named(train, tmp_path, 
     def paint(generator, z, routes, device):
         return np.broadcast_to((routes[:, :1, None, None] / 10).astype(np.float32), (len(z), 1, 32, 32)).copy()
 
-    monkeypatch.setattr(script, "generate", paint)
+    monkeypatch.setattr(gan_game, "generate", paint)
     assert train("--steps", 1, "--bank", 9) == 0
     image = pictures.read_png(tmp_path / "runs/mnist-sgan-1/routes.png")
     centres = image[16::34, 16::34].reshape(8, 8, -1)[:, :, 0]
@@ -187,7 +188,7 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
 
 def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
-    monkeypatch.setattr(script.metrics_log, "EARLY", 2)
+    monkeypatch.setattr(metrics_log, "EARLY", 2)
     assert train("--steps", 7, "--log-every", 1, "--sample-every", 3, "--out", "run") == 0
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
     step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
@@ -196,7 +197,7 @@ def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
     # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
     rows = runfiles.read_log(tmp_path / "run")
     assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [
-        script.metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
+        metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
 def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):
@@ -421,22 +422,22 @@ def test_a_picture_that_cannot_be_drawn_keeps_no_report_away(train, tmp_path, mo
     def broken(*args, **kwargs):
         raise MemoryError("too wide")
 
-    monkeypatch.setattr(script.pictures, "routes_sheet", broken)
+    monkeypatch.setattr(pictures, "routes_sheet", broken)
     assert train("--steps", 1, "--out", "run") == 0
     assert (tmp_path / "run/report.html").exists() and not (tmp_path / "run/routes.png").exists()
     assert "note: routes.png was not made (MemoryError: too wide)" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_at_the_end_is_said_in_notes(train, tmp_path, monkeypatch):
-    finish = script.finish
+    end_run = script.end_run
 
     def on_a_full_disk(*args):
         with full_at(64):
-            return finish(*args)
+            return end_run(*args)
 
     monkeypatch.setattr(script.MnistGame, "measure", lambda game, n: {"classes": 9, "kl": 0.5, "confidence": 1.0,
                                                                        "samples": n})
-    monkeypatch.setattr(script, "finish", on_a_full_disk)
+    monkeypatch.setattr(script, "end_run", on_a_full_disk)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert train("--steps", 1, "--out", "run") == 0
@@ -469,15 +470,15 @@ def test_a_run_on_files_whose_names_start_so_goes_on(train, digits, tmp_path, pl
 
 
 def test_samples_that_are_cleared_away_under_way_stop_nothing(train, tmp_path, plain_finish, monkeypatch, capsys):
-    look = script.MnistGame.look
+    draw_samples = script.MnistGame.draw_samples
 
-    def clear(game, run, say):
+    def clear(game, run, print_line):
         if game.step == 2:
             shutil.rmtree(run.folder / "samples")
             (run.folder / "samples").write_text("mine")
-        look(game, run, say)
+        draw_samples(game, run, print_line)
 
-    monkeypatch.setattr(script.MnistGame, "look", clear)
+    monkeypatch.setattr(script.MnistGame, "draw_samples", clear)
     assert train("--steps", 6, "--sample-every", 1, "--out", "run") == 0
     assert capsys.readouterr().err.count("note: ") == 1
     assert int(log_rows(tmp_path / "run")[-1]["step"]) == 6 and saved(tmp_path / "run")

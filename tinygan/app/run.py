@@ -50,7 +50,7 @@ class Run:
     flags: the settings in force; after a resume, the stored ones with the changes that were typed.
     folder: where everything is written.
     inputs: what was given to the run from outside: {name: {"hash", "source"}}, kept in config.json.
-    say: what is called with each one-line note, such as a picture that could not be written.
+    print_line: what is called with each one-line note, such as a picture that could not be written.
     """
 
     _lock: int | None = None
@@ -60,7 +60,7 @@ class Run:
         self.flags = dict(flags)
         self.checkpoint_path = folder / checkpoint.FILE_NAME
         self.log_path = folder / "log.csv"
-        self.say: Callable[[str], None] = print
+        self.print_line: Callable[[str], None] = print
         self._config = dict(config or {})
         self.inputs: dict[str, dict[str, str]] = dict(self._config.get("inputs") or {})
         self._log = RunLog(self.log_path)
@@ -250,7 +250,7 @@ class Run:
         """Say something once, however often it happens."""
         if about not in self._noted:
             self._noted.add(about)
-            self.say(f"note: {text}")
+            self.print_line(f"note: {text}")
 
 
 def _problem(name: str, job: Callable[[], object]) -> str:

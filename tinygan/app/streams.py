@@ -125,7 +125,7 @@ class Progress:
             self._said = now
             self._write(self.line(step, now - self._begun, numbers) + "\n")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Show a whole line of text, above the moving one."""
         self.clear()
         self._write(f"{text}\n")

@@ -12,13 +12,13 @@ of its gradient, curves, a checkpoint, report.html. The training loop is `train`
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from tinygan import Tensor
 from tinygan.app import cli, gpan_measure
-from tinygan.app.classes import find_classes
+from tinygan.app.classes import find_sets
 from tinygan.app.device import Device, pick_device
 from tinygan.app.gpan_game import MeasuredGPAN
 from tinygan.app.loop import Loop, Step, end_run, start
@@ -139,9 +139,8 @@ def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
     if classifier.channels not in (None, flags["channels"]):
         raise UsageError(f"--channels {flags['channels']}: this classifier is for images in colour, so leave it out")
     names = classifier.class_names
-    sets = find_sets(flags, names)
-    if full := [words for words, ids in zip(flags["wanted"], sets, strict=True) if len(ids) == len(names)]:
-        raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
+    sets = find_sets(flags["wanted"], names, "" if flags["classifier"] else "; these are the classes of the digit "
+                     "classifier, and --classifier weights/vgg16.h5 has others")
     print("wanted: " + "; ".join(", ".join(names[i] for i in ids) for ids in sets))
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
                                  flip=flags["substrate_flip"] == "yes")
@@ -151,17 +150,6 @@ def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
     game = GPANGame(config, flags, classifier, sets, substrates, device)
     game.inputs = file_inputs(flags)
     return game
-
-
-def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
-    """Find the ids of each set of --wanted. Raises UsageError for what is not among `names`."""
-    try:
-        return [find_classes(words.split(","), names) for words in flags["wanted"]]
-    except UsageError as error:
-        if flags["classifier"]:
-            raise
-        raise UsageError(f"{error}; these are the classes of the digit classifier, and --classifier weights/vgg16.h5 "
-                         "has others") from None
 
 
 class GPANGame(MeasuredGPAN):

@@ -221,7 +221,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from tinygan import checkpoint
+from tinygan.app import checkpoint
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 path, rng = folder / "checkpoint.npz", random.Random(5)
@@ -261,7 +261,7 @@ print(lost, unreadable, many, len(os.listdir(folder)) - 1, stale, done)
 def kill_savers(folder, kills, before=""):
     """Run KILLER (after the lines `before`) and return its counts."""
     environment = os.environ | {
-        "PYTHONPATH": str(Path(checkpoint.__file__).parents[1]),
+        "PYTHONPATH": str(Path(checkpoint.__file__).parents[2]),
         "OPENBLAS_NUM_THREADS": "1",
     }
     command = [sys.executable, "-c", before + KILLER, str(folder), str(kills)]
@@ -284,7 +284,7 @@ def test_kill_9_at_random_moments_of_saving_loses_nothing(tmp_path):
 
 
 NAIVE = """
-from tinygan import checkpoint
+from tinygan.app import checkpoint
 checkpoint.whole_file = lambda path, durable: open(path, "wb")
 """
 

@@ -158,6 +158,13 @@ def test_numbers_are_read_on_a_gpu_only_when_they_are_shown(tmp_path):
     assert all(Step(game, None).read for game.step in range(6))
 
 
+def test_the_learning_rates_follow_the_schedule():
+    game = Toy({**FLAGS, "lr": 1.0, "d_lr": 0.5, "lr_warmup": 4, "lr_decay": 10})
+    for game.step, expected in ((0, 0.1), (2, 0.55 * 0.8), (4, 0.6), (5, 0.5), (10, 0.02), (50, 0.02)):
+        game.set_learning_rate()
+        assert (game.g_optimizer.lr, game.d_optimizer.lr) == pytest.approx((expected, expected / 2))
+
+
 @pytest.mark.parametrize("first", [1, 4, 5])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(play, tmp_path, first):
     assert play("whole")[0] == 0
@@ -316,6 +323,9 @@ def test_a_state_with_nan_is_never_saved(play, tmp_path):
     with pytest.raises(TinyganError, match="step 6: generator.layer.bias is not finite; this state was not saved"):
         play("run", {5: poison_gradient})
     assert checkpoint.load(tmp_path / "run")[1]["step"] == 4
+    with pytest.raises(TinyganError, match="step 1: generator.layer.bias is not finite; this state was not saved"):
+        play("saving", {0: poison_gradient}, save_every=1, log_every=1, sample_every=1)
+    assert not list((tmp_path / "saving").glob("checkpoint.npz*"))
 
 
 def test_detect_anomaly_names_the_operation(play):

@@ -309,15 +309,14 @@ def test_steps_after_epochs_and_epochs_after_steps(train, tmp_path, plain_finish
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path, plain_finish, number):
+def test_a_signal_saves_and_the_resumed_run_is_the_same(train, digits, tmp_path, plain_finish):
     folder = tmp_path / "run"
     options = [*TINY, "--data-dir", str(digits), "--log-every", "1", "--eval-every", "0"]
     process = start_script("train_mnist", *options, "--steps", "100000", "--out", str(folder))
     seen = [next(process.stderr, "")]
     while seen[-1] and not seen[-1].startswith("step 5/"):
         seen.append(next(process.stderr, ""))
-    process.send_signal(getattr(signal, number))
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, "".join(seen) + err
     assert f"--resume {folder}" in out and "Traceback" not in err
@@ -499,21 +498,10 @@ def poison_d_weight(training):
     training.D.convs[1].weight.data[0, 0, 0, 0, 0] = np.inf
 
 
-def poison_gradient(training):
-    step = training.g_optimizer.step
-
-    def bad_step():
-        training.G.activations[1].slope.grad.data[...] = np.nan
-        step()
-
-    training.g_optimizer.step = bad_step
-
-
 NAN_CASES = {
     "data": (poison_data, "the batch of real images", 3),
     "weight": (poison_weight, "generator.deconvs.0.weight", 3),
     "weight of D": (poison_d_weight, "discriminator.convs.1.weight", 3),
-    "gradient": (poison_gradient, "generator.activations.1.slope", 4),  # seen in the step after
 }
 
 
@@ -536,20 +524,6 @@ def test_nan_stops_the_run_names_the_tensor_and_keeps_the_checkpoint(train, tmp_
     assert kept == [saved(tmp_path / "run")]
 
 
-def test_a_state_with_nan_is_never_saved(train, tmp_path, monkeypatch, capsys):
-    """A NaN that the very last step makes, or one that is seen first when it is time to save."""
-    def spoil(training):
-        poison_gradient(training)
-
-    monkeypatch.setattr(script.MnistGame, "set_learning_rate", spoil)
-    options = ["--log-every", 1, "--sample-every", 1, "--save-every", 1]
-    assert train("--steps", 1, "--out", "last", *options) == 1
-    assert train("--steps", 5, "--out", "saving", *options) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert len(lines) == 2 and all("generator.activations.1.slope is not finite" in line for line in lines)
-    assert not list(tmp_path.rglob("checkpoint.npz*"))
-
-
 def test_detect_anomaly_names_operation_and_line(train, monkeypatch, capsys):
     def spoil(training):
         poison_data(training)
@@ -559,10 +533,6 @@ def test_detect_anomaly_names_operation_and_line(train, monkeypatch, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"error: \w+ gave not finite in \d+ of \d+ values at .*\.py:\d+; inputs: .*real images", line), line
     monkeypatch.undo()
-
-
-def test_detect_anomaly_lets_a_sound_run_pass(train, plain_finish):
-    assert train("--steps", 2, "--detect-anomaly") == 0
 
 
 # ---- every option ------------------------------------------------------------------------------------------------
@@ -728,18 +698,6 @@ def test_everything_in_a_step_is_float32(train, monkeypatch, plain_finish):
     monkeypatch.setattr(Tensor, "_set", spy)
     assert train("--steps", 2, "--bank-act", "--bank-affine", "--norm", "affine", "--loss", "saturating") == 0
     assert kinds == {"float32"}
-
-
-def test_learning_rate_schedule(training):
-    rates = []
-    training.flags |= {"lr": 1.0, "d_lr": 0.5, "lr_warmup": 4, "lr_decay": 10}
-    for step in (0, 2, 4, 5, 10, 50):
-        training.step = step
-        training.set_learning_rate()
-        rates.append((training.g_optimizer.lr, training.d_optimizer.lr))
-    expected = [0.1, 0.55 * 0.8, 0.6, 0.5, 0.02, 0.02]
-    assert [g for g, _ in rates] == pytest.approx(expected)
-    assert [2 * d for _, d in rates] == pytest.approx(expected)
 
 
 def test_help_is_short_and_the_list_of_settings_names_every_flag(capsys):

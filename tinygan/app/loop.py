@@ -91,7 +91,7 @@ class Step:
 
 
 class Loop:
-    """The steps that are left of a run, in a `with` block that notes Ctrl-C and saves the state at its end.
+    """The steps that are left of a run, in a `with` block that handles Ctrl-C and saves the state at its end.
 
     stopped: whether a signal ended it. In between, the state is saved every --save-every steps.
     """

@@ -1,6 +1,6 @@
 """Reading what a run left in its folder (settings, log, samples) and telling whether what it was made of is the same.
 
-Whoever looks at a run, finished or not (report, resume), goes through here; writing is the business of run.py.
+All reading of a run, finished or not (report, resume), is here; writing is in run.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d*(?:[eE][+-]?\d+)?)$")  # as spreads
 
 
 def read_config(folder: str | os.PathLike) -> dict:
-    """config.json of a run: {"flags", "versions", "inputs", "command", "resumed"}; lists among the flags become tuples
-    again. Runs of older versions lack the last three, or some of them."""
+    """Read config.json of a run: {"flags", "versions", "inputs", "command", "resumed"}. Lists among the flags
+    become tuples again. Runs of older versions lack the last three, or some of them."""
     path = Path(folder) / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -64,13 +64,13 @@ class Table:
     strange: int = 0
 
     def step(self, row: Sequence[str]) -> int | None:
-        """The step of a row; None where it names none."""
+        """Return the step of a row; None where it has none."""
         value = _number(row[self.names.index("step")])
         return int(value) if value is not None and math.isfinite(value) else None
 
 
 def read_table(folder: str | os.PathLike) -> Table:
-    """log.csv as a run wrote it, or as a spreadsheet or an editor has saved it since; without a file, no names.
+    """Read log.csv as a run wrote it, or as a spreadsheet or an editor has saved it since; without a file, no names.
 
     Read are commas, semicolons and tabs, any line ends, decimal commas, UTF-8 with and without a mark, UTF-16 with one
     and else Latin-1; columns that a user added stay as they are. Raises TinyganError for anything else, OSError as the
@@ -88,8 +88,11 @@ def read_table(folder: str | os.PathLike) -> Table:
 
 
 def _cells(text: str, delimiter: str) -> list[list[str]]:
-    """The cells of each line. A quotation mark that nothing closes is a character like others, where it would make one
-    cell of all the rows that follow."""
+    """Split each line into cells.
+
+    A quotation mark that nothing closes is a character like others, where it would make one cell of all the rows that
+    follow.
+    """
     try:
         lines = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
         width = len(lines[0]) if lines else 0
@@ -130,7 +133,7 @@ def _parse(text: str) -> Table:
 
 
 def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
-    """log.csv as rows {column: number}; what is no number is left out, a last line torn by a kill is skipped.
+    """Read log.csv as rows {column: number}; what is no number is left out, a last line torn by a kill is skipped.
 
     Raises TinyganError where the file cannot be read (`read_table`).
     """
@@ -162,7 +165,7 @@ def _number(cell: str) -> float | None:
 
 
 def _mend_decimals(rows: Sequence[list[str]]) -> None:
-    """0,5 to 0.5 in every column that holds numbers alone: in a column of notes it may be meant."""
+    """Change 0,5 to 0.5 in every column that holds numbers alone: in a column of notes it may be meant."""
     for place in range(len(rows[0]) if rows else 0):
         cells = [DECIMAL_COMMA.sub(r"\1.\2", row[place]) for row in rows]
         if all(_number(cell) is not None for cell in cells if cell):
@@ -171,7 +174,7 @@ def _mend_decimals(rows: Sequence[list[str]]) -> None:
 
 
 def hash_files(paths: Iterable[str | os.PathLike]) -> str:
-    """What tells whether files, or folders of pictures, hold what they held before, wherever they lie by now.
+    """Compute a hash of the content of files, or of folders of pictures, wherever they lie.
 
     Of a file its bytes count, and those of its mask (NAME.mask.png beside it), not its name; of a folder the bytes and
     the names, within it, of all pictures. Raises TinyganError for what is not there.
@@ -202,7 +205,7 @@ def _size(file: Path) -> int:
 
 
 def is_there(data_dir: str | os.PathLike) -> bool:
-    """Whether there is something at a --data-dir: a folder, or files whose names start so (data.sets.find_set)."""
+    """Return whether there is a folder at a --data-dir, or files whose names start so (data.sets.find_set)."""
     try:
         return os.path.exists(data_dir) or find_set("train", data_dir) is not None
     except TinyganError:  # several sets
@@ -212,21 +215,21 @@ def is_there(data_dir: str | os.PathLike) -> bool:
 
 
 def columns(rows: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
-    """The same log by column, NaN where a row has no value: what pictures.loss_plot draws."""
+    """Return the same log by column, NaN where a row has no value: what pictures.loss_plot draws."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row) or {"step": None}
     return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
 
 def samples(folder: str | os.PathLike) -> list[tuple[int, Path]]:
-    """The sample pictures of a run: (step, path), by step. Other files and folders in samples/ are none."""
+    """List the sample pictures of a run: (step, path), by step. Other files and folders in samples/ are none."""
     found = Path(folder).glob("samples/step_*.png")
     return sorted((int(match[1]), path) for path in found
                   if (match := re.fullmatch(r"step_(\d{6,})\.png", path.name)) and not path.is_dir())
 
 
 def newest(root: str | os.PathLike, name: str) -> Path:
-    """The folder root/name-NUMBER whose checkpoint was written last: what a bare --resume means."""
+    """Return the folder root/name-NUMBER whose checkpoint was written last: what a bare --resume means."""
     found = [path for path in Path(root).glob(f"{name}-*/{checkpoint.FILE_NAME}") if path.is_file()]
     if not found:
         raise UsageError(

@@ -54,7 +54,7 @@ class RunLog:
 
     def write(self, note: Note) -> None:
         """Write the rows that wait: at the end of the file or, where its columns change, it has the row of such a step
-        or somebody else has changed it, all of it anew. Raises OSError as the system gives it."""
+        or it was changed from outside, all of it anew. Raises OSError as the system gives it."""
         if not self._waiting:
             return
         new = [name for row in self._waiting for name in row if name not in self._columns]
@@ -123,7 +123,7 @@ class RunLog:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes whenever a file is written; () where there is none."""
+    """Return numbers that change whenever a file is written; () where there is none."""
     try:
         status = os.stat(path)
         return status.st_ino, status.st_size, status.st_mtime_ns

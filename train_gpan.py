@@ -5,40 +5,30 @@
     python train_gpan.py --classifier weights/vgg16.h5 --wanted zebra,flamingo --wanted turtle --substrate shirt.png
     python train_gpan.py --resume                 go on with the newest run
 
-Everything lands in runs/NAME: samples as they improve, where the classifier looks (cams.png), the log with every loss
-and how hard it pulls, curves, a checkpoint, report.html. The training loop is `train` below.
+Everything lands in runs/NAME: samples as they improve, importance maps (cams.png), the log with every loss and the norm
+of its gradient, curves, a checkpoint, report.html. The training loop is `train` below, a step of it `take_step`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from tinygan import Tensor, __version__
-from tinygan.app import cli, gpan_measure, pictures
-from tinygan.app.classes import find_classes
+from tinygan import Tensor
+from tinygan.app import cli, gpan_measure
+from tinygan.app.classes import find_sets
 from tinygan.app.device import Device, pick_device
-from tinygan.app.draw import generate_gpan
-from tinygan.app.loop import QUIET, Loop, Step, finish, start
-from tinygan.app.resume import file_inputs, resumed
+from tinygan.app.gpan_game import MeasuredGPAN
+from tinygan.app.loop import Loop, Step, end_run, start
+from tinygan.app.resume import file_inputs
 from tinygan.app.run import Run
-from tinygan.app.state import Game, gradient_norm
-from tinygan.app.streams import Progress
-from tinygan.app.train_flags import (
-    FREQUENT_EVERYWHERE,
-    add_optimiser_flags,
-    add_place_flags,
-    add_settings,
-    add_training_flags,
-    check_numbers,
-    make,
-)
-from tinygan.data import Substrates, condition, open_substrates
+from tinygan.app.state import gradient_norm
+from tinygan.app.train_flags import TrainParser, make
+from tinygan.data import Substrates, open_substrates
 from tinygan.data.substrates import CONDITIONS
 from tinygan.errors import TinyganError, UsageError
-from tinygan.metrics import log as metrics_log
 from tinygan.models import (
     Batch,
     GPANConfig,
@@ -60,33 +50,27 @@ from tinygan.nn import Module
 from tinygan.nn.layers import normalized
 from tinygan.ops import sigmoid
 
-# What a flag means when it is not given, by the classifier: the digits that come with the project, or a VGG16.
+# Defaults of flags, by the classifier: the digits' one that comes with the project, or a VGG16.
 PRESETS = {
-    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_000, "batch_size": 8, "lr": 6e-4, "lr_decay": 0,
-               "beta2": 0.99, "ema": 0.99, "base_channels": 16, "patch_channels": 16, "start": "substrate",
-               "views": 3, "whole": "no",
+    "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_000, "batch_size": 8, "lr_decay": 0, "beta2": 0.99,
+               "ema": 0.99, "base_channels": 16, "patch_channels": 16, "start": "substrate", "smooth": 2, "views": 3,
                "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
-               "view_noise": 0.05, "view_coarse": (1.0, 1.0), "view_warmup": 0, "view_plain": 0.0, "smooth": 2},
-    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr": 6e-4, "lr_decay": 900,
-              "beta2": 0.9, "ema": 0.99, "base_channels": 32, "patch_channels": 32, "start": "nothing",
-              "views": 1, "whole": "no",
+               "view_noise": 0.05, "view_warmup": 0, "view_plain": 0.0},
+    "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr_decay": 900, "beta2": 0.9,
+              "ema": 0.99, "base_channels": 32, "patch_channels": 32, "start": "nothing", "smooth": 1, "views": 1,
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
-              "view_noise": 0.08, "view_coarse": (1.0, 1.0), "view_warmup": 100, "view_plain": 0.5, "smooth": 1},
+              "view_noise": 0.08, "view_warmup": 100, "view_plain": 0.5},
 }
-# With a VGG16 on a GPU: the paper's sizes.
-GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}
-RMSPROP_LR = 5e-5  # the presets' rates are Adam's; at 2e-3 RMSprop diverges
-D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # of the generator's learning rate
-FREQUENT = FREQUENT_EVERYWHERE | {"classifier", "wanted", "substrate", "size", "accumulate", "bank", "cam", "views",
-                                  "lr"}  # flags that --help shows
-ROWS, COLUMNS = 4, 6  # of the pictures: a row shares substrate, wanted classes and noise, a column its route
+GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}  # with a VGG16: the paper's
+RATES = {"adam": 6e-4, "rmsprop": 5e-5}  # the generator's learning rate; at 2e-3 RMSprop diverges
+FREQUENT = {"classifier", "wanted", "substrate", "size", "accumulate", "bank", "cam", "views", "lr"}  # shown by --help
 LARGEST = {"batch_size": 4_096, "base_channels": 1_024, "patch_channels": 1_024, "noise_dim": 65_536, "views": 64}
 # The paper's weights; L_VGG is L_p + L_n.
 WEIGHTS = {"split": "L_split", "cgan": "L_cGAN", "vgg": "L_VGG", "background": "L_m", "substrate": "L_sub"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the command line asks; returns the exit code."""
+    """Train by the flags of the command line; returns the exit code."""
     flags, run = read_flags(argv)
     return start(flags, run, name="gpan", build=build, train=train)
 
@@ -99,7 +83,7 @@ def train(game: GPANGame, run: Run) -> int:
             numbers = take_step(game, step)
             step.show(**{name: numbers[name] for name in shown if name in numbers})
             step.record(**numbers)
-    return finish(steps)
+    return end_run(steps)
 
 
 def take_step(game: GPANGame, step: Step) -> dict[str, float]:
@@ -121,7 +105,7 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
                                     settings=settings)
             terms = dict(losses.terms)
 
-            # (1) discriminator: learn to tell patches of substrates from G's, where the classifier does not look
+            # (1) discriminator: patches of substrates against G's, weighted by 1 - the classifier's importance map
             if settings.weights["cgan"]:
                 terms["d_loss"], real, fake = learn_discriminator(images, batch, losses.importance, D, settings, share)
                 terms |= {"d_real": sigmoid(real).mean(), "d_fake": sigmoid(fake).mean(),
@@ -129,7 +113,7 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
             for value in terms.values():
                 step.check(value, [("the batch of substrates", batch.target)], [("the batch of images", images)])
 
-            # (2) generator: learn from the weighted sum of the losses' gradients at the images
+            # (2) generator: backpropagate the weighted sum of the losses' gradients with respect to the images
             learn_generator(images, maps, losses, settings, share)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * share
@@ -152,11 +136,10 @@ def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
     """Make the classifier, the substrates and the nets that the flags describe."""
     classifier = (load_vgg16(flags["classifier"]) if flags["classifier"] else load_classifier(None)).to(device.put)
     if classifier.channels not in (None, flags["channels"]):
-        raise UsageError(f"--channels {flags['channels']}: this classifier sees colours, so leave it out")
+        raise UsageError(f"--channels {flags['channels']}: this classifier is for images in colour, so leave it out")
     names = classifier.class_names
-    sets = find_sets(flags, names)
-    if full := [words for words, ids in zip(flags["wanted"], sets, strict=True) if len(ids) == len(names)]:
-        raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
+    sets = find_sets(flags["wanted"], names, "" if flags["classifier"] else "; these are the classes of the digit "
+                     "classifier, and --classifier weights/vgg16.h5 has others")
     print("wanted: " + "; ".join(", ".join(names[i] for i in ids) for ids in sets))
     substrates = open_substrates(flags["substrate"] or None, flags["size"], flags["channels"],
                                  flip=flags["substrate_flip"] == "yes")
@@ -168,19 +151,8 @@ def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
     return game
 
 
-def find_sets(flags: dict, names: Sequence[str]) -> list[list[int]]:
-    """Find the ids of each set of --wanted. Raises UsageError, which tells whose classes `names` are."""
-    try:
-        return [find_classes(words.split(","), names) for words in flags["wanted"]]
-    except UsageError as error:
-        if flags["classifier"]:
-            raise
-        raise UsageError(f"{error}; these are the classes of the digit classifier, and --classifier weights/vgg16.h5 "
-                         "has others") from None
-
-
-class GPANGame(Game):
-    """The game of the GPAN, and everything that changes during it."""
+class GPANGame(MeasuredGPAN):
+    """The game of the GPAN, and everything that changes during it; what draws and measures it is in MeasuredGPAN."""
 
     kind, script = "gpan", "train_gpan.py"
     otherwise = "try a larger --accumulate, a smaller --size or --base-channels"
@@ -191,8 +163,8 @@ class GPANGame(Game):
         super().__init__(config, flags, device, GPANGenerator(config, rng=init), PatchDiscriminator(config, rng=init))
         self.streams = dict(zip(("substrates", "wanted", "noise", "routes", "views"), streams, strict=True))
         self.classifier, self.sets, self.substrates = classifier, sets, substrates
-        self.categories = sorted({i for ids in sets for i in ids})
-        self.losses, self.views = loss_settings(flags), view_settings(flags)
+        self.losses = make(LossSettings, flags, weights={name: flags[f"weight_{name}"] for name in WEIGHTS})
+        self.views = make(ViewSettings, flags) if flags["views"] else None
         self.multiple = flags["accumulate"]
         self.least = self.multiple * (2 if flags["weight_split"] else 1)  # L_split compares the images of a part
 
@@ -212,17 +184,8 @@ class GPANGame(Game):
         return self.batch(wanted, routes, self.G.draw_noise(self.streams["noise"], len(routes)),
                           *self.substrates.next(self.streams["substrates"], len(routes)))
 
-    def batch(self, wanted: tuple[int, ...], routes: np.ndarray, noise: np.ndarray, target: np.ndarray,
-              mask: np.ndarray) -> Batch:
-        """Put arrays together as a batch on the device."""
-        code = np.isin(self.categories, wanted).astype(np.float32)
-        put = self.device.put
-        seen, x = (condition(mask, target, self.flags[name]) for name in ("painter_sees", "critic_sees"))
-        return Batch(Tensor(put(target), name="substrates"), Tensor(put(mask)), Tensor(put(seen)), Tensor(put(x)),
-                     Tensor(put(np.tile(code, (len(routes), 1)))), Tensor(put(noise), name="noise"), routes, wanted)
-
     def draw_views(self, n: int) -> Views | None:
-        """Draw random views of n images; None where the classifier is to be given the plain images alone."""
+        """Draw random views of n images; None where only the plain images are classified."""
         side, plain = self.config.size, self.flags["view_plain"]
         if self.views is None or plain and self.streams["views"].random() < plain:
             return None
@@ -247,115 +210,24 @@ class GPANGame(Game):
     def extra(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return the sets of classes and the streams, for the checkpoint's header."""
         return {}, {"sets": [list(ids) for ids in self.sets], "classes": list(self.classifier.class_names),
-                    "streams": {name: rng.bit_generator.state for name, rng in self.streams.items()}}
+                    "streams": self.stream_states()}
 
-    def set_extra(self, arrays: dict[str, np.ndarray], header: dict) -> None:
+    def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping) -> None:
         """Restore the streams. Raises TinyganError where the sets of classes are others."""
         if header["sets"] != [list(ids) for ids in self.sets]:
             raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
-        for name, rng in self.streams.items():
-            rng.bit_generator.state = header["streams"][name]
-
-    # ---- pictures and measurements
-
-    def fixed(self, same_substrate: bool = False) -> list[Batch]:
-        """Make ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""
-        rng, batches = np.random.default_rng([self.flags["seed"], 100]), []
-        routes = self.G.draw_routes(rng, COLUMNS - 1)
-        target, mask = self.substrates.next(rng, ROWS)
-        for row in range(ROWS):
-            of = 0 if same_substrate else row
-            wanted = self.sets[of % len(self.sets)]
-            noise, item = self.G.draw_noise(rng, 1), slice(of, of + 1)
-            batches.append(self.batch(wanted, routes, *(np.repeat(part, COLUMNS - 1, axis=0)
-                                                        for part in (noise, target[item], mask[item]))))
-        return batches
-
-    def paint(self, batch: Batch) -> np.ndarray:
-        """Draw the images of a batch from the generator to show: (n, C, S, S) in [-1, 1] on the host."""
-        return generate_gpan(self.best, batch)
-
-    def look(self, run: Run, say: Callable[[str], None]) -> None:
-        """Draw the same substrates, noise and routes every time, and where the classifier looks (cams.png)."""
-        if self.step in (0, self.flags["steps"]):  # which takes a VGG16 a while
-            say("step 0: painting the first pictures" if self.step == 0 else
-                f"step {self.step}: the steps are done; painting the last pictures")
-        batches = self.fixed()
-        images = [self.paint(batch) for batch in batches]
-        run.save_sample(self.step, sheet(batches, images))
-        run.save_picture("cams.png", gpan_measure.cam_sheet(self.classifier, batches, images, self.device))
-
-    def measure(self, n: int = 32) -> dict[str, float]:
-        """Measure how often the classifier finds what is wanted in fresh images, and how much routes change them."""
-        total = gpan_measure.images_to_classify(self, n)
-        progress = Progress(total, every=0, quiet=QUIET, word="measuring, image")
-        progress.update(0)
-        numbers = gpan_measure.measure(self, n, progress.update)
-        progress.clear()
-        return numbers
-
-    def words(self, rows: list[dict[str, float]], over: str = "") -> list[str]:
-        """Return the words of the report on the game of the two nets, where there is one, and on the images."""
-        if not rows:
-            return []
-        images = f"step {rows[-1]['step']}: {over}{gpan_measure.in_words(rows[-1])}"
-        return [metrics_log.line(rows), images] if "d_loss" in rows[-1] else [images]
-
-    def last_look(self, run: Run) -> None:
-        """Draw routes.png, and take the last measurement into the log, and from there into the report."""
-        batches = self.fixed(same_substrate=True)
-        names = ["substrate", *(cli.as_typed(route.tolist()) for route in batches[0].routes)]
-        run.save_picture("routes.png", lambda: sheet(batches, [self.paint(batch) for batch in batches], names))
-        measured = self.measure(8 if self.flags["dry_run"] else 64)
-        run.amend(self.step, **measured)
-        for words in self.words(run.rows(), f"over {measured['samples']:.0f} images: "):
-            print(words)
-
-
-def sheet(batches: list[Batch], images: list[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
-    """Draw rows of: the substrate, then what was painted on it through one route after the other."""
-    rows = [gpan_measure.as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
-            for batch, row in zip(batches, images, strict=True)]
-    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
+        self.set_stream_states(header["streams"])
 
 
 # ---- flags -------------------------------------------------------------------------------------------------------
 
 
-def loss_settings(flags: dict) -> LossSettings:
-    """Make the settings of the losses."""
-    return make(LossSettings, flags, weights={name: flags[f"weight_{name}"] for name in WEIGHTS})
-
-
-def view_settings(flags: dict) -> ViewSettings | None:
-    """Make the settings of the views; None where there are none."""
-    return make(ViewSettings, flags) if flags["views"] else None
-
-
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
-    """The settings in force, and the run to go on with if --resume was given."""
-    parser, run = build_parser(), None
-    flags, typed = vars(parser.parse_args(argv)), cli.typed(parser, argv)
-    if flags["dry_run"] and flags["resume"] is not None:
-        raise UsageError("--dry-run tries out a new run: leave --resume out")
-    if flags["resume"] is not None:
-        flags, run = resumed(parser, flags, typed, "gpan", "wanted")
-    kind = "vgg16" if flags["classifier"] else "digits"
-    preset = dict(PRESETS[kind])
-    if flags["optimizer"] == "rmsprop":
-        preset["lr"] = RMSPROP_LR
-    if kind == "vgg16" and flags["device"] != "cpu" and pick_device(flags["device"]).kind == "gpu":
-        preset |= GPU_PRESET
-    for name, value in preset.items():
-        if flags[name] is None:
-            flags[name] = value
+    """Return the flags in force, and the run to go on with if --resume was given."""
+    flags, typed, run = build_parser().read(argv, preset=preset, largest=LARGEST, name="gpan", own="wanted")
     if flags["wanted"] is None:
         raise UsageError("say what to paint: --wanted flamingo, or --wanted zebra,flamingo for both at once (the "
                          "classifier's own names or numbers)")
-    flags["d_lr"] = flags["d_lr"] or flags["lr"] * D_SHARE[flags["optimizer"]]
-    check_numbers(flags, typed, LARGEST)
-    if flags["dry_run"] and run is None:
-        flags |= {"steps": 2, "log_every": 1, "eval_every": 0}
     n, parts = flags["batch_size"], flags["accumulate"]
     if n % parts:
         raise UsageError(f"--batch-size {n} cannot be cut into --accumulate {parts} equal parts")
@@ -365,28 +237,30 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     if not any(flags[f"weight_{name}"] for name in WEIGHTS):
         raise UsageError("every loss has weight 0: there is nothing to learn")
     if flags["start"] == "substrate" and flags["painter_sees"] != "substrate":
-        raise UsageError(f"--painter-sees {flags['painter_sees']}: a generator that starts at what it sees would start "
-                         "on black: add --start nothing")
+        raise UsageError(f"--painter-sees {flags['painter_sees']}: a generator that starts at its condition would "
+                         "start on black: add --start nothing")
     if flags["substrate_flip"] == "yes" and "substrate_flip" in typed and not flags["substrate"]:
         raise UsageError("--substrate-flip yes mirrors the pictures of --substrate, and there are none: leave it out")
     flags["substrate_flip"] = flags["substrate_flip"] or "no"
     if not flags["views"]:
         if "whole" in typed and flags["whole"] == "no":
-            raise UsageError("--views 0 --whole no leaves the classifier nothing to look at: give one of them")
+            raise UsageError("--views 0 --whole no leaves the classifier no images: give one of them")
         flags["whole"] = "yes"
     return flags, run
 
 
-def build_parser() -> cli.Parser:
+def preset(flags: dict) -> dict:
+    """Return the defaults for the classifier and the device that the flags name."""
+    if not flags["classifier"]:
+        return PRESETS["digits"]
+    on_gpu = flags["device"] != "cpu" and pick_device(flags["device"]).kind == "gpu"
+    return PRESETS["vgg16"] | (GPU_PRESET if on_gpu else {})
+
+
+def build_parser() -> TrainParser:
     """Make the parser: flags for the run, and those of the fields of the nets', losses' and views' settings."""
-    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-
-    def preset(name: str) -> str:
-        if name not in PRESETS["digits"]:
-            return ""
-        small, large = (cli.as_typed(PRESETS[kind][name]) for kind in ("digits", "vgg16"))
-        return f"[default: {small}]" if small == large else f"[default: {small}; {large} with a VGG16]"
-
+    presets = {"": PRESETS["digits"], "with a VGG16": PRESETS["vgg16"]}
+    p = TrainParser(__doc__.split("\n\n")[0], presets, RATES)
     group = p.add_argument_group("training")
     group.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
                        "[default: the digit classifier that comes with the project]")
@@ -396,31 +270,30 @@ def build_parser() -> cli.Parser:
                        "file on transparent or white ground (repeat for more) or a folder [default: drawn shapes]")
     group.add_argument("--substrate-flip", choices=("yes", "no"), help="mirror half of the pictures of --substrate: "
                        "not for what has a text or a handle [default: no]")
-    add_training_flags(group, preset)
+    p.add_training_flags(group)
     group.add_argument("--accumulate", type=cli.positive_int, default=1, help="do a batch in so many parts: less "
                        "memory, the same gradient but for L_split, which compares the images of a part")
-    names = add_settings(p.add_argument_group("nets"), GPANConfig, preset)
+    p.add_settings(p.add_argument_group("nets"), GPANConfig)
     group = p.add_argument_group("losses")
     for name, words in WEIGHTS.items():
         group.add_argument(f"--weight-{name}", type=cli.non_negative_float, default=PAPER_WEIGHTS[name],
-                           help=f"of {words}; the default is the paper's")
-    names |= add_settings(group, LossSettings, preset)
+                           help=f"weight of {words}; the default is the paper's")
+    p.add_settings(group, LossSettings)
     group = p.add_argument_group("views")
-    names |= add_settings(group, ViewSettings, preset)
+    p.add_settings(group, ViewSettings)
     group.add_argument("--view-plain", type=cli.probability, help="share of the steps with the plain images and no "
-                       f"views {preset('view_plain')}")
+                       f"views {p.preset('view_plain')}")
     group.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views' ranges grow from "
-                       f"nothing {preset('view_warmup')}")
-    add_optimiser_flags(p.add_argument_group("optimizer"), preset, "0.0006; with rmsprop 0.00005",
-                        "half of --lr with adam, --lr with rmsprop", beta2=preset("beta2"))
+                       f"nothing {p.preset('view_warmup')}")
+    p.add_optimiser_flags(p.add_argument_group("optimizer"))
     group = p.add_argument_group("conditions")
-    group.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="the generator's")
-    group.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="the discriminator's; given the "
-                       "substrate, it would only have to compare")
-    add_place_flags(p.add_argument_group("place"), name="gpan", pictures="0, 50, 100, 250, 500, then every 1,000",
-                    measured_with="the classifier", log_every=20, save_every=100, eval_every=100)
+    group.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="the generator's condition")
+    group.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="the discriminator's condition; "
+                       "given the substrate, comparing the two would be enough")
+    p.add_place_flags(p.add_argument_group("place"), name="gpan", measured_with="the classifier", log_every=20,
+                      save_every=100, eval_every=100)
     p.set_defaults(optimizer="adam", lr_warmup=20)
-    p.hide_all_but(FREQUENT, names)
+    p.hide_rare(FREQUENT)
     return p
 
 

@@ -11,51 +11,41 @@ The training loop is `train` below; what it calls is explained in the modules it
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from tinygan import Tensor, __version__, data, metrics
-from tinygan.app import cli, pictures
+from tinygan import Tensor, data
+from tinygan.app import cli
 from tinygan.app.device import Device, pick_device
-from tinygan.app.draw import as_digits, counter_normal, generate
-from tinygan.app.loop import Loop, finish, start
-from tinygan.app.resume import load_digits, resumed
+from tinygan.app.draw import counter_normal
+from tinygan.app.gan_game import GRID, MeasuredGAN
+from tinygan.app.loop import Loop, end_run, start
+from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
-from tinygan.app.state import Game, gradient_norm
-from tinygan.app.train_flags import (
-    FREQUENT_EVERYWHERE,
-    add_optimiser_flags,
-    add_place_flags,
-    add_settings,
-    add_training_flags,
-    check_numbers,
-    make,
-)
+from tinygan.app.state import gradient_norm
+from tinygan.app.train_flags import TrainParser, make
 from tinygan.errors import UsageError
-from tinygan.metrics import log as metrics_log
 from tinygan.models import Discriminator, GANConfig, Generator, find_classifier, turn_of_d, turn_of_g
 from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
 
-# What a flag means when it is not given. On a GPU: the paper's sizes and the optimiser of the net it adapts
-# (Xiang & Li 2017). On a processor: the same systems at a size that two cores train in minutes (RESULTS.md).
+# Defaults of flags. On a GPU: the paper's sizes and the optimiser of the net it adapts (Xiang & Li 2017). On a
+# processor: the same systems at a size that two cores train in minutes (RESULTS.md).
 PRESETS = {
     "gpu": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "latent_dim": 128, "bank": (16,),
             "optimizer": "rmsprop", "lr_decay": 0, "ema": 0.0, "init_factor": 0.01, "init_scale": 1.0},
     "cpu": {"steps": 6_000, "batch_size": 64, "base_channels": 16, "latent_dim": 64, "bank": (4,),
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
 }
-RATES = {"adam": (2e-3, 0.5), "rmsprop": (1e-4, 1.0)}  # the generator's learning rate; the discriminator's share of it
-FREQUENT = FREQUENT_EVERYWHERE | {"model", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir",
-                             "sample_every"}  # flags that --help shows
-GRID = 8  # samples per side of the pictures
+RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
+FREQUENT = {"model", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir", "sample_every"}
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train as the command line asks; returns the exit code."""
+    """Train by the flags of the command line; returns the exit code."""
     flags, run = read_flags(argv)
     return start(flags, run, name=f"mnist-{flags['model']}", build=build, train=train)
 
@@ -68,23 +58,23 @@ def train(game: MnistGame, run: Run) -> int:
             real = game.next_real()
             check = partial(step.check, inputs=[("the batch of real images", real)])
 
-            # (1) discriminator: learn to tell real images from G's
+            # (1) discriminator: logits above 0 for real images, below 0 for G's
             d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"],
                                                  check=check)
 
-            # (2) generator: learn to make images, from new noise through new routes, that D takes for real
+            # (2) generator: from new noise through new routes, images to which D gives logits above 0
             g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"],
                                check=check)
             game.update_average()
 
-            if step.read:  # on a GPU only when a number is shown: reading one makes it wait
+            if step.read:  # on a GPU only where a number is shown: reading one makes it wait
                 step.show(d_loss=d_loss.item(), g_loss=g_loss.item())
             if step.log:
                 step.record(d_loss=d_loss.item(), g_loss=g_loss.item(),
                             d_real=sigmoid(of_real).mean().item(), d_fake=sigmoid(of_fake).mean().item(),
                             logit_gap=of_real.mean().item() - of_fake.mean().item(),
                             d_grad=gradient_norm(D), g_grad=gradient_norm(G))
-    return finish(steps)
+    return end_run(steps)
 
 
 def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
@@ -102,8 +92,8 @@ def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
     return game
 
 
-class MnistGame(Game):
-    """The game on MNIST's digits, and everything that changes during it."""
+class MnistGame(MeasuredGAN):
+    """The game on MNIST's digits, and everything that changes during it; what draws and measures is in MeasuredGAN."""
 
     kind, script, otherwise = "gan", "train_mnist.py", "try smaller nets (--base-channels, --bank)"
 
@@ -154,119 +144,55 @@ class MnistGame(Game):
         """Return (arrays, header entries) of the data's order, the streams and what the pictures are drawn from."""
         order = self.batches.state()
         arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
-        return arrays, {"batches": order, **{name: rng.bit_generator.state for name, rng in self.streams.items()}}
+        return arrays, {"batches": order, **self.stream_states()}
 
-    def set_extra(self, arrays: dict[str, np.ndarray], header: dict) -> None:
+    def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping) -> None:
         """Restore what `extra` returned."""
         self.batches.set_state({**header["batches"], "order": arrays["order"]})
-        for name, rng in self.streams.items():
-            rng.bit_generator.state = header[name]
+        self.set_stream_states(header)
         self.fixed_z, self.fixed_routes = arrays["fixed_z"], arrays["fixed_routes"]
-
-    # ---- pictures and measurements
-
-    def look(self, run: Run, say: Callable[[str], None]) -> None:
-        """Draw the same noise through the same routes every time; the images' spread goes into the log."""
-        images = generate(self.best, self.fixed_z, self.fixed_routes, self.device)
-        run.save_sample(self.step, pictures.grid(crop(images, self.flags), GRID, GRID))
-        if self.latest:
-            self.latest["spread"] = metrics_log.relative_spread(images, self.reference)
-
-    def measure(self, n: int = 1000) -> dict[str, float]:
-        """Measure classes drawn, KL of their shares to equal ones, and the classifier's confidence: {} without one."""
-        if self.classifier is None:
-            return {}
-        rng = np.random.default_rng([self.flags["seed"], 8])
-        images = generate(self.best, self.G.draw_noise(rng, n), self.G.draw_routes(rng, n), self.device)
-        probabilities, _ = self.classifier.classify(as_digits(images))
-        histogram = metrics.class_histogram(probabilities.argmax(axis=1))
-        return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), "samples": n}
-
-    def last_look(self, run: Run) -> None:
-        """Draw routes.png, and take the last measurement into the log, and from there into the report."""
-        if self.config.route_count > 1:
-            run.save_picture("routes.png", self.routes_picture)
-        if measured := self.measure(200 if self.flags["dry_run"] else 2000):
-            run.amend(self.step, **measured)
-            print(f"{measured['classes']:.0f} of 10 digits drawn, KL to equal shares {measured['kl']:.3f} nats, "
-                  f"classifier's mean confidence {measured['confidence']:.3f} (over {measured['samples']:,} samples)")
-        for words in self.words(run.rows()):
-            print(words)
-
-    def routes_picture(self) -> np.ndarray:
-        """Draw a picture whose columns share a route, and whose rows share their noise."""
-        rng = np.random.default_rng([self.flags["seed"], 9])
-        z, routes = self.G.draw_noise(rng, GRID), self.G.draw_routes(rng, GRID)
-        images = generate(self.best, np.tile(z, (GRID, 1)), np.repeat(routes, GRID, axis=0), self.device)
-        images = crop(images, self.flags)
-        names = [cli.as_typed(route.tolist()) for route in routes]
-        return pictures.routes_sheet(images.reshape(GRID, GRID, *images.shape[1:]), headers=names)
-
-
-def crop(images: np.ndarray, flags: dict) -> np.ndarray:
-    """Cut images to what --size asked for: 28 pixels are trained on a canvas of 32."""
-    return as_digits(images) if flags["size"] == 28 else images
 
 
 # ---- flags -------------------------------------------------------------------------------------------------------
 
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
-    """The settings in force, and the run to go on with if --resume was given."""
-    parser, run = build_parser(), None
-    flags, typed = vars(parser.parse_args(argv)), cli.typed(parser, argv)
-    if flags["steps"] and flags["epochs"]:
-        raise UsageError("give --steps or --epochs, not both")
-    if flags["dry_run"] and flags["resume"] is not None:
-        raise UsageError("--dry-run tries out a new run: leave --resume out")
-    if flags["model"] == "gan" and "bank" in typed and set(flags["bank"]) != {1}:
-        raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
-    if flags["resume"] is not None:
-        flags, run = resumed(parser, flags, typed, f"mnist-{flags['model']}", "model")
-    kind = "cpu" if flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu" else "gpu"
-    for name, value in PRESETS[kind].items():
-        if flags[name] is None:
-            flags[name] = value
-    rate, share = RATES[flags["optimizer"]]
-    flags["lr"] = flags["lr"] or rate
-    flags["d_lr"] = flags["d_lr"] or flags["lr"] * share
+    """Return the flags in force, and the run to go on with if --resume was given."""
+    flags, typed, run = build_parser().read(argv, preset=preset, largest=LARGEST, name="mnist-{model}", own="model")
     if flags["model"] == "gan":
+        if "bank" in typed and set(flags["bank"]) != {1}:
+            raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
         flags["bank"] = (1,)
-    check_numbers(flags, typed, LARGEST)
-    if flags["dry_run"] and run is None:
-        flags |= {"steps": 2, "epochs": None, "log_every": 1, "eval_every": 0}
     return flags, run
 
 
-def build_parser() -> cli.Parser:
+def preset(flags: dict) -> dict:
+    """Return the defaults for the device that the flags name."""
+    on_cpu = flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu"
+    return PRESETS["cpu" if on_cpu else "gpu"]
+
+
+def build_parser() -> TrainParser:
     """Make the parser: flags for the run, and those of GANConfig's fields."""
-    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    cpu, gpu = PRESETS["cpu"], PRESETS["gpu"]
-
-    def preset(name: str) -> str:
-        if name not in cpu:
-            return ""
-        return f"[default: {cli.as_typed(cpu[name])} on a CPU, {cli.as_typed(gpu[name])} on a GPU]"
-
+    p = TrainParser(__doc__.split("\n\n")[0], {"on a CPU": PRESETS["cpu"], "on a GPU": PRESETS["gpu"]}, RATES)
     group = p.add_argument_group("training")
     group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; one "
                        "index for all layers (whole generators under a shared last layer)")
-    add_training_flags(group, preset)
-    group.add_argument("--epochs", type=cli.positive_int, help="the same in passes over the data")
-    names = add_settings(p.add_argument_group("nets"), GANConfig, preset)
+    p.add_training_flags(group)
+    group.add_argument("--epochs", type=cli.positive_int, help="total to reach in passes over the data")
+    p.add_settings(p.add_argument_group("nets"), GANConfig)
     group = p.add_argument_group("optimizer")
-    add_optimiser_flags(group, preset, "0.002 with adam, 0.0001 with rmsprop",
-                        "half of --lr with adam, --lr with rmsprop")
-    group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's")
-    group.add_argument("--bce", choices=FORMS, default="logits", help="clamped: log(sigmoid + 1e-12), which can freeze")
-    group.add_argument("--noise", choices=("host", "counter"), default="host", help="a generator with a state, or a "
-                       "counter-based one, whose numbers a GPU makes itself, the same bits as a CPU's")
+    p.add_optimiser_flags(group)
+    group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's loss")
+    group.add_argument("--bce", choices=FORMS, default="logits", help="form of the cross-entropy; clamped: log(sigmoid "
+                       "+ 1e-12), whose gradient can vanish")
+    group.add_argument("--noise", choices=("host", "counter"), default="host", help="NumPy's generator, or a "
+                       "counter-based one, which a GPU computes itself, with the same bits as a CPU")
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
-    add_place_flags(group, name="mnist-MODEL", pictures="0, 50, 100, 250, 500, then every 1,000",
-                    measured_with="the digit classifier", log_every=50, save_every=500, eval_every=500)
-    p.hide_all_but(FREQUENT, names)
+    p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,
+                      eval_every=500)
+    p.hide_rare(FREQUENT)
     return p
 
 

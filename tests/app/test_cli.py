@@ -243,6 +243,43 @@ def test_a_stream_that_is_lost_leads_nowhere_and_costs_nothing():
     assert closed.stream.getvalue() == ""
 
 
+@pytest.fixture
+def settings():
+    parser = cli.Parser(prog="x")
+    group = parser.add_argument_group("nets")
+    group.add_argument("--width", type=cli.positive_int, default=3, help="maps")
+    group.add_argument("--bank-list", type=cli.bank_list, default=(4, 2), help="sets")
+    group.add_argument("--norm", choices=("strict", "none"), help="kind [default: strict]")
+    group.add_argument("--fast", action="store_true", help="hurry")
+    parser.hide_all_but({"width"}, {"bank_list": "nets.bank"})
+    return parser
+
+
+def test_settings_are_listed_with_default_allowed_values_and_words(settings, capsys):
+    assert "--width" in settings.format_help() and "--norm" not in settings.format_help()
+    with pytest.raises(SystemExit) as stop:
+        settings.parse_args(["--list-settings"])
+    assert stop.value.code == 0
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+        "nets.width --width maps (default: 3) (a whole number above 0)",
+        "nets.bank --bank-list sets (default: 4,2) (whole numbers above 0 with commas, or one)",
+        "nets.norm --norm kind [default: strict] (strict, none)", "nets.fast --fast hurry (yes or no)"]
+    parsed = settings.parse_args(["--set", "nets.bank=1,2", "--set=nets.fast=yes"])
+    assert (parsed.bank_list, parsed.fast, parsed.width, parsed.norm) == ((1, 2), True, 3, None)
+
+
+@pytest.mark.parametrize("typed, words", [
+    ("nets.nrom=none", "did you mean nets.norm"), ("norm=none", "did you mean nets.norm?"),
+    ("bank-list=3", "did you mean nets.bank?"), ("--fast=yes", "did you mean nets.fast?"),
+    ("zzz=1", "no setting of that name (--list-settings"), ("nets.norm", "must be NAME=VALUE"),
+    ("nets.norm=strct", "choose from 'strict', 'none'"), ("nets.width=0", "a whole number of at least 1, not '0'")])
+def test_a_wrong_setting_is_answered_in_one_line_with_what_is_near(settings, capsys, typed, words):
+    with pytest.raises(SystemExit) as stop:
+        settings.parse_args(["--set", typed])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and words in line
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the shell's own way to close a stream")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_nothing_printed_lands_in_a_file(tmp_path, closed):

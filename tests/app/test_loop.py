@@ -15,7 +15,7 @@ import pytest
 from tinygan import Tensor
 from tinygan.app import checkpoint
 from tinygan.app.device import Device
-from tinygan.app.loop import ASK_TO_STOP, Loop, Step, StopSignal, finish, start
+from tinygan.app.loop import STOP_SIGNALS, Loop, Step, StopSignal, end_run, start
 from tinygan.app.run import Run
 from tinygan.app.runfiles import read_log
 from tinygan.app.state import Game
@@ -51,7 +51,7 @@ class Points(Module):
 class Toy(Game):
     """Points around 3 are real. `due` notes what the loop calls; at `spoil` a function is applied to the game."""
 
-    kind, script, otherwise = "toy", "toy.py", "try a smaller toy"
+    kind, script, otherwise, samples = "toy", "toy.py", "try a smaller toy", (10, 20, 5)
 
     def __init__(self, flags, run=None, device=None):
         init, noise = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(2))
@@ -72,18 +72,18 @@ class Toy(Game):
         self.draw(n)
         self.streams["noise"].bit_generator.state = before
 
-    def look(self, run, say):
+    def draw_samples(self, run, print_line):
         self.due.append(("picture", self.step))
 
-    def measure(self):
-        self.due.append(("measure", self.step))
+    def measure(self, n):
+        self.due.append(("measure", self.step, n))
         return {"confidence": 0.5}
 
-    def words(self, rows):
-        self.due.append(("words", self.step))
-        return ["words of the game"]
+    def status_lines(self, rows, measured=None):
+        self.due.append(("lines", self.step))
+        return ["lines of the game"]
 
-    def last_look(self, run):
+    def draw_final(self, run):
         self.due.append(("last", self.step))
 
     def extra(self):
@@ -107,7 +107,7 @@ def train(game, run):
             game.update_average()
             step.show(d_loss=d_loss.item())
             step.record(d_loss=d_loss.item(), g_loss=g_loss.item())
-    return finish(steps)
+    return end_run(steps)
 
 
 @pytest.fixture
@@ -136,15 +136,17 @@ def saved(folder):
 
 
 def test_what_is_due_when(play, tmp_path, capsys):
-    """A picture at 0, 3 and the last step, words after each but the last, a measurement at 4, rows at all of these."""
+    """A picture at 0, 3 and the last step, lines after each, measurements at 4 and the last, rows at all of these."""
     code, game = play("run")
     assert code == 0
-    assert game.due == [("picture", 0), ("picture", 3), ("words", 3), ("measure", 4), ("picture", 6), ("last", 6)]
+    assert game.due == [("picture", 0), ("picture", 3), ("lines", 3), ("measure", 4, 10), ("picture", 6), ("last", 6),
+                        ("measure", 6, 20), ("lines", 6)]
     rows = read_log(tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 3, 4, 6]
-    assert [row.get("confidence") for row in rows] == [None, None, 0.5, None]
+    assert [row.get("confidence") for row in rows] == [None, None, 0.5, 0.5]
     out, err = capsys.readouterr()
-    assert "note: a note" in out and "run/report.html shows it all" in out and "words of the game" in err
+    assert "note: a note" in out and "run/report.html shows it all" in out
+    assert "lines of the game" in out and "lines of the game" in err
 
 
 def test_numbers_are_read_on_a_gpu_only_when_they_are_shown(tmp_path):
@@ -154,6 +156,13 @@ def test_numbers_are_read_on_a_gpu_only_when_they_are_shown(tmp_path):
     steps[0].check(None)  # does not even touch the loss
     game = Toy(FLAGS)
     assert all(Step(game, None).read for game.step in range(6))
+
+
+def test_the_learning_rates_follow_the_schedule():
+    game = Toy({**FLAGS, "lr": 1.0, "d_lr": 0.5, "lr_warmup": 4, "lr_decay": 10})
+    for game.step, expected in ((0, 0.1), (2, 0.55 * 0.8), (4, 0.6), (5, 0.5), (10, 0.02), (50, 0.02)):
+        game.set_learning_rate()
+        assert (game.g_optimizer.lr, game.d_optimizer.lr) == pytest.approx((expected, expected / 2))
 
 
 @pytest.mark.parametrize("first", [1, 4, 5])
@@ -224,7 +233,7 @@ def test_a_second_ctrl_c_breaks_in_and_leaves_everything_as_it_was(play, tmp_pat
 
 @pytest.fixture(autouse=True)
 def as_they_were():
-    before = {number: signal.getsignal(number) for number in ASK_TO_STOP}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -314,6 +323,9 @@ def test_a_state_with_nan_is_never_saved(play, tmp_path):
     with pytest.raises(TinyganError, match="step 6: generator.layer.bias is not finite; this state was not saved"):
         play("run", {5: poison_gradient})
     assert checkpoint.load(tmp_path / "run")[1]["step"] == 4
+    with pytest.raises(TinyganError, match="step 1: generator.layer.bias is not finite; this state was not saved"):
+        play("saving", {0: poison_gradient}, save_every=1, log_every=1, sample_every=1)
+    assert not list((tmp_path / "saving").glob("checkpoint.npz*"))
 
 
 def test_detect_anomaly_names_the_operation(play):

@@ -350,7 +350,7 @@ def test_what_cannot_be_read_of_a_log_is_kept_and_said(tmp_path, content, rows, 
     (tmp_path / "log-kept-1.csv").write_text("of an earlier time")
     (tmp_path / "log.csv").write_bytes(content)
     again, said = Run.resume(tmp_path, FLAGS), []
-    again.say = said.append
+    again.print_line = said.append
     again.load()
     again.log(400, d_loss=1.0)
     assert (tmp_path / "log-kept-2.csv").read_bytes() == content
@@ -375,7 +375,7 @@ def test_a_log_that_is_edited_while_the_run_goes_on(tmp_path):
 
 def test_rows_of_a_log_that_cannot_be_written_wait(tmp_path):
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     made.log(1, d_loss=1.5)
     log = tmp_path / "log.csv"
     log.rename(tmp_path / "away")
@@ -406,7 +406,7 @@ def unwritable(log):
 def test_a_disk_that_is_full_for_a_while_leaves_every_row_once(tmp_path, waiting):
     """Whatever a write that failed has left: a part of a line, or rows of which the last is torn."""
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     made.log(100, d_loss=0.125, g_loss=0.5)
     log = tmp_path / "log.csv"
     with unwritable(log):
@@ -425,7 +425,7 @@ def test_a_disk_that_is_full_for_a_while_leaves_every_row_once(tmp_path, waiting
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_is_measured_while_the_log_cannot_be_written_waits_too(tmp_path, waits):
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     made.log(1, d_loss=1.5)
     if not waits:
         made.log(2, d_loss=2.5)
@@ -442,7 +442,7 @@ def test_what_is_measured_while_the_log_cannot_be_written_waits_too(tmp_path, wa
 
 def test_a_log_that_cannot_be_read_leaves_its_place_only_to_a_new_one(tmp_path):
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     content = "step,d_loss\n" + "".join(f"{step},1.5\n" for step in range(100)) + "mean,1.5\n"
     made.log_path.write_text(content)
     with full_at(200):
@@ -471,7 +471,7 @@ def test_a_quotation_mark_swallows_no_rows(tmp_path, content, steps, cell):
 @pytest.mark.parametrize("content", [None, b"", b"no log\n", "folder"])
 def test_rows_that_cannot_be_read_are_none_and_said_once(tmp_path, content):
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     if content == "folder":
         made.log_path.mkdir()
     elif content is not None:
@@ -715,7 +715,7 @@ def test_curves_do_not_depend_on_a_users_matplotlib(tmp_path, variables):
 
 def test_samples_that_cannot_be_written_are_said_once(tmp_path):
     made, said = Run.create(FLAGS, out=tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     (tmp_path / "samples").rmdir()
     made.save_sample(1, picture())
     assert [step for step, _ in made.samples()] == [1] and said == []  # the folder is made again
@@ -804,7 +804,7 @@ def test_progress_elsewhere_is_plain_lines(monkeypatch):
     progress = Progress(250, every=100, stream=out)
     for step in range(1, 251):
         progress.update(step, d_loss=0.5)
-    progress.say("hello")
+    progress.print_line("hello")
     progress.close()
     lines = out.getvalue().splitlines()
     assert "\r" not in out.getvalue()
@@ -846,7 +846,7 @@ def test_progress_on_a_terminal_is_one_line_that_fits(monkeypatch):
     progress = Progress(1000, stream=out)
     for step in range(1, 1001):
         progress.update(step, d_loss=0.123456, g_loss=math.nan)
-    progress.say("all is well")
+    progress.print_line("all is well")
     progress.close()
     text = out.getvalue()
     shown = [part for part in text.replace("\n", "\r").split("\r") if part.strip()]

@@ -176,8 +176,8 @@ def test_memory_that_runs_out_beside_the_pool_ends_in_the_same_line(train, stand
 
     place, _, name = where.rpartition(".")
     monkeypatch.setattr(getattr(standin, place, standin), name, full)
-    monkeypatch.setattr(script.MnistGame, "look", lambda *args: None)
-    monkeypatch.setattr(script, "finish", lambda *args: 0)
+    monkeypatch.setattr(script.MnistGame, "draw_samples", lambda *args: None)
+    monkeypatch.setattr(script, "end_run", lambda *args: 0)
     for batch in (4, 8):
         gc.collect()
         assert train("--steps", 1, "--batch-size", batch, "--out", f"free-{batch}") == 0

@@ -245,8 +245,8 @@ def painters(tmp_path_factory):
                "grey": ["--channels", "1", "--start", "nothing", "--painter-sees", "edges"]}
     gpan = load_script("train_gpan")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpan.GPANGame, "look", lambda *args: None)
-        patch.setattr(gpan, "finish", lambda *args: 0)
+        patch.setattr(gpan.GPANGame, "draw_samples", lambda *args: None)
+        patch.setattr(gpan, "end_run", lambda *args: 0)
         for name, words in options.items():
             words = over([*GPAN_TINY, "--steps", "2", "--eval-every", "0", "--out", str(root / name)], words)
             assert cli.run_main(gpan.main, words) == 0

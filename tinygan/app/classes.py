@@ -24,6 +24,21 @@ def find_classes(words: Sequence[str], names: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(_find(word, names, spellings) for word in words))
 
 
+def find_sets(wanted: Sequence[str], names: Sequence[str], hint: str = "") -> list[list[int]]:
+    """Return the ids of each set of classes, such as "3" or "zebra,flamingo".
+
+    hint: ends the message for a class that is not among `names`. Raises UsageError for that, and for a set of all
+    classes, as one must be left that is not wanted.
+    """
+    try:
+        sets = [find_classes(words.split(","), names) for words in wanted]
+    except UsageError as error:
+        raise UsageError(f"{error}{hint}") from None
+    if full := [words for words, ids in zip(wanted, sets, strict=True) if len(ids) == len(names)]:
+        raise UsageError(f"--wanted {full[0]}: that is every class there is, and one must be left that is not wanted")
+    return sets
+
+
 def plain(text: str) -> str:
     """Convert a name to lower case, words separated by one space."""
     return re.sub(r"[\s_-]+", " ", text).strip().casefold()

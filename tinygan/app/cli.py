@@ -1,6 +1,6 @@
 """What every script's command line has in common: value types, one-line errors, exit codes.
 
-Exit codes: 0 done, 1 the run failed, 2 the command was typed wrong, 130 told to stop (Ctrl-C). Every failure a
+Exit codes: 0 done, 1 the run failed, 2 the command was typed wrong, 130 stopped (Ctrl-C). Every failure a
 user can cause or act on is one line, "error: what, where, what to do". Anything else is a bug and shows its
 traceback.
 """
@@ -26,11 +26,13 @@ MAX_GRID = 10_000  # images in one picture
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for flags whose default is nothing or is told in the help text itself."""
+    """Shows defaults, but for flags whose default is nothing or stands in the help text itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.default is None or action.default is False or "[default" in (action.help or "")
-        return action.help if told else super()._get_help_string(action)
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {as_typed(action.default)})"
+        given = action.default is None or action.default is False or "[default" in (action.help or "")
+        return action.help if given else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,10 +75,26 @@ class Parser(argparse.ArgumentParser):
 
     def _words(self, action: argparse.Action) -> str:
         formatter = self._get_formatter()
+        if not action.help and action.default not in (None, False):
+            action.help = "%(default)s"
         words = formatter._expand_help(action) if action.help else ""
+        return f"{words} ({self._allowed(action)})".strip()
+
+    def _allowed(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return "yes or no"
         if action.choices:
-            words += f" ({', '.join(map(str, action.choices))})"
-        return words.strip()
+            return ", ".join(map(str, action.choices))
+        if action.type in (None, int, float):
+            return "a number" if action.type else "text"
+        return action.type.__doc__.partition(".")[0].removeprefix("Read ")
+
+    def _near_settings(self, name: str) -> list[str]:
+        """Return the names nearest to `name`: of settings, or of their last parts and flags, which may be meant."""
+        spellings = {word: setting for setting, action in self.settings.items()
+                     for word in (setting, setting.partition(".")[2], action.dest)}
+        near = difflib.get_close_matches(name.replace("-", "_").lstrip("_"), spellings, n=4, cutoff=0.6)
+        return list(dict.fromkeys(spellings[word] for word in near))[:2]
 
     def _expanded(self, words: Sequence[str]) -> list[str]:
         """Write every --set NAME=VALUE as the flag that it stands for."""
@@ -86,10 +104,12 @@ class Parser(argparse.ArgumentParser):
                 expanded.append(word)
                 continue
             name, sign, value = (next(rest, "") if word == "--set" else word[6:]).partition("=")
-            if not sign or name not in self.settings:
-                near = difflib.get_close_matches(name, self.settings, n=2, cutoff=0.6)
-                self.error(f"--set {name}: must be NAME=VALUE, and --list-settings lists the names"
-                           + (f"; did you mean {' or '.join(near)}?" if near else ""))
+            if name not in self.settings:
+                near = self._near_settings(name)
+                self.error(f"--set {name}: must be NAME=VALUE, and there is no setting of that name"
+                           + (f": did you mean {' or '.join(near)}?" if near else ""))
+            if not sign:
+                self.error(f"--set {name}: must be NAME=VALUE, and there is no value")
             action = self.settings[name]
             flag = max(action.option_strings, key=len)
             if action.nargs != 0:
@@ -110,10 +130,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Print one line and exit with code 2."""
-        self.exit(2, f"error: {' '.join(message.split())} (--help lists all flags)\n")
+        self.exit(2, f"error: {' '.join(message.split())} (--{'list-settings' if self.settings else 'help'} lists all "
+                     "flags)\n")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]):
-        # argparse asks here for the value of each flag that it comes across.
+        # argparse calls this for each flag of the command line.
         if action.option_strings and arg_strings == ["--"]:  # it would take that for no value at all
             raise argparse.ArgumentError(action, "needs a value, which -- is not")
         if action.option_strings and not isinstance(action, argparse._AppendAction):
@@ -132,7 +153,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _ListSettings(argparse.Action):
-    """Prints the name, the flag and the words of every setting, and exits."""
+    """Prints the name, the flag, the words, the default and the allowed values of every setting, and exits."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for name, action in parser.settings.items():
@@ -141,25 +162,25 @@ class _ListSettings(argparse.Action):
 
 
 def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> set[str]:
-    """The names (args attributes) that the user typed, as against those left at their defaults.
+    """Return the names (args attributes) that the user typed, as against those left at their defaults.
 
-    A resumed run needs to know: what was typed must agree with the stored run, what was not is taken from it.
+    For a resumed run: what was typed must agree with the stored run, what was not is taken from it.
     """
-    # A flag that may be repeated appends to a copy of the list that it finds; the others want no particular thing.
+    # A flag that may be repeated appends to a copy of the list in the namespace; for the others any object will do.
     unset = {action.dest: [] if isinstance(action, argparse._AppendAction) else object()
              for action in parser._actions}
     blank = argparse.Namespace(**unset)
     # argparse sets no default for a name the namespace already has, so what changed was typed.
-    seen = parser.parse_args(argv, blank)
-    return {name for name, value in vars(seen).items() if value is not unset.get(name)}
+    parsed = parser.parse_args(argv, blank)
+    return {name for name, value in vars(parsed).items() if value is not unset.get(name)}
 
 
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None, *,
              leaves_files: bool = False) -> int:
     """Call main(argv) and return the exit code, printing one line for every failure a user can act on.
 
-    Nothing stops because standard output or error is missing, closed or read by nobody any more (`| head`). At the end
-    it counts as a failure that what was printed did not arrive, unless main leaves_files: then they are what counts.
+    Nothing stops because standard output or error is missing or closed, as by `| head`. At the end it counts as a
+    failure that what was printed did not arrive, unless main leaves_files: then they are what counts.
     """
     with streams.patient() as out:
         for stream in (sys.stdout, sys.stderr):  # a folder's name may hold bytes that are no text: show, never fail
@@ -169,7 +190,7 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         out.flush()
         if code or leaves_files or out.lost is None:
             return code
-        if isinstance(out.lost, BrokenPipeError):  # the reader has seen what it wanted: not worth a word
+        if isinstance(out.lost, BrokenPipeError):  # the reader has read enough: no failure to report
             return 1
         return _fail(f"standard output was lost: {getattr(out.lost, 'strerror', None) or out.lost}", 1)
 
@@ -202,22 +223,26 @@ def _fail(message: str, code: int, *, word: str = "error: ") -> int:
 
 
 def as_typed(value: object) -> str:
-    """A setting as it is typed on the command line: (16, 16, 1) is 16,16,1."""
+    """Write a setting as it is typed on the command line: (16, 16, 1) is 16,16,1."""
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-# ---- value types: each takes the typed text and returns the value, or says in one line what it must look like ----
+# ---- value types: each takes the typed text and returns the value, or raises with one line on its form ----
+# The first sentence of a docstring is what --list-settings prints of the values that are allowed.
 
 
 def positive_int(text: str) -> int:
+    """Read a whole number above 0."""
     return _integer(text, 1)
 
 
 def non_negative_int(text: str) -> int:
+    """Read a whole number of 0 or more."""
     return _integer(text, 0)
 
 
 def positive_float(text: str) -> float:
+    """Read a number above 0."""
     value = _float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
@@ -225,6 +250,7 @@ def positive_float(text: str) -> float:
 
 
 def non_negative_float(text: str) -> float:
+    """Read a number of 0 or more."""
     value = _float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of 0 or more, not {text!r}")
@@ -232,7 +258,7 @@ def non_negative_float(text: str) -> float:
 
 
 def number_range(text: str) -> tuple[float, float]:
-    """Such as "0.45,1.1": the smaller first."""
+    """Read two numbers above 0 with a comma, the smaller first. Such as "0.45,1.1"."""
     parts = [_float(part) for part in text.split(",")]
     if len(parts) != 2 or not 0 < parts[0] <= parts[1] < math.inf:
         raise argparse.ArgumentTypeError(f"must be two numbers above 0, the smaller first, such as "
@@ -241,6 +267,7 @@ def number_range(text: str) -> tuple[float, float]:
 
 
 def probability(text: str) -> float:
+    """Read a number from 0 to 1."""
     value = _float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
@@ -248,8 +275,8 @@ def probability(text: str) -> float:
 
 
 def bank_list(text: str) -> tuple[int, ...]:
-    """Such as "16,16,16,1": filter sets per layer, from the noise to the image; what one number means is up to the
-    net (GANConfig)."""
+    """Read whole numbers above 0 with commas, or one. Filter sets per layer, from the noise to the image, such as
+    "16,16,16,1"; what one number means depends on the net (GANConfig, GPANConfig)."""
     if not re.fullmatch(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", text):
         raise argparse.ArgumentTypeError(
             f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"
@@ -258,7 +285,7 @@ def bank_list(text: str) -> tuple[int, ...]:
 
 
 def grid_size(text: str) -> tuple[int, int]:
-    """Such as "8x8": rows x columns."""
+    """Read rows x columns, such as 8x8."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,5})", text)
     if not match or int(match[1]) * int(match[2]) > MAX_GRID:
         raise argparse.ArgumentTypeError(
@@ -268,21 +295,21 @@ def grid_size(text: str) -> tuple[int, int]:
 
 
 def path(text: str) -> Path:
-    """A file or folder; a ~ at its beginning is the home folder, also where no shell has seen it (--out=~/run)."""
+    """Read a file or folder. A ~ at its beginning is the home folder, also where the shell left it (--out=~/run)."""
     if not text or "\0" in text:  # an empty one is a variable that was not set: it would mean the working folder
         raise argparse.ArgumentTypeError(f"must be a path, not {text!r}")
     return Path(os.path.expanduser(text))
 
 
 def route_mode(text: str) -> str:
-    """How routes are drawn: "sample", each its own; "batch", one for all; "group:8", one for every 8 samples."""
+    """Read sample, batch or group:SIZE. How routes are drawn: each its own; one for all; one for every SIZE samples."""
     if text in ("sample", "batch") or re.fullmatch(r"group:[1-9][0-9]{0,5}", text):
         return text
     raise argparse.ArgumentTypeError(f"must be sample, batch or group:SIZE (such as group:8), not {text!r}")
 
 
 def device(text: str) -> str:
-    """One of "auto", "cpu", "gpu" or "gpu:1"; cuda is another word for gpu."""
+    """Read auto, cpu, gpu or gpu:NUMBER. cuda is another word for gpu."""
     name = text.lower().replace("cuda", "gpu")
     if name in ("auto", "cpu", "gpu") or re.fullmatch(r"gpu:[0-9]{1,3}", name):
         return name

@@ -1,4 +1,4 @@
-"""Measures and pictures of a GPAN: hit rates, what routes change, sheets of importance maps, memory of a step."""
+"""Measures and pictures of a GPAN's images: hit rates, sheets of images and importance maps, memory of a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from tinygan.models.gpan.nets import Batch, GPANGenerator, PatchDiscriminator
 from tinygan.models.gpan.views import ViewSettings, apply_views, draw_views, held_out, plain_view
 
 LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
-ROUTES, NOISES = 4, 4  # of which route variety compares all pairs
 HELD_OUT = held_out(ViewSettings())
 HELD_OUT_DIGITS = held_out(HELD_OUT, flip=False, scale=(0.9, 1.1))  # a mirrored 3 is none
 
@@ -51,9 +50,16 @@ def cam_sheet(classifier: Classifier, batches: Sequence[Batch], images: Sequence
     return pictures.grid(np.stack(rows), len(images), len(rows) // len(images))
 
 
+def image_sheet(batches: Sequence[Batch], images: Sequence[np.ndarray], headers: list[str] | None = None) -> np.ndarray:
+    """Lay out a row for each batch: its first substrate, then its images."""
+    rows = [as_pictures(np.concatenate([batch.target.numpy()[:1], row]))
+            for batch, row in zip(batches, images, strict=True)]
+    return pictures.routes_sheet(np.stack(rows, axis=1), headers=headers)
+
+
 def scores_of(classifier: Classifier, images: np.ndarray, device: Device, views_seed: int | None = None,
-              tell: Callable[[int], None] = lambda count: None) -> tuple[np.ndarray, np.ndarray]:
-    """Compute (scores, features as rows) of images: whole, or with a seed through views of HELD_OUT. tell is called
+              progress: Callable[[int], None] = lambda count: None) -> tuple[np.ndarray, np.ndarray]:
+    """Compute (scores, features as rows) of images: whole, or with a seed through views of HELD_OUT. progress is called
     with the number of images that have just been classified."""
     scores, features = [], []
     with no_grad():
@@ -68,66 +74,13 @@ def scores_of(classifier: Classifier, images: np.ndarray, device: Device, views_
             maps = classifier.features(inputs)
             features.append(maps.numpy().reshape(len(part), -1))
             scores.append(classifier.head(maps).numpy())
-            tell(len(part))
+            progress(len(part))
     return np.concatenate(scores), np.concatenate(features)
 
 
 def hit_rates(scores: Any, wanted: Sequence[int], prefix: str = "") -> dict[str, float]:
     """Compute metrics_gpan.hit_rates of scores on any device, with names for the log."""
     return {prefix + name: value for name, value in metrics_gpan.hit_rates(to_numpy(scores), wanted).items()}
-
-
-def images_to_classify(t: Any, n: int = 32) -> int:
-    """Count the images that `measure` classifies: each twice, and those of which routes are compared."""
-    return 2 * max(2, n // len(t.sets)) * len(t.sets) + (ROUTES * NOISES if _has_variety(t) else 0)
-
-
-def _has_variety(t: Any) -> bool:
-    return t.config.route_count > 1 and t.config.noise_dim > 0
-
-
-def measure(t: Any, n: int = 32, tell: Callable[[int], None] = lambda done: None) -> dict[str, float]:
-    """Measure n fresh images of all sets: top1, top5, probability of whole images; view_top1, view_probability through
-    views that training did not use; variety: metrics_gpan.route_variety; speckle. t: train_gpan.GPANGame.
-
-    tell(done): called now and then with how many of the `images_to_classify` have been classified.
-    """
-    rng = np.random.default_rng([t.flags["seed"], 101])
-    of_sets: dict[str, list[float]] = {}
-    each, speckle = max(2, n // len(t.sets)), []
-    done = 0
-
-    def classified(count: int) -> None:
-        nonlocal done
-        done += count
-        tell(done)
-
-    for i, wanted in enumerate(t.sets):
-        images = t.paint(t.batch(wanted, t.best.draw_routes(rng, each), t.best.draw_noise(rng, each),
-                                 *t.substrates.next(rng, each)))
-        speckle.append(metrics_gpan.speckle(images))
-        scores, _ = scores_of(t.classifier, images, t.device, tell=classified)
-        numbers = hit_rates(scores, wanted)
-        scores, _ = scores_of(t.classifier, images, t.device, views_seed=t.flags["seed"] + i, tell=classified)
-        numbers |= {f"view_{name}": value for name, value in hit_rates(scores, wanted).items() if name != "top5"}
-        for name, value in numbers.items():
-            of_sets.setdefault(name, []).append(value)
-    numbers = {name: float(np.mean(values)) for name, values in of_sets.items()}
-    numbers |= {"speckle": float(np.mean(speckle)), "samples": each * len(t.sets)}
-    if _has_variety(t):
-        numbers["variety"] = variety(t, rng, classified)
-    return numbers
-
-
-def variety(t: Any, rng: np.random.Generator, tell: Callable[[int], None] = lambda count: None) -> float:
-    """Compute how far routes move the classifier's features, over how far noises do, on one substrate."""
-    target, mask = t.substrates.next(rng, 1)
-    routes, noises = t.best.draw_routes(rng, ROUTES), t.best.draw_noise(rng, NOISES)
-    count = ROUTES * NOISES  # row r * NOISES + z: route r with noise z
-    images = t.paint(t.batch(t.sets[0], np.repeat(routes, NOISES, axis=0), np.tile(noises, (ROUTES, 1, 1, 1)),
-                             np.repeat(target, count, axis=0), np.repeat(mask, count, axis=0)))
-    features = scores_of(t.classifier, images, t.device, tell=tell)[1].reshape(ROUTES, NOISES, -1)
-    return float(metrics_gpan.route_variety(features.transpose(1, 0, 2), features))
 
 
 def in_words(numbers: Mapping[str, float]) -> str:

@@ -9,7 +9,7 @@ The steps themselves stand in the scripts:
                 step.show(d_loss=..., g_loss=...)
             if step.log:
                 step.record(...)
-    return finish(steps)
+    return end_run(steps)
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.kernels.gpu.launch import set_tf32
 
-QUIET = 15.0  # seconds after which a script that is no terminal's shows how far it is
+QUIET = 15.0  # seconds after which progress is shown where there is no terminal
 # Ctrl-C; a request to end; a terminal that has gone (not on Windows).
-ASK_TO_STOP = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
 Named = Sequence[tuple[str, Tensor]]
 
@@ -91,9 +91,9 @@ class Step:
 
 
 class Loop:
-    """The steps that are left of a run, in a `with` block that notes Ctrl-C and saves the state at its end.
+    """The steps that are left of a run, in a `with` block that handles Ctrl-C and saves the state at its end.
 
-    stopped: whether a signal ended it. In between, the state is saved as often as the flags tell.
+    stopped: whether a signal ended it. In between, the state is saved every --save-every steps.
     """
 
     def __init__(self, game: Game, run: Run) -> None:
@@ -101,7 +101,7 @@ class Loop:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """Return whether a signal to stop has arrived."""
         return self._stop.requested
 
     def __enter__(self) -> Loop:
@@ -109,7 +109,7 @@ class Loop:
         with contextlib.ExitStack() as held:
             held.enter_context(self._stop)
             held.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: Step.check tells more
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, on overflow: Step.check reports more
             self._held = held.pop_all()
         return self
 
@@ -124,10 +124,10 @@ class Loop:
         if game.step == 0:
             before = Progress(total)
             before.update(0)
-            game.look(run, before.say)
+            game.draw_samples(run, before.print_line)
         # Made now, as it times the steps.
         progress = self._progress = Progress(total, start=game.step, every=game.flags["log_every"], quiet=QUIET)
-        run.say = progress.say
+        run.print_line = progress.print_line
         while game.step < total and not self.stopped:
             game.set_learning_rate()
             step = Step(game, run)
@@ -144,13 +144,13 @@ class Loop:
         game, run = self.game, self.run
         game.latest = step.row
         if step.measure:
-            game.latest |= game.measure()
+            game.latest |= game.measure(game.samples[0])
         if step.picture:
-            game.look(run, run.say)
+            game.draw_samples(run, run.print_line)
         run.log(game.step, **game.latest)
-        if step.picture and game.step < total:  # after the last step `finish` tells more
-            for words in game.words(run.rows()):
-                run.say(words)
+        if step.picture and game.step < total:  # after the last step `end_run` prints more
+            for line in game.status_lines(run.rows()):
+                run.print_line(line)
 
 
 def start(flags: dict, run: Run | None, *, name: str, build: Callable[[dict, Run | None, Device], Game],
@@ -194,13 +194,18 @@ def start(flags: dict, run: Run | None, *, name: str, build: Callable[[dict, Run
         raise TinyganError(f"step {game.step + 1}: {out_of_memory(first_line(error), game, run)}") from None
 
 
-def finish(steps: Loop) -> int:
+def end_run(steps: Loop) -> int:
     """End a run: its last pictures and measurements, curves, animation and report; returns the exit code."""
     game, run = steps.game, steps.run
     if steps.stopped:
         print(f"stopped at step {game.step}; saved. Go on with: python {game.script} --resume {run.folder}")
         return 130
-    game.last_look(run)
+    game.draw_final(run)
+    measured = game.measure(game.samples[2 if game.flags["dry_run"] else 1])
+    if measured:
+        run.amend(game.step, **measured)  # into the log, and from there into the report
+    for line in game.status_lines(run.rows(), measured):
+        print(line)
     for note in run.finish():
         print(f"note: {note}")
     run.close()
@@ -267,7 +272,7 @@ def _fits(game: Game, n: int) -> bool:
 class StopSignal:
     """A `with` block in which Ctrl-C, a termination request or a lost terminal sets `requested` instead of breaking in.
 
-    A loop that reads it after each step can save a whole state, equal to that of a run that was told to end there.
+    A loop that reads it after each step can save a whole state, equal to that of a run whose --steps ended there.
     Another Ctrl-C breaks in at once; the other signals often come twice, and do not. A signal that was ignored before
     (nohup, the background job of a script) stays ignored.
     """
@@ -276,7 +281,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         self._before = {}
-        for number in ASK_TO_STOP:
+        for number in STOP_SIGNALS:
             before = signal.getsignal(number)
             if before in (signal.SIG_IGN, None):  # None: a handler that was not set from Python, and stays
                 continue

@@ -1,4 +1,4 @@
-"""Going on with a run: its settings, and the data and files that it was made of, which may lie elsewhere by now."""
+"""Resuming a run: its settings, and the data and files that it was made of, which may lie elsewhere by now."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: st
                            f"--{own.replace('_', '-')}")
     moved = {name for name in FILES if name in typed and _same_files(config, name, flags[name])}
     run = Run.resume(folder, flags, typed=typed, may_change=MAY_CHANGE | moved)
-    run.flags["detect_anomaly"] = "detect_anomaly" in typed  # where it was asked for now: it is slow
+    run.flags["detect_anomaly"] = "detect_anomaly" in typed  # only where it is typed anew: it is slow
     if "steps" in typed:
         run.flags["epochs"] = None  # the total typed last holds
     # config.json is a text that anybody may edit: its values must be ones that could be typed.

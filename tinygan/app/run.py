@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind.
+"""The folder of a run, and what is written there.
 
     runs/mnist-sgan-1/  config.json     every flag as it was used, and the versions
                         log.csv         one row per logged step
@@ -6,9 +6,9 @@
                         checkpoint.npz  all that is needed to go on
                         loss.png  training.gif  routes.png  report.html; of a GPAN cams.png, too
 
-`Run` knows where things belong and keeps them consistent: it never writes into somebody's folder unasked, and
-on resume it takes the log and the samples back to the checkpoint's step, so that nothing is there twice. Pictures,
-curves and the report are worth a note where they cannot be made, never the training. It does not train: the loop
+`Run` keeps these files consistent: a folder that is not empty is refused, and on resume log and samples are cut back to
+the checkpoint's step, so that nothing is there twice. Where pictures, curves or the report cannot be written, a note is
+printed and the training goes on. It does not train: the loop
 stands in the script.
 
 The columns of log.csv are those of columns.py; others may be added freely. A log with the column wanted is a GPAN's.
@@ -35,7 +35,7 @@ from tinygan.data.files import is_systems, put_aside, whole_file
 from tinygan.errors import TinyganError, UsageError
 
 GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
-# Flags that say where, how long and how often, not what is computed: a resumed run may change them.
+# Flags of where, how long and how often, not of what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
     {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
     | {"detect_anomaly", "log_every", "sample_every", "save_every", "eval_every"}
@@ -50,7 +50,7 @@ class Run:
     flags: the settings in force; after a resume, the stored ones with the changes that were typed.
     folder: where everything is written.
     inputs: what was given to the run from outside: {name: {"hash", "source"}}, kept in config.json.
-    say: what is called with each one-line note, such as a picture that could not be written.
+    print_line: what is called with each one-line note, such as a picture that could not be written.
     """
 
     _lock: int | None = None
@@ -60,7 +60,7 @@ class Run:
         self.flags = dict(flags)
         self.checkpoint_path = folder / checkpoint.FILE_NAME
         self.log_path = folder / "log.csv"
-        self.say: Callable[[str], None] = print
+        self.print_line: Callable[[str], None] = print
         self._config = dict(config or {})
         self.inputs: dict[str, dict[str, str]] = dict(self._config.get("inputs") or {})
         self._log = RunLog(self.log_path)
@@ -113,7 +113,7 @@ class Run:
     def check_input(self, name: str, made_of: Mapping[str, str], advice: str) -> None:
         """Keep what a resumed run is given, {"hash", "source"}, if it is what the run was made with.
 
-        Runs of older versions say nothing of it, and take what they get. Raises TinyganError, with both sources.
+        Runs of older versions have no hash, and any input is accepted. Raises TinyganError, with both sources.
         """
         known = self.inputs.get(name)
         if known and known["hash"] != made_of["hash"]:
@@ -122,7 +122,7 @@ class Run:
         self.inputs[name] = dict(made_of)
 
     def load(self) -> tuple[dict[str, np.ndarray], dict]:
-        """The checkpoint (arrays, meta), with log and samples cut back to its step, meta["step"]."""
+        """Load the checkpoint (arrays, meta), with log and samples cut back to its step, meta["step"]."""
         arrays, meta = checkpoint.load(self.folder)
         step = meta.get("step")
         if not isinstance(step, int):
@@ -145,7 +145,7 @@ class Run:
     def log(self, step: int, **numbers: float) -> None:
         """Append one row to log.csv. A column that was not there before is added to the whole file.
 
-        If somebody has edited the file since the last row, all that they wrote is kept. Where it cannot be written
+        Where the file was edited since the last row, all edits are kept. Where it cannot be written
         (full disk, a spreadsheet that holds it), the row waits for the next one.
         """
         self._log.append({"step": step, **numbers}, self._note)
@@ -155,20 +155,20 @@ class Run:
         self._log.amend(step, numbers, self._note)
 
     def save_sample(self, step: int, picture: np.ndarray) -> None:
-        """Write a uint8 picture as samples/step_000100.png; where that fails, say so once."""
+        """Write a uint8 picture as samples/step_000100.png; where that fails, print a note once."""
         def write() -> None:
-            _make_samples(self.folder)  # somebody may have cleared it away
+            _make_samples(self.folder)  # it may have been deleted under way
             pictures.save_png(self.folder / "samples" / f"step_{step:06d}.png", picture)
 
         self._attempt("samples", write)
 
     def save_picture(self, name: str, picture: np.ndarray | Callable[[], np.ndarray]) -> None:
         """Write a uint8 picture, or what a function draws, beside the log, as routes.png for instance; where that
-        fails, say so once."""
+        fails, print a note once."""
         self._attempt(name, lambda: pictures.save_png(self.folder / name, picture() if callable(picture) else picture))
 
     def rows(self) -> list[dict[str, float]]:
-        """The rows of log.csv so far; none where it cannot be read, which is said once: that is no reason to stop."""
+        """Return the rows of log.csv so far; none where it cannot be read, with a note once: no reason to stop."""
         try:
             return read_log(self.folder)
         except (TinyganError, OSError) as error:
@@ -177,7 +177,7 @@ class Run:
             return []
 
     def samples(self) -> list[tuple[int, Path]]:
-        """The sample pictures so far: (step, path), by step."""
+        """List the sample pictures so far: (step, path), by step."""
         return samples(self.folder)
 
     def finish(self) -> list[str]:
@@ -197,7 +197,7 @@ class Run:
         return [note for note in dict.fromkeys(notes) if note]
 
     def close(self) -> None:
-        """Let go of the folder, so that another process may go on with the run (so does this one's end)."""
+        """Release the lock on the folder, for another process to go on with the run (as at the end of this one)."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -247,10 +247,10 @@ class Run:
             self._note(name, problem)
 
     def _note(self, about: str, text: str) -> None:
-        """Say something once, however often it happens."""
+        """Print a note once about the same thing."""
         if about not in self._noted:
             self._noted.add(about)
-            self.say(f"note: {text}")
+            self.print_line(f"note: {text}")
 
 
 def _problem(name: str, job: Callable[[], object]) -> str:
@@ -323,7 +323,7 @@ def _command() -> list[str]:
 
 
 def _lock_folder(folder: Path) -> int | None:
-    """Hold the folder while this process lives, so that two runs never write into one. Where the system has
+    """Lock the folder while this process lives, so that two runs never write into one. Where the system has
     no such locks the run goes on without."""
     try:
         import fcntl

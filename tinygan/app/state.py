@@ -4,7 +4,7 @@ restored whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,13 @@ class Game:
     A script's game is a subclass. It sets kind (of the checkpoint), script (its file), and where a step does not fit
     into memory: otherwise (the advice where not even the least number of images fits), multiple and least (the batch
     sizes to try). It adds to `streams` one random generator per purpose, so that drawing more of one thing never
-    shifts another. It overrides the methods below that begin with "Return", "Draw" or "Measure".
+    shifts another. It overrides the methods under "what a script's game overrides".
     """
 
     kind = script = ""
     otherwise = "try smaller nets"
     multiple = least = 1
+    samples = (0, 0, 0)  # images that are measured during a run, at its end, and in a dry run
 
     def __init__(self, config: Any, flags: dict, device: Device, G: Module, D: Module) -> None:
         self.config, self.flags, self.device = config, flags, device
@@ -47,7 +48,7 @@ class Game:
 
     @property
     def best(self) -> Module:
-        """The generator to show: the moving average where there is one."""
+        """Return the generator to show: the moving average where there is one."""
         return self.G if self.average is None else self.average.module
 
     def set_learning_rate(self) -> None:
@@ -79,19 +80,22 @@ class Game:
         """Compute the gradients of a step of n images and change nothing: whether that fits into memory."""
         raise NotImplementedError
 
-    def look(self, run: Run, say: Any) -> None:
-        """Draw the sample pictures of this step; say: what shows a line of text."""
+    def draw_samples(self, run: Run, print_line: Callable[[str], None]) -> None:
+        """Draw the sample pictures of this step; print_line shows a line of text."""
 
-    def measure(self) -> dict[str, float]:
-        """Measure the images; returns numbers for the log."""
+    def measure(self, n: int) -> dict[str, float]:
+        """Measure n generated images; returns numbers for the log."""
         return {}
 
-    def words(self, rows: list[dict[str, float]]) -> list[str]:
-        """Return lines on how the game goes, from the rows of the log."""
+    def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
+        """Return lines on the state of the training, from the rows of the log.
+
+        measured: what was measured last, after the last step; None before.
+        """
         return [metrics_log.line(rows)] if rows else []
 
-    def last_look(self, run: Run) -> None:
-        """Draw and measure what is due once, after the last step."""
+    def draw_final(self, run: Run) -> None:
+        """Draw the pictures that are due once, after the last step."""
 
     def extra(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return (arrays, header entries) that the checkpoint holds besides the nets and optimisers."""
@@ -101,6 +105,15 @@ class Game:
         """Restore what `extra` returned."""
 
     # ---- the checkpoint
+
+    def stream_states(self) -> dict[str, dict]:
+        """Return the state of every random stream."""
+        return {name: rng.bit_generator.state for name, rng in self.streams.items()}
+
+    def set_stream_states(self, states: Mapping[str, dict]) -> None:
+        """Restore what `stream_states` returned. Raises KeyError, TypeError or ValueError for anything else."""
+        for name, rng in self.streams.items():
+            rng.bit_generator.state = states[name]
 
     def _holders(self) -> dict[str, Any]:
         holders = {"generator": self.G, "discriminator": self.D, "g_optimizer": self.g_optimizer,

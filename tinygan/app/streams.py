@@ -1,7 +1,7 @@
-"""What is shown while a run works: a line of progress, on streams that may be missing, closed, or read by nobody.
+"""What is shown while a run works: a line of progress, on streams that may be missing or closed.
 
 A service, cron, pythonw and `>&-` start a program without them; `| head` goes away while it works, and so does a
-terminal. None of that is a reason to lose a training: what cannot be shown is dropped.
+terminal. None of that may end a training: what cannot be written is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Patient:
         self.lost: Exception | None = None
 
     def write(self, text: str) -> int:
-        """Write `text` if somebody can still read it; returns its length."""
+        """Write `text` unless the stream is lost; returns its length."""
         if self.lost:
             return len(text)
         try:
@@ -49,7 +49,7 @@ class Patient:
             self._lose(error)
 
     def isatty(self) -> bool:
-        """Whether somebody looks on: a terminal."""
+        """Return whether the stream is a terminal."""
         try:
             return self.stream.isatty()
         except ValueError:
@@ -110,7 +110,7 @@ class Progress:
         self.total, self.start, self.every, self.quiet, self.word = total, start, every, quiet, word
         self.stream = Patient(sys.stderr if stream is None else stream)
         self.on_terminal = self.stream.isatty()
-        self._begun = self._said = time.monotonic()
+        self._begun = self._last_line = time.monotonic()
         self._shown = -math.inf
 
     def update(self, step: int, **numbers: float) -> None:
@@ -121,11 +121,11 @@ class Progress:
                 self._shown = now
                 width = shutil.get_terminal_size().columns - 1
                 self._write("\r" + self.line(step, now - self._begun, numbers)[:width].ljust(width))
-        elif (self.every and (step % self.every == 0 or step == self.total)) or now - self._said >= self.quiet:
-            self._said = now
+        elif (self.every and (step % self.every == 0 or step == self.total)) or now - self._last_line >= self.quiet:
+            self._last_line = now
             self._write(self.line(step, now - self._begun, numbers) + "\n")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Show a whole line of text, above the moving one."""
         self.clear()
         self._write(f"{text}\n")

@@ -1,14 +1,17 @@
-"""What the command lines of the training scripts have in common."""
+"""The command line that both training scripts have: their common flags, and how the settings in force are found."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tinygan import __version__
 from tinygan.app import cli
+from tinygan.app.resume import resumed
+from tinygan.app.run import Run
 from tinygan.app.state import LR_FLOOR
 from tinygan.errors import UsageError
 
@@ -16,18 +19,127 @@ from tinygan.errors import UsageError
 FREQUENT_EVERYWHERE = {"steps", "batch_size", "routes", "seed", "device", "threads", "out", "resume", "overwrite",
                        "log_every", "eval_every", "dry_run"}
 SHORT = {"latent_dim": ("--nz",)}  # other names of flags
+D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # the discriminator's learning rate, as a share of the generator's
 
 
-def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[str, int]) -> None:
-    """Raise UsageError for values that argparse cannot check one by one."""
-    if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
-        raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
-    for name, most in largest.items():
-        if flags[name] > most:
-            raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
-    for name in ("beta1", "beta2", "ema"):
-        if flags[name] == 1:
-            raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")
+class TrainParser(cli.Parser):
+    """The parser of a training script, which adds its own flags between those that both scripts have.
+
+    presets: {words: {flag: default}}, the defaults that depend on the machine or on another flag, by words on when they
+    hold, such as "on a GPU". rates: {optimiser: the generator's learning rate}.
+    """
+
+    def __init__(self, description: str, presets: Mapping[str, Mapping[str, Any]], rates: Mapping[str, float]) -> None:
+        super().__init__(description=description, version=__version__)
+        self.presets, self.rates = presets, rates
+        self._names: dict[str, str] = {}
+
+    def preset(self, flag: str) -> str:
+        """Return words on the default of a flag that depends on something; "" where it does not."""
+        values = {when: cli.as_typed(preset[flag]) for when, preset in self.presets.items() if flag in preset}
+        if len(set(values.values())) == 1:
+            return f"[default: {next(iter(values.values()))}]"
+        words = "; ".join(f"{value} {when}".strip() for when, value in values.items())
+        return f"[default: {words}]" if words else ""
+
+    def hide_rare(self, frequent: set[str]) -> None:
+        """Leave out of --help what is neither in `frequent` nor in FREQUENT_EVERYWHERE; called after the last flag."""
+        self.hide_all_but(frequent | FREQUENT_EVERYWHERE, self._names)
+
+    def add_settings(self, group: argparse._ArgumentGroup, cls: type) -> None:
+        """Add a flag for every setting of a dataclass (models.settings), which --set calls GROUP.FIELD."""
+        for field, about in settings_of(cls):
+            flag, codes = about["flag"], about["codes"]
+            options: dict[str, Any] = {"help": f"{about['words']} {self.preset(flag)}".strip() or None}
+            if isinstance(field.default, bool) and not codes:
+                options["action"] = "store_true"
+            else:
+                default, choices = field.default, about["choices"]
+                if codes:
+                    default, choices = next(word for word in codes if codes[word] == default), tuple(codes)
+                options |= {"default": None if self.preset(flag) else default, "choices": choices}
+                if about["kind"]:
+                    options |= {"type": vars(cli)[about["kind"]]}
+                elif isinstance(default, int):
+                    options["type"] = int
+            self._names[flag] = f"{group.title}.{field.name}"
+            group.add_argument("--" + flag.replace("_", "-"), *SHORT.get(flag, ()), **options)
+
+    def add_training_flags(self, group: argparse._ArgumentGroup) -> None:
+        """Add --steps, --batch-size, --routes and --seed."""
+        group.add_argument("--steps", type=cli.positive_int, help=f"total to reach {self.preset('steps')}")
+        group.add_argument("-b", "--batch-size", type=cli.positive_int,
+                           help=f"images of one step {self.preset('batch_size')}")
+        group.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how many "
+                           "images share a route in training")
+        group.add_argument("--seed", type=cli.non_negative_int, default=0, help="of all random numbers: the same seed, "
+                           "machine and thread count give the same bits")
+
+    def add_optimiser_flags(self, group: argparse._ArgumentGroup) -> None:
+        """Add --optimizer to --bank-updates."""
+        rates = ", ".join(f"{rate:g} with {name}" for name, rate in self.rates.items())
+        group.add_argument("--optimizer", choices=("adam", "rmsprop"),
+                           help=f"method of both nets {self.preset('optimizer')}".strip())
+        group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}]")
+        group.add_argument("--d-lr", type=cli.positive_float, help="learning rate of the discriminator [default: half "
+                           "of --lr with adam, --lr with rmsprop]")
+        group.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
+                           f"{LR_FLOOR:g} of itself; 0: constant {self.preset('lr_decay')}")
+        group.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
+                           "from a tenth")
+        group.add_argument("--beta1", type=cli.probability, default=0.5, help="decay of Adam's mean of gradients")
+        beta2 = self.preset("beta2")
+        group.add_argument("--beta2", type=cli.probability, default=None if beta2 else 0.99,
+                           help=f"decay of Adam's mean of squared gradients {beta2}".strip())
+        group.add_argument("--ema", type=cli.probability, help="decay of the moving average of the generator's "
+                           f"weights; 0: none {self.preset('ema')}")
+        group.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does "
+                           "with filter sets that no sample used: nothing, or a step with gradient zero")
+
+    def add_place_flags(self, group: argparse._ArgumentGroup, *, name: str, measured_with: str, log_every: int,
+                        save_every: int, eval_every: int) -> None:
+        """Add --device to --detect-anomaly: where a run works and lies, and how often it reports."""
+        group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
+        group.add_argument("--tf32", action="store_true", help="multiply matrices in TF32 on a GPU: faster, less exact")
+        group.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
+        group.add_argument("-o", "--out", type=cli.path, help=f"run folder [default: the next free runs/{name}-N]")
+        group.add_argument("--resume", nargs="?", type=cli.path, const=True, metavar="PATH", help="go on with a run "
+                           "(its folder); without a path, with the one in --out or else the newest of this kind")
+        group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+        group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
+        group.add_argument("--sample-every", type=cli.positive_int, help="steps between pictures [default: 0, 50, 100, "
+                           "250, 500, then every 1,000]")
+        group.add_argument("--save-every", type=cli.positive_int, default=save_every, help="steps between checkpoints")
+        group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between "
+                           f"measurements with {measured_with}; 0: only at the end")
+        group.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
+        group.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN "
+                           "(slow)")
+
+    def read(self, argv: list[str] | None, *, preset: Callable[[dict], Mapping[str, Any]], largest: Mapping[str, int],
+             name: str, own: str) -> tuple[dict, set[str], Run | None]:
+        """Return the flags in force, the names of those that were typed, and the run to go on with, for --resume.
+
+        preset: returns the defaults that hold with these flags. largest: {flag: limit beyond which lie typing errors}.
+        name: of this script's run folders, with {flag} where a flag's value stands. own: a flag that no other script's
+        runs have. Raises UsageError, in one line, for what does not fit together.
+        """
+        flags, typed, run = vars(self.parse_args(argv)), cli.typed(self, argv), None
+        if {"steps", "epochs"} <= typed:
+            raise UsageError("give --steps or --epochs, not both")
+        if flags["dry_run"] and flags["resume"] is not None:
+            raise UsageError("--dry-run tries out a new run: leave --resume out")
+        if flags["resume"] is not None:
+            flags, run = resumed(self, flags, typed, name.format(**flags), own)
+        for flag, value in preset(flags).items():
+            if flags[flag] is None:
+                flags[flag] = value
+        flags["lr"] = flags["lr"] or self.rates[flags["optimizer"]]
+        flags["d_lr"] = flags["d_lr"] or flags["lr"] * D_SHARE[flags["optimizer"]]
+        check_numbers(flags, typed, largest)
+        if flags["dry_run"] and run is None:
+            flags |= {"steps": 2, "log_every": 1, "eval_every": 0, **({"epochs": None} if "epochs" in flags else {})}
+        return flags, typed, run
 
 
 def settings_of(cls: type) -> list[tuple[dataclasses.Field, dict[str, Any]]]:
@@ -54,78 +166,13 @@ def make(cls: type, flags: Mapping[str, Any], **others: Any) -> Any:
     return cls(**values, **others)
 
 
-def add_settings(group: argparse._ArgumentGroup, cls: type, preset: Callable[[str], str],
-                 skip: Sequence[str] = ()) -> dict[str, str]:
-    """Add a flag for every setting of a dataclass; returns {attribute: name of the setting, GROUP.FIELD}.
-
-    preset(flag): words on a default that depends on the machine or on another flag, "" where the dataclass' own holds.
-    """
-    names = {}
-    for field, declared in settings_of(cls):
-        flag, codes = declared["flag"], declared["codes"]
-        if field.name in skip:
-            continue
-        options: dict[str, Any] = {"help": f"{declared['words']} {preset(flag)}".strip() or None}
-        if isinstance(field.default, bool) and not codes:
-            options["action"] = "store_true"
-        else:
-            default, choices = field.default, declared["choices"]
-            if codes:
-                default, choices = next(word for word in codes if codes[word] == default), tuple(codes)
-            options |= {"default": None if preset(flag) else default, "choices": choices}
-            if declared["kind"]:
-                options |= {"type": vars(cli)[declared["kind"]]}
-            elif isinstance(default, int):
-                options["type"] = int
-        names[flag] = f"{group.title}.{field.name}"
-        group.add_argument("--" + flag.replace("_", "-"), *SHORT.get(flag, ()), **options)
-    return names
-
-
-def add_training_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str]) -> None:
-    """Add --steps, --batch-size, --routes and --seed; preset(flag): words on a default that depends on the machine."""
-    group.add_argument("--steps", type=cli.positive_int, help=f"total to reach {preset('steps')}")
-    group.add_argument("-b", "--batch-size", type=cli.positive_int, help=preset("batch_size"))
-    group.add_argument("--routes", type=cli.route_mode, default="sample", help="sample, batch or group:g: how many "
-                       "images share a route in training")
-    group.add_argument("--seed", type=cli.non_negative_int, default=0, help="same seed, same machine, same thread "
-                       "count: same bits")
-
-
-def add_optimiser_flags(group: argparse._ArgumentGroup, preset: Callable[[str], str], rates: str, d_rates: str,
-                        beta2: str = "") -> None:
-    """Add --optimizer to --bank-updates; preset(name) returns words on a default that depends on the machine, and
-    beta2 holds them where its default is not always 0.99."""
-    group.add_argument("--optimizer", choices=("adam", "rmsprop"), help=preset("optimizer"))
-    group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}]")
-    group.add_argument("--d-lr", type=cli.positive_float, help=f"the discriminator's [default: {d_rates}]")
-    group.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
-                       f"{LR_FLOOR:g} of itself; 0: constant {preset('lr_decay')}")
-    group.add_argument("--lr-warmup", type=cli.non_negative_int, default=0, help="steps over which it first rises "
-                       "from a tenth")
-    group.add_argument("--beta1", type=cli.probability, default=0.5, help="Adam's")
-    group.add_argument("--beta2", type=cli.probability, default=None if beta2 else 0.99,
-                       help=f"Adam's {beta2}".strip())
-    group.add_argument("--ema", type=cli.probability,
-                       help=f"moving average of the generator; 0: none {preset('ema')}")
-    group.add_argument("--bank-updates", choices=("lazy", "dense"), default="lazy", help="what the optimiser does with "
-                       "filter sets that no sample used: nothing, or a step with gradient zero")
-
-
-def add_place_flags(group: argparse._ArgumentGroup, *, name: str, pictures: str, measured_with: str,
-                    log_every: int, save_every: int, eval_every: int) -> None:
-    """Add --device to --detect-anomaly: where a run works and lies, and how often it reports."""
-    group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
-    group.add_argument("--tf32", action="store_true", help="let a GPU multiply matrices in TF32: faster, less exact")
-    group.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
-    group.add_argument("-o", "--out", type=cli.path, help=f"run folder [default: the next free runs/{name}-N]")
-    group.add_argument("--resume", nargs="?", type=cli.path, const=True, metavar="PATH", help="go on with a run (its "
-                       "folder); without a path, with the one in --out or else the newest of this kind")
-    group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
-    group.add_argument("--sample-every", type=cli.positive_int, help=f"steps between pictures [default: {pictures}]")
-    group.add_argument("--save-every", type=cli.positive_int, default=save_every, help="steps between checkpoints")
-    group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between measurements "
-                       f"with {measured_with}; 0: only at the end")
-    group.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")
-    group.add_argument("--detect-anomaly", action="store_true", help="stop at the operation that makes a NaN (slow)")
+def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[str, int]) -> None:
+    """Raise UsageError for values that argparse cannot check one by one."""
+    if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
+        raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
+    for name, most in largest.items():
+        if flags[name] > most:
+            raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
+    for name in ("beta1", "beta2", "ema"):
+        if flags[name] == 1:
+            raise UsageError(f"--{name} 1 keeps the first value for ever: use a number below 1")

@@ -111,7 +111,7 @@ TRAIN = [
     ("classifier is a folder", classifier(Site.folder), FAILED, "folder"),
     ("classifier is a picture", classifier(lambda p: p.data / "red.png"), FAILED, "red.png"),
     ("classifier is the digits'", classifier(lambda p: SHIPPED), FAILED, "digits.h5"),
-    ("a VGG16 sees no grey", vgg("--wanted", "1", "--channels", "1"), USAGE, "sees colours"),
+    ("a VGG16 on grey images", vgg("--wanted", "1", "--channels", "1"), USAGE, "for images in colour"),
     # substrates
     ("no such substrate", substrate(lambda p: p.root / "no.png"), FAILED, "no.png: name a picture"),
     ("substrate is a web page", substrate(lambda p: p.file("shirt.png", WEB_PAGE)), FAILED,
@@ -138,7 +138,7 @@ TRAIN = [
     ("parts that do not fit", flags("--batch-size", "4", "--accumulate", "3"), USAGE, "3 equal parts"),
     ("more parts than images", flags("--batch-size", "2", "--accumulate", "4"), USAGE, "4 equal parts"),
     ("no loss at all", flags(*ALL_WEIGHTS), USAGE, "nothing to learn"),
-    ("nothing to look at", flags("--views", "0", "--whole", "no"), USAGE, "nothing to look at"),
+    ("nothing to classify", flags("--views", "0", "--whole", "no"), USAGE, "leaves the classifier no images"),
     ("a generator that starts on black", flags("--painter-sees", "edges"), USAGE, "--start nothing"),
     *[(f"{flag} {value}", flags(f"{flag}={value}"), USAGE, text) for flag, value, text in [
         ("--weight-vgg", "-1", "--weight-vgg"), ("--weight-split", "nan", "--weight-split"),

@@ -220,8 +220,8 @@ def check_steps(step: int, flags: Mapping[str, Any], run: Run) -> None:
     """Raise UsageError where a resumed run has gone beyond --steps or --epochs; print a line where it is just there."""
     total = flags["steps"]
     if step > total:
-        asked = f"--epochs {flags['epochs']} is {total:,} steps" if flags.get("epochs") else f"--steps {total} is less"
-        raise UsageError(f"the run in {run.folder} is at step {step:,} already, and {asked}: give more to go on")
+        given = f"--epochs {flags['epochs']} is {total:,} steps" if flags.get("epochs") else f"--steps {total} is less"
+        raise UsageError(f"the run in {run.folder} is at step {step:,} already, and {given}: give more to go on")
     if step == total:
         print(f"this run is finished, at step {step:,} of {total:,}: more --steps would go on; its pictures and report "
               "are made anew")
@@ -237,8 +237,8 @@ def out_of_memory(problem: str, game: Game, run: Run) -> str:
 
     Batch sizes are halved, down to game.least; only multiples of game.multiple are tried, the others being refused.
     """
-    asked, least = game.flags["batch_size"], game.least
-    n, fit = asked, False
+    given, least = game.flags["batch_size"], game.least
+    n, fit = given, False
     while n and not fit:
         game.zero_grad()
         if game.device.kind == "gpu":
@@ -248,13 +248,13 @@ def out_of_memory(problem: str, game: Game, run: Run) -> str:
             n = max(n // 2 // game.multiple * game.multiple, least) if n > least else 0
     if not n:
         advice = f"not even {'one image fits' if least == 1 else f'{least} images fit'}: {game.otherwise}"
-    elif n == asked:
+    elif n == given:
         advice = ("it fits now, so something else took the memory for a while: close it and try again, or try a "
                   "smaller --batch-size")
     else:
         advice = f"try --batch-size {n}, which fits"
     saved = kept(run) if run.checkpoint_path.exists() else "nothing was saved yet"
-    return f"out of memory at --batch-size {asked} ({problem.rstrip('.')}); {advice}; {saved}"
+    return f"out of memory at --batch-size {given} ({problem.rstrip('.')}); {advice}; {saved}"
 
 
 def _fits(game: Game, n: int) -> bool:

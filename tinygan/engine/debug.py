@@ -26,7 +26,7 @@ class AnomalyError(TinyganError):
 
 
 class Watch:
-    """A hook of the engine. Each method calls the hook that was set before, so that two can be active at once."""
+    """The base of what `_mode.watch` holds. Each method calls the one set before, so that two can be active at once."""
 
     def __init__(self) -> None:
         self.outer = _mode.watch
@@ -70,7 +70,10 @@ class Anomaly(Watch):
 
 @contextmanager
 def anomaly() -> Iterator[None]:
-    """Check every result inside `with anomaly():`; the first NaN or infinity raises AnomalyError naming op and line."""
+    """Check every result and every gradient inside `with anomaly():`, in this thread.
+
+    The first NaN or infinity raises AnomalyError naming the operation, the line that called it, and its inputs.
+    """
     with _set_mode(watch=Anomaly()):
         yield
 
@@ -126,8 +129,9 @@ class Profile(Watch):
 def profile(show: bool = True) -> Iterator[Profile]:
     """Time every operation inside `with profile():`, forward and backward; print milliseconds per op at the end.
 
-    Work on arrays outside of operations (filters normalised together, optimisers) is listed as well.
-    show: False prints nothing. Yields the Profile.
+    Work on arrays outside of operations (filters normalised together, optimisers) is listed as well. On a GPU each
+    operation is waited for. show: False prints nothing. Yields the Profile p: p.seconds and p.calls per operation,
+    p.rows() in milliseconds; print(p) shows the table.
     """
     report = Profile()
     with _set_mode(watch=report):

@@ -1,15 +1,15 @@
-"""`check_grads`: proves a gradient against finite differences, or says which one is wrong and by how much.
+"""`check_grads`: compares gradients with finite differences, and names the one that is wrong and its error.
 
 The idea: for a function y = f(x), a random *cotangent* u (a weight for each entry of y) and a random *direction* d
 (a step for each entry of the inputs), the number
 
     <u, f(x + h d) - f(x - h d)> / 2h      must equal      <vjp(u), d>.
 
-One such number sees every entry of the gradient at once. Both must be random: a cotangent of ones cannot tell a
+One such number depends on every entry of the gradient. Both must be random: a cotangent of ones cannot tell a
 gradient from its mirror image or its average, and one probed entry misses an error in the others. The second order
 is checked by applying the same test to the gradient itself, as a function of the inputs and of the cotangent.
 
-At a kink (|x| at 0) there is no derivative to compare with. It is seen by comparing two step sizes and the two
+At a kink (|x| at 0) there is no derivative to compare with. It is recognised by comparing two step sizes and the two
 one-sided differences, and reported as a warning rather than as a wrong rule, so keep inputs away from kinks.
 """
 
@@ -35,7 +35,7 @@ class KinkWarning(UserWarning):
 
 
 class _Probe(Tensor):
-    """A tensor that notes whether its values were read; to ask for its shape is not to read them."""
+    """A tensor that records in `read` whether its values were read; its shape and dtype do not count."""
 
     __slots__ = ("read",)
     shape, ndim, dtype = (property(lambda self, name=name: getattr(Tensor.data.__get__(self), name))
@@ -57,13 +57,15 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
                 name: str | None = None) -> float:
     """Check every gradient of `function(*tensors)` up to `order`; return the worst relative error.
 
-    inputs: a list of arrays or tensors; they are copied to float64 in their own memory order, so a strided or
-        Fortran-ordered input is checked as such. The function must not draw random numbers of its own.
+    inputs: a list of arrays or tensors; they are copied to float64 with their strides, so a strided or
+        Fortran-ordered input is checked as such. The function must not draw random numbers.
+    order: 1 for the gradients, 2 for the gradients of these as well, and so on.
     module: a module that the function calls: the gradients of its parameters are checked as well, in float64. Where
-        the function is itself a module, it is that one: check_grads(net, [x]).
+        the function is itself a module, it is that one: check_grads(net, [x]). seed: of the random numbers. name: of
+        the function, for messages.
     draws: random (cotangent, direction) pairs per input. step: h of the central difference; two steps, h and h / 4,
         are combined (Richardson) so that its h^2 error cancels. tolerance: largest allowed |numeric - analytic|
-        relative to the gradient's own size, so that a small gradient (down to `step`) is checked as sharply as a
+        relative to the gradient's size, so that a small gradient (down to `step`) is checked as sharply as a
         large one. What rounding leaves is near 1e-10 for functions of moderate size, wrong rules are off by 1e-3
         and more.
     Raises GradientError naming the op, the order, the input and the worst error; TinyganError when the function
@@ -100,16 +102,16 @@ def check_grads(function: Callable[..., Tensor], inputs: Sequence[Any], order: i
         settings = _Settings(order, draws, step, tolerance, np.random.default_rng(seed))
         return _check(function, arrays, labels, name, settings)
     finally:
-        for p, data, gradient, wanted, version, words in kept:
-            p._set(data, wanted)
-            p.grad, p.version, p.name = gradient, version, words
+        for p, data, gradient, learned, version, label in kept:
+            p._set(data, learned)
+            p.grad, p.version, p.name = gradient, version, label
 
 
 def _of_parameters(function: Callable[..., Tensor], parameters: list, count: int) -> Callable[..., Tensor]:
-    """Return the same as a function of its `count` inputs and of the values of these parameters."""
+    """Make a function of `count` inputs one of these inputs and of the values of these parameters."""
     def whole(*tensors: Tensor) -> Tensor:
         for p, t in zip(parameters, tensors[count:], strict=True):
-            # The parameter becomes the result of an operation that copies t: what arrives at it goes on to t.
+            # The parameter becomes the result of an operation that copies t, so its gradient is passed on to t.
             edges = ((t, 0, t.version),) if t.requires_grad else ()
             p._set(Tensor.data.__get__(t), t.requires_grad, edges, (lambda g, y: g,), "parameter")
         return function(*tensors[:count])
@@ -191,5 +193,6 @@ def _compare(function: Callable, arrays: list, i: int, gradient: np.ndarray, cot
 
 
 def _as_float64(x: Any) -> np.ndarray:
+    """Copy values to a float64 array with the same strides, counted in entries."""
     array = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
     return strided_like(array, array.astype(np.float64))

@@ -1,4 +1,4 @@
-"""Reverse-mode automatic differentiation: the idea that everything else in this package stands on.
+"""Reverse-mode automatic differentiation: `Tensor`, `primitive`, `backward` and `grad`.
 
 A `Tensor` holds an array. Every operation on tensors is a *primitive*: a function that returns its value and, for
 each input, a rule (a vector-Jacobian product, VJP) which turns a gradient of the output into a gradient of that
@@ -49,9 +49,16 @@ class Tensor(ArrayLike):
 
     data: a NumPy or CuPy array, or anything `numpy.asarray` takes. Integers and bools become float64. An array of
         floating-point numbers is not copied: do not write into it before `backward` has used the graph.
-    requires_grad: True for a tensor (a *leaf*) whose gradient is wanted; `backward` puts it in `.grad`, a Tensor.
-    name: what error messages call it. version: how often its array was changed in place, for `grad` to check.
-    rows: on the gradient of a filter bank, which filter sets took part (see `_union`).
+    requires_grad: True for a *leaf*, a tensor for which `backward` computes the gradient; it is stored in `.grad`, a
+        Tensor of the same shape.
+    name: for error messages. version: how often its array was changed in place, for `grad` to check.
+    rows: of the gradient of a filter bank: a bool mask over its first axis, the filter sets that took part.
+    Raises GraphError for data that are no real numbers.
+
+    Operators and methods have NumPy's names: + - * / ** @ abs(), indexing, .T, sum, mean, max, clip, reshape,
+    transpose, squeeze, astype, and shape, ndim, size, dtype. They are operations of tinygan.ops; max(axis, keepdims)
+    is max_along. Comparisons return arrays of bools, numpy() the values as a NumPy array, item() the only number as a
+    float; to these no gradient flows. NumPy's functions raise TypeError for a tensor.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "name", "rows", "version", "_edges", "_rules", "_born", "_op",
@@ -68,31 +75,35 @@ class Tensor(ArrayLike):
         self._edges, self._rules, self._born, self._op, self._where = edges, rules, next(_clock), op, ""
 
     def detach(self) -> Tensor:
-        """Return the same array as a constant: gradients stop here."""
+        """Return a tensor of the same array, not copied, as a constant: no gradient flows through it."""
         return Tensor(self.data)
 
     def backward(self, gradient: Any = None) -> None:
-        """Add d(self)/d(leaf) to `.grad` of every leaf that this tensor was made from.
+        """Add d(self)/d(leaf) to `.grad` of every leaf that this tensor was computed from.
 
         gradient: the gradient with respect to this tensor, of its shape; may be left out for a single number (1).
-        A second call on the same graph adds the same gradients again. Raises GraphError where nothing that
-        requires a gradient leads here.
+        A second call on the same graph adds the same gradients again. Raises GraphError for a tensor that was computed
+        from constants alone, for a gradient of another shape or dtype, and where a tensor of the graph was changed in
+        place after it was used.
         """
         if not self.requires_grad:
             raise GraphError(f"nothing to differentiate: {describe(self)} was made from constants alone")
         leaves = [t for t in _ancestors(self) if not t._edges]
         seed = _seed(self, gradient)
-        handed_out = [seed.data]
+        others = [seed.data]
         with _set_mode(recording=False):
             for leaf, g in zip(leaves, _grad(self, leaves, False, seed), strict=True):
                 if leaf.grad is not None:
                     leaf.add_gradient(g.data, g.rows)
                 else:
-                    leaf.grad = _unshared(g, handed_out)
-                handed_out.append(leaf.grad.data)
+                    leaf.grad = _unshared(g, others)
+                others.append(leaf.grad.data)
 
     def add_gradient(self, array: Any, rows: np.ndarray | None = None) -> None:
-        """Add an array to `.grad`; where that is None, it becomes the array itself. rows: of a bank's gradient."""
+        """Add an array of this tensor's shape to `.grad`; where that is None, it becomes the array itself.
+
+        rows: of the gradient of a filter bank: a bool mask, the sets that took part; None for all.
+        """
         total = _tagged(array, rows)
         if self.grad is not None:
             # A new array: a caller may have kept the old one.
@@ -103,8 +114,7 @@ class Tensor(ArrayLike):
         return f"Tensor({self.data}{', requires_grad=True' if self.requires_grad else ''})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refuse to copy or store a tensor with a graph: its inputs would be copied, too, and gradients would go to
-        these copies."""
+        """Refuse to copy or store a tensor with a graph: copies of its inputs would receive the gradients."""
         if self._edges:
             raise GraphError(f"{describe(self)} cannot be copied or stored with its graph: take .detach(), or .data")
         return super().__reduce_ex__(protocol)
@@ -131,11 +141,13 @@ class Rules(tuple):
 def primitive(function: Callable) -> Callable[..., Tensor]:
     """Make a differentiable operation of `function(*tensors, **options) -> (array, one rule per tensor)`.
 
-    Positional arguments are the tensors (numbers and arrays are lifted to constants), keyword arguments are
-    options. A rule is called as `rule(g, y)` with the gradient of the output and the output itself, and returns the
-    gradient for its input, still of the broadcast shape if the op broadcast; None in its place means that the
-    gradient is zero. The output is passed in rather than captured: capturing it would make a cycle.
-    The rules are a tuple, or Rules.
+    Positional arguments are the tensors (numbers and arrays become constants of the first tensor's dtype), keyword
+    arguments are options. A rule is called as `rule(g, y)` with the gradient of the output and the output itself, and
+    returns the gradient for its input, still of the broadcast shape if the op broadcast; None in its place means that
+    the gradient is zero. The output is passed in rather than captured: capturing it would make a cycle. The rules are
+    a tuple, or Rules, and are made of operations, so that they can be differentiated.
+    The operation returns a Tensor. It raises GraphError for tensors of different dtypes or devices, and where the
+    function does not return an array and a tuple of one rule per tensor.
     """
     name = function.__name__.strip("_")
 
@@ -188,19 +200,22 @@ def _lift(args: tuple, op: str) -> list[Tensor]:
 
 @primitive
 def add(a: Tensor, b: Tensor):
-    """Compute a + b, broadcast as NumPy does."""
+    """Compute a + b, elementwise; shapes broadcast as in NumPy.
+
+    Raises ValueError for shapes that do not broadcast, GraphError for two dtypes or devices.
+    """
     return a.data + b.data, (lambda g, y: g, lambda g, y: g)
 
 
 @primitive
 def sum_to(a: Tensor, *, shape: tuple[int, ...]):
-    """Sum `a` down to `shape`: the transpose of broadcasting `shape` up to a's shape."""
+    """Sum `a` down to `shape`: the transpose of broadcasting `shape`, which must broadcast to a's shape."""
     data = a.data
     if data.ndim > len(shape):
         data = data.sum(axis=tuple(range(data.ndim - len(shape))))
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and data.shape[i] != 1)
     if axes:
-        if axes == (0, 2, 3):  # a kernel of its own: CuPy's sum is slow along such axes
+        if axes == (0, 2, 3):  # has a kernel: CuPy's sum is slow along such axes
             data = for_array(data).channel_sums(data).reshape(shape)
         else:
             data = data.sum(axis=axes, keepdims=True)
@@ -209,13 +224,16 @@ def sum_to(a: Tensor, *, shape: tuple[int, ...]):
 
 @primitive
 def broadcast_to(a: Tensor, *, shape: tuple[int, ...]):
-    """Repeat `a` along new and length-1 axes up to `shape` (a read-only view, no copy)."""
+    """Repeat `a` along new and length-1 axes up to `shape` (a read-only view, no copy).
+
+    Raises ValueError where a does not broadcast to it.
+    """
     return a.xp.broadcast_to(a.data, shape), (lambda g, y: sum_to(g, shape=a.shape),)
 
 
 @primitive
 def copy(a: Tensor):
-    """Copy the values into new memory."""
+    """Copy the values into new memory; the gradient passes through."""
     return a.data.copy(order="K" if a.xp is np else "C"), (lambda g, y: g,)  # a GPU's optimisers take nothing but C
 
 
@@ -225,10 +243,12 @@ def copy(a: Tensor):
 def grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool = False, seed: Any = None) -> list[Tensor]:
     """Compute d(output)/d(input) for each of `inputs`, as tensors of their shapes (zeros where no path leads there).
 
-    seed: gradient with respect to `output`, of its shape (default 1, for outputs of one element only).
-    create_graph: record the backward pass as well, so that the results can be differentiated again.
+    inputs: tensors in a list, leaves or not; `.grad` is left alone. seed: the gradient with respect to `output`, of its
+    shape (default 1, for outputs of one element only). create_graph: record the backward pass as well, so that the
+    results can be differentiated again.
     The results share no memory with one another, with the seed or with the inputs: they may be changed in place.
-    Raises GraphError if a tensor of the graph was changed in place after it was used, or the seed does not fit.
+    Raises GraphError if a tensor of the graph was changed in place after it was used, if the seed has another shape or
+    dtype, and for a weight inside `normalized`.
     """
     output, *inputs = tensor_list([output, *tensor_list(inputs, "grad(y, [x])")], "grad(y, [x])")
     if hidden := [t for t in inputs if getattr(t, "detached", False)]:
@@ -258,9 +278,9 @@ def _seed(output: Tensor, seed: Any) -> Tensor:
 
 def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Tensor) -> list[Tensor]:
     """Run the backward pass; the results may share memory."""
-    wanted = {id(t) for t in inputs}
+    targets = {id(t) for t in inputs}
     order = _ancestors(output)  # newest first: everything made from a tensor comes before the tensor itself
-    leads = set(wanted)  # ids of the tensors through which something wanted is reached; the rest is skipped
+    leads = set(targets)  # ids of the tensors on a path to an input; the rest is skipped
     for t in reversed(order):
         if any(id(source) in leads for source, _, _ in t._edges):
             leads.add(id(t))
@@ -268,7 +288,7 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Te
     arrived, watch = {id(output): seed}, _mode.watch
     with _set_mode(recording=create_graph):
         for t in order:
-            g = arrived.get(id(t)) if id(t) in wanted else arrived.pop(id(t), None)
+            g = arrived.get(id(t)) if id(t) in targets else arrived.pop(id(t), None)
             if g is None:
                 continue
             together = t._rules.together if isinstance(t._rules, Rules) and not create_graph else None
@@ -286,7 +306,7 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Te
                 part = rule(g, t) if watch is None else watch.gradient(rule, g, t)
                 if not isinstance(part, Tensor):
                     raise GraphError(f"the rule of {t._op} made {describe(part)}: write it with operations on g and y")
-                # Central and easily forgotten: if the op broadcast this input, its gradient must be summed back.
+                # The line most easily left out: if the op broadcast this input, its gradient must be summed back.
                 if part.shape != source.shape:
                     part = sum_to(part, shape=source.shape)
                 if part.dtype != source.dtype:
@@ -297,7 +317,7 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], create_graph: bool, seed: Te
 
 
 def _all_parts(together: Callable, g: Tensor, t: Tensor) -> list[Callable]:
-    """Compute the gradients of all inputs of the operation that made t; return rules that give them out."""
+    """Compute the gradients of all inputs of the operation that made t; return one rule for each."""
     arrays = watched(f"{t._op}_back", g.data, lambda: together(g))
     return [lambda g, y, array=array: Tensor(array) for array in arrays]
 
@@ -328,8 +348,8 @@ def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     """Return the filter sets that took part in either of two gradients (None: all of them).
 
     `rows` on a gradient is a bool mask over the first axis of a filter bank. A set that no sample was routed
-    through has gradient zero, but so may a set that was used; an optimiser that leaves unused sets alone must be
-    able to tell the two apart.
+    through has gradient zero, but so may a set that was used; an optimiser that leaves unused sets alone must
+    distinguish the two.
     """
     return None if a is None or b is None else a | b
 
@@ -368,7 +388,10 @@ def watched(name: str, like: Any, work: Callable[[], Any]) -> Any:
 
 
 def no_grad() -> Any:
-    """Compute without recording edges (`with no_grad():`): cheaper, and nothing can be differentiated afterwards."""
+    """Compute without recording edges inside `with no_grad():`, in this thread.
+
+    It is cheaper, and what is computed inside cannot be differentiated: its results have requires_grad False.
+    """
     return _set_mode(recording=False)
 
 
@@ -376,6 +399,7 @@ def no_grad() -> Any:
 def frozen(*modules: Any) -> Iterator[None]:
     """Make the parameters of modules, or tensors, constants inside `with frozen(D):`.
 
+    modules: modules and tensors, one after the other; anything else, such as a list, raises GraphError.
     Gradients still flow through D to its inputs, but none is computed for its parameters. Unlike `no_grad` it changes
     the net, for every thread that uses it: use a net in one thread at a time.
     """

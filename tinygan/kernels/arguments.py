@@ -19,7 +19,7 @@ from tinygan.kernels.arrays import is_cupy, send, xp_of
 
 
 def float_type(dtype: Any) -> np.dtype:
-    """Read a floating-point type, in the machine's own byte order. Raises GraphError for any other."""
+    """Read a floating-point type, in the machine's byte order. Raises GraphError for any other."""
     try:
         found = np.dtype("O" if dtype is None else dtype)
     except TypeError as problem:
@@ -42,8 +42,8 @@ def all_tensors(holders: Sequence[Any]) -> list:
 def operand(data: Any, like: Any) -> Any:
     """Copy a number, an array or a list that stands beside a tensor's array, `like`, in an operation.
 
-    An array of floating-point numbers keeps its own dtype; lists, integers, bools and single numbers have none to keep
-    and take like's, as a Python number does in NumPy. A single number on the host moves to like's device.
+    An array of floating-point numbers keeps its dtype; lists, integers, bools and single numbers have none to keep and
+    take like's, as a Python number does in NumPy. A single number on the host moves to like's device.
     """
     if isinstance(data, (int, float)):
         return number(data, like)
@@ -58,8 +58,11 @@ _numbers: dict[tuple, Any] = {}
 
 
 def number(value: float, like: Any) -> Any:
-    """Make a number a 0-d array of like's dtype and device. On a GPU each is made once: to send it there costs as much
-    as an operation. (Nothing writes into an operation's inputs, so it can serve for ever.)"""
+    """Make a number a 0-d array of like's dtype and device.
+
+    On a GPU each is made once and kept: to send it there costs as much as an operation, and operations do not write
+    into their inputs.
+    """
     if not is_cupy(like):
         return np.asarray(value, dtype=like.dtype)
     xp = xp_of(like)
@@ -73,7 +76,7 @@ def number(value: float, like: Any) -> Any:
 
 
 class Index(tuple):
-    """An index whose parts nobody else can change: numbers, slices, None, Ellipsis, and copies of arrays."""
+    """An index whose parts do not change: numbers, slices, None, Ellipsis, and copies of arrays."""
 
     @property
     def has_arrays(self) -> bool:
@@ -137,10 +140,10 @@ def copy_mask(rows: Any, count: int) -> np.ndarray | None:
 
 def tensor_list(tensors: Any, form: str) -> list:
     """Read a list of one tensor or more. Raises GraphError, naming the right form, for a bare tensor and all else."""
-    found = [] if isinstance(tensors, ArrayLike) or not hasattr(tensors, "__iter__") else list(tensors)
-    if not found or not all(isinstance(t, ArrayLike) for t in found):
+    listed = [] if isinstance(tensors, ArrayLike) or not hasattr(tensors, "__iter__") else list(tensors)
+    if not listed or not all(isinstance(t, ArrayLike) for t in listed):
         raise GraphError(f"tensors are given in a list of one or more: write {form}")
-    return found
+    return listed
 
 
 def copy_integers(values: Any, what: str, samples: int, below: int) -> np.ndarray:
@@ -195,8 +198,10 @@ def is_unshared(array: Any, others: Sequence[Any]) -> bool:
 
 
 def _overlap(a: Any, b: Any) -> bool:
-    """Whether two CuPy arrays may share memory: parts of one allocation that do not keep apart. (CuPy's own test costs
-    ten times as much, and every pair of parameters is asked.)"""
+    """Return whether two CuPy arrays may share memory: parts of one allocation whose addresses overlap.
+
+    (CuPy's test costs ten times as much, and `grad` compares every pair of gradients.)
+    """
     if a.data.mem.ptr != b.data.mem.ptr:
         return False
     return not b.flags.c_contiguous or (a.data.ptr < b.data.ptr + b.nbytes and b.data.ptr < a.data.ptr + a.nbytes)

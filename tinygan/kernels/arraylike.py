@@ -21,7 +21,7 @@ def host_array(data: Any, what: str) -> np.ndarray:
 
 
 def real_array(data: Any) -> Any:
-    """Convert data to a NumPy or CuPy array of floating-point numbers in the machine's own byte order.
+    """Convert data to a NumPy or CuPy array of floating-point numbers in the machine's byte order.
 
     An array that is one already is returned itself, not copied. Integers and bools become float64.
     Raises GraphError for anything else (complex numbers, text, lists of uneven length).
@@ -29,7 +29,7 @@ def real_array(data: Any) -> Any:
     try:
         array = data if is_cupy(data) else np.asarray(data)
     except ValueError:
-        array = host_array(data, "a Tensor")  # which says why
+        array = host_array(data, "a Tensor")  # raises the error with its reason
     if array.dtype.kind not in "fiub":
         raise GraphError(f"a Tensor holds real numbers, not {array.dtype} (shape {array.shape})")
     if array.dtype.kind != "f":
@@ -46,15 +46,15 @@ def describe(t: Any) -> str:
 
 
 class ArrayLike:
-    """NumPy's manners for a class with an array in `.data`: whatever asks for values alone and needs no gradient.
+    """The base of Tensor: NumPy's names for what depends on the values in `.data` alone and needs no gradient.
 
-    NumPy's own functions are refused: each would make an array that is cut off from the graph, or one of objects.
+    NumPy's functions are refused: each would make an array that is cut off from the graph, or one of objects.
     """
 
     __slots__ = ()
-    __array_priority__ = 1000  # so that `cupy_array * tensor` asks the tensor first
+    __array_priority__ = 1000  # so that `cupy_array * tensor` calls the tensor's __rmul__
     __array_ufunc__ = None  # the same for NumPy; and numpy.add(array, tensor) is an error, not an array of tensors
-    __hash__ = object.__hash__  # == compares values, so it must be said that a tensor is found by what it is
+    __hash__ = object.__hash__  # == compares values; sets and dictionaries compare identities
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,12 +110,12 @@ class ArrayLike:
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, value: Any) -> bool:
-        found = self == value
-        return found if isinstance(found, bool) else bool(found.any())
+        equal = self == value
+        return equal if isinstance(equal, bool) else bool(equal.any())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
-            raise TypeError("an array made of this tensor would be cut off from its graph: ask for .numpy(), "
+            raise TypeError("an array made of this tensor would be cut off from its graph: use .numpy(), "
                             "or use tinygan.ops")
         return np.array(self.data, dtype=dtype, copy=copy)
 

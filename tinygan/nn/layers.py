@@ -5,7 +5,7 @@ Three kinds of weight normalisation (`norm`):
   affine  y = g (w . x) / |w| + b      the same with a learned scale and bias
   none    y = w . x + b                an ordinary layer
 |w| is taken per output channel and, in a bank, per filter set (fused.weight_norm has the formula). The shapes,
-initial values and the rule which layer is strict follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
+initial values and the choice of strict layers follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Filters(Module):
         if norm not in NORMS:
             raise TinyganError(f"unknown weight normalisation {norm!r}: use one of {', '.join(NORMS)}")
         if min(shape) < 1:
-            raise TinyganError(f"a layer of shape {shape} has nothing to learn: every size must be 1 or more")
+            raise TinyganError(f"a layer of shape {shape} has no weights: every size must be 1 or more")
         self.bank, channels = shape[0], shape[out_axis]
         self.out_axis, self.norm, self.norm_scale, self.eps = out_axis, norm, norm_scale, eps
         bound = init_factor / (math.prod(shape[1:]) // channels) ** 0.5
@@ -70,7 +70,7 @@ class _Filters(Module):
                            rows=None if route is None else route.used)
 
     def scaled(self, y: Tensor, route: Route | None = None) -> Tensor:
-        """Apply scale and bias, one per output channel (and per filter set where the bank has its own)."""
+        """Apply scale and bias, one per output channel (and per filter set where the layer has bank_affine)."""
         if self.gain is not None:
             y = y * _for_samples(self.gain, route, y.ndim)
         if self.bias is not None:
@@ -79,7 +79,12 @@ class _Filters(Module):
 
 
 class Linear(_Filters):
-    """y = x W^T: (N, inputs) -> (N, outputs), with `weight` (1, outputs, inputs, 1, 1)."""
+    """A linear layer y = x W^T: (N, inputs) -> (N, outputs), with `weight` (1, outputs, inputs, 1, 1).
+
+    norm: weight normalisation, "strict", "affine" or "none" (nn/layers.py has the formulas); eps is added to |w|^2.
+    bias: with norm "none", add b. Initial weights are uniform in +- init_factor / sqrt(inputs), drawn from rng.
+    Raises TinyganError for an unknown norm or a size below 1; a call raises GraphError for an x that does not fit.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, norm: str = "none", bias: bool = True, eps: float = 1e-6,
                  init_factor: float = 1.0, rng: np.random.Generator, dtype: type = np.float32) -> None:
@@ -92,7 +97,11 @@ class Linear(_Filters):
 
 
 class Conv2d(_Filters):
-    """Convolution (N, inputs, H, W) -> (N, outputs, h, w), with `weight` (1, outputs, inputs, kh, kw)."""
+    """A convolution (N, inputs, H, W) -> (N, outputs, h, w), with `weight` (1, outputs, inputs, kh, kw).
+
+    kernel, stride, padding: pixels, one number or (rows, columns); `ops.conv2d` has the sizes. norm, bias, eps,
+    init_factor, rng and errors: as for Linear, with inputs * kh * kw in place of inputs.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: Pair, *, stride: Pair = 1, padding: Pair = 0,
                  norm: str = "none", bias: bool = True, eps: float = 1e-6, init_factor: float = 1.0,
@@ -109,7 +118,9 @@ class StochasticConvTranspose2d(_Filters):
     """The paper's layer: a transposed convolution that draws its filters from a bank of K complete sets.
 
     (N, inputs, h, w) -> (N, outputs, H, W); `weight` (K, inputs, outputs, kh, kw). `routes` gives the set for each
-    sample; the layer does not draw it (models/adapted_gan.py does), so that a sample can be made again.
+    sample, N host integers in [0, K) or a Route; the net draws it (models/gan/nets.py), so that a sample can be made
+    again. kernel, stride, padding: pixels, one number or (rows, columns); `ops.conv_transpose2d` has the sizes.
+    norm, bias, eps, init_factor, rng and errors: as for Conv2d. |w|^2 is divided by the stride's product.
     bank_affine: each set has its own scale and bias (norm affine or none); by default they are shared, because the
     paper selects filters and nothing else.
     """
@@ -131,7 +142,10 @@ class StochasticConvTranspose2d(_Filters):
 
 
 class ConvTranspose2d(StochasticConvTranspose2d):
-    """An ordinary transposed convolution: a bank of one."""
+    """An ordinary transposed convolution (N, inputs, h, w) -> (N, outputs, H, W): a bank of one.
+
+    options: those of StochasticConvTranspose2d, without bank.
+    """
 
     stochastic = False
 
@@ -144,10 +158,11 @@ class TPReLU(Module):
 
     slope: initial a (0.2 in the paper, 0.25 in Xiang & Li's code). shift=False leaves t out (PReLU).
     clamp: how a is kept within [0, 1]. "project", the default, lets the optimiser move it back after each step;
-        "forward" uses the nearest allowed value and gives a slope outside no gradient, so that it never comes back
-        (at high learning rates most slopes of a net end so: RESULTS.md); "none" lets it go. Xiang & Li's Lua code
-        projects, their Python code clamps in the forward pass.
-    bank > 1: own a and t for every filter set, picked by routes. Raises TinyganError for an unknown clamp.
+        "forward" uses the nearest allowed value and gives a slope outside it no gradient, so that it stays there (at
+        high learning rates this happens to most slopes of a net: RESULTS.md); "none" does not limit it. Xiang & Li's
+        Lua code projects, their Python code clamps in the forward pass.
+    bank > 1: a and t for every filter set, selected by routes, N host integers in [0, bank) or a Route.
+    Raises TinyganError for an unknown clamp.
     """
 
     def __init__(self, channels: int, *, slope: float = 0.2, clamp: str = "project", shift: bool = True,
@@ -172,7 +187,10 @@ class TPReLU(Module):
 
 
 def PReLU(channels: int, *, slope: float = 0.2, clamp: str = "project", dtype: type = np.float32) -> TPReLU:
-    """Make a TPReLU without its shift: x where x > 0, else a x."""
+    """Make a TPReLU without its shift: x where x > 0, else a x (He et al. 2015).
+
+    channels, slope, clamp and errors: as for TPReLU.
+    """
     return TPReLU(channels, slope=slope, clamp=clamp, shift=False, dtype=dtype)
 
 
@@ -181,13 +199,14 @@ def normalized(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     """Normalise the filters of a net's layers once, however often the net is called inside the context.
 
     Weight normalisation is a change of variables, v = w / |w|. So a training step may compute v before the net is
-    called, let `backward` find its gradient, and carry that on to w afterwards, when the context ends. This way a net
-    that is called twice normalises once, and on a GPU a whole net takes one launch there and one back.
+    called, let `backward` compute its gradient, and turn that into w's when the context ends. This way a net that is
+    called twice normalises once, and on a GPU the filters of a whole net take one launch, and their gradients another.
 
     routes: those of every call that is made inside, (N, stochastic layers); sets they do not use are left out, and a
-    call that needs one raises GraphError. None: all sets are normalised. Only `backward` carries gradients on to the
+    call that needs one raises GraphError. None: all sets are normalised. Only `backward` computes gradients of the
     weights here, and only to first order; for anything else leave the context out. Gradients are added to those the
-    weights have. A context within a context of the same net takes its place for a while. A net belongs to one thread.
+    weights have. A context within a context of the same net replaces it until it ends. Use a net in one thread at a
+    time.
     """
     layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
     stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
@@ -206,11 +225,11 @@ def normalized(net: Module, routes: Sequence | None = None) -> Iterator[None]:
         layer.given, layer.weight.detached = (v, r), True
     try:
         yield
-        found = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
-        if found:
-            gradients = watched("normalize_dx", found[0][2].data, lambda: for_array(found[0][2].data).normalize_dx_all([
-                (g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows) for m, n, g in found]))
-            for (m, _, g), array in zip(found, gradients, strict=True):
+        parts = [(m, n, v.grad) for m, v, (_, n) in zip(layers, filters, values, strict=True) if v.grad is not None]
+        if parts:
+            gradients = watched("normalize_dx", parts[0][2].data, lambda: for_array(parts[0][2].data).normalize_dx_all([
+                (g.data, m.weight.data, n, m.out_axis, m.norm_scale, g.rows) for m, n, g in parts]))
+            for (m, _, g), array in zip(parts, gradients, strict=True):
                 m.weight.add_gradient(array, g.rows)
     finally:
         for layer, (given, detached) in zip(layers, before, strict=True):

@@ -23,20 +23,22 @@ FORMS = ("logits", "clamped")
 
 
 def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> Tensor:
-    """Compute -E log D(x) - E log(1 - D(G(z))), the standard loss of D (Goodfellow et al. 2014).
+    """Compute -E log D(x) - E log(1 - D(G(z))), the standard loss of D (Goodfellow et al. 2014), a single number.
 
-    real, fake: logits of any shape. form: "logits" is exact; "clamped" is log(sigmoid + 1e-12) of 2017's frameworks,
-    whose gradient dies once D is certain: the paper's "hard collapse". (log(1 - D) is taken as log sigmoid(-logit):
-    1 - sigmoid would already round to 0 in float32 beyond a logit of about 17.)
+    real, fake: D's logits of real images and of G's, of any shape. form: "logits" is exact; "clamped" is
+    log(sigmoid + 1e-12) as in frameworks of 2017, whose gradient becomes 0 once D is certain: the paper's "hard
+    collapse". (log(1 - D) is taken as log sigmoid(-logit): 1 - sigmoid would already round to 0 in float32 beyond a
+    logit of about 17.) Raises TinyganError for another form.
     """
     return _minus_log(real, 1.0, form) + _minus_log(fake, -1.0, form)
 
 
 def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "logits") -> Tensor:
-    """Compute the generator's loss from the logits of its images.
+    """Compute the generator's loss from D's logits of its images, a single number (Goodfellow et al. 2014).
 
-    kind: "nonsaturating" is -E log D(G(z)) (used by Xiang & Li's code, our default: it has a gradient when D wins);
-    "saturating" is E log(1 - D(G(z))), the form printed in the paper.
+    fake: logits of any shape. kind: "nonsaturating" is -E log D(G(z)) (used by Xiang & Li's code, our default: it has a
+    gradient when D wins); "saturating" is E log(1 - D(G(z))), the form printed in the paper. form: as for
+    `discriminator_loss`. Raises TinyganError for another kind or form.
     """
     if kind == "nonsaturating":
         return _minus_log(fake, 1.0, form)
@@ -55,8 +57,9 @@ def _minus_log(logits: Tensor, sign: float, form: str) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Sequence[int]) -> Tensor:
-    """Compute the mean of -log softmax(logits)[label]. logits (N, classes), labels (N,) integers.
+    """Compute the mean of -log softmax(logits)[label] over the batch, a single number.
 
+    logits: (N, classes). labels: (N,) integers in [0, classes).
     Raises GraphError for logits of another shape and for labels that are no class or not one per sample.
     """
     if logits.ndim != 2:

@@ -21,12 +21,12 @@ from tinygan.ops.routes import routes_of
 
 
 class Parameter(Tensor):
-    """A tensor that is learned.
+    """A tensor that an optimiser updates.
 
-    bank: axis 0 counts filter sets, which may be used or not in a step. bounds: (low, high) between which an
-    optimiser keeps the values, moving them back after each of its steps. copy: False uses the array itself, which the
-    caller must not use any more. detached: the path from it to the loss is not recorded at the moment
-    (layers.normalised), so `grad` refuses it.
+    data: as for Tensor, of any shape. bank: axis 0 counts filter sets, which may be used or not in a step. bounds:
+    (low, high) between which an optimiser keeps the values, moving them back after each of its steps. copy: False uses
+    the array itself, which the caller must not use any more. detached: True inside `normalized`, where the path from
+    it to the loss is not recorded, so `grad` refuses it. Raises GraphError for data that are no real numbers.
     """
 
     __slots__ = ("bank", "bounds", "detached")
@@ -40,7 +40,10 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of everything with parameters. Subclasses set attributes in __init__ and define `forward`."""
+    """The base of everything with parameters. Subclasses set attributes in __init__ and define `forward`.
+
+    Parameters are those among the attributes, and in lists, tuples, deques, mappings and modules among them.
+    """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.forward(*args, **options)
@@ -52,6 +55,7 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Yield (dotted name, parameter) in the order of assignment, each parameter once.
 
+        prefix: put before each name, such as "generator.".
         Raises TinyganError where two parameters would have one name, or where they lie in a set and so have none.
         """
         named: set[str] = set()
@@ -87,7 +91,7 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def parameter_count(self) -> int:
-        """Count the numbers that are learned."""
+        """Count the numbers in all parameters."""
         return sum(p.size for p in self.parameters())
 
     def zero_grad(self) -> None:
@@ -96,24 +100,26 @@ class Module:
             p.grad = None
 
     def freeze(self) -> Module:
-        """Make all parameters constants until `unfreeze`. For one step of a GAN use `with frozen(D)`."""
+        """Make all parameters constants until `unfreeze`; return the module. For one step use `with frozen(net)`."""
         for p in self.parameters():
             p.requires_grad = False
         return self
 
     def unfreeze(self) -> Module:
-        """Make all parameters learnable again."""
+        """Let gradients be computed for all parameters again; return the module."""
         for p in self.parameters():
             p.requires_grad = True
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copy all values to the host: name -> array."""
+        """Copy all values to the host: dotted name -> NumPy array."""
         return {name: p.numpy().copy() for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Copy values in, by name. Names and shapes must match exactly; otherwise TinyganError names the first
-        difference and nothing is changed."""
+        """Copy values in, by name; each parameter keeps its dtype and device.
+
+        Names and shapes must match exactly; otherwise TinyganError names the first difference and nothing is changed.
+        """
         parameters = dict(self.named_parameters())
         check_state(state, parameters, type(self).__name__)
         for name, p in parameters.items():
@@ -121,7 +127,7 @@ class Module:
             p.version += 1
 
     def to(self, put: Callable[[np.ndarray], Any]) -> Module:
-        """Move all parameters with `put`, such as Device.put or cupy.asarray."""
+        """Move all parameters with `put`, a function from array to array such as cupy.asarray; return the module."""
         for p in self.parameters():
             p.data = put(p.data)
         return self
@@ -149,15 +155,19 @@ def _named(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tupl
 
 
 class Sequential(Module):
-    """Modules applied one after the other. A stochastic layer among them takes the next column of `routes`."""
+    """Modules applied one after the other. A stochastic layer among them takes the next column of `routes`.
+
+    layers: modules, or functions of one tensor.
+    """
 
     def __init__(self, *layers: Callable) -> None:
         self.layers = list(layers)
 
     def forward(self, x: Tensor, routes: Sequence | None = None) -> Tensor:
-        """Apply the modules; routes: host integers (N, stochastic layers), or None where every bank is 1.
+        """Apply the modules to x (N, ...) and return the result of the last.
 
-        Raises GraphError for routes of another shape.
+        routes: host integers (N, stochastic layers), or None where every bank is 1. Raises GraphError for routes of
+        another shape.
         """
         stochastic = [layer for layer in self.layers if getattr(layer, "stochastic", False)]
         columns = iter(routes_of(routes, [layer.bank for layer in stochastic], len(x)))

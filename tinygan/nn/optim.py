@@ -1,8 +1,8 @@
 """RMSprop, Adam and a moving average of a net's weights.
 
 A filter bank raises a question that ordinary nets do not: what happens to a set which no sample was routed through in
-this step? Here, by default, nothing (*lazy*): its weights stay, its running averages do not decay, and its own count
-of steps does not advance. The dense alternative treats "unused" as "gradient zero": the running average of the
+this step? Here, by default, nothing (*lazy*): its weights stay, its running averages do not decay, and its count of
+steps does not advance. The dense alternative treats "unused" as "gradient zero": the running average of the
 squared gradient then shrinks between visits (to 0.9^16 = 0.19 of itself for RMSprop with 16 sets and one route per
 batch). A step is divided by the root of that average, so the next one is two to three times too long.
 """
@@ -73,7 +73,7 @@ class Optimizer:
             watched(type(self).__name__, updates[0].p, lambda: self._apply(for_array(updates[0].p), updates))
 
     def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
-        """Update all parameters in place."""
+        """Update all parameters in place by the optimiser's kernel."""
         raise NotImplementedError
 
     def _entries(self) -> dict[str, Any]:
@@ -94,9 +94,12 @@ class Optimizer:
 
 
 class RMSprop(Optimizer):
-    """v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps).
+    """RMSprop (Tieleman & Hinton 2012): v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps).
 
-    The defaults alpha 0.9 and eps 1e-6 are those of Xiang & Li's code; no momentum, not centred.
+    named: (name, parameter) pairs, such as net.named_parameters(). lr: the learning rate; `.lr` may be changed between
+    steps. alpha, eps: 0.9 and 1e-6 as in Xiang & Li's code; no momentum, not centred. lazy: leave filter sets without
+    samples as they are (our choice, see the top of nn/optim.py). Raises TinyganError for values outside their ranges
+    and for a name or parameter that is given twice. Methods: step, state_dict, load_state_dict.
     """
 
     slots = ("square",)
@@ -113,9 +116,11 @@ class RMSprop(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015) with bias correction; a filter set counts only the steps in which it was used.
+    """Adam (Kingma & Ba 2015): m, v = averages of g and g^2;  p -= lr m' / (sqrt(v') + eps), m' and v' bias-corrected.
 
-    betas (0.5, 0.99) are our choice for GANs: a short memory of the gradient's direction, because the game turns.
+    named, lr, lazy and errors: as for RMSprop. The bias of a filter set is corrected by the number of steps in which it
+    was used. betas: decay of m and of v; (0.5, 0.99) is our choice for GANs: m covers few steps, because the direction
+    of the gradient changes as D and G play. eps: 1e-8, the paper's. Methods: step, state_dict, load_state_dict.
     """
 
     slots = ("mean", "square")
@@ -134,8 +139,9 @@ class Adam(Optimizer):
 class EMA:
     """An exponential moving average of a net's weights, in a twin of it (`.module`): steadier images than the net's.
 
-    decay: the share of the old average kept per step. Early steps keep less, (1 + t) / (10 + t), so that the first
-    random weights are forgotten soon (the rule of TensorFlow's ExponentialMovingAverage).
+    decay: the share of the old average kept per step, in [0, 1). Early steps keep less, (1 + t) / (10 + t) in step t,
+    so that the random initial weights soon have no share (the rule of TensorFlow's ExponentialMovingAverage).
+    Raises TinyganError for another decay.
     """
 
     def __init__(self, net: Module, decay: float) -> None:
@@ -144,7 +150,7 @@ class EMA:
         self.module, self.decay, self.updates = net.copy().freeze(), float(decay), 0
 
     def update(self, net: Module) -> None:
-        """Set average = decay * average + (1 - decay) * weights."""
+        """Set average = decay * average + (1 - decay) * weights, in place. net: of the same architecture."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         pairs = list(zip(self.module.parameters(), net.parameters(), strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
 from tinygan.kernels import for_array
-from tinygan.kernels.arguments import copy_integers, pair
+from tinygan.kernels.arguments import check_map, copy_integers, pair
 from tinygan.ops.conv import Pair
 
 MOST_ENTRY = 1e6  # of a matrix, in pixels: beyond it lies no image, and float32 would overflow
@@ -25,7 +25,8 @@ def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | N
 
     x: (N, C, H, W). matrices: (M, 2, 3) on the host; pixel centres lie at whole numbers, outside the image is 0.
     sources: M host integers, the image that each view shows; left out, view m shows image m.
-    Returns (M, C, *size). Linear in x, with its exact transpose as VJP. Any matrix will do, a singular one too.
+    size: of the views in pixels, one number or (rows, columns). Returns (M, C, *size). Linear in x, with its exact
+    transpose as VJP. Any matrix will do, a singular one too.
     Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
     larger than 1e6.
     """
@@ -41,6 +42,7 @@ def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | N
 
 @primitive
 def _warp(x: Tensor, *, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int]):
+    """Resample x, with arguments that `warp` has checked."""
     value = for_array(x.data).warp(x.data, matrices, sources, size)
     return value, (lambda g, y: _warp_back(g, matrices=matrices, sources=sources, shape=x.shape),)
 
@@ -54,18 +56,20 @@ def _warp_back(g: Tensor, *, matrices: np.ndarray, sources: np.ndarray, shape: t
 
 @primitive
 def blur(x: Tensor):
-    """Blur with the weights 1/4 1/2 1/4 along both axes; (N, C, H, W), the border pixel repeated.
+    """Blur maps with the weights 1/4, 1/2, 1/4 along rows and columns, the border pixel repeated.
 
-    The map is symmetric, also at the border, so it is its own transpose.
+    x: (N, C, H, W); returns the same shape. The map is symmetric, also at the border, so it is its own transpose.
+    The weights are our choice: the smallest binomial filter. Raises GraphError for another number of axes.
     """
+    check_map("blur", x)
     return _blur_along(_blur_along(x.data, 2), 3), (lambda g, y: blur(g),)
 
 
 def _blur_along(a: Any, axis: int) -> Any:
-    near, own = BLUR
+    near, centre = BLUR
     ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))
     first, last = ((slice(None),) * axis + (part,) for part in (slice(None, 1), slice(-1, None)))
-    out, share = a * own, a * near
+    out, share = a * centre, a * near
     out[ahead] += share[behind]
     out[behind] += share[ahead]
     out[first] += share[first]

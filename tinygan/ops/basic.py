@@ -1,8 +1,8 @@
 """The closed set of primitives, and what is built from them.
 
 Each primitive computes its value with plain array code and states one rule (VJP) per input. Rules are written with
-primitives (of this file, and the three of engine.py), so they can be differentiated too. Everything below the line
-"composites" needs no rule.
+primitives (of this file, and the four of engine/tensor.py), so they can be differentiated too. Everything below the
+line "composites" needs no rule. Where nothing else is said, inputs have any shape and a result has that of its input.
 
 Conventions at kinks (where no derivative exists): absolute has slope 0 at 0; maximum and minimum give the whole
 gradient to their first argument on ties. So relu(x) = maximum(x, 0) has slope 1 at 0, where most libraries choose 0,
@@ -32,30 +32,30 @@ __all__ = ["absolute", "add", "astype", "broadcast_to", "clip", "concatenate", "
 
 @primitive
 def subtract(a: Tensor, b: Tensor):
-    """Compute a - b, broadcast."""
+    """Compute a - b, elementwise and broadcast. Raises as `add`."""
     return a.data - b.data, (lambda g, y: g, lambda g, y: negative(g))
 
 
 @primitive
 def negative(a: Tensor):
-    """Compute -a."""
+    """Compute -a; a of any shape."""
     return -a.data, (lambda g, y: negative(g),)
 
 
 @primitive
 def multiply(a: Tensor, b: Tensor):
-    """Compute a * b, elementwise and broadcast."""
+    """Compute a * b, elementwise and broadcast. Raises as `add`."""
     return a.data * b.data, (lambda g, y: g * b, lambda g, y: g * a)
 
 
 @primitive
 def divide(a: Tensor, b: Tensor):
-    """Compute a / b, elementwise and broadcast."""
+    """Compute a / b, elementwise and broadcast; infinite or NaN where b is 0. Raises as `add`."""
     return a.data / b.data, (lambda g, y: g / b, lambda g, y: negative(g * y / b))
 
 
 def power(a: Any, exponent: Any) -> Tensor:
-    """Compute a ** exponent; either may be a tensor, a number or an array, and they broadcast.
+    """Compute a ** exponent; either may be a tensor, a number or an array, and they broadcast. Raises as `add`.
 
     Where a is 0 the gradient with respect to the exponent is 0, the limit for exponents above 0; where a is negative
     it is NaN, because a ** exponent is no number between whole exponents.
@@ -76,6 +76,7 @@ def _power(a: Tensor, *, exponent: float):
 
 @primitive
 def _tensor_power(a: Tensor, b: Tensor):
+    """Compute a ** b for an exponent that may need a gradient."""
     def by_a(g: Tensor, y: Tensor) -> Tensor:
         return g * (b * power(a, where((a.data == 0) & (b.data == 0), 1.0, b - 1.0)))  # 0 * inf, as above
 
@@ -90,78 +91,85 @@ def _tensor_power(a: Tensor, b: Tensor):
 
 @primitive
 def exp(a: Tensor):
-    """Compute e ** a."""
+    """Compute e ** a, elementwise."""
     return a.xp.exp(a.data), (lambda g, y: g * y,)
 
 
 @primitive
 def log(a: Tensor):
-    """Compute the natural logarithm."""
+    """Compute the natural logarithm, elementwise: -inf at 0, NaN below."""
     return a.xp.log(a.data), (lambda g, y: g / a,)
 
 
 @primitive
 def sqrt(a: Tensor):
-    """Compute the square root. The slope at 0 is infinite: add an epsilon inside the root where 0 can occur."""
+    """Compute the square root, elementwise; NaN below 0.
+
+    The slope at 0 is infinite: add an epsilon inside the root where 0 can occur.
+    """
     return a.xp.sqrt(a.data), (lambda g, y: g * 0.5 / y,)
 
 
 @primitive
 def sin(a: Tensor):
-    """Compute the sine (radians)."""
+    """Compute the sine of a (radians), elementwise."""
     return a.xp.sin(a.data), (lambda g, y: g * cos(a),)
 
 
 @primitive
 def cos(a: Tensor):
-    """Compute the cosine (radians)."""
+    """Compute the cosine of a (radians), elementwise."""
     return a.xp.cos(a.data), (lambda g, y: negative(g * sin(a)),)
 
 
 @primitive
 def tanh(a: Tensor):
-    """Compute the hyperbolic tangent."""
+    """Compute the hyperbolic tangent, elementwise."""
     return a.xp.tanh(a.data), (lambda g, y: g * (1.0 - y * y),)
 
 
 @primitive
 def sigmoid(a: Tensor):
-    """Compute 1 / (1 + e ** -a); does not overflow, and small values stay exact."""
+    """Compute 1 / (1 + e ** -a), elementwise; does not overflow, and small values stay exact."""
     return for_array(a.data).sigmoid(a.data), (lambda g, y: g * y * (1.0 - y),)
 
 
 @primitive
 def softplus(a: Tensor):
-    """Compute log(1 + e ** a) without overflow. -log(sigmoid(a)) is softplus(-a): losses on logits use it."""
+    """Compute log(1 + e ** a), elementwise and without overflow.
+
+    -log(sigmoid(a)) is softplus(-a): losses on logits use it.
+    """
     x = a.data
     return a.xp.maximum(x, 0.0) + a.xp.log1p(a.xp.exp(-abs(x))), (lambda g, y: g * sigmoid(a),)
 
 
 @primitive
 def absolute(a: Tensor):
-    """Compute |a|; slope 0 at 0."""
+    """Compute |a|, elementwise; slope 0 at 0."""
     sign = a.xp.sign(a.data)
     return abs(a.data), (lambda g, y: g * Tensor(sign),)
 
 
 @primitive
 def maximum(a: Tensor, b: Tensor):
-    """Return the larger of a and b; on a tie the gradient goes to a."""
+    """Return the larger of a and b, elementwise and broadcast; on a tie a receives the gradient. Raises as `add`."""
     mask = (a.data >= b.data).astype(a.dtype)
     return a.xp.maximum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
 
 
 @primitive
 def minimum(a: Tensor, b: Tensor):
-    """Return the smaller of a and b; on a tie the gradient goes to a."""
+    """Return the smaller of a and b, elementwise and broadcast; on a tie a receives the gradient. Raises as `add`."""
     mask = (a.data <= b.data).astype(a.dtype)
     return a.xp.minimum(a.data, b.data), (lambda g, y: g * Tensor(mask), lambda g, y: g * Tensor(1.0 - mask))
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
-    """Select a where the condition (a bool array, a constant; it is copied) holds, b elsewhere; broadcast.
+    """Select a where the condition holds, b elsewhere; the three broadcast. Raises as `add`.
 
-    The condition is an option rather than a tensor: nothing can be differentiated through a yes or no.
+    condition: an array of bools, which is copied. It is an option rather than a tensor: there is no derivative with
+    respect to a yes or no.
     Both a and b are computed everywhere, and the one not taken gets the gradient 0: times an infinite slope that is
     NaN. So keep what is not taken finite *inside* as well: where(x > 0, log(where(x > 0, x, 1.0)), 0.0).
     """
@@ -171,18 +179,22 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
 
 @primitive
 def _where(a: Tensor, b: Tensor, *, condition: Any):
+    """Select a where the condition, a bool array that does not change, holds, b elsewhere."""
     return a.xp.where(condition, a.data, b.data), (lambda g, y: _where(g, 0.0, condition=condition),
                                                    lambda g, y: _where(0.0, g, condition=condition))
 
 
 def astype(a: Tensor, dtype: Any) -> Tensor:
-    """Convert to another floating-point type; the gradient comes back in a's own. Raises GraphError for a type of whole
-    numbers, to which there is no gradient."""
+    """Convert to another floating-point type, such as numpy.float32; the gradient is converted back to a's.
+
+    Raises GraphError for a type of whole numbers: there would be no gradient.
+    """
     return _astype(a, dtype=float_type(dtype))
 
 
 @primitive
 def _astype(a: Tensor, *, dtype: np.dtype):
+    """Convert to a floating-point type."""
     return a.data.astype(dtype), (lambda g, y: astype(g, a.dtype),)
 
 
@@ -191,28 +203,41 @@ def _astype(a: Tensor, *, dtype: np.dtype):
 
 @primitive
 def reshape(a: Tensor, *, shape: Sequence[int]):
-    """Return the values in C order under another shape; one length may be -1."""
+    """Return the values in C order under another shape; one length may be -1.
+
+    Raises ValueError where they do not fit.
+    """
     return a.data.reshape(shape), (lambda g, y: reshape(g, shape=a.shape),)
 
 
 @primitive
 def permute(a: Tensor, *, axes: Sequence[int]):
-    """Reorder the axes: result axis i is axis axes[i] of `a` (numpy.transpose)."""
+    """Reorder the axes: result axis i is axis axes[i] of `a` (numpy.transpose).
+
+    Raises ValueError unless each axis is named once.
+    """
     back = tuple(int(i) for i in np.argsort([i % a.ndim for i in axes]))
     return a.data.transpose(axes), (lambda g, y: permute(g, axes=back),)
 
 
 @primitive
 def getitem(a: Tensor, *, index: Any):
-    """Select a[index] as NumPy does: integers, slices, None, Ellipsis, arrays or lists of integers or bools. The index
-    is copied. Raises IndexError as NumPy does."""
+    """Select a[index] as NumPy does.
+
+    index: integers, slices, None, Ellipsis, arrays or lists of integers or bools, or a tuple of these, one per axis.
+    It is copied. Returns a tensor of the shape that NumPy gives; raises IndexError as NumPy does.
+    """
     index = copy_index(index, a.xp)
     return a.data[index], (lambda g, y: put(g, index=index, shape=a.shape),)
 
 
 @primitive
 def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
-    """Add `a` at [index] to zeros of `shape`; a place named twice receives both values (NumPy's add.at)."""
+    """Add `a` at [index] to zeros of `shape`: the transpose of `getitem`.
+
+    A place that the index names twice receives the sum of both values (NumPy's add.at). Raises ValueError where a does
+    not fit the places, IndexError for an index outside the shape.
+    """
     out, index = a.xp.zeros(shape, dtype=a.dtype), copy_index(index, a.xp)
     if index.has_arrays:
         a.xp.add.at(out, index, a.data)
@@ -222,13 +247,17 @@ def put(a: Tensor, *, index: Any, shape: tuple[int, ...]):
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join along an axis that exists. Raises GraphError for anything but a list of tensors, or for no such axis."""
+    """Join tensors along an axis; their other lengths are equal, and the result has the sum of theirs along it.
+
+    Raises GraphError for anything but a list of tensors and for an axis that they lack, ValueError for other lengths.
+    """
     tensors = tensor_list(tensors, "concatenate([a, b])")
     return _concatenate(*tensors, axis=axis_of(axis, tensors[0]))
 
 
 @primitive
 def _concatenate(*tensors: Tensor, axis: int):
+    """Join tensors along an axis, counted from the front."""
     ends = np.cumsum([t.shape[axis] for t in tensors]).tolist()
 
     def part(start: int, end: int):
@@ -243,7 +272,10 @@ def _concatenate(*tensors: Tensor, axis: int):
 
 
 def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:  # noqa: A001
-    """Sum over an axis, several, or all."""
+    """Sum over an axis, several, or all (None); keepdims leaves them in the shape, of length 1.
+
+    Raises GraphError for an axis that a lacks, or that is named twice.
+    """
     axes = range(a.ndim) if axis is None else axes_of(axis, a)
     out = sum_to(a, shape=tuple(1 if i in axes else n for i, n in enumerate(a.shape)))
     return out if keepdims or not axes else reshape(out, shape=tuple(n for i, n in enumerate(a.shape)
@@ -254,7 +286,8 @@ def sum(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 def matmul(a: Tensor, b: Tensor):
     """Compute a @ b: matrices (..., n, k) and (..., k, m); leading axes are batches and broadcast.
 
-    A vector is not promoted to a matrix: give it its second axis.
+    A vector is not promoted to a matrix: give it its second axis. Returns (..., n, m). Raises GraphError for other
+    shapes, ValueError for batches that do not broadcast.
     """
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise GraphError(f"matmul: {describe(a)} and {describe(b)} do not fit (..., n, k) @ (..., k, m)")
@@ -269,7 +302,10 @@ def _swapped(a: Tensor) -> Tensor:
 
 
 def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """Average over an axis, several, or all."""
+    """Average over an axis, several, or all (None); NaN where there is nothing to average.
+
+    keepdims and errors as in `sum`.
+    """
     if a.dtype == np.float16:  # whose sum ends at 65,504
         return astype(mean(astype(a, np.float32), axis, keepdims), a.dtype)
     total = sum(a, axis, keepdims)
@@ -277,7 +313,10 @@ def mean(a: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = 
 
 
 def transpose(a: Tensor, *axes: Any) -> Tensor:
-    """Reverse the axes, or order them as given. Raises GraphError unless each axis is named once."""
+    """Reverse the axes, or order them as given: result axis i is axis axes[i] of a.
+
+    axes: integers, one by one or in one sequence. Raises GraphError unless they name each axis once.
+    """
     axes = () if len(axes) == 1 and axes[0] is None else unpack(axes, "axes")
     axes = axes_of(axes, a) or range(a.ndim)[::-1]
     if len(axes) != a.ndim:
@@ -286,25 +325,35 @@ def transpose(a: Tensor, *axes: Any) -> Tensor:
 
 
 def clip(a: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    """Limit a to [low, high], None for no limit; gradient 1 inside and at the bounds, 0 outside."""
+    """Limit a to [low, high]; the gradient is 1 inside and at the bounds, 0 outside.
+
+    low, high: numbers, arrays or tensors, which broadcast; None for no limit. Raises as `add`.
+    """
     a = a if low is None else maximum(a, low)
     return a if high is None else minimum(a, high)
 
 
 def relu(a: Tensor) -> Tensor:
-    """Compute max(a, 0)."""
+    """Compute max(a, 0), elementwise; slope 1 at 0."""
     return maximum(a, 0.0)
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join along a new axis."""
+    """Join tensors of one shape along a new axis.
+
+    axis: where it stands in the result. Raises as `concatenate`.
+    """
     tensors = tensor_list(tensors, "stack([a, b])")
     at = axis_of(axis, tensors[0], new=1)
     return concatenate([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], at)
 
 
 def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
-    """Return the largest value along one axis; on ties the gradient goes to the first."""
+    """Return the largest value along one axis; of equal ones the first receives the gradient.
+
+    keepdims leaves the axis in the shape, of length 1. Raises GraphError for an axis that a lacks, ValueError for one
+    of length 0.
+    """
     axis = axis_of(axis, a)
     best = a.xp.expand_dims(a.data.argmax(axis=axis), axis)
     places = a.xp.arange(a.shape[axis]).reshape([-1 if i == axis else 1 for i in range(a.ndim)])
@@ -312,7 +361,10 @@ def max_along(a: Tensor, axis: int, keepdims: bool = False) -> Tensor:
 
 
 def log_softmax(a: Tensor, axis: int = -1) -> Tensor:
-    """Compute log(e ** a / sum(e ** a)) along an axis; the maximum, which cancels, is subtracted first."""
+    """Compute log(e ** a / sum(e ** a)) along an axis; the maximum, which cancels, is subtracted first.
+
+    Returns a's shape. Raises as `max_along`.
+    """
     shifted = a - Tensor(a.data.max(axis=axis_of(axis, a), keepdims=True))
     return shifted - log(sum(exp(shifted), axis, keepdims=True))
 

@@ -10,7 +10,7 @@ is linear in each of the three. Its derivative with respect to s is the convolut
 transposed convolution of s; with respect to w, the weight gradient. So each of the three maps is made of two of
 (s, b, w), and its two VJPs are the other two maps: three operations, closed under differentiation for ever.
 
-A weight is a *bank* of K filter sets (K, A, B, k, k), and `routes` says for each sample which set it goes through.
+A weight is a *bank* of K filter sets (K, A, B, k, k), and `routes` gives the set of each sample.
 An ordinary convolution has a bank of one. Samples that share a set share one matrix product; no weight is copied per
 sample; a set that no sample uses costs nothing and receives exactly zero gradient.
 """
@@ -49,6 +49,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: Pair = 1, padding: Pa
     """Apply the transpose (adjoint) of conv2d: each input pixel adds a k x k patch, patches are s pixels apart.
 
     x: (N, A, h, w). weight: (K, A, B, kh, kw), or (A, B, kh, kw); A is the number of input channels.
+    stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, K) or a Route, if K > 1.
     output_size: (H, W) of the result, s (h - 1) + k - 2p if left out. A convolution drops up to s - 1 rows, so any
         H with (H + 2p - k) // s + 1 == h is allowed.
     Returns (N, B, H, W). Raises GraphError where shapes, sizes or routes do not fit.
@@ -72,7 +73,8 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
 
     The sum runs over i, j and the samples n of route r.
     big: (N, B, H, W), small: (N, A, h, w). Returns (K, A, B, kh, kw); sets without a sample are exactly zero, and
-    the result's `rows` (a bool mask over K) says which sets had one.
+    the result's `rows`, a bool mask over K, marks those that had one.
+    kernel, stride, padding: pixels, one number or (rows, columns). routes: N host integers in [0, bank) or a Route.
     Raises GraphError where sizes or routes do not fit.
     """
     kernel, stride, padding = windows("conv2d_weight", kernel, stride, padding)
@@ -92,6 +94,7 @@ def conv2d_weight(big: Tensor, small: Tensor, *, kernel: Pair, stride: Pair = 1,
 
 @primitive
 def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None):
+    """Compute the small map from the big one."""
     same = {"stride": stride, "padding": padding, "routes": routes}
     value = for_array(big.data).conv(big.data, weight.data, stride, padding, _indices(routes))
     return value, (lambda g, y: _conv_transpose(g, weight, output_size=big.shape[2:], **same),
@@ -101,6 +104,7 @@ def _conv(big: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes:
 @primitive
 def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tuple, routes: Route | None,
                     output_size: tuple):
+    """Compute the big map from the small one."""
     same = {"stride": stride, "padding": padding, "routes": routes}
     value = for_array(small.data).conv_transpose(small.data, weight.data, stride, padding, _indices(routes),
                                                  output_size)
@@ -111,6 +115,7 @@ def _conv_transpose(small: Tensor, weight: Tensor, *, stride: tuple, padding: tu
 @primitive
 def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, padding: tuple,
                  routes: Route | None, bank: int):
+    """Compute the weight from both maps."""
     same = {"stride": stride, "padding": padding, "routes": routes}
     value = for_array(big.data).conv_weight(big.data, small.data, kernel, stride, padding, _indices(routes), bank)
     return value, (lambda g, y: _conv_transpose(small, g, output_size=big.shape[2:], **same),
@@ -118,6 +123,7 @@ def _conv_weight(big: Tensor, small: Tensor, *, kernel: tuple, stride: tuple, pa
 
 
 def _weight_gradient(big: Tensor, small: Tensor, *, routes: Route | None, bank: int, **geometry: Any) -> Tensor:
+    """Compute the weight gradient, and mark the filter sets that took part."""
     out = _conv_weight(big, small, routes=routes, bank=bank, **geometry)
     out.rows = None if routes is None else routes.used
     return out
@@ -132,6 +138,7 @@ def _indices(routes: Route | None) -> np.ndarray | None:
 
 
 def _prepare(name: str, x: Tensor, weight: Tensor, channel_axis: int, stride: Pair, padding: Pair) -> tuple:
+    """Read the arguments of a convolution: the weight as a bank, stride and padding as (rows, columns)."""
     if not isinstance(x, Tensor) or not isinstance(weight, Tensor) or x.ndim != 4 or weight.ndim not in (4, 5):
         raise GraphError(f"{name}: x must be (N, C, H, W) and weight (K, ., ., kh, kw) or (., ., kh, kw), "
                          f"got {describe(x)} and {describe(weight)}")

@@ -1,7 +1,7 @@
-"""Operations of the paper's nets that deserve a pass of their own: weight normalisation, (T)PReLU, the GAN's loss.
+"""Operations that read and write their arrays once: weight normalisation, (T)PReLU, the GAN's loss, a layer of VGG16.
 
-All could be composed from ops.py (tests do so and compare). Written as primitives they read and write their arrays
-once, which is what they cost: none does much arithmetic.
+All could be composed from the primitives of basic.py and conv.py (tests do so and compare). As primitives they pass
+over memory once, which is what they cost: none does much arithmetic.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float
 
     weight: (K, A, B, kh, kw); the result has the same shape. out_axis: where the output channels are: 1 for a
         convolution, 2 for a transposed one.
-    scale: 1; for a transposed convolution 1 / (s_h s_w), because each of its output pixels sees only that share of
+    scale: 1; for a transposed convolution 1 / (s_h s_w), because each of its output pixels is reached by that share of
         the taps (Xiang & Li 2017, in the authors' code).
     eps stands inside the root, so that the gradient is finite at w = 0.
     rows: bool mask over K; sets outside it are left zero and get no gradient (nothing was routed through them).
@@ -42,6 +42,7 @@ def weight_norm(weight: Tensor, *, out_axis: int, scale: float = 1.0, eps: float
 
 @primitive
 def _weight_norm(w: Tensor, *, out_axis: int, scale: float, eps: float, rows: np.ndarray | None):
+    """Divide every filter by its length, with arguments that `weight_norm` has checked."""
     value, norms = for_array(w.data).normalize(w.data, out_axis, scale, eps, rows)
 
     def vjp(g: Tensor, y: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def _weight_norm(w: Tensor, *, out_axis: int, scale: float, eps: float, rows: np
 @primitive
 def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: float, eps: float,
                     rows: np.ndarray | None):
-    """Compute (g - scale (w . g) w / n^2) / n per filter: linear and symmetric in g, so its own VJP for g."""
+    """Compute (g - scale (w . g) w / n^2) / n per filter: linear and symmetric in g, so it is the VJP for g, too."""
     same = {"out_axis": out_axis, "scale": scale, "eps": eps, "rows": rows}
     value = for_array(w.data).normalize_dx(g.data, w.data, norms, out_axis, scale, rows)
 
@@ -78,15 +79,17 @@ def _weight_norm_dx(g: Tensor, w: Tensor, *, norms: Any, out_axis: int, scale: f
 
 
 def logistic_loss(logits: Tensor, sign: float = 1.0) -> Tensor:
-    """Compute the mean of -log sigmoid(sign * logits), a single number.
+    """Compute the mean of -log sigmoid(sign * logits), a single number: half of D's loss (Goodfellow et al. 2014).
 
-    logits: any shape. Exact for logits of any size, where a sigmoid would round to 0 or 1.
+    logits: any shape. sign: 1 for images that D should call real, -1 for fakes. It is exact for logits of any size,
+    where a sigmoid would round to 0 or 1.
     """
     return _logistic_loss(logits, sign=float(sign))
 
 
 @primitive
 def _logistic_loss(x: Tensor, *, sign: float):
+    """Compute the mean of -log sigmoid(sign * x)."""
     value = for_array(x.data).logistic_loss(x.data, sign)
     return value, (lambda g, y: _logistic_dx(g, x, sign=sign),)
 
@@ -108,14 +111,15 @@ def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
 def gather_sets(values: Tensor, routes: Routed) -> Tensor:
     """Select values[routes]: (K, ...) -> (N, ...), row k for each sample of route k.
 
-    routes: host integers (N,) in [0, K), or a Route; others raise GraphError. The gradient's `rows` tells which sets
-    were used.
+    routes: host integers (N,) in [0, K), or a Route; others raise GraphError. The gradient's `rows`, a bool mask over
+    K, marks the sets that were used.
     """
     return _gather_sets(values, routes=routes if isinstance(routes, Route) else Route(routes, len(values)))
 
 
 @primitive
 def _gather_sets(values: Tensor, *, routes: Route):
+    """Select the row of each sample's route."""
     def vjp(g: Tensor, y: Tensor) -> Tensor:
         if g.xp is np:
             out = put(g, index=(routes.indices,), shape=values.shape)
@@ -134,8 +138,8 @@ def _gather_sets(values: Tensor, *, routes: Route):
 def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
     """Compute x where x > t, else a (x - t) + t: a PReLU of slope a whose kink is at t, per channel (Xiang & Li 2017).
 
-    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). At the kink itself the
-    negative side's slope is used. Raises GraphError if slope or shift is not of one number per channel.
+    x: (N, C, ...). slope a, shift t: (C,); without a shift it is the plain PReLU (t = 0). Returns x's shape. At the
+    kink itself the slope is a. Raises GraphError if slope or shift is not of one number per channel.
     """
     for p in (slope, shift):
         if p is not None and p.shape != x.shape[1:2]:
@@ -145,6 +149,7 @@ def tprelu(x: Tensor, slope: Tensor, shift: Tensor | None = None) -> Tensor:
 
 @primitive
 def _tprelu(x: Tensor, slope: Tensor, *shift: Tensor):
+    """Compute x where x > t, else a (x - t) + t; shift: (t,), or nothing for t = 0."""
     kernels = for_array(x.data)
     rules = (lambda g, y: _tprelu_dx(g, x, slope, *shift), lambda g, y: _tprelu_dslope(g, x, *shift))
     if shift:
@@ -184,6 +189,7 @@ def _tprelu_masked_sum(g: Tensor, x: Tensor, *shift: Tensor):
 
 
 def _array(shift: tuple[Tensor, ...]) -> Any:
+    """Return the array of t, or None."""
     return shift[0].data if shift else None
 
 
@@ -220,6 +226,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 1) -> T
 
 @primitive
 def _conv_relu(x: Tensor, weight: Tensor, bias: Tensor, *, padding: int):
+    """Compute max(0, conv2d(x, weight) + bias), with arguments that `conv_relu` has checked."""
     value = for_array(x.data).conv_relu(x.data, weight.data, bias.data, padding)
     return value, (lambda g, y: _conv_relu_dx(g, weight, y=y.data, padding=padding),
                    lambda g, y: _filter_gradient(x, where(y.data > 0, g, 0.0), weight, padding),
@@ -235,4 +242,5 @@ def _conv_relu_dx(g: Tensor, weight: Tensor, *, y: Any, padding: int):
 
 
 def _filter_gradient(big: Tensor, small: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Compute the gradient of a weight (A, B, k, k) from both maps."""
     return reshape(conv2d_weight(big, small, kernel=weight.shape[2:], padding=padding), shape=weight.shape)

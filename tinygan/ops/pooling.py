@@ -15,8 +15,9 @@ from tinygan.ops.conv import Pair
 def max_pool2d(x: Tensor, size: Pair = 2, stride: Pair | None = None) -> Tensor:
     """Take the largest value of each size x size window, windows `stride` (default: size) apart, no padding.
 
-    x: (N, C, H, W); rows and columns that do not fill a window are left out. size, stride: one number, or two that are
-    equal. On ties the first in row order wins and takes the gradient. Raises GraphError where they do not fit.
+    x: (N, C, H, W); rows and columns that do not fill a window are left out. size, stride: pixels, one number or two
+    that are equal. Returns (N, C, h, w) with h = (H - size) // stride + 1. Of equal values the first in row order
+    receives the gradient. Raises GraphError for another shape and a window larger than the map.
     """
     size = square("max_pool2d", size)
     stride = size if stride is None else square("max_pool2d", stride)
@@ -43,9 +44,9 @@ def _pool_put(g: Tensor, *, which: Any, size: int, stride: int, shape: tuple):
 
 
 def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
-    """Average each size x size block: (N, C, H, W) -> (N, C, H / size, W / size). size: one number, or two equal.
+    """Average each size x size block: (N, C, H, W) -> (N, C, H / size, W / size).
 
-    Raises GraphError where the sides are not multiples of it.
+    size: pixels, one number or two that are equal. Raises GraphError where the sides are not multiples of it.
     """
     size = square("mean_pool2d", size)
     check_map("mean_pool2d", x)
@@ -56,6 +57,7 @@ def mean_pool2d(x: Tensor, size: Pair = 2) -> Tensor:
 
 @primitive
 def _mean_pool(x: Tensor, *, size: int):
+    """Average each size x size block."""
     return for_array(x.data).mean_pool(x.data, size), (lambda g, y: _mean_unpool(g, size=size),)
 
 
@@ -66,11 +68,11 @@ def _mean_unpool(g: Tensor, *, size: int):
 
 
 def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor:
-    """Resize (N, C, H, W) to `size`, (rows, columns) or one number, by bilinear interpolation of pixel centres
-    (align_corners=False).
+    """Resize maps by bilinear interpolation between pixel centres (PyTorch's align_corners=False).
 
-    Two matrix products, one per axis, so its adjoint is exact. antialias widens the triangle when shrinking, as
-    image libraries do, so that no pixel is skipped. Raises GraphError for another shape or a size below 1.
+    x: (N, C, H, W). size: pixels, (rows, columns) or one number. Returns (N, C, *size). It is two matrix products, one
+    per axis, so its adjoint is exact. antialias: widen the triangle when shrinking, as image libraries do, so that no
+    pixel is skipped. Raises GraphError for another shape or a size below 1.
     """
     size = pair(size)
     check_map("resize_bilinear", x)

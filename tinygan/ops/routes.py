@@ -1,4 +1,4 @@
-"""`Route`: which filter set of a bank each sample of a batch goes through."""
+"""`Route`: the filter set of a bank that each sample of a batch uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tinygan.kernels.arrays import is_cupy
 
 
 class Route:
-    """Indices into a bank of filter sets, one per sample, checked once; an operation takes them or a list of integers.
+    """Indices into a bank of filter sets, one per sample, checked once; operations take a Route or a list of integers.
 
-    indices: integers in [0, bank), as many as `samples` where that is given; they are copied. They stay on the host,
-    where the work is split by them before it is sent to a GPU. Raises GraphError for anything else.
+    indices: host integers in [0, bank), as many as `samples` where that is given; they are copied to an int64 array.
+    They stay on the host, where the work is split by them before it is sent to a GPU. bank: the number of filter sets.
+    Raises GraphError for anything else.
     """
 
     def __init__(self, indices: Sequence[int], bank: int, samples: int | None = None) -> None:
@@ -30,7 +31,7 @@ class Route:
 
     @cached_property
     def used(self) -> np.ndarray:
-        """Return a bool mask over the bank: the sets that at least one sample goes through."""
+        """Return a bool mask over the bank: the sets that at least one sample uses."""
         return np.bincount(self.indices, minlength=self.bank) > 0
 
 

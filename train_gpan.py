@@ -1,11 +1,11 @@
-"""Train a GPAN: a generator whose images a pre-trained classifier names as wanted, painted on a given shape.
+"""Train a GPAN: a generator of images on a given shape that a pre-trained classifier assigns to chosen classes.
 
     python train_gpan.py                          digits on drawn shapes, with this project's classifier
     python train_gpan.py --classifier weights/vgg16.h5 --wanted flamingo
     python train_gpan.py --classifier weights/vgg16.h5 --wanted zebra,flamingo --wanted turtle --substrate shirt.png
     python train_gpan.py --resume                 go on with the newest run
 
-Everything lands in runs/NAME: samples as they improve, importance maps (cams.png), the log with every loss and the norm
+The output is in runs/NAME: sample pictures, importance maps (cams.png), the log with every loss and the norm
 of its gradient, curves, a checkpoint, report.html. The training loop is `train` below, a step of it `take_step`.
 """
 

@@ -4,7 +4,7 @@
     python train_mnist.py --model gan         the same net without filter banks
     python train_mnist.py --resume            go on with the newest run
 
-Everything lands in runs/NAME: samples as they improve, the log, curves, an animation, a checkpoint, report.html.
+The output is in runs/NAME: sample pictures, the log, curves, an animation, a checkpoint, report.html.
 The training loop is `train` below; what it calls is explained in the modules it imports.
 """
 

@@ -1,11 +1,12 @@
 """The layers of the paper's nets: filters with weight normalisation, banks of filters, and PReLUs.
 
-Three kinds of weight normalisation (`norm`):
+Two kinds of weight normalisation, or none (`norm`):
   strict  y = (w . x) / |w|            direction alone; no scale, no bias
   affine  y = g (w . x) / |w| + b      the same with a learned scale and bias
   none    y = w . x + b                an ordinary layer
-|w| is taken per output channel and, in a bank, per filter set (fused.weight_norm has the formula). The shapes,
-initial values and the choice of strict layers follow Xiang & Li 2017 (arXiv 1704.03971) and its published code.
+|w| is taken per output channel and, in a bank, per filter set; it is scaled for strided transposed convolutions and
+kept above 0 (fused.weight_norm has the formula). The shapes, initial values and the choice of strict layers follow
+Xiang & Li 2017 (arXiv 1704.03971) and its published code.
 """
 
 from __future__ import annotations

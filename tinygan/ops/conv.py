@@ -1,18 +1,19 @@
-"""Convolution, transposed convolution and their weight gradient: one triangle, each with a bank of filters.
+"""Convolution, transposed convolution and the weight gradient, whose gradients are one another; with banks of filters.
 
-Take a small map s (N, A, h, w), a big map b (N, B, H, W) and a weight w (A, B, k, k) that ties every small pixel to
-the k x k window of the big map which it covers. Multiply all that are tied and add up, over the samples, the channels
-of both maps, the small pixels and the k x k taps of their windows. This number,
+Take a small map s (N, A, h, w), a big map b (N, B, H, W) and a weight w (A, B, kh, kw). Every small pixel lies over a
+window of kh x kw big pixels, and windows are `stride` apart. Multiply the small pixel, each tap of the weight and the
+big pixel under that tap, and add these products over samples, channels of both maps, small pixels and taps. This sum,
 
     sum of   s * w * b,
 
 is linear in each of the three. Its derivative with respect to s is the convolution of b; with respect to b, the
 transposed convolution of s; with respect to w, the weight gradient. So each of the three maps is made of two of
-(s, b, w), and its two VJPs are the other two maps: three operations, closed under differentiation for ever.
+(s, b, w), and its two VJPs are the other two maps: gradients of any order need no other operation. The code calls this
+the triangle.
 
 A weight is a *bank* of K filter sets (K, A, B, k, k), and `routes` gives the set of each sample.
-An ordinary convolution has a bank of one. Samples that share a set share one matrix product; no weight is copied per
-sample; a set that no sample uses costs nothing and receives exactly zero gradient.
+An ordinary convolution has a bank of one. Samples that share a set are multiplied together; no weight is copied
+per sample; a set that no sample uses costs no multiplication and receives exactly zero gradient.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ map under the kernel (im2col). With that matrix all three maps are a single prod
 
 Everything lies channels-last in memory, so a patch is a few long runs and `filters`, (A, kh*kw*B), is a plain
 view of a weight in the order `empty_weight` gives. Samples that share a filter set form one run; runs are cut
-into jobs that fit a core's cache, and the jobs go to the threads. Nothing is copied per sample but the
-columns themselves, and a filter set that no sample uses costs nothing. Where many pixels share a filter set,
+into jobs that fit a core's cache, and the jobs go to the threads. No filters are copied per sample,
+and a filter set that no sample uses costs nothing. Where many pixels share a filter set,
 `winograd.py` saves products. `reference.py` is the definition; shapes are given there.
 """
 

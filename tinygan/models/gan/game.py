@@ -1,7 +1,7 @@
-"""The game of a GAN: one turn of the discriminator, one of the generator (Goodfellow et al. 2014, arXiv 1406.2661).
+"""One training step of a GAN: an update of the discriminator, one of the generator (Goodfellow et al. 2014).
 
-A turn returns its loss and logits as constants and frees their graph before the optimiser steps, or the next turn's
-graph would be built beside it. No number is copied to the host, which would wait for a GPU.
+Each returns its loss (the discriminator's its logits, too) as constants and frees the graph before the optimiser steps:
+otherwise two graphs would be in memory at once. No number is copied to the host, as that waits for a GPU.
 """
 
 from __future__ import annotations

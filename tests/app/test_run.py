@@ -157,7 +157,7 @@ def test_damaged_config_is_one_line(tmp_path, text):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_in_the_place_of_a_file_is_one_line_and_nothing_waits(tmp_path):
     made, said = filled(tmp_path), []
-    made.say = said.append
+    made.print_line = said.append
     for name, read in (("config.json", lambda: Run.resume(tmp_path, FLAGS)),
                        ("config.json", lambda: runfiles.read_config(tmp_path)),
                        ("log.csv", lambda: runfiles.read_log(tmp_path)),

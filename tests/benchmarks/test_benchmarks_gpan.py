@@ -11,9 +11,10 @@ from counting import counting_kernels
 import tinygan.ops.conv
 import tinygan.ops.fused
 from tinygan import Tensor
+from tinygan.app.train_flags import make
 from tinygan.errors import TinyganError
+from tinygan.models import LossSettings, ViewSettings
 from tinygan.models.classifiers.vgg16 import VGG16 as VGG16Net
-from tinygan.models.gpan.losses import LossSettings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -43,8 +44,9 @@ def test_the_settings_are_those_of_the_script():
     settings = problem.config.to_dict()
     del settings["condition_channels"], settings["categories"]  # of the classifier and of --wanted
     assert {**settings, "bank": problem.config.bank[:1]} == {name: flags[name] for name in settings}
-    assert problem.losses == train_gpan.loss_settings(flags)
-    assert gpan_problem.VIEW_SETTINGS == train_gpan.view_settings(flags)
+    weights = {name: flags[f"weight_{name}"] for name in train_gpan.WEIGHTS}
+    assert problem.losses == make(LossSettings, flags, weights=weights)
+    assert gpan_problem.VIEW_SETTINGS == make(ViewSettings, flags)
     assert (problem.batch, gpan_problem.G_RATE, gpan_problem.D_RATE, gpan_problem.BETAS) == (
         flags["batch_size"], flags["lr"], flags["d_lr"], (flags["beta1"], flags["beta2"]))
     assert (flags["painter_sees"], flags["critic_sees"]) == ("substrate", "silhouette")  # as in `batches`

@@ -343,5 +343,5 @@ def _lock_folder(folder: Path) -> int | None:
 
 
 def _as_json(value):
-    """Return `value` as it comes back from JSON: tuples as lists, paths as text, absolute so that they hold everywhere."""
+    """Return `value` as it comes back from JSON: tuples as lists, paths as text, absolute so valid everywhere."""
     return json.loads(json.dumps(value, default=lambda v: os.path.abspath(v) if isinstance(v, Path) else str(v)))

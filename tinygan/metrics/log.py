@@ -139,7 +139,7 @@ def _balance(d_real: float, d_fake: float, d_loss: float, g_loss: float, logit_g
     if narrow:
         return Health("narrow", f"G is losing variety: {variety}: watch the next samples for a collapse")
     gap = d_real - d_fake
-    balance = f"D separates them {'mostly' if gap > 0.4 else 'just' if gap > 0.1 else 'hardly'}"
+    balance = f"D separates them {'mostly' if gap > 0.4 else 'partly' if gap > 0.1 else 'hardly'}"
     tail = f"; {variety}" if variety else ""
     return Health("well", f"all is well: {answers}: {balance}, and G learns from it{tail}")
 

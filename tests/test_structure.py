@@ -137,7 +137,8 @@ def test_third_party_modules_are_imported_where_they_are_used():
 
 
 def test_import_tinygan_needs_numpy_alone():
-    code = ("import sys; before = set(sys.modules); import tinygan; "
+    code = ("import sys; before = set(sys.modules); import tinygan; assert 'tinygan.models' not in sys.modules; "
+            "[getattr(tinygan, name) for name in tinygan.__all__]; assert 'tinygan.models' in sys.modules; "
             "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))")
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name for name in out.stdout.split() if name not in sys.stdlib_module_names}

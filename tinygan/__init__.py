@@ -14,7 +14,10 @@ The rooms, from the idea to the scripts (README.md has an order in which to read
 Importing the package needs NumPy alone. docs/api.md lists every public name.
 """
 
-from tinygan import data, metrics, models, nn, ops
+import importlib
+from types import ModuleType
+
+from tinygan import ops  # gives Tensor its operators
 from tinygan.engine.debug import AnomalyError, anomaly, profile
 from tinygan.engine.gradcheck import GradientError, KinkWarning, check_grads
 from tinygan.engine.tensor import Tensor, frozen, grad, no_grad, primitive
@@ -23,6 +26,15 @@ from tinygan.kernels.threads import set_threads
 
 __version__ = "0.1.0"
 
+_LATER = ("nn", "models", "data", "metrics")  # imported at their first use: Tensor needs none of them
+
 __all__ = ["AnomalyError", "GradientError", "GraphError", "KinkWarning", "Tensor", "TinyganError", "UsageError",
            "anomaly", "check_grads", "data", "frozen", "grad", "metrics", "models", "nn", "no_grad", "ops", "primitive",
            "profile", "set_threads"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a room at its first use."""
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

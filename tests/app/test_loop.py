@@ -72,7 +72,7 @@ class Toy(Game):
         self.draw(n)
         self.streams["noise"].bit_generator.state = before
 
-    def draw_samples(self, run, print_line):
+    def draw_samples(self, run):
         self.due.append(("picture", self.step))
 
     def measure(self, n):

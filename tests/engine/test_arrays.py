@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor, check_grads, frozen, grad, ops
-from tinygan.engine.tensor import GraphError
-from tinygan.errors import TinyganError
+from tinygan.errors import GraphError, TinyganError
 from tinygan.models.gpan.losses import background_loss, split_loss, wanted_loss
 from tinygan.nn.layers import StochasticConvTranspose2d, normalized
 from tinygan.nn.losses import cross_entropy

@@ -11,7 +11,8 @@ import pytest
 
 from tinygan import Tensor, anomaly, check_grads, frozen, grad, no_grad, ops, primitive, profile
 from tinygan.engine.debug import AnomalyError
-from tinygan.engine.tensor import PRIMITIVES, GraphError
+from tinygan.engine.tensor import PRIMITIVES
+from tinygan.errors import GraphError
 
 
 def leaf(*values, **options) -> Tensor:

@@ -15,8 +15,8 @@ from planted import CONTROLS, PLANTED, op, passed
 from tinygan import Tensor, check_grads, ops, primitive
 from tinygan.engine import tensor as engine
 from tinygan.engine.gradcheck import GradientError, KinkWarning
-from tinygan.engine.tensor import PRIMITIVES, GraphError, Rules
-from tinygan.errors import TinyganError
+from tinygan.engine.tensor import PRIMITIVES, Rules
+from tinygan.errors import GraphError, TinyganError
 from tinygan.nn.module import Module, Parameter
 from tinygan.ops import basic, conv, fused
 

@@ -5,7 +5,7 @@ import pytest
 
 import tinygan.ops.fused
 from tinygan import Tensor, check_grads, frozen, grad, no_grad
-from tinygan.engine.tensor import GraphError
+from tinygan.errors import GraphError
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv3x3, max_pool

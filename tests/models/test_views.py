@@ -7,8 +7,7 @@ import pytest
 
 import tinygan.ops.affine
 from tinygan import Tensor, check_grads, grad
-from tinygan.engine.tensor import GraphError
-from tinygan.errors import UsageError
+from tinygan.errors import GraphError, UsageError
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor, check_grads, frozen, grad, ops
-from tinygan.engine.tensor import GraphError
-from tinygan.errors import TinyganError
+from tinygan.errors import GraphError, TinyganError
 from tinygan.nn.layers import (
     NORMS,
     Conv2d,

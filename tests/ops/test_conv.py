@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor, check_grads, grad
-from tinygan.engine.tensor import GraphError
+from tinygan.errors import GraphError
 from tinygan.kernels import reference
-from tinygan.ops.conv import conv2d, conv2d_weight, conv_transpose2d, pair
+from tinygan.kernels.arguments import pair
+from tinygan.ops.conv import conv2d, conv2d_weight, conv_transpose2d
 from tinygan.ops.fused import weight_norm
 from tinygan.ops.pooling import interpolation_matrix, max_pool2d, mean_pool2d, resize_bilinear
 

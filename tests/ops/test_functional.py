@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor, check_grads, grad, ops
-from tinygan.engine.tensor import GraphError
+from tinygan.errors import GraphError
 from tinygan.ops.fused import gather_sets, tprelu, weight_norm
 
 RNG = np.random.default_rng(0)

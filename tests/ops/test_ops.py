@@ -8,7 +8,7 @@ import pytest
 from op_cases import CASES, OURS
 
 from tinygan import Tensor, check_grads, grad, ops
-from tinygan.engine.tensor import GraphError
+from tinygan.errors import GraphError
 
 
 def test_every_primitive_has_a_case(capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor
-from tinygan.engine.tensor import GraphError
+from tinygan.errors import GraphError
 from tinygan.models.gan.nets import GANConfig, Generator
 from tinygan.nn.layers import normalized
 from tinygan.ops.conv import conv_transpose2d

@@ -471,11 +471,11 @@ def test_a_run_on_files_whose_names_start_so_goes_on(train, digits, tmp_path, pl
 def test_samples_that_are_cleared_away_under_way_stop_nothing(train, tmp_path, plain_finish, monkeypatch, capsys):
     draw_samples = script.MnistGame.draw_samples
 
-    def clear(game, run, print_line):
+    def clear(game, run):
         if game.step == 2:
             shutil.rmtree(run.folder / "samples")
             (run.folder / "samples").write_text("mine")
-        draw_samples(game, run, print_line)
+        draw_samples(game, run)
 
     monkeypatch.setattr(script.MnistGame, "draw_samples", clear)
     assert train("--steps", 6, "--sample-every", 1, "--out", "run") == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class MeasuredGAN(Game):
         """Cut images from the canvas to --size: 28 pixels are trained on a canvas of 32."""
         return as_digits(images) if self.flags["size"] == 28 else images
 
-    def draw_samples(self, run: Run, print_line: Callable[[str], None]) -> None:
+    def draw_samples(self, run: Run) -> None:
         """Draw the same noise through the same routes every time; the images' spread goes into the log."""
         images = generate(self.best, self.fixed_z, self.fixed_routes, self.device)
         run.save_sample(self.step, pictures.grid(self.cut(images), GRID, GRID))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -61,11 +61,11 @@ class MeasuredGPAN(Game):
         """Generate the images of a batch from the moving average: (n, C, S, S) in [-1, 1] on the host."""
         return generate_gpan(self.best, batch)
 
-    def draw_samples(self, run: Run, print_line: Callable[[str], None]) -> None:
+    def draw_samples(self, run: Run) -> None:
         """Draw the same substrates, noise and routes every time, and their importance maps (cams.png)."""
         if self.step in (0, self.flags["steps"]):  # which takes a VGG16 a while
-            print_line("step 0: painting the first pictures" if self.step == 0 else
-                       f"step {self.step}: the steps are done; painting the last pictures")
+            run.print_line("step 0: painting the first pictures" if self.step == 0 else
+                           f"step {self.step}: the steps are done; painting the last pictures")
         batches = self.fixed_batches()
         images = [self.paint(batch) for batch in batches]
         run.save_sample(self.step, gpan_measure.image_sheet(batches, images))

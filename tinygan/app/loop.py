@@ -124,7 +124,8 @@ class Loop:
         if game.step == 0:
             before = Progress(total)
             before.update(0)
-            game.draw_samples(run, before.print_line)
+            run.print_line = before.print_line
+            game.draw_samples(run)
         # Made now, as it times the steps.
         progress = self._progress = Progress(total, start=game.step, every=game.flags["log_every"], quiet=QUIET)
         run.print_line = progress.print_line
@@ -146,7 +147,7 @@ class Loop:
         if step.measure:
             game.latest |= game.measure(game.samples[0])
         if step.picture:
-            game.draw_samples(run, run.print_line)
+            game.draw_samples(run)
         run.log(game.step, **game.latest)
         if step.picture and game.step < total:  # after the last step `end_run` prints more
             for line in game.status_lines(run.rows()):

@@ -4,7 +4,7 @@ restored whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ class Game:
         """Compute the gradients of a step of n images and change nothing: whether that fits into memory."""
         raise NotImplementedError
 
-    def draw_samples(self, run: Run, print_line: Callable[[str], None]) -> None:
-        """Draw the sample pictures of this step; print_line shows a line of text."""
+    def draw_samples(self, run: Run) -> None:
+        """Draw the sample pictures of this step."""
 
     def measure(self, n: int) -> dict[str, float]:
         """Measure n generated images; returns numbers for the log."""

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinygan import ops
-from tinygan.engine.tensor import GraphError, Tensor, watched
-from tinygan.errors import TinyganError
+from tinygan.engine.tensor import Tensor, watched
+from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import pair
 from tinygan.nn.module import Module, Parameter

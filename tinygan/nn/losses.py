@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Tensor, describe
-from tinygan.errors import TinyganError
+from tinygan.engine.tensor import Tensor, describe
+from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels.arguments import copy_integers
 from tinygan.ops import log, log_softmax, mean, negative, sigmoid
 from tinygan.ops.fused import logistic_loss

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
+from tinygan.engine.tensor import Tensor, describe, primitive
+from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_map, copy_integers, pair
 from tinygan.ops.conv import Pair

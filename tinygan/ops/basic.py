@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
+from tinygan.engine.tensor import Tensor, add, broadcast_to, copy, describe, primitive, sum_to
+from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import axes_of, axis_of, copy_array, copy_index, float_type, tensor_list, unpack
 

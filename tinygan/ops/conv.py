@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Tensor, describe, primitive
+from tinygan.engine.tensor import Tensor, describe, primitive
+from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_kernel, check_map, pair, whole_numbers, windows
 from tinygan.kernels.geometry import small_size

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Rules, Tensor, describe, primitive
+from tinygan.engine.tensor import Rules, Tensor, describe, primitive
+from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_kernel, copy_mask, windows
 from tinygan.ops.basic import matmul, multiply, negative, power, put, reshape, sigmoid, where

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tinygan.data.hdf5 import Reader, Refused
+from tinygan.data.hdf5 import Reader
+from tinygan.errors import Refused
 
 GROUP = "answer_key"
 TOLERANCE = 1e-3  # relative to the largest answer

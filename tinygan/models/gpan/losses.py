@@ -28,12 +28,12 @@ import numpy as np
 
 from tinygan.engine.tensor import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels.arguments import copy_array, whole_numbers
+from tinygan.kernels.arguments import copy_array, pair, whole_numbers
 from tinygan.models.gpan.nets import Batch, PatchDiscriminator
 from tinygan.models.settings import setting
 from tinygan.nn.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
 from tinygan.ops import exp, log, log_softmax, max_along, minimum, relu, softplus, sqrt, tanh, where
-from tinygan.ops.conv import Pair, pair
+from tinygan.ops.conv import Pair
 from tinygan.ops.fused import logistic_loss
 from tinygan.ops.pooling import resize_bilinear
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import GraphError, Tensor, describe
-from tinygan.errors import UsageError
+from tinygan.engine.tensor import Tensor, describe
+from tinygan.errors import GraphError, UsageError
 from tinygan.kernels import threads
 from tinygan.kernels.arguments import copy_array
 from tinygan.models.settings import setting

@@ -233,6 +233,7 @@ def optimisers() -> Iterator[Case]:
     sizes = (700, 1, 33, 256)
     bounds = ((-np.inf, np.inf), (0.0, 1.0), (-0.5, 0.5), (-np.inf, np.inf))
     lines: dict[str, list[tuple]] = {"rmsprop": [], "adam": [], "lerp": []}
+    rates: dict[str, list] = {"rmsprop": [], "adam": [], "lerp": [0.1]}
     for i, (size, (low, high)) in enumerate(zip(sizes, bounds, strict=True)):
         p, m, g = _normal(60 + i, size), _normal(70 + i, size), _normal(80 + i, size)
         if size > 33:
@@ -240,21 +241,27 @@ def optimisers() -> Iterator[Case]:
         v, step = np.random.default_rng(90 + i).random(size).astype(F32), 1 + 3 * i
         wide = [a.astype(float)[None] for a in (p, m, v, g)]
         p1, m1, v1, g1 = (a.copy() for a in wide)
-        reference.rmsprop(p1, v1, g1, lr=0.05, alpha=0.9, eps=1e-6)
+        reference.rmsprop(p1, v1, g1, lr=0.05 + i, alpha=0.9, eps=1e-6)
         lines["rmsprop"].append((Output(p1[0].clip(low, high).astype(F32), p), None, Output(v1[0].astype(F32), v), g,
-                                 size, 0.0, 0.0, low, high))
+                                 size, low, high))
+        rates["rmsprop"].append(0.05 + i)
         p1, m1, v1, g1 = (a.copy() for a in wide)
         reference.adam(p1, m1, v1, g1, lr=0.05, beta1=0.5, beta2=0.99, eps=1e-8, step=step)
-        rate, bias = 0.05 / (1 - 0.5**step), (1 - 0.99**step) ** -0.5
         lines["adam"].append((Output(p1[0].clip(low, high).astype(F32), p), Output(m1[0].astype(F32), m),
-                              Output(v1[0].astype(F32), v), g, size, rate, bias, low, high))
+                              Output(v1[0].astype(F32), v), g, size, low, high))
+        rates["adam"].append((0.05 / (1 - 0.5**step), (1 - 0.99**step) ** -0.5))
         average = wide[0].copy()
         reference.lerp(average, wide[3], 0.9)
-        lines["lerp"].append((Output(average[0].astype(F32), p), None, None, g, size, 0.0, 0.0, 0.0, 0.0))
-    numbers = {"rmsprop": (0.05, 0.9, 1e-6), "adam": (0.5, 0.99, 1e-8), "lerp": (0.1,)}
+        lines["lerp"].append((Output(average[0].astype(F32), p), None, None, g, size, 0.0, 0.0))
+    p, m, v, g = (_normal(95 + i, 40) for i in range(4))
+    kept = [Output(a.copy(), a) for a in (p, m, v)]
+    for name, rate in (("rmsprop", 0.0), ("adam", (0.0, 1.0))):  # a filter set that no sample used
+        lines[name].append((kept[0], kept[1], kept[2], g, 40, -0.1, 0.1))
+        rates[name].append(rate)
+    numbers = {"rmsprop": (0.9, 1e-6), "adam": (0.5, 0.99, 1e-8), "lerp": ()}
     for kernel, table in lines.items():
-        yield Case(kernel, "four entries", [Table(ENTRY, table), len(table), *numbers[kernel]],
-                   [(1, 1), (2, 3), (3, 4)])
+        yield Case(kernel, f"{len(table)} entries", [Table(ENTRY, table), len(table), np.array(rates[kernel], F32),
+                                                     *numbers[kernel]], [(1, 1), (2, 3), (3, 4)])
 
 
 def losses() -> Iterator[Case]:

@@ -100,6 +100,32 @@ def gemmEx(handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha:
     _gemm(transa, transb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)
 
 
+class Library:
+    """cuBLAS as ctypes loads it, as far as tinygan calls it: functions that return a status, 0 for success.
+
+    product: gemmEx, or what calls it.
+    """
+
+    def __init__(self, product: Callable[..., None] = gemmEx) -> None:
+        self.product = product
+
+    def cublasCreate_v2(self, handle: object) -> int:
+        return 0
+
+    def cublasSetStream_v2(self, handle: object, stream: ctypes.c_void_p) -> int:
+        setStream(1, stream.value or 0)
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: object, pointer: ctypes.c_void_p, size: ctypes.c_size_t) -> int:
+        if on_device is not None and not on_device(pointer.value, size.value):
+            raise ValueError("cuBLAS: the workspace is not device memory")
+        return 0
+
+    def cublasGemmEx(self, *args: int) -> int:
+        self.product(*args)
+        return 0
+
+
 def sgemmStridedBatched(handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, lda: int,
                         strideA: int, B: int, ldb: int, strideB: int, beta: int, C: int, ldc: int, strideC: int,
                         batchCount: int) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.kernels.gpu import launch
 from tinygan.kernels.gpu.emulator import HostModule
 
 from . import host_blas
@@ -975,6 +976,7 @@ _cublas = _submodule("cupy_backends.cuda.libs.cublas", **{
     name: _counted(value) if name in ("sgemm", "gemmEx", "sgemmStridedBatched") else value
     for name, value in vars(host_blas).items()
     if name.startswith("CUBLAS_") or name in host_blas.FUNCTIONS})
+_library = host_blas.Library(lambda *args: _cublas.gemmEx(*args))
 _memory = _submodule("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError, MemoryPointer=MemoryPointer,
                      Memory=Memory, MemoryPool=Pool)
 _device = _submodule("cupy.cuda.device", Device=Device, get_cublas_handle=lambda: 1, get_device_id=lambda: 0,
@@ -1074,6 +1076,7 @@ _MODULES = {
     "cupy_backends.cuda.libs": _libs,
 }
 _replaced: dict[str, Any] | None = None
+_real_library = launch.cublas_library
 
 
 def install() -> types.ModuleType:
@@ -1088,6 +1091,7 @@ def install() -> types.ModuleType:
         sys.meta_path.insert(0, _NotLoaded)
     host_blas.on_device = _on_device
     host_blas.reset()
+    launch.cublas_library = lambda cupy: _library
     raw_modules.clear()
     _POOL.free_all_blocks()
     reset_count()
@@ -1106,4 +1110,5 @@ def uninstall() -> None:
     _POOL.set_limit()
     _taken.clear()
     host_blas.on_device = None
+    launch.cublas_library = _real_library
     raw_modules.clear()

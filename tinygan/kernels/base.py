@@ -14,7 +14,7 @@ of the filter sets that take part, or None for all. reference.py has every formu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -286,23 +286,32 @@ class Kernels:
         """Update ema = decay ema + (1 - decay) p, in place."""
         ema += (1 - decay) * (p - ema)
 
-    def rmsprop_all(self, updates: Sequence[Update], *, lr: float, alpha: float, eps: float) -> None:
-        """Update every parameter of a net by rmsprop, then clip it to its bounds."""
+    @staticmethod
+    def each_step(work: Callable[[], None]) -> None:
+        """Run work() on the host; on a GPU again before each replay of a step that is recorded."""
+        work()
+
+    def rmsprop_all(self, updates: Sequence[Update], *, lr: np.ndarray | float, alpha: float, eps: float) -> None:
+        """Update every parameter of a net by rmsprop, then clip it to its bounds.
+
+        lr, here and below: a number, or an array () that a GPU reads anew at each replay of a step that is recorded.
+        """
         for u in updates:
-            self.rmsprop(u.p, *u.slots, u.g, lr=lr, alpha=alpha, eps=eps, rows=u.rows)
+            self.rmsprop(u.p, *u.slots, u.g, lr=float(lr), alpha=alpha, eps=eps, rows=u.rows)
             u.keep_within_bounds()
 
-    def adam_all(self, updates: Sequence[Update], *, lr: float, beta1: float, beta2: float, eps: float) -> None:
+    def adam_all(self, updates: Sequence[Update], *, lr: np.ndarray | float, beta1: float, beta2: float,
+                 eps: float) -> None:
         """Update every parameter of a net by adam, then clip it to its bounds."""
         for u in updates:
             step = u.steps if len(u.steps) > 1 else int(u.steps[0])
-            self.adam(u.p, *u.slots, u.g, lr=lr, beta1=beta1, beta2=beta2, eps=eps, step=step, rows=u.rows)
+            self.adam(u.p, *u.slots, u.g, lr=float(lr), beta1=beta1, beta2=beta2, eps=eps, step=step, rows=u.rows)
             u.keep_within_bounds()
 
-    def lerp_all(self, pairs: Sequence[tuple[Array, Array]], decay: float) -> None:
-        """Update every (average, weights) of a net by lerp."""
+    def lerp_all(self, pairs: Sequence[tuple[Array, Array]], decay: np.ndarray | float) -> None:
+        """Update every (average, weights) of a net by lerp; decay as lr above."""
         for average, weights in pairs:
-            self.lerp(average, weights, decay)
+            self.lerp(average, weights, float(decay))
 
     # ---- random numbers (counter.py), on the host, but for subclasses that override them -----------------------
 

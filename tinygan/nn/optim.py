@@ -48,7 +48,7 @@ class Optimizer:
                                    "twice: name two nets apart, with named_parameters('a.') and named_parameters('b.')")
         if not lr > 0:
             raise TinyganError(f"the learning rate must be positive, not {lr}")
-        self.lr, self.lazy = float(lr), lazy
+        self.lr, self._lr, self.lazy = float(lr), np.array(float(lr)), lazy
         arrays = [p.data for _, p in self.named]
         # On a GPU: one flat buffer for the parameters, one for each of their averages.
         pack = for_array(arrays[0]).pack
@@ -60,17 +60,22 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient, in place. Parameters whose `.grad` is None stay as they are."""
-        updates = []
-        for name, p in self.named:
-            if p.grad is None:
-                continue
-            rows = p.grad.rows if self.lazy and p.bank else None
-            count = self.steps[name]
-            count += 1 if rows is None else rows
-            updates.append(Update(p.data, tuple(self.state[name].values()), p.grad.data, count, rows, p.bounds))
-            p.version += 1
-        if updates:
-            watched(type(self).__name__, updates[0].p, lambda: self._apply(for_array(updates[0].p), updates))
+        with_gradient = [(name, p) for name, p in self.named if p.grad is not None]
+        if not with_gradient:
+            return
+        updates = [Update(p.data, tuple(self.state[name].values()), p.grad.data, self.steps[name],
+                          p.grad.rows if self.lazy and p.bank else None, p.bounds) for name, p in with_gradient]
+
+        def count() -> None:
+            """Count this step; a step that is replayed (kernels/gpu/graph.py) runs no more of this method."""
+            self._lr[...] = self.lr
+            for (_, p), update in zip(with_gradient, updates, strict=True):
+                update.steps[...] += 1 if update.rows is None else update.rows
+                p.version += 1
+
+        kernels = for_array(updates[0].p)
+        kernels.each_step(count)
+        watched(type(self).__name__, updates[0].p, lambda: self._apply(kernels, updates))
 
     def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
         """Update all parameters in place by the optimiser's kernel."""
@@ -112,7 +117,7 @@ class RMSprop(Optimizer):
         self.alpha, self.eps = float(alpha), float(eps)
 
     def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
-        kernels.rmsprop_all(updates, lr=self.lr, alpha=self.alpha, eps=self.eps)
+        kernels.rmsprop_all(updates, lr=self._lr, alpha=self.alpha, eps=self.eps)
 
 
 class Adam(Optimizer):
@@ -133,7 +138,7 @@ class Adam(Optimizer):
         self.betas, self.eps = (float(betas[0]), float(betas[1])), float(eps)
 
     def _apply(self, kernels: Kernels, updates: list[Update]) -> None:
-        kernels.adam_all(updates, lr=self.lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps)
+        kernels.adam_all(updates, lr=self._lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps)
 
 
 class EMA:
@@ -148,12 +153,19 @@ class EMA:
         if not 0 <= decay < 1:
             raise TinyganError(f"the decay of a moving average must lie in [0, 1), not {decay}")
         self.module, self.decay, self.updates = net.copy().freeze(), float(decay), 0
+        self._decay = np.array(0.0)  # of the update that is made
 
     def update(self, net: Module) -> None:
         """Set average = decay * average + (1 - decay) * weights, in place. net: of the same architecture."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
         pairs = list(zip(self.module.parameters(), net.parameters(), strict=True))
-        for_array(pairs[0][0].data).lerp_all([(average.data, p.data) for average, p in pairs], decay)
-        for average, _ in pairs:
-            average.version += 1
+
+        def count() -> None:
+            """Count this update; one that is replayed (kernels/gpu/graph.py) runs no more of this method."""
+            self._decay[...] = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            self.updates += 1
+            for average, _ in pairs:
+                average.version += 1
+
+        kernels = for_array(pairs[0][0].data)
+        kernels.each_step(count)
+        kernels.lerp_all([(average.data, p.data) for average, p in pairs], self._decay)

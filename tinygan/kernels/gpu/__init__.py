@@ -6,12 +6,14 @@
     maps.py         activation, sums per channel, loss, pooling, resizing
     warp.py         bilinear sampling along affine maps
     weights.py      weight normalisation and optimisers, a whole net in one launch
+    feed.py         numbers from the host: sent at once, or in one copy before a recorded step is replayed
+    graph.py        a step recorded as one CUDA graph
     random.py       random numbers, the same bits as counter.py's
     emulator.py     compiles kernels.cu for the processor, with emulator.h, and runs it on NumPy arrays: for tests
 """
 
 from tinygan.kernels.base import Kernels
-from tinygan.kernels.gpu import conv, maps, random, warp, weights
+from tinygan.kernels.gpu import conv, feed, maps, random, warp, weights
 
 
 class CudaKernels(Kernels):
@@ -33,5 +35,6 @@ class CudaKernels(Kernels):
     normalize_all, normalize_dx_all = map(staticmethod, (weights.normalize_all, weights.normalize_dx_all))
     pack, rmsprop, adam, lerp = map(staticmethod, (weights.pack, weights.rmsprop, weights.adam, weights.lerp))
     rmsprop_all, adam_all, lerp_all = map(staticmethod, (weights.rmsprop_all, weights.adam_all, weights.lerp_all))
+    each_step = staticmethod(feed.each_step)
     counter_bits, counter_uniform, counter_normal, counter_integers = map(staticmethod, (
         random.counter_bits, random.counter_uniform, random.counter_normal, random.counter_integers))

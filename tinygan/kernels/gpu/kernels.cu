@@ -336,8 +336,7 @@ struct Entry {
     float* v;
     const float* g;
     long long size;
-    float rate, bias;  // Adam: lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t)
-    float low, high;   // where p is kept
+    float low, high;  // where p is kept
 };
 
 // p moved back between low and high. A NaN stays one (fminf and fmaxf would hide it).
@@ -346,40 +345,47 @@ __device__ __forceinline__ float within(float p, float low, float high)
     return p < low ? low : p > high ? high : p;
 }
 
-// v = alpha v + (1 - alpha) g^2;  p -= lr g / (sqrt(v) + eps)
-extern "C" __global__ void rmsprop(const Entry* __restrict__ entries, int count, float lr, float alpha, float eps)
+// v = alpha v + (1 - alpha) g^2;  p -= rate g / (sqrt(v) + eps). An entry whose rate is 0 is left alone.
+extern "C" __global__ void rmsprop(const Entry* __restrict__ entries, int count, const float* __restrict__ rates,
+                                   float alpha, float eps)
 {
     for (int e = blockIdx.y; e < count; e += gridDim.y) {
+        const float rate = rates[e];
+        if (rate == 0.0f) continue;
         const Entry it = entries[e];
         EACH(i, it.size) {
             float g = it.g[i], v = alpha * it.v[i] + (1.0f - alpha) * g * g;
             it.v[i] = v;
-            it.p[i] = within(it.p[i] - lr * g / (sqrtf(v) + eps), it.low, it.high);
+            it.p[i] = within(it.p[i] - rate * g / (sqrtf(v) + eps), it.low, it.high);
         }
     }
 }
 
-// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p -= rate m / (sqrt(v) bias + eps)
-extern "C" __global__ void adam(const Entry* __restrict__ entries, int count, float beta1, float beta2, float eps)
+// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p -= rate m / (sqrt(v) bias + eps). rates: for each
+// entry the rate lr / (1 - beta1^t), 0 for one that is left alone, and the bias 1 / sqrt(1 - beta2^t).
+extern "C" __global__ void adam(const Entry* __restrict__ entries, int count, const float* __restrict__ rates,
+                                float beta1, float beta2, float eps)
 {
     for (int e = blockIdx.y; e < count; e += gridDim.y) {
+        const float rate = rates[2 * e], bias = rates[2 * e + 1];
+        if (rate == 0.0f) continue;
         const Entry it = entries[e];
         EACH(i, it.size) {
             float g = it.g[i];
             float m = beta1 * it.m[i] + (1.0f - beta1) * g, v = beta2 * it.v[i] + (1.0f - beta2) * g * g;
             it.m[i] = m;
             it.v[i] = v;
-            it.p[i] = within(it.p[i] - it.rate * m / (sqrtf(v) * it.bias + eps), it.low, it.high);
+            it.p[i] = within(it.p[i] - rate * m / (sqrtf(v) * bias + eps), it.low, it.high);
         }
     }
 }
 
 // p += share (g - p): the moving average p of weights g
-extern "C" __global__ void lerp(const Entry* __restrict__ entries, int count, float share)
+extern "C" __global__ void lerp(const Entry* __restrict__ entries, int count, const float* __restrict__ share)
 {
     for (int e = blockIdx.y; e < count; e += gridDim.y) {
         const Entry it = entries[e];
-        EACH(i, it.size) it.p[i] += share * (it.g[i] - it.p[i]);
+        EACH(i, it.size) it.p[i] += *share * (it.g[i] - it.p[i]);
     }
 }
 

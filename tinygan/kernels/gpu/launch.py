@@ -9,9 +9,11 @@ Nothing here waits for the GPU. Python runs ahead of it and queues launches, whi
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def _kernel(name: str) -> Any:
 
 def forget() -> None:
     """Load the kernels anew at the next launch (tests put another module in CuPy's place)."""
-    for cached in (_module, _kernel, _cublas):
+    for cached in (_module, _kernel, _blas):
         cached.cache_clear()
 
 
@@ -102,11 +104,6 @@ def blocks_for(total: int) -> int:
     return max(1, min(-(-total // THREADS), MAX_BLOCKS))
 
 
-def upload(xp: Any, table: np.ndarray) -> Any:
-    """Send a table of structs as bytes. CuPy copies it to pinned memory first, so the host does not wait."""
-    return xp.asarray(np.frombuffer(table.tobytes(), np.uint8))
-
-
 # ---- matrix products ---------------------------------------------------------------------------------------------
 
 _math = {"tf32": False}
@@ -125,7 +122,11 @@ def get_tf32() -> bool:
 _COEFFICIENTS = np.array([0.0, 1.0], np.float32)  # cuBLAS gets their addresses, so they must stay where they are
 _ZERO, _ONE = _COEFFICIENTS.ctypes.data, _COEFFICIENTS[1:].ctypes.data
 _REAL_32 = 0  # CUDA_R_32F
+_COMPUTE_32F, _COMPUTE_32F_FAST_TF32 = 68, 77  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32
 _DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT
+_STATUS = {1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", 7: "INVALID_VALUE", 8: "ARCH_MISMATCH", 11: "MAPPING_ERROR",
+           13: "EXECUTION_FAILED", 14: "INTERNAL_ERROR", 15: "NOT_SUPPORTED"}
+WORKSPACE = 32 << 20  # bytes: what NVIDIA advises for Hopper
 
 
 def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bool = False, add: bool = False) -> None:
@@ -145,11 +146,11 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
                             f"{matrix.strides}")
     if 0 in (m, n):
         return
-    cublas, device = _cublas()
-    mode = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if _math["tf32"] else cublas.CUBLAS_COMPUTE_32F
-    cublas.gemmEx(device.get_cublas_handle(), int(b_transposed), int(a_transposed), n, m, k, _ONE,
-                  b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
-                  _ONE if add else _ZERO, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
+    blas = _blas(c.data.device_id)
+    mode = _COMPUTE_32F_FAST_TF32 if _math["tf32"] else _COMPUTE_32F
+    blas.run("cublasGemmEx", blas.handle, int(b_transposed), int(a_transposed), n, m, k, _ONE,
+             b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
+             _ONE if add else _ZERO, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
 
 
 def _row_step(matrix: Any) -> int:
@@ -157,8 +158,45 @@ def _row_step(matrix: Any) -> int:
     return matrix.strides[0] // 4 if matrix.shape[0] > 1 else max(1, matrix.shape[1])
 
 
-@functools.cache
-def _cublas() -> tuple[Any, Any]:
-    """Return CuPy's binding of cuBLAS, and the module that keeps a handle for each device and sets its stream."""
+class _Blas:
+    """cuBLAS on one device by a handle of our own: CuPy does not allow its own while a stream is captured.
+
+    Its calls go to CuPy's current stream. The workspace is ours too, or each recorded graph would allocate one.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy, self.library, self.handle, self.stream = cupy, cublas_library(cupy), ctypes.c_void_p(), None
+        self.run("cublasCreate_v2", ctypes.byref(self.handle))
+        self.workspace = cupy.empty(WORKSPACE, np.uint8)
+
+    def run(self, name: str, *args: Any) -> None:
+        """Call a function of cuBLAS. Raises RuntimeError with the name of the status where it is not success."""
+        if name == "cublasGemmEx":
+            self.follow(self.cupy.cuda.get_current_stream().ptr)
+        status = getattr(self.library, name)(*args)
+        if status:
+            raise RuntimeError(f"{name}: CUBLAS_STATUS_{_STATUS.get(status, status)}")
+
+    def follow(self, stream: int) -> None:
+        """Send the calls to come to a stream. That takes the workspace away, so it is given again."""
+        if stream != self.stream:
+            self.run("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
+            self.run("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.data.ptr),
+                     ctypes.c_size_t(WORKSPACE))
+            self.stream = stream
+
+
+def cublas_library(cupy: Any) -> Any:
+    """Load the cuBLAS that CuPy uses, with the types of the functions that are called here."""
     # As an attribute of its package, which first loads the library that pip installed; an import by its name does not.
-    return importlib.import_module("cupy_backends.cuda.libs").cublas, importlib.import_module("cupy.cuda.device")
+    importlib.import_module("cupy_backends.cuda.libs").cublas  # noqa: B018
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    library = ctypes.CDLL(f"cublas64_{major}.dll" if sys.platform == "win32" else f"libcublas.so.{major}")
+    p, i = ctypes.c_void_p, ctypes.c_int
+    library.cublasGemmEx.argtypes = [p, i, i, i, i, i, p, p, i, i, p, i, i, p, p, i, i, i, i]
+    return library
+
+
+@functools.cache
+def _blas(device: int) -> _Blas:
+    return _Blas(importlib.import_module("cupy"))

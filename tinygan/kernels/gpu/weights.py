@@ -1,8 +1,9 @@
 """Passes over the weights on a GPU: normalisation, RMSprop, Adam and the moving average, one launch for a whole net.
 
 A net has a dozen parameters, most of them small, and starting a kernel costs as much as updating one of them. So the
-host writes a table (of the structs Bank and Entry in kernels.cu) of where everything lies, sends it along, and
-one kernel serves all. Filter sets that no sample used have no entry in an optimiser's table and are not touched.
+host writes a table (of the structs Bank and Entry in kernels.cu) of where everything lies, sends it along, and one
+kernel serves all. What changes from step to step lies apart from the tables (feed.py): which filter sets are in use,
+and each entry's learning rate, which is 0 for a set that no sample used: the kernel then leaves it alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from tinygan.kernels.arrays import xp_of
-from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch, upload
+from tinygan.kernels.gpu.feed import fed, recording, table
+from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch
 from tinygan.kernels.update import Update
 
 BANK = np.dtype([("w", "u8"), ("g", "u8"), ("out", "u8"), ("norms", "u8"), ("sets", "i4"), ("channels", "i4"),
                  ("outer", "i4"), ("inner", "i4"), ("first_block", "i4"), ("used", "i4"), ("scale", "f4"),
                  ("eps", "f4")])
-ENTRY = np.dtype([("p", "u8"), ("m", "u8"), ("v", "u8"), ("g", "u8"), ("size", "i8"), ("rate", "f4"), ("bias", "f4"),
-                  ("low", "f4"), ("high", "f4")])
+ENTRY = np.dtype([("p", "u8"), ("m", "u8"), ("v", "u8"), ("g", "u8"), ("size", "i8"), ("low", "f4"), ("high", "f4")])
 ALIGN = 64  # numbers: parameters in a flat buffer start on lines of 256 bytes
 
 # ---- weight normalisation ----------------------------------------------------------------------------------------
@@ -67,22 +68,21 @@ def filter_norms(w: Any, out_axis: int, scale: float = 1.0, eps: float = 0.0, ro
 
 def _run_banks(kernel: str, jobs: Sequence[tuple]) -> None:
     """Launch `kernel` over (w, g, out, norms, out_axis, scale, eps, rows) for each bank."""
-    table, masks, blocks, at = np.zeros(len(jobs), BANK), [], 0, 0
+    lines, masks, blocks, at = np.zeros(len(jobs), BANK), [], 0, 0
     for i, (w, g, out, norms, out_axis, scale, eps, rows) in enumerate(jobs):
         if w.size > MAX_SIZE:
             raise ValueError(f"a filter bank of {w.size:,} numbers is more than a kernel can count")
         sets, a, b, kh, kw = w.shape
         channels, outer, inner = (a, 1, b * kh * kw) if out_axis == 1 else (b, a, kh * kw)
-        table[i] = (w.data.ptr, g.data.ptr if g is not None else 0, out.data.ptr, norms.data.ptr, sets, channels,
+        lines[i] = (w.data.ptr, g.data.ptr if g is not None else 0, out.data.ptr, norms.data.ptr, sets, channels,
                     outer, inner, blocks, -1 if rows is None else at, scale, eps)
         if rows is not None:
-            masks.append(np.asarray(rows, np.uint8))
+            masks.append(follows_routes(rows))
             at += sets
         blocks += sets * -(-channels // tile(outer, inner))
-    xp = xp_of(jobs[0][0])
-    used = xp.asarray(np.concatenate(masks)) if masks else None
     if blocks:
-        launch(kernel, blocks, upload(xp, table), used, len(jobs), blocks)
+        used = fed((at,), np.uint8, lambda out: np.concatenate(masks, out=out, casting="unsafe")) if masks else None
+        launch(kernel, blocks, table(lines), used, len(jobs), blocks)
 
 
 def tile(outer: int, inner: int) -> int:
@@ -106,44 +106,71 @@ def pack(arrays: Sequence[Any]) -> list[Any]:
     return views
 
 
-def rmsprop_all(updates: Sequence[Update], *, lr: float, alpha: float, eps: float) -> None:
+def rmsprop_all(updates: Sequence[Update], *, lr: np.ndarray | float, alpha: float, eps: float) -> None:
     """Update every parameter by reference.rmsprop, then keep it within its bounds; in one launch."""
-    _run_entries("rmsprop", [_entries(u, u.slots[0], None)[0] for u in updates], xp_of(updates[0].p), lr, alpha, eps)
+    def fill(rates: np.ndarray) -> None:
+        """Write the learning rate of every entry, 0 for filter sets that are not in use."""
+        rates[...] = lr * used_entries(updates)
+
+    _run_entries("rmsprop", updates, fed((entry_count(updates),), np.float32, fill), alpha, eps)
 
 
-def adam_all(updates: Sequence[Update], *, lr: float, beta1: float, beta2: float, eps: float) -> None:
+def adam_all(updates: Sequence[Update], *, lr: np.ndarray | float, beta1: float, beta2: float, eps: float) -> None:
     """Update every parameter by reference.adam, then keep it within its bounds; in one launch."""
-    parts = []
-    for u in updates:
-        part, steps = _entries(u, u.slots[1], u.slots[0])
-        part["rate"], part["bias"] = lr / (1 - beta1**steps), (1 - beta2**steps) ** -0.5
-        parts.append(part)
-    _run_entries("adam", parts, xp_of(updates[0].p), beta1, beta2, eps)
+    def fill(rates: np.ndarray) -> None:
+        """Write lr / (1 - beta1^t), 0 for filter sets that are not in use, and 1 / sqrt(1 - beta2^t) of every entry."""
+        steps = np.maximum(np.concatenate([u.steps for u in updates]).astype(np.float64), 1.0)  # 0: not in use
+        rates[:, 0] = lr / (1 - beta1**steps) * used_entries(updates)
+        rates[:, 1] = (1 - beta2**steps) ** -0.5
+
+    _run_entries("adam", updates, fed((entry_count(updates), 2), np.float32, fill), beta1, beta2, eps)
 
 
-def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: float) -> None:
+def lerp_all(pairs: Sequence[tuple[Any, Any]], decay: np.ndarray | float) -> None:
     """Update every (average, weights) to average = decay average + (1 - decay) weights; in one launch."""
-    parts = []
-    for average, weights in pairs:
-        entry = np.zeros(1, ENTRY)
-        entry["p"], entry["g"], entry["size"] = _address(average), _address(weights), average.size
-        parts.append(entry)
-    _run_entries("lerp", parts, xp_of(pairs[0][0]), 1 - decay)
+    lines = np.zeros(len(pairs), ENTRY)
+    for line, (average, weights) in zip(lines, pairs, strict=True):
+        line["p"], line["g"], line["size"] = _address(average), _address(weights), average.size
+
+    def fill(share: np.ndarray) -> None:
+        """Write the share of the weights."""
+        share[...] = 1 - decay
+
+    _launch_entries("lerp", lines, fed((1,), np.float32, fill))
 
 
-def _entries(update: Update, v: Any, m: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Make one entry for a parameter, or one for each filter set in use; and count how often each was updated."""
-    p, steps, rows = update.p, update.steps, update.rows
-    by_set = len(steps) > 1 or rows is not None
-    sets = np.zeros(1, np.int64) if not by_set else np.arange(len(p)) if rows is None else np.flatnonzero(rows)
-    part = np.zeros(len(sets), ENTRY)
-    size = p.size // len(p) if by_set else p.size
-    for name, array in (("p", p), ("v", v), ("g", update.g), ("m", m)):
-        if array is not None:
-            part[name] = _address(array) + (sets * (4 * size)).astype(np.uint64)
-    part["size"] = size
-    part["low"], part["high"] = update.bounds or (-np.inf, np.inf)
-    return part, steps[sets].astype(np.float64)
+def entry_count(updates: Sequence[Update]) -> int:
+    """Count the entries: one for a parameter, or one for each of its filter sets."""
+    return sum(len(u.steps) for u in updates)
+
+
+def used_entries(updates: Sequence[Update]) -> np.ndarray:
+    """Return which entries are updated, a bool array."""
+    return np.concatenate([np.ones(len(u.steps), bool) if u.rows is None else u.rows for u in updates])
+
+
+def follows_routes(rows: np.ndarray) -> np.ndarray:
+    """Return a mask of filter sets in use, which a recorded step reads anew before every replay.
+
+    Raises TinyganError while a step is recorded for a mask that is not the one of routes which change with it.
+    """
+    taken = recording()
+    if taken is not None and id(rows) not in taken.following:
+        raise TinyganError("a mask of filter sets in use does not follow the routes of the step")
+    return rows
+
+
+def _entries(update: Update) -> np.ndarray:
+    """Make one entry for a parameter, or one for each of its filter sets."""
+    *means, square = update.slots
+    lines = np.zeros(len(update.steps), ENTRY)
+    size = update.p.size // len(lines)
+    offsets = (np.arange(len(lines)) * (4 * size)).astype(np.uint64)
+    for name, array in (("p", update.p), ("v", square), ("g", update.g), *(("m", m) for m in means)):
+        lines[name] = _address(array) + offsets
+    lines["size"] = size
+    lines["low"], lines["high"] = update.bounds or (-np.inf, np.inf)
+    return lines
 
 
 def _address(array: Any) -> np.uint64:
@@ -152,15 +179,19 @@ def _address(array: Any) -> np.uint64:
     return np.uint64(array.data.ptr)
 
 
-def _run_entries(kernel: str, parts: Sequence[np.ndarray], xp: Any, *numbers: float) -> None:
-    table = np.concatenate(parts)
-    if not len(table):
-        return
-    longest = int(table["size"].max())
+def _run_entries(kernel: str, updates: Sequence[Update], rates: Any, *numbers: float) -> None:
+    for u in updates:
+        if u.rows is not None:
+            follows_routes(u.rows)
+    _launch_entries(kernel, np.concatenate([_entries(u) for u in updates]), rates, *numbers)
+
+
+def _launch_entries(kernel: str, lines: np.ndarray, *more: Any) -> None:
+    longest = int(lines["size"].max())
     if longest > MAX_SIZE:
         raise ValueError(f"a parameter of {longest:,} numbers is more than a kernel can count")
-    grid = max(1, min(-(-longest // (4 * THREADS)), MAX_BLOCKS // 16)), min(len(table), MAX_GRID_Y)
-    launch(kernel, grid, upload(xp, table), len(table), *numbers)
+    grid = max(1, min(-(-longest // (4 * THREADS)), MAX_BLOCKS // 16)), min(len(lines), MAX_GRID_Y)
+    launch(kernel, grid, table(lines), len(lines), *more)
 
 
 # The same for a single array, as class Kernels has it.

@@ -21,7 +21,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,15 +220,18 @@ def kernel_bodies(code: str) -> dict[str, str]:
 
 def _full_source(code: str, names: list[str]) -> str:
     """Join the header, the code, and for each kernel two functions that Python can find."""
-    wrappers = "".join(
+    # The unnamed namespace keeps a kernel's name apart from those of other libraries, and the shared arrays of inline
+    # functions in the section with all others.
+    return f'{HEADER.read_text("utf-8")}\nnamespace {{\n#line 1 "{FILE_NAME}"\n{code}\n}}\n{_entry_points(names)}'
+
+
+def _entry_points(names: Iterable[str]) -> str:
+    """Write the two functions for each kernel."""
+    return '#line 1 "wrappers"\n' + "".join(
         f'extern "C" __attribute__((visibility("default"))) int host_run_{name}(const unsigned* d, void** a, int* r) '
         f"{{ return host::launch({name}, d, a, r); }}\n"
         f'extern "C" __attribute__((visibility("default"))) int host_describe_{name}(int* out) '
         f"{{ return host::describe({name}, out); }}\n" for name in names)
-    # The unnamed namespace keeps a kernel's name apart from those of other libraries, and the shared arrays of inline
-    # functions in the section with all others.
-    return (f'{HEADER.read_text("utf-8")}\nnamespace {{\n#line 1 "{FILE_NAME}"\n{code}\n}}\n'
-            f'#line 1 "wrappers"\n{wrappers}')
 
 
 def _compiler() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.data import to_canvas
 from tinygan.kernels import counter, reference
 from tinygan.kernels.gpu.maps import band
 from tinygan.kernels.gpu.warp import inverse, views_of_images
@@ -117,8 +118,8 @@ def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> 
 
 def cases() -> list[Case]:
     """The whole table, the same at every call."""
-    return [case for part in (patches, samples, activations, banks, optimisers, losses, pools, resizes, views, counters)
-            for case in part()]
+    parts = (patches, samples, activations, banks, optimisers, losses, pools, resizes, views, canvases, counters)
+    return [case for part in parts for case in part()]
 
 
 def _normal(seed: int, *shape: int) -> np.ndarray:
@@ -341,12 +342,23 @@ def views() -> Iterator[Case]:
                                         *views_of_images(sources, maps[0]), *numbers])
 
 
+def canvases() -> Iterator[Case]:
+    images = np.random.default_rng(170).integers(0, 256, (3, 28, 28), np.uint8)
+    for indices in ([2], [1, 1, 0, 2]):
+        for edge, size in ((0, 28), (2, 32)):
+            wanted = to_canvas(images[indices], size)
+            yield Case("canvas", f"{len(indices)} of {size}", [images, np.array(indices, np.int32), Output(
+                wanted, exact=True), len(indices), 28, edge])
+
+
 def counters() -> Iterator[Case]:
     for n, seed, stream in ((1, 0, 0), (2, 1, 2), (3, 5, 2**40), (1023, 2**63 + 7, 3), (4 * THREADS + 5, 9, 2**64 - 1)):
         words = *counter.halves(seed), *counter.halves(stream)
         for name in ("bits", "uniform", "normal"):
             values = getattr(counter, name)(seed, stream, n)
             yield Case(f"counter_{name}", f"{n}", [Output(values, exact=True), n, *words])
+        normal = counter.normal(seed, stream, n)
+        yield Case("normal_of_step", f"{n}", [Output(normal, exact=True), n, np.array(words, np.uint32)])
         for high in (10, 2**31 - 1):
             values = counter.integers(seed, stream, n, high)
             yield Case("counter_integers", f"{n} below {high}", [Output(values, exact=True), n, high, *words])

@@ -29,6 +29,11 @@ class Route:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def replace(self, indices: np.ndarray) -> None:
+        """Set other indices, in [0, bank), within the same arrays: those of a recorded step's next replay."""
+        self.indices[...] = indices
+        self.used[...] = np.bincount(self.indices, minlength=self.bank) > 0
+
     @cached_property
     def used(self) -> np.ndarray:
         """Return a bool mask over the bank: the sets that at least one sample uses."""

@@ -605,6 +605,20 @@ extern "C" __global__ void warp_back(
     }
 }
 
+// out (N, S, S): images indices[0] to indices[N - 1] of `images` (count, side, side), scaled from 0..255 to 0..1, with
+// `edge` black pixels around each: S = side + 2 edge. As data.to_canvas, to the bit.
+extern "C" __global__ void canvas(const unsigned char* __restrict__ images, const int* __restrict__ indices,
+                                  float* __restrict__ out, int N, int side, int edge)
+{
+    int S = side + 2 * edge;
+    EACH(i, N * S * S) {
+        int X = i % S - edge, Y = i / S % S - edge;
+        bool inside = X >= 0 && X < side && Y >= 0 && Y < side;
+        long long at = ((long long)indices[i / (S * S)] * side + Y) * side + X;
+        out[i] = inside ? __fdiv_rn((float)images[at], 255.0f) : 0.0f;
+    }
+}
+
 // ---- random numbers from a counter -----------------------------------------------------
 //
 // Philox4x32-10 and what is made of it: bit for bit the numbers of counter.py, which explains the formulas. No state:
@@ -708,7 +722,7 @@ __device__ void counter_fill(Number* out, unsigned int n, unsigned int high, uns
     }
 }
 
-// The four kernels. Seed and stream come as (lower, upper) words: counter.py's halves().
+// The kernels. Seed and stream come as (lower, upper) words: counter.py's halves().
 extern "C" __global__ void counter_bits(unsigned int* out, int n, unsigned int seed_lo, unsigned int seed_hi,
                                         unsigned int stream_lo, unsigned int stream_hi) {
     counter_fill<AsBits>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
@@ -722,6 +736,11 @@ extern "C" __global__ void counter_uniform(float* out, int n, unsigned int seed_
 extern "C" __global__ void counter_normal(float* out, int n, unsigned int seed_lo, unsigned int seed_hi,
                                           unsigned int stream_lo, unsigned int stream_hi) {
     counter_fill<AsNormal>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
+}
+
+// As counter_normal, with the four words of seed and stream in device memory: a recorded step gets others each time.
+extern "C" __global__ void normal_of_step(float* out, int n, const unsigned int* __restrict__ words) {
+    counter_fill<AsNormal>(out, n, 0, words[0], words[1], words[2], words[3]);
 }
 
 extern "C" __global__ void counter_integers(int* out, int n, unsigned int high, unsigned int seed_lo,

@@ -208,3 +208,12 @@ def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reach = int((last - first).max()) + 1 if m else 1
     start = np.minimum(first, n - reach).astype(np.int32)
     return start, matrix[np.arange(m)[:, None], start[:, None] + np.arange(reach)].astype(np.float32)
+
+
+def canvas(images: Any, indices: Any, edge: int) -> Any:
+    """Take the images (count, side, side), uint8 on the device, that `indices` (N,) int32 name, as data.to_canvas makes
+    them: (N, 1, S, S) float32 in [0, 1] with `edge` black pixels around each."""
+    side = images.shape[1] + 2 * edge
+    out = xp_of(images).empty((len(indices), 1, side, side), np.float32)
+    launch("canvas", blocks_for(out.size), images, indices, out, len(indices), images.shape[1], edge)
+    return out

@@ -1,16 +1,18 @@
 """Random numbers on a GPU, the same bits as those of kernels/counter.py, which describes how they are made.
 
-The device draws them itself, so nothing is sent there. All four raise ValueError as the host's functions do.
+The device draws them itself, so nothing is sent there. All raise ValueError as the host's functions do.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tinygan.kernels import counter
+from tinygan.kernels.gpu.feed import fed
 from tinygan.kernels.gpu.launch import blocks_for, launch
 
 
@@ -27,6 +29,20 @@ def counter_uniform(seed: int, stream: int, n: int) -> Any:
 def counter_normal(seed: int, stream: int, n: int) -> Any:
     """Draw n standard normal numbers, float32 (n,)."""
     return _draw("counter_normal", np.float32, seed, stream, n)
+
+
+def normal_of_step(seed: int, stream: Callable[[], int], n: int) -> Any:
+    """Draw n standard normal numbers of the stream that stream() returns: now, or before each replay of a recorded step.
+
+    The same bits as counter_normal's.
+    """
+    def fill(words: np.ndarray) -> None:
+        """Write the words of the key and the stream."""
+        words[...] = *counter.halves(seed, "seed"), *counter.halves(stream(), "stream")
+
+    out = importlib.import_module("cupy").empty(n, np.float32)
+    launch("normal_of_step", blocks_for(-(-n // 4)), out, n, fed((4,), np.uint32, fill))
+    return out
 
 
 def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:

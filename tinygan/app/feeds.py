@@ -1,0 +1,75 @@
+"""What a GAN's step draws - real images, noise, routes - where a GPU makes it from the little that the host sends.
+
+The data set lies in the GPU's memory as bytes; a step is sent indices into it. Noise is made there, or sent where it is
+the host's. Routes are sent as integers and planned there (kernels/gpu/routes.py). All of it goes through
+kernels/gpu/feed.py, so that the step may be recorded as one CUDA graph and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygan.data.batches import to_canvas
+from tinygan.engine.tensor import Tensor
+from tinygan.kernels.gpu.feed import fed
+from tinygan.kernels.gpu.graph import RecordedStep
+from tinygan.kernels.gpu.maps import canvas
+from tinygan.kernels.gpu.random import normal_of_step
+from tinygan.kernels.gpu.routes import LivePlans
+from tinygan.ops.routes import Route, routes_of
+
+
+class FedImages:
+    """A data set of uint8 images (count, 28, 28) in a GPU's memory, from which batches are taken.
+
+    side: of the canvas (data.to_canvas). A canvas of 64 is made on the host and sent, as it is interpolated.
+    """
+
+    def __init__(self, xp: Any, images: np.ndarray, side: int) -> None:
+        self.images, self.side = images, side
+        self.resident = xp.asarray(images) if side <= 32 else None
+
+    def batch(self, n: int, draw: Callable[[], np.ndarray]) -> Tensor:
+        """Return the images whose indices (n,) draw() returns, (n, 1, side, side) in [0, 1]."""
+        if self.resident is None:
+            return Tensor(fed((n, 1, self.side, self.side), np.float32, lambda out: np.copyto(
+                out, to_canvas(self.images[draw()], self.side))), name="real images")
+        indices = fed((n,), np.int32, lambda out: np.copyto(out, draw(), casting="same_kind"))
+        return Tensor(canvas(self.resident, indices, (self.side - self.images.shape[1]) // 2), name="real images")
+
+
+class FedRoutes:
+    """The routes of n samples through layers with these banks, drawn anew for every step in the same arrays."""
+
+    def __init__(self, xp: Any, n: int, banks: tuple[int, ...]) -> None:
+        self.columns = routes_of(np.zeros((n, len(banks)), np.int64), banks, n)
+        self._live = [route for route in self.columns if route is not None]
+        self._plans = LivePlans(xp, self._live) if self._live else None
+
+    def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...]:
+        """Return the routes, whose indices (n, layers) draw() returns."""
+        def replace() -> None:
+            """Take the next routes."""
+            matrix = draw()
+            for layer, route in enumerate(self.columns):
+                if route is not None:
+                    route.replace(matrix[:, layer])
+
+        if self._plans is not None:
+            self._plans.make(replace)
+        return self.columns
+
+
+def fed_noise(seed: int | None, shape: tuple[int, ...], draw: Callable[[], Any]) -> Tensor:
+    """Return standard normal noise, float32: draw() is the number of a stream of `seed`; None: draw() is the noise."""
+    if seed is None:
+        return Tensor(fed(shape, np.float32, lambda out: np.copyto(out, draw())), name="noise")
+    return Tensor(normal_of_step(seed, draw, int(np.prod(shape))).reshape(shape), name="noise")
+
+
+def recorded(xp: Any, step: Callable[..., Any], ready: Callable[..., bool]) -> RecordedStep:
+    """Return a step that is recorded as one CUDA graph after two calls, where ready(*args) says that it may be."""
+    return RecordedStep(xp, step, print, ready)

@@ -20,8 +20,9 @@ from tinygan import Tensor, data
 from tinygan.app import cli
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import counter_normal
+from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
 from tinygan.app.gan_game import GRID, MeasuredGAN
-from tinygan.app.loop import Loop, end_run, start
+from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
@@ -53,20 +54,24 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: MnistGame, run: Run) -> int:
     """Run the loop: one step of the discriminator, one of the generator, and now and then pictures and measurements."""
     G, D, flags = game.G, game.D, game.flags
+
+    def one_step(step: Step) -> tuple[Tensor, ...]:
+        """Train both nets once; returns the loss of D, its logits of real images and of G's, and the loss of G."""
+        real = game.next_real()
+        check = partial(step.check, inputs=[("the batch of real images", real)])
+
+        # (1) discriminator: logits above 0 for real images, below 0 for G's
+        d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"], check=check)
+
+        # (2) generator: from new noise through new routes, images to which D gives logits above 0
+        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"], check=check)
+        game.update_average()
+        return d_loss, of_real, of_fake, g_loss
+
+    one_step = game.recorded(one_step)  # on a GPU: launched as one CUDA graph from the third step on
     with Loop(game, run) as steps:
         for step in steps:
-            real = game.next_real()
-            check = partial(step.check, inputs=[("the batch of real images", real)])
-
-            # (1) discriminator: logits above 0 for real images, below 0 for G's
-            d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"],
-                                                 check=check)
-
-            # (2) generator: from new noise through new routes, images to which D gives logits above 0
-            g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"],
-                               check=check)
-            game.update_average()
-
+            d_loss, of_real, of_fake, g_loss = one_step(step)
             if step.read:  # on a GPU only where a number is shown: reading one makes it wait
                 step.show(d_loss=d_loss.item(), g_loss=g_loss.item())
             if step.log:
@@ -102,6 +107,9 @@ class MnistGame(MeasuredGAN):
         super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
         self.streams = {"noise": noise, "routes": routes}
         self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], order)
+        if device.kind == "gpu":
+            self.on_gpu = FedImages(device.xp, digits.images, config.side)
+            self.routes = [FedRoutes(device.xp, flags["batch_size"], config.bank) for _ in range(2)]
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
         self.reference = data.to_canvas(digits.images[:1000], config.side)
@@ -120,17 +128,21 @@ class MnistGame(MeasuredGAN):
 
     def next_real(self) -> Tensor:
         """Return the next batch of real images."""
-        images = data.to_canvas(self.digits.images[next(self.batches)], self.config.side)
-        return Tensor(self.device.put(images), name="real images")
+        if self.device.kind == "gpu":
+            return self.on_gpu.batch(self.flags["batch_size"], self.batches.__next__)
+        return Tensor(data.to_canvas(self.digits.images[next(self.batches)], self.config.side), name="real images")
 
-    def draw(self, turn: int) -> tuple[Tensor, np.ndarray]:
+    def draw(self, turn: int) -> tuple[Tensor, np.ndarray | tuple]:
         """Draw noise and routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
-        n = self.flags["batch_size"]
-        if self.flags["noise"] == "counter":
-            z = counter_normal(self.device, self.flags["seed"], 2 * self.step + turn, (n, self.config.latent_dim))
-        else:
-            z = self.device.put(self.G.draw_noise(self.streams["noise"], n))
-        return Tensor(z, name="noise"), self.G.draw_routes(self.streams["routes"], n, self.flags["routes"])
+        n, seed, counted = self.flags["batch_size"], self.flags["seed"], self.flags["noise"] == "counter"
+        next_noise = partial(self.G.draw_noise, self.streams["noise"], n)
+        next_routes = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
+        stream = lambda: 2 * self.step + turn  # noqa: E731 - of the step that is made when it is called
+        if self.device.kind == "gpu":
+            z = fed_noise(seed if counted else None, (n, self.config.latent_dim), stream if counted else next_noise)
+            return z, self.routes[turn].drawn(next_routes)
+        z = counter_normal(self.device, seed, stream(), (n, self.config.latent_dim)) if counted else next_noise()
+        return Tensor(z, name="noise"), next_routes()
 
     def rehearse(self, n: int) -> None:
         """Compute the gradients of a step of n images and change nothing."""

@@ -70,12 +70,12 @@ def standin(gpp):
     from standin import strict_cupy
 
     from tinygan.kernels import arguments as arrays
-    from tinygan.kernels.gpu import conv, launch, maps
+    from tinygan.kernels.gpu import launch, maps, routes
 
     def fresh() -> None:
         launch.forget()
         arrays._numbers.clear()  # what earlier tests left on the device
-        conv._order.cache_clear()
+        routes._uploaded.cache_clear()
         maps._band.cache_clear()
 
     fresh()

@@ -118,7 +118,7 @@ def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> 
 
 def cases() -> list[Case]:
     """The whole table, the same at every call."""
-    parts = (patches, samples, activations, banks, optimisers, losses, pools, resizes, views, canvases, counters)
+    parts = (patches, plans, routed, activations, banks, optimisers, losses, pools, resizes, views, canvases, counters)
     return [case for part in parts for case in part()]
 
 
@@ -155,11 +155,73 @@ def patches() -> Iterator[Case]:
                 yield Case(f"col2im_{name}", f"{label} {batch}", [values, order, first, Output(back), *numbers])
 
 
-def samples() -> Iterator[Case]:
-    x, order = _normal(3, 5, 7, 3), np.array([3, 6, 0, 1, 5, 2, 4], np.int32)
-    for back in (0, 1):
-        yield Case("sort_samples", f"back {back}",
-                   [x, order, Output(reference.sort_samples(x, order, back), exact=True), 5, 7, 3, back])
+def plans() -> Iterator[Case]:
+    for layers, n, bank in ((1, 1, 1), (3, 13, 4), (2, 300, 7), (1, 5, 300), (2, 0, 3)):
+        routes = np.random.default_rng(140).integers(0, bank, (layers, n)).astype(np.int32)
+        routes[:1, 1:] = bank - 1  # some sets, or all but one, are unused
+        order, starts, used = map(Output, reference.plan_routes(routes, bank))
+        yield Case("plan_routes", f"{layers}x{n} through {bank}", [routes, order, starts, used, layers, n, bank])
+
+
+ROUTED = {  # samples of each set in turn, pixels, A, D, slots, the columns are a map, parts
+    "odd": ((3, 0, 2, 4), 3, 5, 7, (0, 9), False, 1),
+    "in fours": ((19, 0, 2), 4, 132, 20, (0, 21), False, 1),
+    "lines in fours, samples not": ((4, 3, 1), 3, 8, 36, (0, 8), False, 1),
+    "some of the slots": ((2, 3, 0, 4), 4, 4, 72, (1, 6), False, 1),
+    "later slots": ((2, 3, 4), 2, 7, 5, (5, 9), False, 1),
+    "a map": ((1, 3, 0), 1, 33, 140, (0, 4), True, 1),
+    "some of a map": ((3, 0, 4), 4, 3, 8, (2, 5), True, 1),
+    "in parts": ((1, 0, 15), 5, 40, 41, (0, 16), False, 2),
+    "more parts than there is to add": ((2, 1), 4, 12, 70, (0, 3), False, 3),
+    "one set": ((17,), 5, 3, 2, (0, 17), False, 1),
+}
+
+
+def routed() -> Iterator[Case]:
+    for label, (counts, pixels, a, d, (first, last), is_map, parts) in ROUTED.items():
+        rng, n, sets = np.random.default_rng(150), sum(counts), len(counts)
+        routes = rng.permutation(np.repeat(np.arange(sets), counts)).astype(np.int32)
+        (order,), (starts,), _ = reference.plan_routes(routes[None], sets)
+        plan, about = (order, starts), (order, starts, first, last, is_map)
+        held = n if is_map else last - first
+        filters, small, columns = _normal(151, sets, a, d), _normal(152, a, n, pixels), _normal(153, d, held, pixels)
+        numbers = (sets, a, d, n, pixels, first, last, int(is_map))
+        for kernel, rounded in (("", np.asarray), ("_tf32", reference.tf32)):
+            f, s, c = (rounded(x).astype(float) for x in (filters, small, columns))
+            for turned, from_, shape, depth in ((0, columns, small.shape, d), (1, small, columns.shape, a)):
+                wanted = np.full((parts, *shape), np.nan)
+                for part in range(parts):
+                    some = f.copy()
+                    _clear_but(part, parts, depth, some.swapaxes(0, 1 + (not turned)))
+                    reference.routed_product(some, *((s, wanted[part]) if turned else (wanted[part], c)), *about, turned)
+                yield Case(f"routed_product{kernel}", f"{label}{' turned' * turned}",
+                           [filters, from_, Output(wanted.astype(F32)), *plan, *numbers, turned, parts])
+            wanted = np.zeros((parts, sets, a, d))
+            for part in range(parts):
+                for k in range(sets):
+                    slots = order[max(starts[k], first):min(starts[k + 1], last)]
+                    some, of_set = np.zeros_like(s), s[:, slots].reshape(a, -1).copy()
+                    _clear_but(part, parts, of_set.shape[1], of_set.T)
+                    some[:, slots] = of_set.reshape(a, -1, pixels)
+                    reference.routed_gradient(wanted[part], some, c, *about)
+            given = [small, columns], [*plan, *numbers]
+            yield Case(f"routed_gradient{kernel}", label,
+                       [*given[0], Output(wanted.astype(F32), exact=False), *given[1], 0, parts])
+            before = _normal(154, *wanted.shape)
+            yield Case(f"routed_gradient{kernel}", f"{label}, added",
+                       [*given[0], Output((wanted + before).astype(F32), before), *given[1], 1, parts], [(3,)])
+    for count, size in ((1, 1), (3, 700), (5, 33)):
+        x = _normal(155, count, size)
+        yield Case("add_parts", f"{count} of {size}", [x, Output(x.sum(axis=0, dtype=float).astype(F32)), count, size])
+
+
+DEEP = 16  # a part of a sum is so many products, or a multiple
+
+
+def _clear_but(part: int, parts: int, depth: int, x: np.ndarray) -> None:
+    """Set x (depth, ...) to zero outside one of the parts that the kernels cut the depth into."""
+    share = -(-(-(-depth // parts)) // DEEP) * DEEP
+    x[:part * share] = x[part * share + share:] = 0.0
 
 
 def activations() -> Iterator[Case]:

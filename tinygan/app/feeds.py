@@ -15,7 +15,6 @@ import numpy as np
 from tinygan.data.batches import to_canvas
 from tinygan.engine.tensor import Tensor
 from tinygan.kernels.gpu.feed import fed
-from tinygan.kernels.gpu.graph import RecordedStep
 from tinygan.kernels.gpu.maps import canvas
 from tinygan.kernels.gpu.random import normal_of_step
 from tinygan.kernels.gpu.routes import LivePlans
@@ -46,8 +45,8 @@ class FedRoutes:
 
     def __init__(self, xp: Any, n: int, banks: tuple[int, ...]) -> None:
         self.columns = routes_of(np.zeros((n, len(banks)), np.int64), banks, n)
-        self._live = [route for route in self.columns if route is not None]
-        self._plans = LivePlans(xp, self._live) if self._live else None
+        live = [(route.indices, route.used, route.bank) for route in self.columns if route is not None]
+        self._plans = LivePlans(xp, live) if live else None
 
     def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...]:
         """Return the routes, whose indices (n, layers) draw() returns."""
@@ -68,8 +67,3 @@ def fed_noise(seed: int | None, shape: tuple[int, ...], draw: Callable[[], Any])
     if seed is None:
         return Tensor(fed(shape, np.float32, lambda out: np.copyto(out, draw())), name="noise")
     return Tensor(normal_of_step(seed, draw, int(np.prod(shape))).reshape(shape), name="noise")
-
-
-def recorded(xp: Any, step: Callable[..., Any], ready: Callable[..., bool]) -> RecordedStep:
-    """Return a step that is recorded as one CUDA graph after two calls, where ready(*args) says that it may be."""
-    return RecordedStep(xp, step, print, ready)

@@ -69,7 +69,10 @@ class Step:
         self._game, self._run = game, run
 
     def show(self, **numbers: float) -> None:
-        """Take numbers for the progress line."""
+        """Take numbers for the progress line. Raises TinyganError, as `check` does, where one is not finite."""
+        for name, value in numbers.items():
+            if not np.isfinite(value):
+                self._refuse([("the loss", Tensor(np.array(value)))])
         self.shown = numbers
 
     def record(self, **numbers: float) -> None:
@@ -84,7 +87,11 @@ class Step:
         """
         if not self.read or np.isfinite(loss.item()):
             return
-        tensors = [*inputs, *self._game.weights(), *outputs, ("the loss", loss)]
+        self._refuse([*outputs, ("the loss", loss)], inputs)
+
+    def _refuse(self, outputs: Named, inputs: Named = ()) -> None:
+        """Raise TinyganError naming the first tensor that is not finite."""
+        tensors = [*inputs, *self._game.weights(), *outputs]
         name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
         raise TinyganError(f"step {self.number}: {name} is not finite; {kept(self._run)}. Try a lower --lr, another "
                            "--seed, or --detect-anomaly to see which operation made it")
@@ -174,6 +181,8 @@ def start(flags: dict, run: Run | None, *, name: str, build: Callable[[dict, Run
     threads.reuse_heap()
     device = pick_device(flags["device"], tf32=flags["tf32"])
     set_tf32(flags["tf32"] and device.kind == "gpu")
+    if device.kind == "gpu":
+        device.xp.cuda.Stream(non_blocking=True).use()  # only a stream of its own can be recorded
     print(device.line)
     game = build(flags, run, device)
     # Last, so that a command which cannot be carried out leaves no folder behind, and replaces none.

@@ -4,7 +4,7 @@ restored whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tinygan.app.draw import section, with_prefix
 from tinygan.app.run import Run
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import TinyganError
+from tinygan.kernels.gpu.graph import RecordedStep
 from tinygan.metrics import log as metrics_log
 from tinygan.nn.module import Module
 from tinygan.nn.optim import EMA, Adam, Optimizer, RMSprop
@@ -55,6 +56,16 @@ class Game:
         """Set both optimisers to the learning rates of the step after `step` steps."""
         factor = rate_factor(self.flags, self.step)
         self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
+
+    def recorded(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return step(Step), on a GPU with --cuda-graph one that is launched as one CUDA graph from its third call on.
+
+        A step that is recorded reads no number, so one whose losses are read is not the first. What is not finite then
+        shows where a number is read (Step.show), after the updates.
+        """
+        if self.device.kind != "gpu" or not self.flags["cuda_graph"] or self.flags["detect_anomaly"]:
+            return step
+        return RecordedStep(self.device.xp, step, print, ready=lambda step: not step.read)
 
     def update_average(self) -> None:
         """Move the average, where there is one, towards the generator."""

@@ -227,15 +227,50 @@ def col2im(columns, order, first, count, big, hw, kernel, stride, padding):
             big[:, n, big_y, big_x] += columns[:, i, j, s, y, x]
 
 
-def sort_samples(x, order, back):
-    """Sort x (C, N, pixels): slot s holds sample order[s]; back: sample order[s] is what slot s held."""
-    out = np.empty_like(x)
-    for s, n in enumerate(order):
-        if back:
-            out[:, n] = x[:, s]
+# ---- routes ------------------------------------------------------------------------------------------------------
+# order (N,) and starts (K + 1,) are a plan: slots starts[k] to starts[k + 1] - 1 hold the samples of set k, slot s
+# sample order[s]. small (A, N, pixels) lies in the batch's order; columns (D, last - first, pixels) hold the slots from
+# first to before last, or with is_map (D, N, pixels) all samples in the batch's order. filters and gradient: (K, A, D).
+
+
+def plan_routes(routes, bank):
+    """Make the plans of routes (L, N): order (L, N), starts (L, bank + 1), and which sets are used (L, bank)."""
+    order, starts = np.empty(routes.shape, np.int32), np.empty((len(routes), bank + 1), np.int32)
+    used = np.empty((len(routes), bank), np.uint8)
+    for layer, route in enumerate(routes):
+        sets = [[n for n in range(len(route)) if route[n] == k] for k in range(bank)]
+        order[layer] = sum(sets, [])
+        starts[layer] = [len(sum(sets[:k], [])) for k in range(bank + 1)]
+        used[layer] = [len(samples) > 0 for samples in sets]
+    return order, starts, used
+
+
+def _slots(order, starts, first, last, is_map):
+    """Yield (set, sample, where its columns are) of all slots that the columns hold."""
+    for k in range(len(starts) - 1):
+        for s in range(max(starts[k], first), min(starts[k + 1], last)):
+            yield k, order[s], order[s] if is_map else s - first
+
+
+def routed_product(filters, small, columns, order, starts, first, last, is_map, turned):
+    """Write in place, slot by slot: small = filters @ columns of the slot's set; turned: columns = filters.T @ small."""
+    for k, n, place in _slots(order, starts, first, last, is_map):
+        if turned:
+            columns[:, place] = filters[k].T @ small[:, n]
         else:
-            out[:, s] = x[:, n]
-    return out
+            small[:, n] = filters[k] @ columns[:, place]
+
+
+def routed_gradient(grad, small, columns, order, starts, first, last, is_map):
+    """Add in place, slot by slot: small @ columns.T to the gradient of the slot's set."""
+    for k, n, place in _slots(order, starts, first, last, is_map):
+        grad[k] += small[:, n] @ columns[:, place].T
+
+
+def tf32(x):
+    """Round to TF32: 10 bits behind the point instead of 23, a half away from zero."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 # ---- pooling and resizing: x (N, C, H, W) --------------------------------------------------------------------------

@@ -135,17 +135,406 @@ extern "C" __global__ void col2im_k3s1p1(
     col2im_body(col, order, first, big, B, N, count, H, W, h, w, 3, 3, 1, 1, 1, 1);
 }
 
-// Samples of a map (C, N, pixels) into slots sorted by filter set (back = 0), or from the slots to their places.
-extern "C" __global__ void sort_samples(
-    const float* __restrict__ x, const int* __restrict__ order, float* __restrict__ out,
-    int C, int N, int pixels, int back)
+// ---- routes: a batch sorted by filter set, and products of each set's samples with its filters -------------------
+//
+// How many samples a set has is read from the plan, on the device: arguments and grid are the same whatever the routes.
+
+// routes (L, N) -> order (L, N): the samples sorted by set, equals as they came; starts (L, K + 1): the slot where each
+// set begins; used (L, K): whether it has a sample. A thread owns a set: it counts what goes before, then lists its own.
+extern "C" __global__ void plan_routes(const int* __restrict__ routes, int* __restrict__ order,
+                                       int* __restrict__ starts, unsigned char* __restrict__ used, int L, int N, int K)
 {
-    EACH(i, C * N * pixels) {
-        int pixel = i % pixels, rest = i / pixels;
-        int s = rest % N, c = rest / N;
-        int there = (c * N + order[s]) * pixels + pixel;
-        if (back) out[there] = x[i];
-        else out[i] = x[there];
+    EACH(i, L * (K + 1)) {
+        int layer = i / (K + 1), set = i % (K + 1), slot = 0;
+        const int* route = routes + layer * N;
+        for (int n = 0; n < N; ++n) slot += route[n] < set;
+        starts[i] = slot;
+        if (set == K) continue;
+        bool any = false;
+        for (int n = 0; n < N; ++n)
+            if (route[n] == set) {
+                order[layer * N + slot++] = n;
+                any = true;
+            }
+        used[layer * K + set] = any;
+    }
+}
+
+#define TALL 128  // rows and columns of the result that a block makes at once; routes.py has the same numbers
+#define WIDE 64
+#define DEEP 16   // products that are added up between two barriers
+#define PAD 4     // shared rows are TALL + PAD or WIDE + PAD apart, so that a warp's accesses fall into different banks
+
+// A matrix in memory: the numbers of a line lie next to each other, `step` is how far apart lines are. A column is a
+// pixel of a slot. With `order` slot s lies where its sample does; without, columns are counted from `origin`.
+struct Lines {
+    const int* order;
+    int step, pixels, origin;
+};
+
+__device__ __forceinline__ long long place_of(const Lines& lines, int line, int column)
+{
+    int place = lines.order ? lines.order[column / lines.pixels] * lines.pixels + column % lines.pixels
+                            : column - lines.origin;
+    return (long long)line * lines.step + place;
+}
+
+// Whether four numbers from `column` on, and from every fourth column after it, are one access of 16 bytes.
+__device__ __forceinline__ bool in_fours(const float* at, const Lines& lines, int column)
+{
+    int period = lines.order ? lines.pixels : lines.origin;
+    return (unsigned long long)at % 16 == 0 && (lines.step | column | period) % 4 == 0;
+}
+
+__device__ __forceinline__ void read_four(const float* from, float* to)
+{
+    float4 v = *(const float4*)from;
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+}
+
+__device__ __forceinline__ void write_four(float* to, const float* v)
+{
+    *(float4*)to = make_float4(v[0], v[1], v[2], v[3]);
+}
+
+// One of the two matrices that a tile multiplies: its rows (the second one's columns) from `first` to before `last`.
+// along: the depth, over which products are added up, runs along the lines, else across them.
+struct Side {
+    const float* at;
+    Lines lines;
+    int first, last;
+    bool along;
+};
+
+// Which four numbers of a side's tile are the i-th: at row r, depth d and on along the line. Sixteen neighbouring
+// threads take sixteen rows where lines run along the depth: what they write then lies in different banks.
+template <int TILE>
+__device__ __forceinline__ void find_four(bool along, int i, int* r, int* d)
+{
+    *r = along ? i / 64 * 16 + i % 16 : i % (TILE / 4) * 4;
+    *d = along ? i / 16 % 4 * 4 : i / (TILE / 4);
+}
+
+// Numbers of a tile to this thread's registers, TILE / 64 times four; zeros where the matrix or the depth has ended.
+template <int TILE>
+__device__ __forceinline__ void fetch(const Side& side, bool fours, int depth, int end, float (&v)[TILE / 16])
+{
+    #pragma unroll
+    for (int i = 0; i < TILE / 64; ++i) {
+        int r, d;
+        find_four<TILE>(side.along, threadIdx.x + i * THREADS, &r, &d);
+        r += side.first;
+        d += depth;
+        int line = side.along ? r : d, column = side.along ? d : r;
+        int columns = side.along ? end - d : side.last - r;
+        if (line >= (side.along ? side.last : end)) columns = 0;
+        if (fours && columns >= 4) {
+            read_four(side.at + place_of(side.lines, line, column), v + 4 * i);
+        } else {
+            #pragma unroll
+            for (int j = 0; j < 4; ++j)
+                v[4 * i + j] = j < columns ? side.at[place_of(side.lines, line, column + j)] : 0.0f;
+        }
+    }
+}
+
+// And from the registers to shared memory, a row for each depth.
+template <class Math, int TILE>
+__device__ __forceinline__ void stash(bool along, const float (&v)[TILE / 16], float (*shared)[TILE + PAD])
+{
+    #pragma unroll
+    for (int i = 0; i < TILE / 64; ++i) {
+        int r, d;
+        find_four<TILE>(along, threadIdx.x + i * THREADS, &r, &d);
+        float four[4];
+        #pragma unroll
+        for (int j = 0; j < 4; ++j) four[j] = Math::rounded(v[4 * i + j]);
+        if (!along) {
+            write_four(&shared[d][r], four);
+        } else {
+            #pragma unroll
+            for (int j = 0; j < 4; ++j) shared[d + j][r] = four[j];
+        }
+    }
+}
+
+// A block's 8 warps make 32 x 32 numbers each, a thread 8 times 4 in a row: the i-th four of a lane begin at
+// (row(lane, i), column(lane, i)) of its warp's square. multiply: sum += a^T b, over DEEP rows of the shared tiles.
+struct Fp32 {
+    __device__ static float rounded(float x) { return x; }
+    __device__ static int row(int lane, int i) { return lane / 8 * 8 + i; }
+    __device__ static int column(int lane, int) { return lane % 8 * 4; }
+
+    __device__ __forceinline__ static void multiply_sync(const float (*a)[TALL + PAD], const float (*b)[WIDE + PAD],
+                                                         float (&sum)[8][4])
+    {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        int r = warp / 2 * 32 + row(lane, 0), c = warp % 2 * 32 + column(lane, 0);
+        #pragma unroll
+        for (int d = 0; d < DEEP; ++d) {
+            float left[8], right[4];
+            read_four(&a[d][r], left);
+            read_four(&a[d][r + 4], left + 4);
+            read_four(&b[d][c], right);
+            #pragma unroll
+            for (int i = 0; i < 8; ++i)
+                #pragma unroll
+                for (int j = 0; j < 4; ++j) sum[i][j] += left[i] * right[j];
+        }
+    }
+};
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+typedef Fp32 Tf32;  // no tensor cores that take float32
+#else
+// A warp's product of 16 x 8 and 8 x 8 numbers, which it holds together: with g = lane / 4 and f = lane % 4, a lane has
+// a at (g, f), (g + 8, f), (g, f + 4), (g + 8, f + 4), b at (f, g), (f + 4, g), and adds to the sums d at (g, 2f),
+// (g, 2f + 1), (g + 8, 2f), (g + 8, 2f + 1).
+__device__ __forceinline__ void mma_sync(float& d0, float& d1, float& d2, float& d3, float a0, float a1, float a2,
+                                         float a3, float b0, float b1)
+{
+#ifdef __CUDA_ARCH__
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d0), "+f"(d1), "+f"(d2), "+f"(d3)
+                 : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)),
+                   "r"(__float_as_uint(a3)), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+#else
+    // The same on the processor: every lane lays out what it has, and reads the others' rows and columns.
+    __shared__ float a[THREADS / 32][16][8], b[THREADS / 32][8][8];
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, f = threadIdx.x % 4;
+    a[warp][g][f] = a0, a[warp][g + 8][f] = a1, a[warp][g][f + 4] = a2, a[warp][g + 8][f + 4] = a3;
+    b[warp][f][g] = b0, b[warp][f + 4][g] = b1;
+    __syncwarp();
+    for (int k = 0; k < 8; ++k) {
+        d0 += a[warp][g][k] * b[warp][k][2 * f];
+        d1 += a[warp][g][k] * b[warp][k][2 * f + 1];
+        d2 += a[warp][g + 8][k] * b[warp][k][2 * f];
+        d3 += a[warp][g + 8][k] * b[warp][k][2 * f + 1];
+    }
+    __syncwarp();
+#endif
+}
+
+// The tensor cores' arithmetic: numbers rounded to 10 bits behind the point, their products added up in float32.
+// In which order the eight depths of an mma are taken, and which row is called which, is free as long as all agree. So
+// a lane takes depths 2 f and 2 f + 1 and neighbouring rows and columns: four numbers at a time, from all 32 banks.
+struct Tf32 {
+    __device__ static float rounded(float x)
+    {
+#ifdef __CUDA_ARCH__
+        unsigned int bits;
+        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+        return __uint_as_float(bits);
+#else
+        return x != x ? x : __uint_as_float((__float_as_uint(x) + 0x1000u) & ~0x1fffu);  // a half away from zero
+#endif
+    }
+    __device__ static int row(int lane, int i) { return lane / 4 * 4 + i / 2; }
+    __device__ static int column(int lane, int i) { return lane % 4 * 8 + i % 2 * 4; }
+
+    __device__ __forceinline__ static void multiply_sync(const float (*a)[TALL + PAD], const float (*b)[WIDE + PAD],
+                                                         float (&sum)[8][4])
+    {
+        int warp = threadIdx.x / 32, lane = threadIdx.x % 32, f = lane % 4;
+        int r = warp / 2 * 32 + lane / 4 * 4, c = warp % 2 * 32 + lane / 4 * 4;
+        #pragma unroll
+        for (int d = 0; d < DEEP; d += 8) {
+            float left[2][4], right[2][4];
+            #pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                read_four(&a[d + 2 * f + h][r], left[h]);
+                read_four(&b[d + 2 * f + h][c], right[h]);
+            }
+            #pragma unroll
+            for (int i = 0; i < 2; ++i)
+                #pragma unroll
+                for (int j = 0; j < 4; ++j)
+                    mma_sync(sum[4 * i][j], sum[4 * i + 1][j], sum[4 * i + 2][j], sum[4 * i + 3][j], left[0][2 * i],
+                             left[0][2 * i + 1], left[1][2 * i], left[1][2 * i + 1], right[0][j], right[1][j]);
+        }
+    }
+};
+#endif
+
+// A block's TALL x WIDE numbers of a b^T: the sum over the depth from `begin` to before `end`. Two tiles of either side:
+// while one is multiplied, the next is on its way from memory to registers.
+template <class Math>
+__device__ __forceinline__ void tile_sync(const Side& a, const Side& b, int begin, int end, float (&sum)[8][4])
+{
+    __shared__ __align__(16) float left[2][DEEP][TALL + PAD], right[2][DEEP][WIDE + PAD];
+    bool a_fours = in_fours(a.at, a.lines, a.along ? begin : a.first);
+    bool b_fours = in_fours(b.at, b.lines, b.along ? begin : b.first);
+    float next_a[TALL / 16], next_b[WIDE / 16];
+    int now = 1;
+    for (int depth = begin - DEEP; depth < end; depth += DEEP) {  // the first turn has nothing to multiply yet
+        bool more = depth + DEEP < end;
+        if (more) {
+            fetch<TALL>(a, a_fours, depth + DEEP, end, next_a);
+            fetch<WIDE>(b, b_fours, depth + DEEP, end, next_b);
+        }
+        if (depth >= begin) Math::multiply_sync(left[now], right[now], sum);
+        if (more) {
+            stash<Math, TALL>(a.along, next_a, left[now ^ 1]);
+            stash<Math, WIDE>(b.along, next_b, right[now ^ 1]);
+        }
+        __syncthreads();
+        now ^= 1;
+    }
+}
+
+// Write a block's sums to lines row to before last_row and columns first to before last, or add them to what is there.
+template <class Math>
+__device__ __forceinline__ void put(float* out, const Lines& lines, int row, int last_row, int first, int last,
+                                    bool add, float (&sum)[8][4])
+{
+    bool fours = in_fours(out, lines, first);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        int r = row + warp / 2 * 32 + Math::row(lane, i), c = first + warp % 2 * 32 + Math::column(lane, i);
+        if (r >= last_row) continue;
+        if (fours && c + 4 <= last) {
+            float* to = out + place_of(lines, r, c);
+            float old[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            if (add) read_four(to, old);
+            #pragma unroll
+            for (int j = 0; j < 4; ++j) old[j] += sum[i][j];
+            write_four(to, old);
+        } else {
+            #pragma unroll
+            for (int j = 0; j < 4; ++j)
+                if (c + j < last) {
+                    float* to = out + place_of(lines, r, c + j);
+                    *to = (add ? *to : 0.0f) + sum[i][j];
+                }
+        }
+    }
+}
+
+// The set and the columns of one tile: tiles of WIDE columns are counted through the sets, of slots first to before
+// last of the batch. `set` is the number of sets where there are fewer tiles.
+struct Columns {
+    int set, first, last;
+};
+
+__device__ __forceinline__ Columns find_columns(const int* __restrict__ starts, int sets, int pixels, int first,
+                                                int last, int tile)
+{
+    Columns found = {0, 0, 0};
+    for (; found.set < sets; ++found.set) {
+        int begin = max(starts[found.set], first) * pixels, end = min(starts[found.set + 1], last) * pixels;
+        int tiles = (max(end - begin, 0) + WIDE - 1) / WIDE;
+        if (tile < tiles) {
+            found.first = begin + tile * WIDE;
+            found.last = min(found.first + WIDE, end);
+            break;
+        }
+        tile -= tiles;
+    }
+    return found;
+}
+
+// How deep each of `parts` parts of a sum is: whole tiles.
+__device__ __forceinline__ int share_of(int depth, int parts)
+{
+    return ((depth + parts - 1) / parts + DEEP - 1) / DEEP * DEEP;
+}
+
+// small (A, samples * pixels) = filters (sets, A, D) times columns (D, slots * pixels), each slot by its set's; turned:
+// columns = filters^T times small. from is what is read, to what is written; only slots first to before last are.
+// small lies in the batch's order; the columns are those slots', or with is_map a map in the batch's order, too.
+// parts: `to` is so many matrices, whose sum (add_parts) is the product, each over a part of the depth.
+template <class Math>
+__device__ __forceinline__ void product_sync(
+    const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int turned, int parts)
+{
+    Lines small = {order, samples * pixels, pixels, 0};
+    Lines columns = {nullptr, (last - first) * pixels, pixels, first * pixels};
+    if (is_map) columns = small;
+    Lines in = turned ? small : columns, out = turned ? columns : small, plain = {nullptr, D, 1, 0};
+    int rows = turned ? D : A, depth = turned ? A : D, share = share_of(depth, parts);
+    int tall = (rows + TALL - 1) / TALL, wide = sets + (last - first) * pixels / WIDE;
+    for (int tile = blockIdx.x; tile < tall * wide * parts; tile += gridDim.x) {
+        Columns here = find_columns(starts, sets, pixels, first, last, tile / tall % wide);
+        if (here.set == sets) continue;  // the whole block, so nobody waits for it
+        int row = tile % tall * TALL, part = tile / tall / wide;
+        Side a = {filters + (long long)here.set * A * D, plain, row, min(row + TALL, rows), !turned};
+        Side b = {from, in, here.first, here.last, false};
+        float sum[8][4] = {};
+        tile_sync<Math>(a, b, part * share, min(part * share + share, depth), sum);
+        put<Math>(to + (long long)part * rows * out.step, out, row, a.last, here.first, here.last, false, sum);
+    }
+}
+
+extern "C" __global__ void routed_product(
+    const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int turned, int parts)
+{
+    product_sync<Fp32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
+                       parts);
+}
+
+extern "C" __global__ void routed_product_tf32(
+    const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int turned, int parts)
+{
+    product_sync<Tf32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
+                       parts);
+}
+
+// grad (sets, A, D) = small times columns^T, each set's over its own slots of first to before last; add: to what is
+// there. Without slots the sum is empty, and exactly zero. parts: grad is (parts, sets, A, D), as above.
+template <class Math>
+__device__ __forceinline__ void gradient_sync(
+    const float* __restrict__ small, const float* __restrict__ columns, float* __restrict__ grad,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int add, int parts)
+{
+    Lines rows = {order, samples * pixels, pixels, 0}, plain = {nullptr, D, 1, 0};
+    Lines others = {nullptr, (last - first) * pixels, pixels, first * pixels};
+    if (is_map) others = rows;
+    int tall = (A + TALL - 1) / TALL, wide = (D + WIDE - 1) / WIDE;
+    for (int tile = blockIdx.x; tile < tall * wide * sets * parts; tile += gridDim.x) {
+        int row = tile % tall * TALL, column = tile / tall % wide * WIDE, which = tile / tall / wide;
+        int set = which % sets, part = which / sets;
+        int begin = max(starts[set], first) * pixels, end = max(min(starts[set + 1], last) * pixels, begin);
+        int share = share_of(end - begin, parts);
+        Side a = {small, rows, row, min(row + TALL, A), true}, b = {columns, others, column, min(column + WIDE, D), true};
+        float sum[8][4] = {};
+        tile_sync<Math>(a, b, begin + part * share, min(begin + part * share + share, end), sum);
+        put<Math>(grad + (long long)which * A * D, plain, row, a.last, column, b.last, add, sum);
+    }
+}
+
+extern "C" __global__ void routed_gradient(
+    const float* __restrict__ small, const float* __restrict__ columns, float* __restrict__ grad,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int add, int parts)
+{
+    gradient_sync<Fp32>(small, columns, grad, order, starts, sets, A, D, samples, pixels, first, last, is_map, add,
+                        parts);
+}
+
+extern "C" __global__ void routed_gradient_tf32(
+    const float* __restrict__ small, const float* __restrict__ columns, float* __restrict__ grad,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int add, int parts)
+{
+    gradient_sync<Tf32>(small, columns, grad, order, starts, sets, A, D, samples, pixels, first, last, is_map, add,
+                        parts);
+}
+
+// out (size,) = the sum of parts (count, size), first to last.
+extern "C" __global__ void add_parts(const float* __restrict__ parts, float* __restrict__ out, int count, int size)
+{
+    EACH(i, size) {
+        float sum = 0.0f;
+        for (int p = 0; p < count; ++p) sum += parts[(long long)p * size + i];
+        out[i] = sum;
     }
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinygan.data.batches import to_canvas
 from tinygan.engine.tensor import Tensor
-from tinygan.kernels.gpu.feed import fed
+from tinygan.kernels.gpu.feed import each_step, fed
 from tinygan.kernels.gpu.maps import canvas
 from tinygan.kernels.gpu.random import normal_of_step
 from tinygan.kernels.gpu.routes import LivePlans
@@ -48,8 +48,8 @@ class FedRoutes:
         live = [(route.indices, route.used, route.bank) for route in self.columns if route is not None]
         self._plans = LivePlans(xp, live) if live else None
 
-    def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...]:
-        """Return the routes, whose indices (n, layers) draw() returns."""
+    def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...] | None:
+        """Return the routes, whose indices (n, layers) draw() returns; None where every bank is 1."""
         def replace() -> None:
             """Take the next routes."""
             matrix = draw()
@@ -57,8 +57,10 @@ class FedRoutes:
                 if route is not None:
                     route.replace(matrix[:, layer])
 
-        if self._plans is not None:
-            self._plans.make(replace)
+        if self._plans is None:
+            each_step(replace)
+            return None
+        self._plans.make(replace)
         return self.columns
 
 

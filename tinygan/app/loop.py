@@ -37,6 +37,7 @@ from tinygan.engine.debug import anomaly
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
+from tinygan.kernels.gpu.feed import recording
 from tinygan.kernels.gpu.launch import set_tf32
 
 QUIET = 15.0  # seconds after which progress is shown where there is no terminal
@@ -83,9 +84,10 @@ class Step:
         """Raise TinyganError if a loss is NaN or infinite, before an update spreads that to all weights.
 
         The message names the first tensor that is not finite, in the order of cause and effect: inputs, weights of
-        both nets, outputs, the loss. Nothing is done where no number is to be read.
+        both nets, outputs, the loss. Nothing is done where no number is to be read, or none can be, as while a CUDA
+        graph is recorded.
         """
-        if not self.read or np.isfinite(loss.item()):
+        if not self.read or recording() is not None or np.isfinite(loss.item()):
             return
         self._refuse([*outputs, ("the loss", loss)], inputs)
 

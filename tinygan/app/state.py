@@ -60,12 +60,11 @@ class Game:
     def recorded(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Return step(Step), on a GPU with --cuda-graph one that is launched as one CUDA graph from its third call on.
 
-        A step that is recorded reads no number, so one whose losses are read is not the first. What is not finite then
-        shows where a number is read (Step.show), after the updates.
+        A recorded step reads no number: what is not finite shows afterwards, in Step.show, when weights have it too.
         """
-        if self.device.kind != "gpu" or not self.flags["cuda_graph"] or self.flags["detect_anomaly"]:
+        if self.device.kind != "gpu" or self.flags["cuda_graph"] == "no" or self.flags["detect_anomaly"]:
             return step
-        return RecordedStep(self.device.xp, step, print, ready=lambda step: not step.read)
+        return RecordedStep(self.device.xp, step, print)
 
     def update_average(self) -> None:
         """Move the average, where there is one, towards the generator."""

@@ -101,8 +101,8 @@ class TrainParser(cli.Parser):
         """Add --device to --detect-anomaly: where a run works and lies, and how often it reports."""
         group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
         group.add_argument("--tf32", action="store_true", help="multiply matrices in TF32 on a GPU: faster, less exact")
-        group.add_argument("--cuda-graph", action=argparse.BooleanOptionalAction, default=True, help="launch a step on a "
-                           "GPU as one CUDA graph (where that fails: its kernels one by one, as with --no-cuda-graph)")
+        group.add_argument("--cuda-graph", choices=("yes", "no"), default="yes", help="whether a step on a GPU is "
+                           "launched as one CUDA graph instead of kernel by kernel")
         group.add_argument("--threads", type=cli.positive_int, default=os.cpu_count() or 1, help="CPU threads")
         group.add_argument("-o", "--out", type=cli.path, help=f"run folder [default: the next free runs/{name}-N]")
         group.add_argument("--resume", nargs="?", type=cli.path, const=True, metavar="PATH", help="go on with a run "

@@ -38,19 +38,18 @@ class RecordedStep:
     """A function that trains one step, which is recorded at its third call and replayed from then on.
 
     step: called with the arguments of each call until it is recorded; what it returns is returned by every replay, with
-    new values in the same device arrays. note(line): called once, with the reason, where it cannot be recorded; every
-    call is then one of `step`. ready(*args): whether this call may record (a call that reads results may not).
+    new values in the same device arrays; while it is recorded it must read nothing (feed.recording() tells). note(line):
+    called once, with the reason, where it cannot be recorded; every call is then one of `step`.
     """
 
-    def __init__(self, cupy: Any, step: Callable[..., Any], note: Callable[[str], None],
-                 ready: Callable[..., bool] = lambda *args: True) -> None:
-        self._cupy, self._step, self._note, self._ready = cupy, step, note, ready
+    def __init__(self, cupy: Any, step: Callable[..., Any], note: Callable[[str], None]) -> None:
+        self._cupy, self._step, self._note = cupy, step, note
         self._pool, self._calls, self._graph, self._possible = cupy.cuda.MemoryPool(), 0, None, True
         self.replays = 0
 
     def __call__(self, *args: Any) -> Any:
         """Train one step; returns what `step` returns."""
-        if self._graph is None and self._possible and self._calls >= WARM_UP and self._ready(*args):
+        if self._graph is None and self._possible and self._calls >= WARM_UP:
             self._record(args)
         if self._graph is not None:
             self._replay()

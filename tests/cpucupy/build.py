@@ -88,6 +88,7 @@ def kernels(code: str, cupys_headers: Path) -> Path:
     plain = emulator.without_comments(code)
     bodies = emulator.kernel_bodies(plain)
     if "cupy/" in code:  # barriers and shared arrays may be in macros outside of the body
+        code = re.sub(r"extern\s+__shared__\s+(\w+)\s+(\w+)\[\]", r"__shared__ \1 \2[49152 / sizeof(\1)]", code)
         words = emulator.HEADER.read_text("utf-8") + (HERE / "kernels.h").read_text("utf-8")
         text = f'{words}\n#line 1 "kernel.cu"\n{code}\n{emulator._entry_points(bodies)}'
         flags = (*KERNEL_FLAGS, f"-I{HERE / 'include'}", f"-I{cupys_headers}")

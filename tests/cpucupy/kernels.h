@@ -25,11 +25,12 @@ static inline double __longlong_as_double(long long x) { return host_bits<double
 static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
 
-using std::acos; using std::acosh; using std::asin; using std::asinh; using std::atan; using std::atan2; using std::atanh;
-using std::cbrt; using std::copysign; using std::cosh; using std::erf; using std::exp2; using std::expm1; using std::fmax;
-using std::fmin; using std::fmod; using std::frexp; using std::hypot; using std::ldexp; using std::log10; using std::log1p;
-using std::log2; using std::modf; using std::nearbyint; using std::nextafter; using std::rint; using std::round;
-using std::signbit; using std::sinh; using std::tan; using std::trunc;
+using std::acos; using std::acosh; using std::asin; using std::asinh; using std::atan; using std::atan2;
+using std::atanh; using std::cbrt; using std::copysign; using std::cosh; using std::erf; using std::exp2;
+using std::expm1; using std::fmax; using std::fmin; using std::fmod; using std::frexp; using std::hypot;
+using std::ldexp; using std::log10; using std::log1p; using std::log2; using std::modf; using std::nearbyint;
+using std::nextafter; using std::rint; using std::round; using std::signbit; using std::sinh; using std::tan;
+using std::trunc;
 
 // As much of a complex number as the sources of variances name; no kernel that computes with them compiles.
 template <class T> struct complex { T x, y; };

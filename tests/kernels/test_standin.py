@@ -244,8 +244,9 @@ def test_hidden_waits_are_counted(cp):
     x, one = cp.asarray(numbers(4, 5)), cp.ones(())
     for wait in (lambda: x.get(), lambda: x.sum().item(), lambda: float(one), lambda: int(one), lambda: bool(one),
                  lambda: 1 if (one > 0) else 0, lambda: f"{one:.3f}", lambda: cp.asnumpy(x), lambda: x.tolist(),
-                 lambda: x[x > 0], lambda: cp.nonzero(x), lambda: cp.shares_memory(x, x), lambda: str(x), lambda: one == 1 and None,
-                 lambda: cp.cuda.Device().synchronize(), lambda: cp.cuda.Stream.null.synchronize(),
+                 lambda: x[x > 0], lambda: cp.nonzero(x), lambda: cp.shares_memory(x, x), lambda: str(x),
+                 lambda: one == 1 and None, lambda: cp.cuda.Device().synchronize(),
+                 lambda: cp.cuda.Stream.null.synchronize(),
                  lambda: cp.cuda.get_current_stream().synchronize(), lambda: cp.cuda.runtime.deviceSynchronize()):
         with Counted() as seen:
             wait()

@@ -96,7 +96,6 @@ def test_an_expression_gives_the_same(group):
     if os.environ.get("TINYGAN_CUPY") != "cpu":
         pytest.skip("no GPU: and no processor in its place, which TINYGAN_CUPY=cpu asks for")
     import cupy
-
     from standin import strict_cupy
 
     lines = GROUPS[group].splitlines()

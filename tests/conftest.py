@@ -3,6 +3,9 @@
 Tests marked `kernels` need a compiler. Where one is missing they are skipped with the reason, but in CI
 (TINYGAN_CI=1) they fail: a check that quietly does not run is none.
 
+Tests marked `gpu` run on a GPU that CuPy can use. `TINYGAN_CUPY=cpu pytest -m gpu` runs them without one, on the real
+CuPy (see tests/cpucupy), in these processes and in those that they start.
+
 `pytest -m lesson07` runs the tests that lesson 07 names in its first cell; they are listed nowhere else.
 """
 
@@ -10,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +29,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in a background job; what the tests start would inherit it, and scripts leave an ignored signal ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ON_A_PROCESSOR = os.environ.get("TINYGAN_CUPY") == "cpu"
+if ON_A_PROCESSOR:
+    on_path = str(Path(__file__).with_name("cpucupy") / "on_path")  # where `import cupy` is found first
+    sys.path.insert(0, on_path)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (on_path, os.environ.get("PYTHONPATH"))))
+
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
 LESSON_TESTS: dict[str, list[str]] = {}  # mark -> files of tests
 
@@ -36,6 +46,19 @@ def pytest_configure(config):
         mark = f"lesson{path.name[:2]}"
         LESSON_TESTS[mark] = re.findall(r"test_\w+\.py", first.partition("**The package's tests:**")[2])
         config.addinivalue_line("markers", f"{mark}: what {path.name} is about")
+    if ON_A_PROCESSOR:
+        try:
+            import cupy  # noqa: F401 - builds what it needs, before the tests' time begins
+        except ImportError as problem:
+            raise pytest.UsageError(f'TINYGAN_CUPY=cpu: {problem}; pip install ".[test-cupy]"') from None
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line what was not tested for want of a GPU, and how it can be."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", ()) if "no GPU: " in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests of the GPU path were skipped; without a GPU they run on the "
+                                    'real CuPy: pip install ".[test-cupy]" elsewhere, TINYGAN_CUPY=cpu pytest -m gpu')
 
 
 def pytest_collection_modifyitems(items):

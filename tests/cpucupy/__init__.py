@@ -24,18 +24,18 @@ import numpy as np
 from . import build
 
 HERE = Path(__file__).resolve().parent
-FIELDS = re.search(r"long long (.*?);", (HERE / "device.cpp").read_text("utf-8"), re.DOTALL)[1].replace("\n", " ").split(", ")
+FIELDS = re.findall(r"\w+", re.search(r"Count \{\s+long long ([^;]*);", (HERE / "device.cpp").read_text("utf-8"))[1])
 _TYPES = {"int": ctypes.c_int, "intptr_t": ctypes.c_ssize_t, "size_t": ctypes.c_size_t, "unsigned int": ctypes.c_uint,
           "float": ctypes.c_float, "uintmax_t": ctypes.c_uint64}
-_PROPERTIES = {"name": b"a processor in a GPU's place", "totalGlobalMem": 8 << 30, "major": 9, "minor": 0, "warpSize": 32,
-               "multiProcessorCount": 132, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152}
+_PROPERTIES = {"name": b"a processor in a GPU's place", "totalGlobalMem": 8 << 30, "major": 9, "minor": 0,
+               "warpSize": 32, "multiProcessorCount": 132, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152}
 _STAYS = ("check_status", "runtimeGetVersion")  # need no device
 
 _device: Any = None  # the library made of device.cpp
 
 
 class _Count(ctypes.Structure):
-    _fields_ = [(name.strip(), ctypes.c_longlong) for name in FIELDS]
+    _fields_ = [(name, ctypes.c_longlong) for name in FIELDS]
 
 
 class _Optional(ctypes.Structure):
@@ -123,13 +123,17 @@ def _as_python(function: Any, signature: str) -> Any:
     answer, _, rest = signature.rstrip(")").partition("(")
     words = [word.strip() for word in rest.split(",")]
     function.restype = ctypes.py_object if "*" in answer else _TYPES[answer.strip()]
-    optional = "__pyx_optional_args" in words[-1]
-    words = [word for word in words if "__pyx" not in word]
-    function.argtypes = [ctypes.py_object if "*" in word else _TYPES.get(word, ctypes.c_int) for word in words]
-    if optional:
-        function.argtypes += [ctypes.c_int, ctypes.c_void_p]
-        return lambda *args: function(*args[:len(words)], 0, ctypes.byref(_Optional(len(args) - len(words), *args[len(words):])))
-    return function
+    needed = [word for word in words if "__pyx" not in word]
+    function.argtypes = [ctypes.py_object if "*" in word else _TYPES.get(word, ctypes.c_int) for word in needed]
+    if "__pyx_optional_args" not in words[-1]:
+        return function
+    function.argtypes += [ctypes.c_int, ctypes.c_void_p]
+
+    def with_optional(*args: Any) -> Any:
+        first, rest = args[:len(needed)], args[len(needed):]
+        return function(*first, 0, ctypes.byref(_Optional(len(rest), *rest)))
+
+    return with_optional
 
 
 def _replace_cublas(backends: Path, device: Path) -> None:
@@ -169,7 +173,7 @@ def _replace_compiler(cupy: Any) -> None:
 def count() -> dict[str, int]:
     """Return how often a GPU would have been asked for each of FIELDS since `reset()`."""
     counters = _Count.in_dll(_device, "fake_count")
-    return {name: getattr(counters, name) for name, _ in _Count._fields_}
+    return {name: getattr(counters, name) for name in FIELDS}
 
 
 def reset() -> None:

@@ -61,7 +61,7 @@ def device() -> Path:
 
 
 def blas(binding: Path, device: Path) -> Path:
-    """Return the library in the place of cuBLAS. `binding`: CuPy's module, which holds the names of all that it wants."""
+    """Return the library in the place of cuBLAS. `binding`: CuPy's module, which holds the names it wants."""
     source = (HERE / "blas.cpp").read_text("utf-8")
     wanted = {name.decode() for name in re.findall(rb"\0(cublas[A-Z]\w+)(?=\0)", binding.read_bytes())}
     rest = sorted(wanted - set(re.findall(r"API int (cublas\w+)", source)))
@@ -88,8 +88,9 @@ def kernels(code: str, cupys_headers: Path) -> Path:
     plain = emulator.without_comments(code)
     bodies = emulator.kernel_bodies(plain)
     if "cupy/" in code:  # barriers and shared arrays may be in macros outside of the body
-        text = f'{emulator.HEADER.read_text("utf-8")}\n{(HERE / "kernels.h").read_text("utf-8")}\n#line 1 "kernel.cu"\n{code}\n'
-        text += emulator._entry_points(bodies)
+        code = re.sub(r"extern\s+__shared__\s+(\w+)\s+(\w+)\[\]", r"__shared__ \1 \2[49152 / sizeof(\1)]", code)
+        words = emulator.HEADER.read_text("utf-8") + (HERE / "kernels.h").read_text("utf-8")
+        text = f'{words}\n#line 1 "kernel.cu"\n{code}\n{emulator._entry_points(bodies)}'
         flags = (*KERNEL_FLAGS, f"-I{HERE / 'include'}", f"-I{cupys_headers}")
         waits = {name: "sync" in plain for name in bodies}
     else:

@@ -4,11 +4,12 @@
 // "cubin" is the path of a library that g++ made of a kernel's source (build.py). A product is NumPy's OpenBLAS.
 // Stricter than a GPU: a pointer that leads nowhere is refused before the kernel starts, and says which one it is.
 //
-// Work runs at once, or, after fake_set_late(1), as late as CUDA's rules allow: each stream has a queue of its own, which
-// runs when the host waits for it or another stream does. So results that are read too early, buffers that are
+// Work runs at once, or, after fake_set_late(1), as late as CUDA's rules allow: each stream has a queue of its own,
+// which runs when the host waits for it or another stream does. So results that are read too early, buffers that are
 // overwritten too early and streams that do not wait for each other come out wrong here as they may on a GPU.
 //
-// Launching is under one lock, because the emulator's threadIdx is one per library. See runtime.cpp for the Python side.
+// Launching is under one lock, because the emulator's threadIdx is one per library. See runtime.cpp for the Python
+// side.
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -56,8 +57,9 @@ struct Lock {
 
 // What a GPU was asked to do; cpucupy/__init__.py reads the names from this text. What is captured is not counted.
 API struct Count {
-    long long launches, gemms, gemms_tf32, up, up_bytes, down, device_copies, memsets, syncs, event_creates, event_records,
-        event_queries, pointer_queries, mallocs, frees, pinned_mallocs, graph_launches, captured_without_workspace;
+    long long launches, gemms, gemms_tf32, up, up_bytes, down, device_copies, memsets, syncs, event_creates,
+        event_records, event_queries, pointer_queries, mallocs, frees, pinned_mallocs, graph_launches,
+        captured_without_workspace;
 } fake_count;
 Count fake_count;
 
@@ -124,7 +126,8 @@ int allocate(void** p, size_t n, int kind) {
 int release(void* p, int kind) {
     if (!p) return OK;
     auto at = blocks.find((char*)p);
-    if (at == blocks.end() || at->second.kind != kind) return fail(INVALID_VALUE, "%p to be freed is %s", p, what_is_at(p));
+    if (at == blocks.end() || at->second.kind != kind)
+        return fail(INVALID_VALUE, "%p to be freed is %s", p, what_is_at(p));
     Block block = at->second;
     if (kind == DEVICE) in_use -= block.size;
     blocks.erase(at);
@@ -211,7 +214,8 @@ int invalidate(Capture* capture, int code, const char* why) {
 
 // A call that may wait for the device or changes what it works with; a relaxed capture lets it pass.
 int unsafe(const char* what) {
-    for (Capture* capture : captures) if (capture->mode != RELAXED) return invalidate(capture, CAPTURE_UNSUPPORTED, what);
+    for (Capture* capture : captures)
+        if (capture->mode != RELAXED) return invalidate(capture, CAPTURE_UNSUPPORTED, what);
     return OK;
 }
 
@@ -295,7 +299,8 @@ int check_copy(const Work& w) {
     if (w.value != DEVICE_TO_HOST && !inside(w.to, w.bytes, DEVICE))
         return fail(INVALID_VALUE, "a copy of %zu bytes goes to %p, which is %s", w.bytes, w.to, what_is_at(w.to));
     if (w.value != HOST_TO_DEVICE && !inside(w.from, w.bytes, DEVICE))
-        return fail(INVALID_VALUE, "a copy of %zu bytes comes from %p, which is %s", w.bytes, w.from, what_is_at(w.from));
+        return fail(INVALID_VALUE, "a copy of %zu bytes comes from %p, which is %s", w.bytes, w.from,
+                    what_is_at(w.from));
     const void* host = w.value == HOST_TO_DEVICE ? w.from : w.to;
     Block* block;
     if (w.value != DEVICE_TO_DEVICE && !w.staged && find(freed, host, &block))
@@ -305,8 +310,8 @@ int check_copy(const Work& w) {
 
 int check_matrix(const char* name, const void* p, long rows, long columns, long leading, size_t size) {
     if (!rows || !columns || inside(p, size * (leading * (columns - 1) + rows), DEVICE)) return OK;
-    return fail(ILLEGAL_ADDRESS, "cuBLAS: %s (%p; rows %ld, columns %ld, leading dimension %ld) is %s", name, p, rows, columns,
-                leading, what_is_at(p));
+    return fail(ILLEGAL_ADDRESS, "cuBLAS: %s (%p; rows %ld, columns %ld, leading dimension %ld) is %s", name, p, rows,
+                columns, leading, what_is_at(p));
 }
 
 int check_gemm(const Gemm& g) {
@@ -354,18 +359,22 @@ int run_kernel(const Work& w) {
     if (!outcome) return OK;
     const char* words[] = {"", "threads wait at different barriers", "threads wait at a barrier that not all reach",
                            "a barrier in a kernel without the word sync", "too many local variables", "an exception"};
-    return context_error = fail(LAUNCH_FAILURE, "%s: %s (lines %d and %d)", f->name.c_str(), words[outcome], lines[0], lines[1]);
+    return context_error =
+               fail(LAUNCH_FAILURE, "%s: %s (lines %d and %d)", f->name.c_str(), words[outcome], lines[0], lines[1]);
 }
 
-using Sgemm = void (*)(int, int, int, long, long, long, float, const float*, long, const float*, long, float, float*, long);
-using Dgemm = void (*)(int, int, int, long, long, long, double, const double*, long, const double*, long, double, double*, long);
+using Sgemm = void (*)(int, int, int, long, long, long, float, const float*, long, const float*, long, float, float*,
+                       long);
+using Dgemm = void (*)(int, int, int, long, long, long, double, const double*, long, const double*, long, double,
+                       double*, long);
 Sgemm sgemm;
 Dgemm dgemm;
 
 int run_gemm(const Gemm& g) {
     if (!g.m || !g.n) return OK;
     int a = g.turn_a ? 112 : 111, b = g.turn_b ? 112 : 111;
-    if (g.wide) dgemm(102, a, b, g.m, g.n, g.k, g.alpha, (double*)g.a, g.lda, (double*)g.b, g.ldb, g.beta, (double*)g.c, g.ldc);
+    if (g.wide)
+        dgemm(102, a, b, g.m, g.n, g.k, g.alpha, (double*)g.a, g.lda, (double*)g.b, g.ldb, g.beta, (double*)g.c, g.ldc);
     else sgemm(102, a, b, g.m, g.n, g.k, g.alpha, (float*)g.a, g.lda, (float*)g.b, g.ldb, g.beta, (float*)g.c, g.ldc);
     return OK;
 }
@@ -382,7 +391,8 @@ int run(const Work& w) {
         w.event->done = w.ticket;
         return OK;
     }
-    if (w.what == WAIT) return events.count(w.event) && w.event->done < w.ticket ? run_queue(w.event->stream, w.event, w.ticket) : OK;
+    if (w.what == WAIT)
+        return events.count(w.event) && w.event->done < w.ticket ? run_queue(w.event->stream, w.event, w.ticket) : OK;
     if (null_mode) return OK;
     if (int e = check(w)) return e;
     switch (w.what) {
@@ -442,7 +452,10 @@ API int fake_free_host(void* p) {
     run_all();
     return release(p, PINNED);
 }
-API void fake_memory(size_t* free_bytes, size_t* total) { *total = limit; *free_bytes = limit > in_use ? limit - in_use : 0; }
+API void fake_memory(size_t* free_bytes, size_t* total) {
+    *total = limit;
+    *free_bytes = limit > in_use ? limit - in_use : 0;
+}
 API int fake_kind_of(void* p) {
     Lock lock;
     ++fake_count.pointer_queries;
@@ -568,7 +581,8 @@ API int fake_event_synchronize(void* handle) {
     Lock lock;
     Event* event;
     if (int e = event_of(handle, &event)) return e;
-    if (event->capture) return invalidate(event->capture, CAPTURED_EVENT, "cudaEventSynchronize of an event recorded there");
+    if (event->capture)
+        return invalidate(event->capture, CAPTURED_EVENT, "cudaEventSynchronize of an event recorded there");
     if (int e = unsafe("cudaEventSynchronize")) return e;
     ++fake_count.syncs;
     if (event->stream && event->done < event->recorded) run_queue(event->stream, event, event->recorded);
@@ -592,7 +606,8 @@ API int fake_stream_wait_event(void* stream, void* handle) {
     if (int e = stream_of(stream, &s)) return e;
     if (int e = event_of(handle, &event)) return e;
     if (event->capture) {  // the other stream is captured from here on
-        if (s->capture && s->capture != event->capture) return invalidate(s->capture, CAPTURE_ISOLATION, "an event of another capture");
+        if (s->capture && s->capture != event->capture)
+            return invalidate(s->capture, CAPTURE_ISOLATION, "an event of another capture");
         if (!s->capture) {
             if (s == &null_stream) return invalidate(event->capture, CAPTURE_IMPLICIT, "the null stream waits");
             s->capture = event->capture;
@@ -733,20 +748,25 @@ API int cuModuleLoadData(void** module, const void* path) {
     return *module ? OK : fail(INVALID_IMAGE, "%s", dlerror());
 }
 API int cuModuleUnload(void*) { return OK; }
-API int cuModuleGetGlobal_v2(void**, size_t*, void*, const char* name) { return fail(NOT_FOUND, "no global variable %s here", name); }
+API int cuModuleGetGlobal_v2(void**, size_t*, void*, const char* name) {
+    return fail(NOT_FOUND, "no global variable %s here", name);
+}
 API int cuModuleGetFunction(void** function, void* module, const char* name) {
     Lock lock;
     static std::map<std::pair<void*, std::string>, std::unique_ptr<Function>> known;
     auto& made = known[{module, name}];
     if (!made) {
-        auto symbol = [&](const char* kind) { return dlsym(module, ("host_" + std::string(kind) + "_" + name).c_str()); };
+        auto symbol = [&](const char* kind) {
+            return dlsym(module, ("host_" + std::string(kind) + "_" + name).c_str());
+        };
         auto describe = (int (*)(int*))symbol("describe");
         if (!describe) return fail(NOT_FOUND, "no kernel %s here", name);
         made = std::make_unique<Function>();
         made->parameters.resize(256);
         made->parameters.resize(describe(made->parameters[0].data()));
         made->places = {0};
-        for (auto& parameter : made->parameters) made->places.push_back(made->places.back() + (parameter[0] + 15) / 16 * 16);
+        for (auto& parameter : made->parameters)
+            made->places.push_back(made->places.back() + (parameter[0] + 15) / 16 * 16);
         made->run = (int (*)(const unsigned*, void**, int*))symbol("run");
         auto flags = (unsigned*)symbol("flags");
         made->synchronizes = flags[0];
@@ -763,8 +783,10 @@ API int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, un
     Work w{LAUNCH};
     w.function = (Function*)function;
     const char* name = w.function->name.c_str();
-    if (!gx || !gy || !gz || !bx || !by || !bz || gx > 2147483647u || gy > 65535 || gz > 65535 || 1ull * bx * by * bz > 1024 || bz > 64)
-        return fail(INVALID_VALUE, "%s: a grid of %u, %u, %u blocks of %u, %u, %u threads", name, gx, gy, gz, bx, by, bz);
+    if (!gx || !gy || !gz || !bx || !by || !bz || gx > 2147483647u || gy > 65535 || gz > 65535 ||
+        1ull * bx * by * bz > 1024 || bz > 64)
+        return fail(INVALID_VALUE, "%s: a grid of %u, %u, %u blocks of %u, %u, %u threads", name, gx, gy, gz, bx, by,
+                    bz);
     if (shared > 232448) return fail(INVALID_VALUE, "%s: %u bytes of shared memory", name, shared);
     if (int e = stream_of(stream, &s)) return e;
     unsigned dims[6] = {gx, gy, gz, bx, by, bz};
@@ -779,13 +801,18 @@ API int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, un
 API int cuFuncGetAttribute(int* v, int attribute, void*) { *v = attribute == 0 ? 1024 : 0; return OK; }
 API int cuFuncSetAttribute(void*, int, int) { return OK; }
 API int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* n, void*, int, size_t) { *n = 2; return OK; }
-API int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void*, void*, size_t, int) { *grid = 264; *block = 256; return OK; }
+API int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void*, void*, size_t, int) {
+    *grid = 264;
+    *block = 256;
+    return OK;
+}
 
 // ---- cuBLAS, as libcublas.so.13 passes it on (blas.cpp) -----------------------------------------------------------
 
 // Returns a cublasStatus_t: 7 invalid value, 13 execution failed.
-API int fake_gemm(void* stream, bool wide, int turn_a, int turn_b, int m, int n, int k, const void* alpha, const void* a, int lda,
-                  const void* b, int ldb, const void* beta, void* c, int ldc, bool tf32, bool workspace) {
+API int fake_gemm(void* stream, bool wide, int turn_a, int turn_b, int m, int n, int k, const void* alpha,
+                  const void* a, int lda, const void* b, int ldb, const void* beta, void* c, int ldc, bool tf32,
+                  bool workspace) {
     Lock lock;
     Stream* s;
     if (stream_of(stream, &s)) return 13;

@@ -244,8 +244,9 @@ def test_hidden_waits_are_counted(cp):
     x, one = cp.asarray(numbers(4, 5)), cp.ones(())
     for wait in (lambda: x.get(), lambda: x.sum().item(), lambda: float(one), lambda: int(one), lambda: bool(one),
                  lambda: 1 if (one > 0) else 0, lambda: f"{one:.3f}", lambda: cp.asnumpy(x), lambda: x.tolist(),
-                 lambda: x[x > 0], lambda: cp.nonzero(x), lambda: str(x), lambda: one == 1 and None,
-                 lambda: cp.cuda.Device().synchronize(), lambda: cp.cuda.Stream.null.synchronize(),
+                 lambda: x[x > 0], lambda: cp.nonzero(x), lambda: cp.shares_memory(x, x), lambda: str(x),
+                 lambda: one == 1 and None, lambda: cp.cuda.Device().synchronize(),
+                 lambda: cp.cuda.Stream.null.synchronize(),
                  lambda: cp.cuda.get_current_stream().synchronize(), lambda: cp.cuda.runtime.deviceSynchronize()):
         with Counted() as seen:
             wait()
@@ -468,7 +469,7 @@ def test_cuda_modules(cp):
     device = cp.cuda.Device(0)
     assert device.use() is device and device.id == 0 and device.compute_capability == "90"
     with pytest.raises(runtime.CUDARuntimeError):
-        cp.cuda.Device(1)
+        cp.cuda.Device(1).use()
     with cp.cuda.Stream(non_blocking=True) as stream:
         start, end = cp.cuda.Event(), stream.record()
         start.record()

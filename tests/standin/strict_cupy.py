@@ -469,7 +469,7 @@ class ndarray:
                 count["launches"] += 1
                 return out
             if name == "nonzero":
-                count["syncs"] += 1
+                return nonzero(self)
             return _result(result, seen)
 
         return method
@@ -782,15 +782,32 @@ def copy(a: ndarray, order: str = "K") -> ndarray:
 
 def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
     """cupy.copyto."""
+    if isinstance(src, np.ndarray) and src.ndim:
+        raise ValueError("non-scalar numpy.ndarray cannot be used for copyto")
     seen: list[ndarray] = []
     count["launches"] += 1
     np.copyto(dst._a, _unwrap(src, seen), casting, where=True if where is None else _unwrap(where, seen))
 
 
+def nonzero(a: ndarray) -> tuple[ndarray, ...]:
+    """cupy.nonzero: the columns of one table, so they have gaps. How many rows it has the host must wait to know."""
+    count["syncs"] += 1
+    found = np.nonzero(a._a)
+    table = _adopt(np.stack(found, axis=1))
+    count["launches"] += 1
+    return tuple(table[:, axis] for axis in range(len(found)))
+
+
+def shares_memory(a: ndarray, b: ndarray) -> bool:
+    """cupy.shares_memory: it sorts addresses on the device and waits for them."""
+    count["syncs"] += 1
+    return np.shares_memory(a._a, b._a)
+
+
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     """cupy.where: the condition must be an array (it is cast to bool by its own method)."""
     condition = condition.astype(bool)
-    return _Function(np.where, waits=x is None)(condition, *(() if x is None else (x, y)))
+    return nonzero(condition) if x is None else _Function(np.where)(condition, x, y)
 
 
 def get_array_module(*args: Any) -> types.ModuleType:
@@ -875,8 +892,15 @@ class Device(_Chosen):
 
     def __init__(self, device: int | None = None) -> None:
         self.id = int(device or 0)
+
+    def use(self) -> Device:
+        """Choose it, if it is there."""
         if self.id:
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        return self
+
+    def __enter__(self) -> Device:
+        return self.use()
 
     def __int__(self) -> int:
         return self.id
@@ -994,9 +1018,9 @@ _cuda = _submodule(
 
 # About types, shapes and places only: they touch no device memory.
 _ABOUT = frozenset("""ndim shape size result_type promote_types can_cast issubdtype isdtype iscomplexobj isrealobj
-isscalar may_share_memory shares_memory broadcast_shapes finfo iinfo min_scalar_type isfortran common_type""".split())
+isscalar may_share_memory broadcast_shapes finfo iinfo min_scalar_type isfortran common_type""".split())
 # How many there are decides the shape of what these give, so the host waits to know it.
-_WAITING = frozenset("""nonzero argwhere flatnonzero unique extract compress union1d intersect1d setdiff1d
+_WAITING = frozenset("""argwhere flatnonzero unique extract compress union1d intersect1d setdiff1d
 setxor1d""".split())
 _ANY_ORDER = frozenset({"asfortranarray", "require"})
 _MISSING = frozenset("""ElementwiseKernel ReductionKernel RawKernel fuse random fft vectorize memoize load save savez
@@ -1041,7 +1065,7 @@ vars(module).update({
     "RawModule": RawModule, "get_default_memory_pool": lambda: _POOL, "is_available": lambda: True,
     **{function.__name__: function for function in (
         array, asarray, asnumpy, empty, full, zeros, ones, empty_like, full_like, zeros_like, ones_like, copy, copyto,
-        where, get_array_module)}})
+        nonzero, shares_memory, where, get_array_module)}})
 
 
 class _Libs(types.ModuleType):

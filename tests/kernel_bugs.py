@@ -79,7 +79,6 @@ BUGS = [
         "threadIdx.x < p.tile && c < p.bank->channels)", "threadIdx.x < p.tile && c <= p.bank->channels)"),
     Bug("a bank's width is not cut at its end", "normalize", "min(p.tile, p.bank->channels - p.channel)", "p.tile"),
     Bug("a set's last columns are left out", "routed_product", "0) + WIDE - 1) / WIDE", "0)) / WIDE"),
-    Bug("four columns are read at the end of a sum", "routed_gradient", "fours && columns >= 4", "fours && columns >= 1"),
     Bug("four columns are written past the end", "routed_product", "fours && c + 4 <= last", "fours && c < last"),
     Bug("four columns of two samples are read at once", "routed_product",
         "(lines.step | column | period) % 4", "(lines.step | column) % 4"),

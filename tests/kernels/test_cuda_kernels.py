@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -135,12 +136,20 @@ def spoilt_modules() -> dict[str, Future]:
     from tinygan.kernels.gpu.emulator import HostModule
 
     pool = ThreadPoolExecutor(os.cpu_count())
-    return {bug.label: pool.submit(HostModule, source().replace(bug.right, bug.wrong, bug.times)) for bug in BUGS}
+    return {bug.label: pool.submit(HostModule, section_of(bug.kernel, source().replace(bug.right, bug.wrong, bug.times)))
+            for bug in BUGS}
+
+
+def section_of(kernel: str, code: str) -> str:
+    """Cut the code to what all sections share and the section of the kernel, which compiles in a third of the time."""
+    shared, *sections = re.split(r"^(?=// ---- )", code, flags=re.MULTILINE)
+    (own,) = [section for section in sections if f"__global__ void {kernel}" in section]
+    return shared + own
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.label)
 def test_a_planted_bug_is_caught(bug, gpp):
-    assert bug.right in source(), "the line to be spoilt is not there any more"
+    assert bug.right in section_of(bug.kernel, source()), "the line to be spoilt is not there any more"
     spoilt = spoilt_modules()[bug.label].result()
     rows = [case for case in CASES if case.kernel.startswith(bug.kernel)]
     assert rows and fails_apart(lambda: caught(spoilt, rows))

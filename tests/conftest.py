@@ -81,6 +81,19 @@ def gpp() -> str:
     return shutil.which("g++") or missing("g++ is not installed")
 
 
+@pytest.fixture(scope="module")
+def gpu():
+    """CuPy, where it has a GPU or a processor in its place."""
+    from tinygan.app.device import find_gpu
+    from tinygan.kernels.gpu import launch
+
+    cupy, why = find_gpu()
+    if cupy is None:
+        pytest.skip(f"no GPU: {why}")
+    launch.forget()
+    return cupy
+
+
 @pytest.fixture
 def xp(request):
     """The module in CuPy's place: the stand-in, or in test_gpu.py, which replaces this fixture, CuPy itself."""

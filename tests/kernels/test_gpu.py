@@ -58,21 +58,11 @@ from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this 
     test_weight_normalisation,
 )
 
-from tinygan.app.device import find_gpu
 from tinygan.kernels.gpu import CudaKernels, launch
 from tinygan.models.gan.nets import GANConfig
 from tinygan.nn.optim import Adam
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="module")
-def gpu():
-    cupy, why = find_gpu()
-    if cupy is None:
-        pytest.skip(f"no GPU: {why}")
-    launch.forget()
-    return cupy
 
 
 @pytest.fixture

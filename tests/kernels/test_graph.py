@@ -5,12 +5,12 @@ On a GPU, or on the real CuPy without one (tests/cpucupy).
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from game import grown
-from test_gpu import gpu, xp  # noqa: F401 - CuPy, or a reason to skip
 
-from tinygan import Tensor
 from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
 from tinygan.kernels.gpu.feed import each_step, fed, recording, table
 from tinygan.kernels.gpu.graph import RecordedStep
@@ -59,9 +59,23 @@ class Training:
         return losses, {f"{i}.{k}": v for i, state in enumerate(states) for k, v in state.items()}
 
 
-@pytest.mark.parametrize("optimizer", [Adam, RMSprop])
-@pytest.mark.parametrize("name", NETS)
-def test_a_replayed_step_has_the_bits_of_the_step_itself(gpu, name, optimizer, threads_last_to_first):  # noqa: F811
+@pytest.fixture
+def order(request):
+    """The order of blocks and threads on a processor; a GPU has its own."""
+    if os.environ.get("TINYGAN_CUPY") == "cpu":
+        import cpucupy
+
+        cpucupy.reverse(request.param == "last to first")
+        yield
+        cpucupy.reverse(False)
+    else:
+        yield
+
+
+@pytest.mark.parametrize("name, optimizer, order", [
+    *((name, optimizer, "first to last") for name in NETS for optimizer in (Adam, RMSprop)),
+    *((name, Adam, "last to first") for name in NETS)], indirect=["order"])
+def test_a_replayed_step_has_the_bits_of_the_step_itself(gpu, name, optimizer, order):
     config, notes = GANConfig(base_channels=4, latent_dim=8, init_factor=1.0, **NETS[name]), []
     eager, graph = Training(gpu, config, optimizer), Training(gpu, config, optimizer, notes.append)
     (losses, state), (replayed, after) = eager.run(STEPS), graph.run(STEPS)
@@ -71,3 +85,95 @@ def test_a_replayed_step_has_the_bits_of_the_step_itself(gpu, name, optimizer, t
     assert graph.average.updates == eager.average.updates == STEPS
     for mine, other in zip(graph.g.parameters(), eager.g.parameters(), strict=True):
         assert mine.version == other.version
+
+
+def test_noise_of_the_hosts_generator_is_fed_too(gpu):
+    config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2), []
+    (losses, state), (replayed, after) = (
+        Training(gpu, config, Adam, note, counted=False).run(8) for note in (None, notes.append))
+    assert not notes and losses == replayed
+    assert all(state[key].tobytes() == after[key].tobytes() for key in state)
+
+
+def recorded(xp, work):
+    """The results of six calls of work(), recorded at the third; the notes; the step."""
+    notes = []
+    step = RecordedStep(xp, work, notes.append)
+    with xp.cuda.Stream(non_blocking=True):
+        results = [step().get().tolist() for _ in range(6)]
+    return results, notes, step
+
+
+def test_what_is_fed_is_new_at_every_replay_and_tables_stay(gpu):
+    count = iter(range(100))
+    constant = np.array([10.0, 20.0], np.float32)
+
+    def work():
+        base = table(constant).view(np.float32)
+        return base + fed((2,), np.float32, lambda out: np.copyto(out, next(count)))
+
+    results, notes, step = recorded(gpu, work)
+    assert not notes and step.replays == 4
+    assert results == [[10.0 + i, 20.0 + i] for i in range(6)]
+
+
+def test_an_array_of_a_step_is_not_written_over_by_a_table(gpu):
+    """The memory of a freed array of the step may be used again within the step, but not for what stays."""
+    def work():
+        for size in (512, 1024, 2048):
+            gpu.full(size, 7.0, np.float32)  # freed at once
+        return table(np.arange(128, dtype=np.float32)).view(np.float32)[:3] * 1.0
+
+    results, notes, _ = recorded(gpu, work)
+    assert not notes and results == [[0.0, 1.0, 2.0]] * 6
+
+
+def sends_an_array(xp):
+    return xp.asarray(np.ones(2, np.float32))
+
+
+def waits_for_a_number(xp):
+    return xp.ones(2, np.float32) * float(xp.ones(1, np.float32).sum())
+
+
+def asks_for_more_than_before(xp):
+    return fed((2 + 1000 * (recording() is not None),), np.float32, lambda out: out.fill(1.0))[:2]
+
+
+@pytest.mark.parametrize("work", [sends_an_array, waits_for_a_number, asks_for_more_than_before])
+def test_what_cannot_be_recorded_is_said_once_and_done_anyway(gpu, work):
+    counted = []
+
+    def step():
+        each_step(lambda: counted.append(1))
+        return work(gpu)
+
+    results, notes, step = recorded(gpu, step)
+    assert results == [[1.0, 1.0]] * 6 and len(counted) == 6 and step.replays == 0
+    assert len(notes) == 1 and "cannot be recorded as one CUDA graph" in notes[0] and "\n" not in notes[0]
+    assert recording() is None
+    gpu.asarray(np.ones(3, np.float32)).get()  # what was not allowed meanwhile is allowed again
+
+
+def test_a_mask_that_does_not_follow_the_routes_is_not_recorded(gpu):
+    """It would stay that of the recorded step: wrong filter sets would be updated from then on."""
+    config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2), []
+    training = Training(gpu, config, Adam, notes.append)
+    plain = training.drawn
+    training.drawn = lambda turn: (plain(turn)[0], training.g.draw_routes(training.rng, BATCH))
+    training.run(4)
+    assert len(notes) == 1 and training.step.replays == 0
+
+
+def test_a_step_is_fed_in_one_copy_and_never_waits(gpu):
+    if os.environ.get("TINYGAN_CUPY") != "cpu":
+        pytest.skip("a GPU does not count; its device without one does")
+    import cpucupy
+
+    training = Training(gpu, GANConfig(base_channels=4, latent_dim=8, bank=4), Adam, lambda line: None)
+    training.run(4)
+    cpucupy.reset()
+    with training.stream:
+        training.step()
+    count = cpucupy.count()
+    assert (count["graph_launches"], count["h2d"], count["launches"], count["gemms"]) == (1, 1, 0, 0)

@@ -71,7 +71,7 @@ class Step:
 
     def show(self, **numbers: float) -> None:
         """Take numbers for the progress line. Raises TinyganError, as `check` does, where one is not finite."""
-        for name, value in numbers.items():
+        for value in numbers.values():
             if not np.isfinite(value):
                 self._refuse([("the loss", Tensor(np.array(value)))])
         self.shown = numbers

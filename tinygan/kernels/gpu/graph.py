@@ -1,8 +1,8 @@
 """A training step recorded as one CUDA graph, and replayed with new numbers.
 
-The idea: a step launches some hundred kernels, the same ones with the same arguments every time, and launching them from
-Python takes longer than they run. CUDA records what is launched on a stream, without running it, and starts all of it
-again in one call. What differs between two steps (feed.py) lies in device memory, at places that stay the same:
+The idea: a step launches some hundred kernels, the same ones with the same arguments every time, and launching them
+from Python takes longer than they run. CUDA records what is launched on a stream, without running it, and starts all
+of it again in one call. What differs between two steps (feed.py) lies in device memory, at places that stay the same:
 
     step = RecordedStep(cupy, one_step, note=print)
     while ...:
@@ -37,9 +37,9 @@ AHEAD = 2  # replays that the host may run ahead of the device, each with a buff
 class RecordedStep:
     """A function that trains one step, which is recorded at its third call and replayed from then on.
 
-    step: called with the arguments of each call until it is recorded; what it returns is returned by every replay, with
-    new values in the same device arrays; while it is recorded it must read nothing (feed.recording() tells). note(line):
-    called once, with the reason, where it cannot be recorded; every call is then one of `step`.
+    step: called with the arguments of each call until it is recorded; what it returns is returned by every replay,
+    with new values in the same device arrays; while it is recorded it must read nothing (feed.recording() tells).
+    note(line): called once, with the reason, where it cannot be recorded; every call is then one of `step`.
     """
 
     def __init__(self, cupy: Any, step: Callable[..., Any], note: Callable[[str], None]) -> None:

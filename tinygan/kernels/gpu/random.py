@@ -32,10 +32,8 @@ def counter_normal(seed: int, stream: int, n: int) -> Any:
 
 
 def normal_of_step(seed: int, stream: Callable[[], int], n: int) -> Any:
-    """Draw n standard normal numbers of the stream that stream() returns: now, or before each replay of a recorded step.
-
-    The same bits as counter_normal's.
-    """
+    """Draw n standard normal numbers of a stream, as counter_normal does: of the one that stream() returns now, or of a
+    recorded step before each replay."""
     def fill(words: np.ndarray) -> None:
         """Write the words of the key and the stream."""
         words[...] = *counter.halves(seed, "seed"), *counter.halves(stream(), "stream")

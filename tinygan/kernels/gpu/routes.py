@@ -145,7 +145,7 @@ def _add_up(parts: Any, target: Any, count: int) -> None:
 class LivePlans:
     """Plans of routes that change from step to step, made on the device; the host's arrays stay the same ones.
 
-    layers: (indices (N,) int64, used (K,) bool, K) of each layer. The plans serve wherever `indices` are given as routes.
+    layers: (indices (N,) int64, used (K,) bool, K) of each. The plans serve wherever `indices` are given as routes.
     """
 
     def __init__(self, xp: Any, layers: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.errors import TinyganError
 from tinygan.kernels.arrays import xp_of
 from tinygan.kernels.gpu.feed import fed, recording, table
 from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, MAX_SIZE, THREADS, launch

@@ -196,8 +196,8 @@ print(f"the three steps, the loops and the package agree to {abs(big - expected)
 assert np.allclose(big, expected, atol=1e-4) and np.allclose(theirs, expected, atol=1e-4)
 
 # %% [markdown]
-# Now by the kernels themselves. One launch sorts and multiplies: a block of threads makes 128 x 64 numbers of `columns`,
-# looks up in `starts` whose filters they need, and reads the samples where `order` says.
+# Now by the kernels themselves. One launch sorts and multiplies: a block of threads makes 128 x 64 numbers of
+# `columns`, finds in `starts` whose filters they need, and reads the samples in the places that `order` gives.
 
 # %%
 if package:

@@ -459,7 +459,7 @@ __device__ __forceinline__ void product_sync(
     int tall = (rows + TALL - 1) / TALL, wide = sets + (last - first) * pixels / WIDE;
     for (int tile = blockIdx.x; tile < tall * wide * parts; tile += gridDim.x) {
         Columns here = find_columns(starts, sets, pixels, first, last, tile / tall % wide);
-        if (here.set == sets) continue;  // the whole block, so nobody waits for it
+        if (here.set == sets) continue;  // the whole block, so no thread is missing at a barrier
         int row = tile % tall * TALL, part = tile / tall / wide;
         Side a = {filters + (long long)here.set * A * D, plain, row, min(row + TALL, rows), !turned};
         Side b = {from, in, here.first, here.last, false};

@@ -148,9 +148,9 @@ if package:
 # %% [markdown]
 # `reference.py` defines every kernel in plain loops, too slow to use and easy to read. All others are held against it.
 #
-# ## Three kernels for a transposed convolution
+# ## Three steps of a transposed convolution
 #
-# Its weights are a bank (K, A, B, 4, 4); `routes` says which filter set each sample uses. Three steps:
+# Its weights are a bank (K, A, B, 4, 4); `routes` says which filter set each sample uses. The steps:
 #
 #     sort      put the samples of one filter set next to each other
 #     product   columns = filters^T @ small map, one matrix product for each set in use
@@ -196,20 +196,22 @@ print(f"the three steps, the loops and the package agree to {abs(big - expected)
 assert np.allclose(big, expected, atol=1e-4) and np.allclose(theirs, expected, atol=1e-4)
 
 # %% [markdown]
-# Now by the kernels themselves. The product is left to the GPU maker's library, cuBLAS; here NumPy does it.
+# Now by the kernels themselves. One launch sorts and multiplies: a block of threads makes 128 x 64 numbers of
+# `columns`, finds in `starts` whose filters they need, and reads the samples in the places that `order` gives.
 
 # %%
 if package:
     numbers = [np.int32(n) for n in (B, N, N, 2 * h, 2 * h, h, h, 4, 4, 2, 2, 1, 1)]
-    x = np.ascontiguousarray(small.transpose(1, 0, 2, 3))
-    rows_there, big_there = np.full_like(rows, np.nan), np.full((B, N, 2 * h, 2 * h), np.nan, np.float32)
-    package.get_function("sort_samples")((2,), (256,), (x, order, rows_there, *map(np.int32, (A, N, h * h, 0))))
-    assert np.array_equal(rows_there, rows)
-    there = products(rows_there, weight, routes, h * h)
+    x, D = np.ascontiguousarray(small.transpose(1, 0, 2, 3)), B * 4 * 4
+    starts = np.searchsorted(np.sort(routes), np.arange(K + 1)).astype(np.int32)  # the slot where each set begins
+    there, big_there = np.full_like(columns, np.nan), np.full((B, N, 2 * h, 2 * h), np.nan, np.float32)
+    sizes = map(np.int32, (K, A, D, N, h * h, 0, N, 0, 1, 1))
+    package.get_function("routed_product")((K,), (256,), (weight, x, there, order, starts, *sizes))
+    assert np.allclose(there, columns, atol=1e-4)
     package.get_function("col2im_k4s2p1")((2,), (256,), (there, order, np.int32(0), big_there, *numbers))
     assert np.allclose(big_there.transpose(1, 0, 2, 3), expected, atol=1e-4)
-    print("sort_samples and col2im_k4s2p1 give the same")
-print(f"{len(np.unique(routes))} of {K} sets in use: {2 + len(np.unique(routes))} launches")
+    print("routed_product and col2im_k4s2p1 give the same")
+print(f"{len(np.unique(routes))} of {K} sets in use: 2 launches, as for any other routes")
 
 # %% [markdown]
 # NumPy *scattered*: a patch was added to the big map. The kernel *gathers*: a thread owns one big pixel, and fetches
@@ -239,11 +241,10 @@ PEAK, BANDWIDTH, LAUNCH = 67e12, 3.35e12, 4e-6  # the last: seconds for a launch
 
 
 def step_costs(n, inputs, outputs, side, sets):
-    """(operations, bytes) of sort, product and gather; small maps are side x side, float32 has 4 bytes."""
+    """(operations, bytes) of product and gather; small maps are side x side, float32 has 4 bytes."""
     small, big = inputs * n * side ** 2, outputs * n * 4 * side ** 2
     columns, filters = 16 * outputs * n * side ** 2, sets * inputs * outputs * 16
-    return {"sort": (0, 4 * 2 * small),
-            "product": (2 * inputs * columns, 4 * (small + filters + columns)),
+    return {"product": (2 * inputs * columns, 4 * (small + filters + columns)),
             "gather": (columns, 4 * (columns + big))}
 
 
@@ -257,10 +258,7 @@ layers = {}
 for before, side in zip(sides, sides[1:], strict=False):
     inputs = c.encoder_width(2) + 1 + c.noise_dim if before == 2 else c.decoder_width(before) + c.skip_width(before)
     sets = 4 if side in c.stochastic_sides else 1
-    costs = step_costs(4, inputs, c.decoder_width(side), before, sets)
-    if sets == 1:
-        del costs["sort"]  # one set for all: nothing to sort
-    layers[side] = costs
+    layers[side] = step_costs(4, inputs, c.decoder_width(side), before, sets)
 ridge = PEAK / BANDWIDTH
 print(f"{ridge:.0f} operations for a byte")
 assert abs(ridge - 20) < 0.1
@@ -269,7 +267,7 @@ assert all(operations / moved < 1 for costs in layers.values() for operations, m
 # %% [markdown]
 # Left: each point is a kernel. Under the slope memory decides, under the flat part arithmetic. All gathers lie on one
 # point: they do one addition for each number that they read. Right: the least time of a layer's steps, and what its
-# launches cost. Where does a faster chip not help at all?
+# launches cost. Where would a faster chip help least?
 
 # %%
 fig, axes = lesson.figure(1, 2, height=3.6)
@@ -284,7 +282,7 @@ places = np.arange(len(layers))
 for name, colour, offset in (("product", lesson.BLUE, -0.25), ("gather", lesson.ORANGE, 0.0)):
     times = [least_time(*costs[name]) * 1e6 for costs in layers.values()]
     axes[1].bar(places + offset, times, 0.25, color=colour, label=name)
-launches = np.array([(6 if side in c.stochastic_sides else 2) for side in layers])  # sort, four products, gather
+launches = 2  # product and gather
 axes[1].bar(places + 0.25, launches * LAUNCH * 1e6, 0.25, color=lesson.GREY, label="launches")
 axes[1].set(title="least times, batch 4", xlabel="side of the big map", ylabel="microseconds", yscale="log",
             xticks=places)
@@ -293,16 +291,16 @@ axes[1].legend(fontsize=8)
 lesson.save(fig, "15_roofline")
 
 total = {side: sum(least_time(*cost) for cost in costs.values()) for side, costs in layers.items()}
-short = [side for side, count in zip(layers, launches, strict=True) if total[side] < count * LAUNCH]
-print(f"shorter than their launches: the layers up to {max(short)} pixels")
+print(f"launches add {launches * LAUNCH / total[4]:.0%} to the layer of 4 pixels, "
+      f"{launches * LAUNCH / total[512]:.1%} to that of 512")
 at = {side: costs["product"][0] / costs["product"][1] for side, costs in layers.items()}  # operations for a byte
 print("operations per byte of the products:", ", ".join(f"{side}: {value:.0f}" for side, value in at.items()))
 assert at[4] < at[8] < ridge < at[128] and at[1024] < ridge
-assert 4 in short and 1024 not in short
+assert total[4] < 3 * launches * LAUNCH and total[512] > 100 * launches * LAUNCH
 
 # %% [markdown]
-# Three kinds of layer. Small maps: reading the filters takes longer than using them, and the launches cost even more,
-# so only fewer launches help. Middle ones: the product has enough arithmetic to keep the chip busy. The last one makes
+# Three kinds of layer. Small maps: reading the filters takes longer than using them, and the launches matter, so a
+# launch for each set would not do. Middle ones: the product has enough arithmetic to keep the chip busy. The last makes
 # just three channels: little arithmetic for each byte, so memory decides. Every gather waits for memory. These are
 # bounds, not measurements; real kernels reach a part of them.
 #
@@ -334,7 +332,7 @@ print(f"{sum(calls.values())} operations that compute; {calls['conv_transpose']}
 assert 50 < sum(calls.values()) < 300
 
 # %% [markdown]
-# On a GPU a routed layer is several launches: the package's tests count 188 for a step like it (RESULTS.md).
+# On a GPU some are several launches: the package's tests count 148 for a step like it (RESULTS.md).
 #
 # A launch does not wait. Python hands over the next one while the GPU still works on the first, and so the chip never
 # stands idle. One thing breaks this: *reading* a number, with `.item()` or `.numpy()`, since the host must wait until
@@ -369,7 +367,7 @@ assert np.allclose(on_device.numpy(), expected, atol=1e-3)
 #
 # * A kernel is one function for many threads. With the right loop any grid gives the same result.
 # * Let a thread own an output and gather: no two threads write to one place, and bits repeat.
-# * A transposed convolution is a sort, matrix products and a gather. The gather always waits for memory.
+# * A transposed convolution is a product of sorted samples and a gather. The gather always waits for memory.
 # * Small layers cost launches, large ones bytes. Reading a number makes the host wait.
 # * Kernels can be tested for right and wrong without a GPU, not for speed.
 #

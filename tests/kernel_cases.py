@@ -193,7 +193,8 @@ def routed() -> Iterator[Case]:
                 for part in range(parts):
                     some = f.copy()
                     _clear_but(part, parts, depth, some.swapaxes(0, 1 + (not turned)))
-                    reference.routed_product(some, *((s, wanted[part]) if turned else (wanted[part], c)), *about, turned)
+                    maps = (s, wanted[part]) if turned else (wanted[part], c)
+                    reference.routed_product(some, *maps, *about, turned)
                 yield Case(f"routed_product{kernel}", f"{label}{' turned' * turned}",
                            [filters, from_, Output(wanted.astype(F32)), *plan, *numbers, turned, parts])
             wanted = np.zeros((parts, sets, a, d))
@@ -204,12 +205,12 @@ def routed() -> Iterator[Case]:
                     _clear_but(part, parts, of_set.shape[1], of_set.T)
                     some[:, slots] = of_set.reshape(a, -1, pixels)
                     reference.routed_gradient(wanted[part], some, c, *about)
-            given = [small, columns], [*plan, *numbers]
             yield Case(f"routed_gradient{kernel}", label,
-                       [*given[0], Output(wanted.astype(F32)), *given[1], 0, parts])
+                       [small, columns, Output(wanted.astype(F32)), *plan, *numbers, 0, parts])
             before = _normal(154, *wanted.shape)
+            added = Output((wanted + before).astype(F32), before)
             yield Case(f"routed_gradient{kernel}", f"{label}, added",
-                       [*given[0], Output((wanted + before).astype(F32), before), *given[1], 1, parts], [(3,)])
+                       [small, columns, added, *plan, *numbers, 1, parts], [(3,)])
     for count, size in ((1, 1), (3, 700), (5, 33)):
         x = _normal(155, count, size)
         yield Case("add_parts", f"{count} of {size}", [x, Output(x.sum(axis=0, dtype=float).astype(F32)), count, size])
@@ -220,7 +221,8 @@ DEEP = 16  # a part of a sum is so many products, or a multiple
 
 def _clear_but(part: int, parts: int, depth: int, x: np.ndarray) -> None:
     """Set x (depth, ...) to zero outside one of the parts that the kernels cut the depth into."""
-    share = -(-(-(-depth // parts)) // DEEP) * DEEP
+    longest = -(-depth // parts)
+    share = -(-longest // DEEP) * DEEP
     x[:part * share] = x[part * share + share:] = 0.0
 
 

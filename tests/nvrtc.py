@@ -70,6 +70,12 @@ def spilled(log: str) -> list[str]:
     return found
 
 
+def registers(log: str) -> dict[str, int]:
+    """How many registers a thread of each kernel needs."""
+    pairs = re.findall(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", log, re.DOTALL)
+    return {name: int(count) for name, count in pairs}
+
+
 def compiled(log: str) -> set[str]:
     """The kernels that ptxas says it compiled."""
     return set(re.findall(r"Compiling entry function '(\w+)'", log))

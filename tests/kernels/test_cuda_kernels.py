@@ -24,9 +24,9 @@ import nvrtc
 import pytest
 from conftest import missing
 from kernel_bugs import BUGS
-from kernel_cases import THREADS, Case, cases, run, wrong
+from kernel_cases import DEEP, THREADS, Case, cases, run, wrong
 
-from tinygan.kernels.gpu import launch
+from tinygan.kernels.gpu import launch, routes
 
 pytestmark = pytest.mark.kernels
 CASES = cases()
@@ -70,6 +70,8 @@ def test_every_kernel_has_a_case(capsys, gpp):
 
 def test_the_host_launches_blocks_of_the_size_that_kernels_count_on():
     assert f"#define THREADS {launch.THREADS} " in source() and launch.THREADS == THREADS
+    assert f"#define TALL {routes.TALL} " in source() and f"#define WIDE {routes.WIDE}\n" in source()
+    assert f"#define DEEP {DEEP} " in source()
 
 
 def test_the_signatures_are_those_the_compiler_sees(gpp):
@@ -98,6 +100,8 @@ def test_every_kernel_compiles_and_spills_nothing(architecture, compiler):
     assert code.startswith(b"\x7fELF") and compiler.compiled(log) == set(launch.signatures())
     assert compiler.spilled(log) == []
     assert "warning" not in log.lower()
+    # Two blocks of a routed product run on a processor at once (routes.BUSY), of the 65,536 registers that it has.
+    assert max(count for name, count in compiler.registers(log).items() if name.startswith("routed")) <= 128
 
 
 def test_a_kernel_that_does_not_compile_or_spills_is_noticed(compiler):
@@ -136,8 +140,8 @@ def spoilt_modules() -> dict[str, Future]:
     from tinygan.kernels.gpu.emulator import HostModule
 
     pool = ThreadPoolExecutor(os.cpu_count())
-    return {bug.label: pool.submit(HostModule, section_of(bug.kernel, source().replace(bug.right, bug.wrong, bug.times)))
-            for bug in BUGS}
+    spoilt = {bug: source().replace(bug.right, bug.wrong, bug.times) for bug in BUGS}
+    return {bug.label: pool.submit(HostModule, section_of(bug.kernel, code)) for bug, code in spoilt.items()}
 
 
 def section_of(kernel: str, code: str) -> str:

@@ -80,6 +80,8 @@ def test_kernel_gives_what_its_definition_says(gpu, case):
     def start(kernel, grid, block, args):
         launch._kernel(kernel)(grid, block, launch.cast(kernel, tuple(args)))
 
+    if case.kernel.endswith("_tf32") and int(gpu.cuda.Device().compute_capability) < 80:
+        pytest.skip("this GPU has no TF32: its kernels of that name round nothing")
     for grid in case.grids:
         results = run(case, start, grid, lambda a: gpu.asarray(a, order="C"), lambda a: a.get(), lambda a: a.data.ptr)
         assert not wrong(results), f"grid {grid}: {wrong(results)}"

@@ -253,7 +253,7 @@ def _slots(order, starts, first, last, is_map):
 
 
 def routed_product(filters, small, columns, order, starts, first, last, is_map, turned):
-    """Write in place, for each slot: small = filters @ columns, by its set; turned: columns = filters.T @ small."""
+    """Write in place, slot by slot: small = its set's filters @ columns; turned: columns = filters.T @ small."""
     for k, n, place in _slots(order, starts, first, last, is_map):
         if turned:
             columns[:, place] = filters[k].T @ small[:, n]

@@ -3,6 +3,7 @@
     kernels.cu      all kernels, in CUDA C without a single include
     launch.py       compiles and launches them, with checked arguments; cuBLAS products
     conv.py         the three convolution maps
+    routes.py       the samples of each filter set, and their products with its filters
     maps.py         activation, sums per channel, loss, pooling, resizing
     warp.py         bilinear sampling along affine maps
     weights.py      weight normalisation and optimisers, a whole net in one launch

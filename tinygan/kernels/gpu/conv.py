@@ -102,10 +102,12 @@ class _Layer:
         step = max(1, COLUMNS // max(1, rows * self.pixels))
         for first in range(0, self.samples, step):
             last = min(first + step, self.samples)
-            if self.is_map:
-                matrix = self.big if self.plan else self.big.reshape(rows, -1)[:, first * self.pixels:last * self.pixels]
-            else:
+            if not self.is_map:
                 matrix = xp_of(self.big).empty((rows, (last - first) * self.pixels), np.float32)
+            elif self.plan is None:
+                matrix = self.big.reshape(rows, -1)[:, first * self.pixels:last * self.pixels]
+            else:
+                matrix = self.big
             columns = Columns(matrix, self.samples, self.pixels, first, last, self.is_map)
             if fill is not None:
                 fill(columns)

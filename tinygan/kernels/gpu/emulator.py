@@ -6,7 +6,8 @@ a wrong number of arguments, an array of the wrong type, a barrier that not all 
 read before it was written (it starts as NaN) and, with `reverse`, a missing barrier. With sanitize=True the
 compiler's own checks find reads and writes out of bounds and integer overflow.
 
-The kernels must be plain CUDA C: no #include, no dynamic shared memory (`extern __shared__`), no inline assembly.
+The kernels must be plain CUDA C: no #include, no dynamic shared memory (`extern __shared__`). Inline assembly must
+stand under `#ifdef __CUDA_ARCH__`, which is not defined here, and the same in plain C in its `#else`.
 What is not shown here: speed, true concurrency, the GPU's fused multiply-add and its limit on shared memory.
 """
 

@@ -444,11 +444,12 @@ __device__ __forceinline__ int share_of(int depth, int parts)
 // columns = filters^T times small. from is what is read, to what is written; only slots first to before last are.
 // small lies in the batch's order; the columns are those slots', or with is_map a map in the batch's order, too.
 // parts: `to` is so many matrices, whose sum (add_parts) is the product, each over a part of the depth.
-template <class Math>
+// `turned` is known to the compiler: with either way to read the filters a block needs too many registers.
+template <class Math, bool turned>
 __device__ __forceinline__ void product_sync(
     const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
     const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
-    int first, int last, int is_map, int turned, int parts)
+    int first, int last, int is_map, int parts)
 {
     Lines small = {order, samples * pixels, pixels, 0};
     Lines columns = {nullptr, (last - first) * pixels, pixels, first * pixels};
@@ -458,7 +459,7 @@ __device__ __forceinline__ void product_sync(
     int tall = (rows + TALL - 1) / TALL, wide = sets + (last - first) * pixels / WIDE;
     for (int tile = blockIdx.x; tile < tall * wide * parts; tile += gridDim.x) {
         Columns here = find_columns(starts, sets, pixels, first, last, tile / tall % wide);
-        if (here.set == sets) continue;  // the whole block, so nobody waits for it
+        if (here.set == sets) continue;  // the whole block, so no thread is missing at a barrier
         int row = tile % tall * TALL, part = tile / tall / wide;
         Side a = {filters + (long long)here.set * A * D, plain, row, min(row + TALL, rows), !turned};
         Side b = {from, in, here.first, here.last, false};
@@ -473,8 +474,12 @@ extern "C" __global__ void routed_product(
     const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
     int first, int last, int is_map, int turned, int parts)
 {
-    product_sync<Fp32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
-                       parts);
+    if (turned)
+        product_sync<Fp32, true>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+                                 parts);
+    else
+        product_sync<Fp32, false>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+                                  parts);
 }
 
 extern "C" __global__ void routed_product_tf32(
@@ -482,8 +487,12 @@ extern "C" __global__ void routed_product_tf32(
     const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
     int first, int last, int is_map, int turned, int parts)
 {
-    product_sync<Tf32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
-                       parts);
+    if (turned)
+        product_sync<Tf32, true>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+                                 parts);
+    else
+        product_sync<Tf32, false>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+                                  parts);
 }
 
 // grad (sets, A, D) = small times columns^T, each set's over its own slots of first to before last; add: to what is

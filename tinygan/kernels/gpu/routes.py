@@ -56,7 +56,7 @@ class Columns(NamedTuple):
         return self.last - self.first == self.samples
 
     def numbers(self) -> tuple[int, ...]:
-        """Return what the kernels are told of it."""
+        """Return the arguments of the kernels that describe it."""
         return self.samples, self.pixels, self.first, self.last, int(self.is_map)
 
 
@@ -87,8 +87,8 @@ def _uploaded(xp: Any, device_id: int, routes: bytes, bank: int) -> Plan:
 def plan_all(routes: Any, orders: Any, starts: Any, used: Any) -> None:
     """Make the plans of L layers on the device, in one launch.
 
-    routes: (L, N) int32. orders (L, N) int32, starts (L, K + 1) int32 and used (L, K) uint8 are written; K is that of the
-    largest bank, and the first sets of a row are the plan of a smaller one.
+    routes: (L, N) int32. orders (L, N) int32, starts (L, K + 1) int32 and used (L, K) uint8 are written; K is that of
+    the largest bank, and the first sets of a row are the plan of a smaller one.
     """
     layers, samples = routes.shape
     launch("plan_routes", blocks_for(starts.size), routes, orders, starts, used, layers, samples, used.shape[1])
@@ -113,7 +113,10 @@ def product(filters: Any, small: Any, columns: Columns, plan: Plan, *, turned: b
 
 
 def gradient(grad: Any, small: Any, columns: Columns, plan: Plan, *, add: bool) -> None:
-    """Compute grad (K, A, D) = small @ columns.T over each set's slots, or add it; zero for a set without a slot."""
+    """Compute grad (K, A, D) = small @ columns.T over each set's slots; zero for a set without a slot.
+
+    add: add to what is there, for all chunks of a batch but the first.
+    """
     bank, a, d = grad.shape
     tiles = bank * -(-a // TALL) * -(-d // WIDE)
     parts = _parts(tiles, columns.samples * columns.pixels // bank) if columns.is_whole else 1

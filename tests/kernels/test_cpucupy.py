@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-import tinygan.kernels.gpu.launch as launch
+from tinygan.kernels.gpu import launch
 
 pytestmark = pytest.mark.gpu
 
@@ -310,6 +310,13 @@ def test_wrong_launches_and_names(device, cupy):
         cupy.cuda.malloc_managed(8)
     with pytest.raises(cupy.cuda.compiler.CompileException, match="nonsense"):
         cupy.RawModule(code='extern "C" __global__ void f() { nonsense; }').get_function("f")
+
+
+def test_another_cupys_functions_are_not_taken_for_this_ones(device):
+    from cpucupy import build
+
+    with pytest.raises(build.DoesNotCompile, match="runtime.malloc is intptr_t .size_t, int, int"):
+        build.runtime({"malloc": "intptr_t (size_t, int, int __pyx_skip_dispatch)"}, build.device())
 
 
 # ---- orders ------------------------------------------------------------------------------------------------------

@@ -229,6 +229,12 @@ def test_a_stream_that_waits_for_a_captured_one_is_captured_too(device, cupy):
         graph = first.end_capture()
         graph.launch(first)
         assert len(device.nodes(graph)) == 2 and (x.get() == 3).all()
+        first.begin_capture()
+        graph.launch(first)
+        twice = first.end_capture()
+        del graph
+        twice.launch(first)
+        assert len(device.nodes(twice)) == 2 and (x.get() == 12).all()
 
 
 def test_a_null_stream_cannot_work_beside_a_captured_one_that_it_would_wait_for(device, cupy):

@@ -5,13 +5,13 @@ Libraries are kept in the emulator's folder of this user, under the hash of all 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
 import re
 import subprocess
 import sysconfig
-import tempfile
 from pathlib import Path
 
 from tinygan.kernels.gpu import emulator
@@ -37,16 +37,16 @@ def library(name: str, source: str, flags: tuple[str, ...]) -> Path:
     if made.exists():
         return made
     folder.mkdir(exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=folder, suffix=".part")
-    os.close(handle)
-    try:
+    unfinished = folder / "unfinished"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who waits here finds it made
+        if made.exists():
+            return made
         done = subprocess.run(["g++", "-x", "c++", "-", "-x", "none", "-o", unfinished, *flags],
                               input=source, text=True, capture_output=True, env={**os.environ, "LC_ALL": "C"})
         if done.returncode:
             raise DoesNotCompile(done.stderr[:4000])
-        os.replace(unfinished, made)  # complete or not there at all, also when two processes compile the same
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+        os.replace(unfinished, made)  # complete, or not there at all
     return made
 
 
@@ -74,6 +74,10 @@ def blas(binding: Path, device: Path) -> Path:
 def runtime(signatures: dict[str, str], device: Path) -> Path:
     """Return the library with the C functions of the runtime module. `signatures`: of its `__pyx_capi__`, by name."""
     source = (HERE / "runtime.cpp").read_text("utf-8")
+    for name, parameters in re.findall(r"^API .*?\brt_(\w+)\((.*?)\)", source, re.MULTILINE):
+        wanted = signatures.get(name)
+        if wanted and _sizes(parameters) != _sizes(wanted.partition("(")[2].rstrip(")")):
+            raise DoesNotCompile(f"this CuPy's runtime.{name} is {wanted}, and runtime.cpp has ({parameters})")
     for name, signature in signatures.items():
         if not re.search(rf"\brt_{name}\(", source) and "__pyx_skip_dispatch" in signature:
             answer = signature.partition("(")[0].strip()
@@ -81,6 +85,12 @@ def runtime(signatures: dict[str, str], device: Path) -> Path:
             source += f"NOT_OFFERED({name}, {answer if '*' not in answer else 'void*'}, {fails_with})\n"
     include = sysconfig.get_path("include")
     return library("runtime.so", source, (*FLAGS, f"-I{include}", str(device)))
+
+
+def _sizes(parameters: str) -> list[int]:
+    """Return the bytes of each parameter in a list of C."""
+    words = [] if parameters.strip() in ("", "void") else parameters.split(",")
+    return [4 if re.match(r"\s*(int|unsigned|cudaMemcpyKind)\b[^*]*$", word) else 8 for word in words]
 
 
 def kernels(code: str, cupys_headers: Path) -> Path:

@@ -264,7 +264,9 @@ int submit(Stream* s, Work&& work, const char* what) {
     if (s->capture) {
         if (s->capture->invalid) return fail(CAPTURE_INVALIDATED, "the capture failed before: %s", what);
         if (int e = check(work)) return e;
-        s->capture->graph->nodes.push_back(std::move(work));
+        auto& nodes = s->capture->graph->nodes;
+        if (work.what == GRAPH) nodes.insert(nodes.end(), work.graph->nodes.begin(), work.graph->nodes.end());
+        else nodes.push_back(std::move(work));
         return OK;
     }
     if (int e = implicit(s, what)) return e;
@@ -693,9 +695,9 @@ API const char* fake_node(void* graph, size_t i) {
     Lock lock;
     Graph* g = graph ? (Graph*)graph : last_graph;
     if (!g || !graphs.count(g) || i >= g->nodes.size()) return nullptr;
-    const char* names[] = {"", "copy", "memset", "gemm", "", "", "graph"};
     const Work& node = g->nodes[i];
-    return node.what == LAUNCH ? node.function->name.c_str() : names[node.what];
+    if (node.what == LAUNCH) return node.function->name.c_str();
+    return node.what == COPY ? "copy" : node.what == SET ? "memset" : "gemm";
 }
 
 // ---- the driver -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-import tinygan.kernels.gpu.launch as launch
+from tinygan.kernels.gpu import launch
 
 pytestmark = pytest.mark.gpu
 
@@ -229,6 +229,12 @@ def test_a_stream_that_waits_for_a_captured_one_is_captured_too(device, cupy):
         graph = first.end_capture()
         graph.launch(first)
         assert len(device.nodes(graph)) == 2 and (x.get() == 3).all()
+        first.begin_capture()
+        graph.launch(first)
+        twice = first.end_capture()
+        del graph
+        twice.launch(first)
+        assert len(device.nodes(twice)) == 2 and (x.get() == 12).all()
 
 
 def test_a_null_stream_cannot_work_beside_a_captured_one_that_it_would_wait_for(device, cupy):
@@ -310,6 +316,13 @@ def test_wrong_launches_and_names(device, cupy):
         cupy.cuda.malloc_managed(8)
     with pytest.raises(cupy.cuda.compiler.CompileException, match="nonsense"):
         cupy.RawModule(code='extern "C" __global__ void f() { nonsense; }').get_function("f")
+
+
+def test_another_cupys_functions_are_not_taken_for_this_ones(device):
+    from cpucupy import build
+
+    with pytest.raises(build.DoesNotCompile, match="runtime.malloc is intptr_t .size_t, int, int"):
+        build.runtime({"malloc": "intptr_t (size_t, int, int __pyx_skip_dispatch)"}, build.device())
 
 
 # ---- orders ------------------------------------------------------------------------------------------------------

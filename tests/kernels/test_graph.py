@@ -176,4 +176,4 @@ def test_a_step_is_fed_in_one_copy_and_never_waits(gpu):
     with training.stream:
         training.step()
     count = cpucupy.count()
-    assert (count["graph_launches"], count["h2d"], count["launches"], count["gemms"]) == (1, 1, 0, 0)
+    assert (count["graph_launches"], count["up"], count["launches"], count["gemms"]) == (1, 1, 0, 0)

@@ -32,16 +32,22 @@ from tinygan.models import Discriminator, GANConfig, Generator, find_classifier,
 from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
 
-# Defaults of flags. On a GPU: the paper's sizes and the optimiser of the net it adapts (Xiang & Li 2017). On a
-# processor: the same systems at a size that two cores train in minutes (RESULTS.md).
+# Defaults of flags. The same systems at a size that a GPU trains in minutes, and at one that two cores train in minutes;
+# both were chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts
+# (Xiang & Li 2017).
 PRESETS = {
-    "gpu": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "latent_dim": 128, "bank": (16,),
-            "optimizer": "rmsprop", "lr_decay": 0, "ema": 0.0, "init_factor": 0.01, "init_scale": 1.0},
+    "gpu": {"steps": 6_000, "batch_size": 64, "base_channels": 64, "latent_dim": 128, "bank": (16,),
+            "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 1.0,
+            "noise": "counter"},
     "cpu": {"steps": 6_000, "batch_size": 64, "base_channels": 16, "latent_dim": 64, "bank": (4,),
-            "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125},
+            "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125,
+            "noise": "host"},
+    "paper": {"steps": 50_000, "batch_size": 32, "base_channels": 64, "latent_dim": 128, "bank": (16,),
+              "optimizer": "rmsprop", "lr_decay": 0, "ema": 0.0, "init_factor": 0.01, "init_scale": 1.0,
+              "noise": "host"},
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
-FREQUENT = {"model", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir", "sample_every"}
+FREQUENT = {"model", "preset", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir", "sample_every"}
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
 
@@ -179,7 +185,9 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
 
 
 def preset(flags: dict) -> dict:
-    """Return the defaults for the device that the flags name."""
+    """Return the defaults that --preset names, or those for the device that the flags name."""
+    if flags["preset"]:
+        return PRESETS[flags["preset"]]
     on_cpu = flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu"
     return PRESETS["cpu" if on_cpu else "gpu"]
 
@@ -190,6 +198,8 @@ def build_parser() -> TrainParser:
     group = p.add_argument_group("training")
     group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; one "
                        "index for all layers (whole generators under a shared last layer)")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="which defaults hold: a CPU's, a GPU's or the paper's "
+                       "sizes and optimiser [default: those of the device]")
     p.add_training_flags(group)
     group.add_argument("--epochs", type=cli.positive_int, help="total to reach in passes over the data")
     p.add_settings(p.add_argument_group("nets"), GANConfig)
@@ -198,8 +208,8 @@ def build_parser() -> TrainParser:
     group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's loss")
     group.add_argument("--bce", choices=FORMS, default="logits", help="form of the cross-entropy; clamped: log(sigmoid "
                        "+ 1e-12), whose gradient can vanish")
-    group.add_argument("--noise", choices=("host", "counter"), default="host", help="NumPy's generator, or a "
-                       "counter-based one, which a GPU computes itself, with the same bits as a CPU")
+    group.add_argument("--noise", choices=("host", "counter"), help="NumPy's generator, or a counter-based one, which "
+                       f"a GPU computes itself, with the same bits as a CPU {p.preset('noise')}")
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
     p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,

@@ -1,7 +1,8 @@
 """The stand-in against CuPy itself: every line of standin/expressions.txt gives the same on both.
 
 The same means type, dtype, shape, strides, memory order and values, or an exception of the same kind. Where the
-stand-in refuses what CuPy would do, it is in STRICTER; where CuPy refuses, so must the stand-in.
+stand-in refuses what CuPy would do, it is in STRICTER; where CuPy refuses, so must the stand-in. And it counts what
+CuPy does: the same uploads, a wait where CuPy waits, no more launches than CuPy has.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ cp.cuda.MemoryPool().malloc(10).mem.size|cp.cuda.using_allocator|cp.cuda.alloc_p
 cp.memoize|cp.fuse|cp.ElementwiseKernel|cp.RawKernel|cp.cuda.graph
 """.replace("\n", "|").strip("|").split("|"))
 
+MORE_LAUNCHES = ("cp.divmod(x,1.0)", "cp.arange(0)")  # than CuPy's: two results of one kernel, and none for no numbers
+
 
 def variables(cp: Any) -> dict[str, Any]:
     """What the expressions are about, anew for each of them."""
@@ -45,9 +49,10 @@ def variables(cp: Any) -> dict[str, Any]:
     }
 
 
-def evaluate(cp: Any, line: str) -> Any:
-    """What a line gives, as plain values; a statement gives the arrays that it may have changed."""
+def evaluate(cp: Any, line: str, reset: Callable, count: Callable) -> tuple[Any, Any]:
+    """What a line gives, as plain values, and what it costs; a statement gives the arrays that it may have changed."""
     names = variables(cp)
+    reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -56,9 +61,10 @@ def evaluate(cp: Any, line: str) -> Any:
             except SyntaxError:  # an assignment
                 exec(line, names)
                 result = None
-            return shown([result, *(names[name] for name in "xdim")])
+            cost = count()
+            return shown([result, *(names[name] for name in "xdim")]), cost
         except Exception as problem:
-            return problem
+            return problem, None
 
 
 def shown(value: Any) -> Any:
@@ -95,14 +101,24 @@ def same(a: Any, b: Any) -> bool:
 def test_an_expression_gives_the_same(group):
     if os.environ.get("TINYGAN_CUPY") != "cpu":
         pytest.skip("no GPU: and no processor in its place, which TINYGAN_CUPY=cpu asks for")
+    import cpucupy
     import cupy
     from standin import strict_cupy
 
+    def of_cupy():
+        c = cpucupy.count()
+        return c["launches"] + c["gemms"] + c["device_copies"] + c["memsets"], c["up"], c["up_bytes"], c["syncs"] > 0
+
+    def of_standin():
+        c = strict_cupy.count
+        return c["launches"], c["uploads"], c["bytes_up"], c["syncs"] > 0
+
     lines = GROUPS[group].splitlines()
-    wanted = [evaluate(cupy, line) for line in lines]
+    wanted, costs = zip(*(evaluate(cupy, line, cpucupy.reset, of_cupy) for line in lines), strict=True)
     standin = strict_cupy.install()
+    reset = strict_cupy.reset_count
     try:
-        found = [evaluate(standin, line) for line in lines]
+        found, said = zip(*(evaluate(standin, line, reset, of_standin) for line in lines), strict=True)
     finally:
         strict_cupy.uninstall()
     stricter = {line for line, a, b in zip(lines, wanted, found, strict=True)
@@ -111,3 +127,5 @@ def test_an_expression_gives_the_same(group):
     differ = {line: (a, b) for line, a, b in zip(lines, wanted, found, strict=True)
               if line not in stricter and not same(a, b)}
     assert not differ
+    assert not {line: (a, b) for line, a, b in zip(lines, costs, said, strict=True)
+                if a and b and (a[1:] != b[1:] or a[0] < b[0]) and line not in MORE_LAUNCHES}

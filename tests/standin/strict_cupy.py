@@ -372,7 +372,9 @@ class _Function:
     def _at(self, array: ndarray, index: Any, value: Any) -> None:
         seen: list[ndarray] = []
         count["launches"] += 1
-        self._function.at(array._a, _index(index, seen), _unwrap(value, seen))
+        index = _index(index, seen)
+        _wait_for_masks(seen)
+        self._function.at(array._a, index, _unwrap(value, seen))
 
 
 def _index(index: Any, seen: list[ndarray]) -> Any:
@@ -391,6 +393,11 @@ def _index(index: Any, seen: list[ndarray]) -> Any:
         seen.append(index)
         return index._a
     return index
+
+
+def _wait_for_masks(arrays: list[ndarray]) -> None:
+    """Count the wait for how many places a mask among the index arrays names."""
+    count["syncs"] += any(array.dtype == bool for array in arrays)
 
 
 class Flags:
@@ -612,6 +619,7 @@ class ndarray:
     def __setitem__(self, index: Any, value: Any) -> None:
         seen: list[ndarray] = []
         index = _index(index, seen)
+        _wait_for_masks(seen)
         if isinstance(value, ndarray):
             if not seen and _same_place(_basic_view(self._a, index), value._a):
                 return  # x[i] += y has done its work already
@@ -806,7 +814,7 @@ def shares_memory(a: ndarray, b: ndarray) -> bool:
 
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     """cupy.where: the condition must be an array (it is cast to bool by its own method)."""
-    condition = condition.astype(bool)
+    condition = condition.astype(bool, copy=False)
     return nonzero(condition) if x is None else _Function(np.where)(condition, x, y)
 
 
@@ -1019,8 +1027,8 @@ _cuda = _submodule(
 # About types, shapes and places only: they touch no device memory.
 _ABOUT = frozenset("""ndim shape size result_type promote_types can_cast issubdtype isdtype iscomplexobj isrealobj
 isscalar may_share_memory broadcast_shapes finfo iinfo min_scalar_type isfortran common_type""".split())
-# How many there are decides the shape of what these give, so the host waits to know it.
-_WAITING = frozenset("""argwhere flatnonzero unique extract compress union1d intersect1d setdiff1d
+# How many there are, or how large, decides the shape of what these give, so the host waits to know it.
+_WAITING = frozenset("""argwhere bincount flatnonzero unique extract compress union1d intersect1d setdiff1d
 setxor1d""".split())
 _ANY_ORDER = frozenset({"asfortranarray", "require"})
 _MISSING = frozenset("""ElementwiseKernel ReductionKernel RawKernel fuse random fft vectorize memoize load save savez

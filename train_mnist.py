@@ -47,7 +47,7 @@ PRESETS = {
               "noise": "host"},
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
-FREQUENT = {"model", "preset", "bank", "base_channels", "latent_dim", "size", "optimizer", "lr", "data_dir", "sample_every"}
+FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
 
 

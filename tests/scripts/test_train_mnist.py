@@ -551,7 +551,7 @@ OPTIONS = {  # flag -> other values than its default
     "--device": ["auto"], "--tf32": [""], "--noise": ["counter"], "--threads": ["2"],
     "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
-    "--detect-anomaly": [""],
+    "--detect-anomaly": [""], "--cuda-graph": ["no"], "--preset": ["paper", "gpu --bank 2"],
 }
 ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--data-dir"}  # tested elsewhere
 

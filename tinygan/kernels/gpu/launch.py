@@ -57,7 +57,7 @@ def _kernel(name: str) -> Any:
 
 def forget() -> None:
     """Load the kernels anew at the next launch (tests put another module in CuPy's place)."""
-    for cached in (_module, _kernel, _blas):
+    for cached in (_module, _kernel, _blas, _current_stream):
         cached.cache_clear()
 
 
@@ -146,7 +146,7 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
                             f"{matrix.strides}")
     if 0 in (m, n):
         return
-    blas = _blas(c.data.device_id)
+    blas = _blas(c.data.device_id, _current_stream()().ptr)
     mode = _COMPUTE_32F_FAST_TF32 if _math["tf32"] else _COMPUTE_32F
     blas.run("cublasGemmEx", blas.handle, int(b_transposed), int(a_transposed), n, m, k, _ONE,
              b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
@@ -159,31 +159,24 @@ def _row_step(matrix: Any) -> int:
 
 
 class _Blas:
-    """cuBLAS on one device by a handle of our own: CuPy does not allow its own while a stream is captured.
+    """cuBLAS on one stream by a handle of our own: CuPy does not allow its own while a stream is captured.
 
-    Its calls go to CuPy's current stream. The workspace is ours too, or each recorded graph would allocate one.
+    The workspace is ours too, or each recorded graph would allocate one; products on other streams have others.
     """
 
-    def __init__(self, cupy: Any) -> None:
-        self.cupy, self.library, self.handle, self.stream = cupy, cublas_library(cupy), ctypes.c_void_p(), None
+    def __init__(self, cupy: Any, stream: int) -> None:
+        self.library, self.handle = cublas_library(cupy), ctypes.c_void_p()
         self.run("cublasCreate_v2", ctypes.byref(self.handle))
-        self.workspace = cupy.empty(WORKSPACE, np.uint8)
+        self.run("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
+        self.workspace = cupy.empty(WORKSPACE, np.uint8)  # given last: choosing a stream takes it away
+        self.run("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.data.ptr),
+                 ctypes.c_size_t(WORKSPACE))
 
     def run(self, name: str, *args: Any) -> None:
         """Call a function of cuBLAS. Raises RuntimeError with the name of the status where it is not success."""
-        if name == "cublasGemmEx":
-            self.follow(self.cupy.cuda.get_current_stream().ptr)
         status = getattr(self.library, name)(*args)
         if status:
             raise RuntimeError(f"{name}: CUBLAS_STATUS_{_STATUS.get(status, status)}")
-
-    def follow(self, stream: int) -> None:
-        """Send the calls to come to a stream. That takes the workspace away, so it is given again."""
-        if stream != self.stream:
-            self.run("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
-            self.run("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(self.workspace.data.ptr),
-                     ctypes.c_size_t(WORKSPACE))
-            self.stream = stream
 
 
 def cublas_library(cupy: Any) -> Any:
@@ -198,5 +191,10 @@ def cublas_library(cupy: Any) -> Any:
 
 
 @functools.cache
-def _blas(device: int) -> _Blas:
-    return _Blas(importlib.import_module("cupy"))
+def _blas(device: int, stream: int) -> _Blas:
+    return _Blas(importlib.import_module("cupy"), stream)
+
+
+@functools.cache
+def _current_stream() -> Any:
+    return importlib.import_module("cupy").cuda.get_current_stream

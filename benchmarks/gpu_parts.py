@@ -99,7 +99,7 @@ def env(args: argparse.Namespace) -> dict:
 
 @part(70)
 def smoke(args: argparse.Namespace) -> dict:
-    """Take one step of a GAN and of an SGAN, with NumPy's losses and gradients; replay recorded ones, with equal bits."""
+    """Take one step of a GAN and an SGAN, with NumPy's losses and gradients; replay recorded ones with equal bits."""
     from game import grown, play
     from gpu_tinygan import CupyClock, LayerProblem, StepProblem, replayed_apart
 

@@ -4,22 +4,25 @@
     python benchmarks/gpu.py --quick --no-compile  small ones, to see that it works
 
 PyTorch may run eagerly or compiled (torch.compile, mode reduce-overhead, which replays CUDA graphs), with banks by a
-loop over the filter sets in use or by a grouped convolution (gpu_torch.py has all forms). Its fastest counts. What
-makes the comparison fair:
+loop over the filter sets in use or by a grouped convolution (gpu_torch.py has all forms). Its fastest counts. tinygan
+runs kernel by kernel and, but for VGG16 and the GPAN, recorded as one CUDA graph, as in train_mnist.py. What makes the
+comparison fair:
 
   - all get the same weights, images, noise and routes and the same math mode: float32, or products in TF32
   - before anything is timed, losses and gradients must agree in float32, and so must the distance that one step moves
-    each parameter; a row where they do not says "differs" and the exit code is 1
+    each parameter; a row where they do not says "differs" and the exit code is 1. So does one where the recorded form
+    has not the very bits of the other
   - all run in this one process on one GPU and take turns, round by round
   - a time is the median over the rounds of each round's median, by events in the stream around each iteration.
-    Where the GPU waits for the host, the waiting is in it; the time by the wall stands beside it
+    Where the GPU waits for the host, the waiting is in it; the time by the wall stands beside it, and the host's share
+    of it: until a call returns while the GPU has nothing else to do
 
 VGG16 has random weights, so no file is needed; the GPAN's steps are against it (gpan_problem.py). Near a ReLU's kink
 rounding decides which way a gradient goes, so theirs need only agree to a tenth; benchmarks/cpu.py checks them closely.
 
 Beside the times stand the floor (the larger of: operations over the speed of a large product in that math mode, bytes
 over the speed of a large copy, both measured here; bytes are each operand once, and the matrix of columns written and
-read), and how many kernels tinygan launches.
+read), how many kernels tinygan launches, and how many nodes its graph has.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from gpan_problem import GRADIENT_LIMIT, NARROW, GPANProblem, VGG16Problem
 from gpan_problem import MOVES_LIMIT as GPAN_MOVES_LIMIT
 from gpu_tinygan import (
     MATHS,
+    RECORDED,
     CupyClock,
     LayerProblem,
     StepProblem,
@@ -54,8 +58,10 @@ from gpu_tinygan import (
     counted,
     difference,
     floors,
+    handed_over,
     host,
     product_speed,
+    replayed_apart,
     timed_round,
 )
 
@@ -68,6 +74,8 @@ from tinygan.models.gpan.nets import SIZES
 Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 KINDS = ("layer", "step", "vgg16", "gpan")
 WARM_UP = 5  # iterations before the first round, or as many as there are different inputs
+HANDED = 10  # iterations by which the host's share is measured
+OURS = ("tinygan", "tinygan graph")  # its forms; the others are PyTorch's
 # The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only separates nonsense
 # from rounding; that the same forms agree in float32 has been checked before.
 LIMITS = {"fp32": 1e-3, "tf32": 1e-1}
@@ -76,38 +84,46 @@ MOVES_LIMIT = 1e-2  # of the distances that an optimiser moves the parameters
 
 @dataclass
 class Place:
-    """Where to run: tinygan's array module, its clock, PyTorch's device, and how PyTorch compiles."""
+    """Where to run: tinygan's array module, its clock, PyTorch's device, how PyTorch compiles, and whether CuPy records
+    graphs there."""
 
     xp: Any
     clock: Any
     device: str
     compiling: Callable | None  # None: no compiled forms
+    records: bool = False
     speed: dict[str, dict[str, float]] = field(default_factory=dict)  # by math mode: gflops, gbytes
 
 
 @dataclass
 class Row:
-    """One problem in one math mode, and what was measured of it. Forms: "tinygan", "eager ...", "compiled ..."."""
+    """One problem in one math mode, and what was measured of it. Forms: those of OURS, "eager ...", "compiled ..."."""
 
     problem: Problem
     math: str
     status: str = ""  # "differs" or "out of memory", or nothing
     ms: dict[str, float] = field(default_factory=dict)
     wall: dict[str, float] = field(default_factory=dict)
+    host: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)  # losses and gradients of a form against tinygan's
     launches: float = 0.0
     products: float = 0.0
+    nodes: int | None = None
     notes: list[str] = field(default_factory=list)
 
     def best(self, kind: str = "") -> str | None:
         """Return PyTorch's fastest form ("eager" or "compiled" ones, or of all); None if none was timed."""
-        return min((form for form in self.ms if form != "tinygan" and form.startswith(kind)), key=self.ms.get,
+        return min((form for form in self.ms if form not in OURS and form.startswith(kind)), key=self.ms.get,
                    default=None)
 
     @property
-    def ratio(self) -> float | None:
-        """Return tinygan's time over PyTorch's best."""
-        return self.ms["tinygan"] / self.ms[self.best()] if "tinygan" in self.ms and self.best() else None
+    def ours(self) -> str | None:
+        """Return tinygan's fastest form; None if none was timed."""
+        return min((form for form in OURS if form in self.ms), key=self.ms.get, default=None)
+
+    def ratio(self, kind: str = "") -> float | None:
+        """Return the time of tinygan's fastest form over that of PyTorch's fastest of a kind (see `best`)."""
+        return self.ms[self.ours] / self.ms[self.best(kind)] if self.ours and self.best(kind) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         raise TinyganError(f"PyTorch {torch.__version__} finds no GPU that it can use, though CuPy does: install a "
                            "PyTorch for CUDA (pytorch.org shows the command)")
-    place = Place(device.xp, CupyClock(device.xp), "cuda", None if args.no_compile else gpu_torch.compile_reduced)
+    place = Place(device.xp, CupyClock(device.xp), "cuda", None if args.no_compile else gpu_torch.compile_reduced,
+                  records=True)
     return run(place, args, conditions(device.xp, torch, args))
 
 
@@ -201,6 +218,10 @@ def measure_row(row: Row, place: Place, args: argparse.Namespace, forms: list[st
                     times[form].append((median(each), wall))
     row.ms = {form: median(ms for ms, _ in times[form]) for form in sides}
     row.wall = {form: median(wall for _, wall in times[form]) for form in sides}
+    row.host = {form: handed_over(side.run, HANDED, side.clock) for form, side in sides.items()}
+    if "tinygan graph" in sides:
+        nodes = sides["tinygan graph"].nodes
+        row.nodes = None if nodes is None else sum(nodes.values())
 
 
 def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
@@ -210,6 +231,9 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
     # A copy, as the check moves them.
     weights = None if isinstance(row.problem, LayerProblem) else host(sides["tinygan"].weights())
     expected = sides["tinygan"].results()
+    if place.records and type(row.problem) in RECORDED:
+        say(f"{row.problem.name}, {row.math}: tinygan graph: has it the same bits?")
+        add_recorded(row, place, sides)
     for form in forms:
         say(f"{row.problem.name}, {row.math}: {form}: does it compute the same?")
         with left_out(row, form, sides):
@@ -217,6 +241,16 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
             compare(row, form, difference(expected, side.results()))
             sides[form] = side
     return sides
+
+
+def add_recorded(row: Row, place: Place, sides: dict[str, Any]) -> None:
+    """Make the recorded form, if it can be recorded; row.status is set if its bits are not those of the eager one."""
+    if apart := replayed_apart(row.problem, place.xp, place.clock, WARM_UP):
+        row.notes += [f"tinygan graph: {apart[0]}" if apart[0].startswith("note: ") else
+                      f"tinygan graph differs: {', '.join(apart[:3])}"]
+        row.status = row.status if apart[0].startswith("note: ") else "differs"
+        return
+    sides["tinygan graph"] = RECORDED[type(row.problem)](row.problem, place.xp, place.clock)
 
 
 def compare(row: Row, form: str, differences: Mapping[str, tuple[float, str]]) -> None:
@@ -307,27 +341,32 @@ def measure_speed(place: Place, args: argparse.Namespace) -> None:
 def json_row(row: Row, speed: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Return a row's numbers by name; None where there is none."""
     compute, moving = floors(row.problem, speed[row.math]) if row.math in speed else (None, None)
-    floor, ours = max(compute, moving) if compute is not None else None, row.ms.get("tinygan")
-    eager, compiled, best = row.best("eager"), row.best("compiled"), row.best()
+    floor = max(compute, moving) if compute is not None else None
+    ours, eager, compiled, best = row.ours, row.best("eager"), row.best("compiled"), row.best()
     return {"name": row.problem.name, "math": row.math, "bank": row.problem.bank, "batch": row.problem.batch,
-            "status": row.status, "tinygan_ms": ours, "eager_ms": row.ms.get(eager),
-            "compiled_ms": row.ms.get(compiled), "ratio": row.ratio, "torch_form": best,
-            "tinygan_wall_ms": row.wall.get("tinygan"), "torch_wall_ms": row.wall.get(best),
-            "launches": row.launches, "products": row.products, "floor_ms": floor,
-            "compute_floor_ms": compute, "moving_floor_ms": moving,
-            "floor_percent": 100 * floor / ours if ours and floor else None,
+            "status": row.status, "tinygan_ms": row.ms.get("tinygan"), "graph_ms": row.ms.get("tinygan graph"),
+            "eager_ms": row.ms.get(eager), "compiled_ms": row.ms.get(compiled), "ratio": row.ratio(),
+            "compiled_ratio": row.ratio("compiled"), "torch_form": best,
+            "tinygan_wall_ms": row.wall.get(ours), "torch_wall_ms": row.wall.get(best),
+            "tinygan_host_ms": row.host.get("tinygan"), "graph_host_ms": row.host.get("tinygan graph"),
+            "torch_host_ms": row.host.get(best), "launches": row.launches, "products": row.products,
+            "nodes": row.nodes, "floor_ms": floor, "compute_floor_ms": compute, "moving_floor_ms": moving,
+            "floor_percent": 100 * floor / row.ms[ours] if ours and floor else None,
             "difference": max(row.differences.values(), default=None),
-            "forms": {form: {"ms": row.ms[form], "wall_ms": row.wall[form], "difference": row.differences.get(form)}
-                      for form in row.ms},
+            "forms": {form: {"ms": row.ms[form], "wall_ms": row.wall[form], "host_ms": row.host.get(form),
+                             "difference": row.differences.get(form)} for form in row.ms},
             "notes": row.notes}
 
 
 COLUMNS = (  # title, width, key of json_row, format
-    ("tinygan ms", 10, "tinygan_ms", ".3f"), ("eager ms", 9, "eager_ms", ".3f"),
+    ("tinygan ms", 10, "tinygan_ms", ".3f"), ("graph ms", 8, "graph_ms", ".3f"), ("eager ms", 8, "eager_ms", ".3f"),
     ("compiled ms", 11, "compiled_ms", ".3f"), ("ratio", 6, "ratio", ".2f"),
-    ("wall: ours", 10, "tinygan_wall_ms", ".3f"), ("best", 8, "torch_wall_ms", ".3f"),
-    ("own launches", 12, "launches", ".0f"), ("products", 8, "products", ".0f"), ("floor ms", 8, "floor_ms", ".3f"),
-    ("% of floor", 10, "floor_percent", ".0f"), ("difference", 10, "difference", ".0e"))
+    ("to compiled", 11, "compiled_ratio", ".2f"), ("wall: ours", 10, "tinygan_wall_ms", ".3f"),
+    ("best", 8, "torch_wall_ms", ".3f"), ("host: ours", 10, "tinygan_host_ms", ".3f"),
+    ("graph", 8, "graph_host_ms", ".3f"), ("best", 8, "torch_host_ms", ".3f"),
+    ("own launches", 12, "launches", ".0f"), ("products", 8, "products", ".0f"), ("nodes", 6, "nodes", ".0f"),
+    ("floor ms", 8, "floor_ms", ".3f"), ("% of floor", 10, "floor_percent", ".0f"),
+    ("difference", 10, "difference", ".0e"))
 
 
 def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: list[str]) -> str:
@@ -335,9 +374,12 @@ def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: lis
     names = max([len(row.problem.name) for row in rows], default=0)
     out = [*lines, *(f"{math}: a large product at {s['gflops'] / 1e3:.1f} TFLOP/s, a large copy at "
                      f"{s['gbytes']:.0f} GB/s" for math, s in speed.items()),
-           "ratio: tinygan over PyTorch's fastest form, by events; wall: the same two by the host's clock",
+           "tinygan: kernel by kernel, graph: recorded as one CUDA graph; eager, compiled: PyTorch's fastest of each",
+           "ratio: the faster of tinygan's two over PyTorch's fastest form, by events; wall: the same two by the clock",
+           "to compiled: the faster of tinygan's two over PyTorch's fastest compiled form",
+           "host: ms until a call returns while the GPU has nothing else to do",
            "own launches, products: tinygan's kernels and cuBLAS calls per iteration; what CuPy launches itself "
-           "(copies, sums, uploads) is not counted",
+           "(copies, sums, uploads) is not counted. nodes: of its graph, all that it launches",
            "% of floor: the floor over tinygan's time; difference: the largest of any form from tinygan, relative", "",
            f"{'':{names}} math " + " ".join(f"{title:>{width}}" for title, width, _, _ in COLUMNS)]
     for row in rows:
@@ -345,7 +387,7 @@ def report(rows: list[Row], speed: Mapping[str, Mapping[str, float]], lines: lis
         cells = " ".join(f"{format(values[key], kind) if values[key] is not None else '-':>{width}}"
                          for _, width, key, kind in COLUMNS)
         out.append(f"{row.problem.name:{names}} {row.math} " + (row.status if row.status else cells))
-        forms = [f"{form} {row.ms[form]:.3f} ms" for form in row.ms if form != "tinygan"]
+        forms = [f"{form} {row.ms[form]:.3f} ms" for form in row.ms if form not in OURS]
         out += ["    " + line for line in ([", ".join(forms)] if forms else []) + row.notes]
     return "\n".join(out)
 

@@ -2,7 +2,7 @@
 
     bash benchmarks/gpu_prepare.sh                                      what it needs beside the tree, into .carry
     python3 .carry/gpu_check.py --out OUT --carry .carry --seconds 545  on the machine with the GPU
-    python3 benchmarks/gpu_check.py --small --out OUT                   without one: the script itself, over a stand-in
+    python3 benchmarks/gpu_check.py --small --out OUT                   without one: the script itself, on a processor
 
 The parts (gpu_parts.py) run in the order of what they are worth. Each is a group of processes with a time limit of its
 own, and after each results.json and results.md are written anew, so that whatever ends a part, or all of it, the rest
@@ -11,12 +11,15 @@ with the pictures of the trainings.
 
 A part that does not fit into --seconds any more is reported as "no time"; `--done OUT/results.json` goes on with those
 in another call. Nothing is installed, and nothing is downloaded if .carry holds MNIST.
+
+--small runs on the real CuPy, with a processor in the GPU's place (tests/cpucupy).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -39,7 +42,7 @@ from gpu_parts import PARTS, ROOT, NotHere, Wrong, last_line, printed_by
 from tinygan.app import cli
 from tinygan.errors import TinyganError, UsageError
 
-STANDIN = ROOT / "tests" / "standin" / "on_path"  # `import cupy` finds the stand-in there
+PROCESSOR = ROOT / "tests" / "cpucupy" / "on_path"  # `import cupy` finds CuPy on a processor there
 MARGIN = 3  # seconds that are kept for writing the last results
 GOOD = ("ok", "not here", "no time")  # a status that is no reason to exit with 1
 
@@ -48,11 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = read_args(argv)
     if args.part:
         return run_part(args)
-    path = [*([str(STANDIN)] if args.small else []), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [*([str(PROCESSOR)] if args.small else []), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "MPLBACKEND": "agg",
                    "PYTHONPATH": os.pathsep.join(path)}
+    if args.small:
+        if importlib.util.find_spec("cupy_backends") is None:
+            raise TinyganError('--small needs CuPy, which runs on a processor here: pip install ".[test-cupy]"')
+        environment["TINYGAN_CUPY"] = "cpu"
     if why := no_gpu(environment):
-        raise TinyganError(f"no GPU to check: {why}; --small tries this script without one")
+        raise TinyganError(f"no GPU to check: {why}" + "; --small tries this script without one" * (not args.small))
     args.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the part under way is ended, too
     begun, results = time.monotonic(), dict(args.before)
@@ -162,8 +169,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--seconds", type=cli.positive_float, default=545.0, help="for all parts together")
     p.add_argument("--only", type=part_names, help=f"some of {','.join(PARTS)}")
     p.add_argument("--done", type=cli.path, metavar="FILE", help="a results.json: leave out what is ok there")
-    p.add_argument("--small", action="store_true", help="try the script itself, on the processor over the tests' "
-                   "stand-in for CuPy")
+    p.add_argument("--small", action="store_true", help="try the script itself, on a processor in the GPU's place")
     p.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # these two: for the part's own process
     p.add_argument("--scratch", type=cli.path, help=argparse.SUPPRESS)
     args = p.parse_args(argv)

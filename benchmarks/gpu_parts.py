@@ -38,9 +38,13 @@ PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "pytest", "pytest-
 PROGRAMS = {"nvidia-smi": ["--query-gpu=name,driver_version,memory.total,clocks.sm,pstate", "--format=csv,noheader"],
             "g++": ["--version"], "nvcc": ["--version"], "compute-sanitizer": ["--version"]}
 # Of a row of benchmarks/gpu.py; bench.json has it whole.
-SHOWN = ("status", "tinygan_ms", "eager_ms", "compiled_ms", "ratio", "torch_form", "floor_ms", "difference", "notes")
+SHOWN = ("status", "tinygan_ms", "graph_ms", "eager_ms", "compiled_ms", "ratio", "compiled_ratio", "torch_form",
+         "tinygan_host_ms", "graph_host_ms", "nodes", "floor_ms", "difference", "notes")
 APART = 1e-3  # how far the GPU's losses and gradients may be from NumPy's, both float32
 SANITIZED = "kernel_gives and not counter"  # the table of kernels
+TESTS = ("tests/kernels/test_gpu.py", "tests/kernels/test_graph.py")
+REPLAYED = 6  # steps of which the recorded form must have the bits: two before it is recorded, then replays
+TENSOR_CORES = 80  # the compute capability from which a GPU multiplies TF32
 
 
 class Part(NamedTuple):
@@ -93,13 +97,14 @@ def env(args: argparse.Namespace) -> dict:
     return found
 
 
-@part(60)
+@part(70)
 def smoke(args: argparse.Namespace) -> dict:
-    """Take one step of a GAN and of an SGAN: all losses and gradients beside NumPy's."""
+    """Take one step of a GAN and an SGAN, with NumPy's losses and gradients; replay recorded ones with equal bits."""
     from game import grown, play
+    from gpu_tinygan import CupyClock, LayerProblem, StepProblem, replayed_apart
 
     cupy, _ = find_gpu()
-    found = {}
+    found: dict[str, Any] = {}
     for name, bank in (("GAN", 1), ("SGAN", 4)):
         config = GANConfig(base_channels=4 if args.small else 16, latent_dim=32, bank=bank, init_factor=1.0)
         results = []
@@ -113,17 +118,63 @@ def smoke(args: argparse.Namespace) -> dict:
                        "gradients apart": max(float(np.linalg.norm(our_gradients[k] - g) / np.linalg.norm(g))
                                               for k, g in gradients.items()),
                        "seconds with compiling": round(seconds, 1)}
-    if not all(one[key] < APART for one in found.values() for key in ("apart", "gradients apart")):
+    right = all(one[key] < APART for one in found.values() for key in ("apart", "gradients apart"))
+    layer = LayerProblem(4, 6, 5, 4, 3) if args.small else LayerProblem(16, 64)
+    problems = [layer, *(StepProblem(2, bank, 4) if args.small else StepProblem(16, bank, 16) for bank in (1, 4))]
+    for math in ("fp32",) if args.small else ("fp32", "tf32"):
+        launch.set_tf32(math == "tf32")
+        for problem in problems:
+            # The replays run in a stream that waits for no other one, and their losses are read inside it.
+            apart = replayed_apart(problem, cupy, CupyClock(cupy), REPLAYED)
+            found[f"{problem.name} {math}, replayed"] = apart or "equal bits"
+            right = right and not apart
+    if not right:
         raise Wrong(found)
     return found
 
 
+@part(40, 20)
+def sass(args: argparse.Namespace) -> dict:
+    """Check that TF32's products run on tensor cores, HMMA in their machine code, and float32's do not."""
+    if args.small:
+        raise NotHere("there is no device whose machine code it would be")
+    tool = shutil.which("cuobjdump", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+    if tool is None:
+        raise NotHere("cuobjdump is not installed (it comes with the CUDA toolkit, or as nvidia-cuda-cuobjdump)")
+    cupy, _ = find_gpu()
+    capability = cupy.cuda.Device().compute_capability
+    if int(capability) < TENSOR_CORES:
+        raise NotHere(f"a GPU of compute capability {capability} does not multiply TF32")
+    return hmma_of_products(cupy.cuda.nvrtc, tool, capability, args.scratch)
+
+
+def hmma_of_products(nvrtc: Any, tool: str, capability: str, folder: Path) -> dict[str, int | None]:
+    """Return how many HMMA each routed product has. Raises Wrong where a TF32 one has none, or another one has some."""
+    program = nvrtc.createProgram(launch.SOURCE.read_text("utf-8"), "kernels.cu", [], [])
+    nvrtc.compileProgram(program, (*launch.OPTIONS, f"-arch=sm_{capability}"))
+    binary = folder / "kernels.cubin"
+    binary.write_bytes(nvrtc.getCUBIN(program) + b"\0")  # CuPy's copy lacks the last byte, and cuobjdump minds
+    nvrtc.destroyProgram(program)
+    counts = tensor_core_instructions(subprocess.run([tool, "-sass", str(binary)], capture_output=True, text=True,
+                                                     check=True).stdout)
+    found = {name: counts.get(name) for name in launch.signatures() if name.startswith("routed_")}
+    if not found or any(bool(count) != name.endswith("_tf32") for name, count in found.items()):
+        raise Wrong(found)
+    return found
+
+
+def tensor_core_instructions(listing: str) -> dict[str, int]:
+    """Count HMMA in each function of what cuobjdump prints."""
+    parts = re.split(r"^\s*Function : (\w+)$", listing, flags=re.MULTILINE)
+    return {name: len(re.findall(r"\bHMMA\.", text)) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
 @part(130, 30)
 def tests(args: argparse.Namespace) -> dict:
-    """Run the tests marked gpu: every kernel, layer, optimiser and whole trainings against NumPy, on CuPy itself."""
+    """Run the tests marked gpu on CuPy itself: kernels, layers, optimisers, graphs, whole trainings, against NumPy."""
     junit = args.out / "junit.xml"
     junit.unlink(missing_ok=True)
-    words = ["-m", "gpu", "tests/kernels/test_gpu.py", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    words = ["-m", "gpu", *TESTS, "-q", "-p", "no:cacheprovider", f"--junitxml={junit}"]
     if args.small:
         words += ["-k", "sign_of_zero or pooling or optimiser_takes or (kernel_gives and tprelu)"]
     elif importlib.util.find_spec("xdist"):
@@ -147,50 +198,56 @@ def tests(args: argparse.Namespace) -> dict:
 
 @part(60)
 def steps(args: argparse.Namespace) -> dict:
-    """Measure milliseconds of a training step, and of the host's share: where both agree it is Python that limits."""
-    from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, counted, timed_round
+    """Measure milliseconds of a training step and of the host's share, kernel by kernel and recorded as one graph."""
+    from gpu_tinygan import BATCHES, CupyClock, RecordedTraining, StepProblem, TinyganStep
 
     cupy, _ = find_gpu()
-    clock, found = CupyClock(cupy), {}
-    warm, repeat = (1, 2) if args.small else (BATCHES, 100)
+    found = {}
     for bank in (2, 1) if args.small else (16, 1):
         for math in ("fp32", "tf32"):
             launch.set_tf32(math == "tf32")
             problem = StepProblem(4, bank, 4) if args.small else StepProblem(64, bank, 64)
-            side = TinyganStep(problem, cupy, clock)
-            timed_round(side.run, warm, clock)
-            with counted() as counts:
-                timed_round(side.run, warm, clock)
-            each, wall = timed_round(side.run, repeat, clock)
-            handed = []
-            for _ in range(min(repeat, 30)):
-                clock.wait()
-                started = time.perf_counter()
-                side.run()
-                handed.append((time.perf_counter() - started) * 1e3)
-            pool = cupy.get_default_memory_pool()
-            found[f"{problem.name} {math}"] = {
-                "ms by events": round(median(each), 3), "ms by the wall": round(wall, 3),
-                "ms of the host": round(median(handed), 3), "own launches": counts["launches"] / warm,
-                "products": counts["products"] / warm, "pool MB": round(pool.total_bytes() / 1e6)}
-            del side
-            pool.free_all_blocks()
+            for form, kind in (("", TinyganStep), (", recorded", RecordedTraining)):
+                side = kind(problem, cupy, CupyClock(cupy))
+                found[f"{problem.name} {math}{form}"] = measured(side, *((3, 2) if args.small else (BATCHES, 100)))
+                del side
+                cupy.get_default_memory_pool().free_all_blocks()
+    apart = [name for name, one in found.items() if one.get("notes")]
+    if apart:  # it could not be recorded, or cuBLAS allocates a workspace of its own in every replay
+        raise Wrong(found)
     return found
+
+
+def measured(side: Any, warm: int, repeat: int) -> dict[str, Any]:
+    """Return the times of a side of gpu_tinygan.py and what it launches, after `warm` iterations."""
+    from gpu_tinygan import counted, handed_over, timed_round
+
+    timed_round(side.run, warm, side.clock)
+    with counted() as counts:
+        timed_round(side.run, warm, side.clock)
+    each, wall = timed_round(side.run, repeat, side.clock)
+    found = {"ms by events": round(median(each), 3), "ms by the wall": round(wall, 3),
+             "ms of the host": round(handed_over(side.run, min(repeat, 30), side.clock), 3)}
+    if not hasattr(side, "recorded"):
+        return found | {"own launches": counts["launches"] / warm, "products": counts["products"] / warm}
+    nodes = side.nodes or {}
+    notes = side.notes + ["the graph allocates memory"] * ("allocation" in nodes)
+    return found | {"nodes": nodes, "notes": notes}
 
 
 @part(45, 20)
 def profile(args: argparse.Namespace) -> dict:
-    """Measure which kernels take the GPU's time in a step, by PyTorch's profiler, which records CuPy's launches too."""
+    """Measure which kernels take the GPU's time in a recorded step, by PyTorch's profiler, which sees CuPy's, too."""
     torch = need_torch()
-    from gpu_tinygan import BATCHES, CupyClock, StepProblem, TinyganStep, timed_round
+    from gpu_tinygan import BATCHES, CupyClock, RecordedTraining, StepProblem, timed_round
     cupy, _ = find_gpu()
     torch.zeros(1, device="cuda")
-    clock, text, found = CupyClock(cupy), "", {}
+    text, found = "", {}
     for bank in (16, 1):
-        side = TinyganStep(StepProblem(64, bank, 64), cupy, clock)
-        timed_round(side.run, BATCHES, clock)
+        side = RecordedTraining(StepProblem(64, bank, 64), cupy, CupyClock(cupy))
+        timed_round(side.run, BATCHES, side.clock)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as events:
-            timed_round(side.run, 10, clock)
+            timed_round(side.run, 10, side.clock)
         rows = sorted(((event.self_device_time_total / 1e4, event.count / 10, event.key)
                        for event in events.key_averages()), reverse=True)
         found[f"K {bank}"] = {"GPU ms per step": round(sum(ms for ms, _, _ in rows), 3),
@@ -214,19 +271,42 @@ def bench_layer(args: argparse.Namespace) -> dict:
                  "20")
 
 
-@part(70, 30)
+@part(95, 40)
 def train(args: argparse.Namespace) -> dict:
-    """Run python train_mnist.py as a user types it, for 45 seconds and Ctrl-C; its pictures come along."""
-    words = ["--log-every", "100", "--sample-every", "500", "--eval-every", "1000"]
-    folder = args.carry / "mnist"
+    """Run python train_mnist.py as a user types it, 30 s and Ctrl-C, with pictures; its steps/s with no graph, too."""
+    words, folder = ["--log-every", "100"], args.carry / "mnist"
+    shown = ["--sample-every", "500", "--eval-every", "1000"]
+    hidden = ["--sample-every", "1000000", "--eval-every", "0"]
     if args.small:
-        words = ["--log-every", "2", "--sample-every", "2", "--eval-every", "0", "--steps", "4", "--base-channels", "2",
-                 "--bank", "2", "--batch-size", "4", "--latent-dim", "4", "--threads", "1"]
+        words = ["--log-every", "1", "--eval-every", "0", "--steps", "4", "--base-channels", "2", "--bank", "2",
+                 "--batch-size", "4", "--latent-dim", "4", "--threads", "1"]
+        shown, hidden = ["--sample-every", "2"], []
         from script_tools import write_mnist
         folder = write_mnist(args.scratch / "mnist")
     if folder.is_dir():
         words += ["--data-dir", str(folder)]
-    return script(args, "train_mnist.py", *words)
+    found = script(args, "train_mnist.py", *words, *shown, seconds=200 if args.small else 30)
+    found["recorded"] = not any("cannot be recorded" in note for note in found["notes"])
+    for graph in ("yes", "no"):
+        code, text, _ = typed(args, "train_mnist.py", *words, *hidden, "--cuda-graph", graph,
+                              seconds=200 if args.small else 14)
+        found[f"steps/s with --cuda-graph {graph}"] = steps_per_second(text)
+        if code not in (0, 130):
+            raise Wrong(found | {"error": last_line(text)})
+    if not found["recorded"]:
+        raise Wrong(found)
+    return found
+
+
+def steps_per_second(text: str) -> float | None:
+    """Return the steps per second between the first and the last line of progress; None with fewer than two."""
+    lines = re.findall(r"^step ([\d,]+)/.*?  ([\d.]+) (it/s|s/it)  ", text, re.MULTILINE)
+    ends = [(int(step.replace(",", "")), float(rate) if unit == "it/s" else 1 / float(rate))
+            for step, rate, unit in lines if float(rate)]
+    if len(ends) < 2:
+        return None
+    (first, at_first), (last, at_last) = ends[0], ends[-1]
+    return float(f"{(last - first) / (last / at_last - first / at_first):.3g}")
 
 
 @part(70, 30)
@@ -238,7 +318,7 @@ def gpan_1024(args: argparse.Namespace) -> dict:
                       "--views", "1", "--bank", "2", "--threads", "1"]
     elif vgg16.is_file():
         words += ["--classifier", str(vgg16), "--wanted", "flamingo"]
-    return script(args, "train_gpan.py", *words)
+    return script(args, "train_gpan.py", *words, seconds=400 if args.small else 45)
 
 
 @part(60, 40)
@@ -252,7 +332,7 @@ def bench_gpan(args: argparse.Namespace) -> dict:
 def sanitizer(args: argparse.Namespace) -> dict:
     """Check for reads out of bounds and races on the device: the table of kernels under NVIDIA's compute-sanitizer."""
     if args.small:
-        raise NotHere("the stand-in is no device; test_cuda_kernels.py has the processor's sanitizers")
+        raise NotHere("there is no device; tests/kernels/test_cuda_kernels.py has the processor's sanitizers")
     if shutil.which("compute-sanitizer") is None:
         raise NotHere("compute-sanitizer is not installed (it comes with the CUDA toolkit)")
     found = {}
@@ -326,9 +406,9 @@ def bench(args: argparse.Namespace, name: str, *words: str) -> dict:
     return rows
 
 
-def script(args: argparse.Namespace, name: str, *words: str, seconds: float = 45) -> dict:
-    """Run a training script on the GPU, press Ctrl-C after so many seconds, and take along what it drew."""
-    run, begun = args.scratch / "run", time.monotonic()
+def typed(args: argparse.Namespace, name: str, *words: str, seconds: float) -> tuple[int, str, Path]:
+    """Run a training script on the GPU and press Ctrl-C after so many seconds: (exit code, output, its folder)."""
+    run = args.scratch / f"run-{len(list(args.scratch.glob('run-*')))}"
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job: the training would, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([sys.executable, name, "--device", "gpu", "--out", str(run), *words], cwd=ROOT,
@@ -338,15 +418,23 @@ def script(args: argparse.Namespace, name: str, *words: str, seconds: float = 45
     text = process.communicate()[0]
     timer.cancel()
     print(text[-8000:])
+    return process.returncode, text, run
+
+
+def script(args: argparse.Namespace, name: str, *words: str, seconds: float) -> dict:
+    """Run a training script as `typed` does, and take along what it drew."""
+    begun = time.monotonic()
+    code, text, run = typed(args, name, *words, seconds=seconds)
     lines = text.splitlines()
     progress = [line for line in lines if line.startswith("step ")]
     pictures = sorted(run.glob("samples/*.png"))
     with zipfile.ZipFile(args.out / f"{name.removesuffix('.py')}.zip", "w") as file:
         for path in sorted({*pictures[:2], *pictures[-3:], *run.glob("*.png"), *run.glob("log.csv")}):
             file.write(path, path.name)
-    found = {"exit code": process.returncode, "seconds": round(time.monotonic() - begun, 1), "first lines": lines[:8],
+    found = {"exit code": code, "seconds": round(time.monotonic() - begun, 1), "first lines": lines[:8],
              "last line": progress[-1] if progress else last_line(text),
+             "notes": [line for line in lines if line.startswith("note: ")],
              "health": [line for line in progress if re.match(r"step [\d,]+: ", line)][-3:]}
-    if process.returncode not in (0, 130):
+    if code not in (0, 130):
         raise Wrong(found)
     return found

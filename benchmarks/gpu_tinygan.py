@@ -4,6 +4,7 @@ Problems are drawn with NumPy, so that both sides get the same numbers. A side h
 
     run()         one iteration, reading nothing back: work is handed to the GPU and Python goes on
     results()     what it computes, as NumPy arrays: see `difference`
+    bits(n)       what n iterations compute, as NumPy arrays: the recorded form must have the bits of the eager one
     period        how many different inputs it runs through
     clock         marks moments in the stream that its work is in
 
@@ -12,11 +13,14 @@ Everything takes the array module (`xp`) and a clock, so all but the GPU itself 
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import cpu_counts
@@ -26,8 +30,12 @@ from cpu_worker import LR, TinyganTrainer, make_batches
 from gpan_problem import GPANProblem, VGG16Problem
 
 from tinygan import Tensor, grad
+from tinygan.app.device import load_driver
+from tinygan.app.feeds import FedRoutes
 from tinygan.kernels.arrays import to_numpy
 from tinygan.kernels.gpu import launch
+from tinygan.kernels.gpu.feed import fed
+from tinygan.kernels.gpu.graph import RecordedStep
 from tinygan.models import GANConfig
 from tinygan.nn import RMSprop
 from tinygan.ops import conv_transpose2d
@@ -159,14 +167,18 @@ class TinyganLayer:
                              routes=self.routes)
         return y, grad(y, [self.x, self.weight], seed=self.dy)
 
-    def run(self) -> None:
-        """Run forward and backward once."""
-        self.compute()
+    def run(self) -> Any:
+        """Run forward and backward once; returns what `compute` returns."""
+        return self.compute()
 
     def results(self) -> dict[str, np.ndarray]:
         """Compute the output and both gradients."""
-        y, (dx, dw) = self.compute()
+        y, (dx, dw) = self.run()
         return {"losses/output": y.numpy(), "gradients/layer.input": dx.numpy(), "gradients/layer.weight": dw.numpy()}
+
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute the same at the last of so many runs."""
+        return [self.results() for _ in range(runs)][-1]
 
 
 def as_maps(xp: Any, array: np.ndarray) -> Any:
@@ -191,10 +203,16 @@ class TinyganStep(TinyganTrainer):
         self.batches = [{name: a if a.dtype.kind == "i" else xp.asarray(a) for name, a in batch.items()}
                         for batch in problem.batches()]
 
-    def run(self) -> None:
-        """Take one step with the next batch."""
-        self.train(self.batches[self.at % BATCHES])
+    def run(self) -> Any:
+        """Take one step with the next batch; returns both losses."""
+        losses = self.train(self.batches[self.at % BATCHES])
         self.at += 1
+        return losses
+
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute the losses of so many steps, each read at its end, and the weights after them."""
+        losses = [[loss.item() for loss in self.run()] for _ in range(runs)]
+        return {"losses": np.array(losses)} | host(self.weights())
 
     def results(self) -> dict[str, np.ndarray]:
         """Compute losses and gradients from the weights as they are, then how far one step moves each parameter."""
@@ -288,6 +306,111 @@ def net_of(key: str) -> str:
     return key.partition(".")[0]
 
 
+# ---- the same, recorded as one CUDA graph ------------------------------------------------------------------------
+
+
+class Recorded:
+    """What the recorded sides share: the graph, and a stream of its own, which waits for no other one.
+
+    notes: why it could not be recorded; nothing where it could. The third run is the first recorded one.
+    """
+
+    def record(self, xp: Any, work: Callable[[], Any]) -> None:
+        """Let run() be the recorded form of work()."""
+        self.notes: list[str] = []
+        self.recorded, self.stream = RecordedStep(xp, work, self.notes.append), xp.cuda.Stream(non_blocking=True)
+        self.clock = CupyClock(xp, self.stream)
+        self.clock.wait()  # for what was sent before, in another stream
+
+    @property
+    def nodes(self) -> dict[str, int] | None:
+        """Count the graph's nodes by their kind; None before it was recorded, or where they cannot be counted."""
+        graph = self.recorded._graph
+        return None if graph is None else node_kinds(graph)
+
+
+class RecordedLayer(Recorded, TinyganLayer):
+    """The layer problem. Its routes stay the same: they lie on the device from the first run on."""
+
+    def __init__(self, problem: LayerProblem, xp: Any, clock: Any) -> None:
+        super().__init__(problem, xp, clock)
+        self.record(xp, self.compute)
+
+    def run(self) -> Any:
+        """Replay forward and backward once."""
+        with self.stream:
+            return self.recorded()
+
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute what the eager side computes, read inside the stream."""
+        with self.stream:
+            return super().bits(runs)
+
+
+class RecordedTraining(Recorded, TinyganStep):
+    """The training step. Images and noise lie on the device, as PyTorch's do; the number of a batch and its routes are
+    sent before each replay."""
+
+    def __init__(self, problem: StepProblem, xp: Any, clock: Any) -> None:
+        super().__init__(problem, xp, clock)
+        self.resident = {name: xp.stack([batch[name] for batch in self.batches]) for name in ("real", "z1", "z2")}
+        self.routes = {name: FedRoutes(xp, problem.batch, problem.config.bank) for name in ("routes1", "routes2")}
+        self.record(xp, self.one_step)
+
+    def one_step(self) -> Any:
+        """Take one step with the next batch: the code that is recorded."""
+        at = fed((1,), np.int32, lambda out: out.fill(self.at % BATCHES))
+        batch = {name: arrays.take(at, axis=0)[0] for name, arrays in self.resident.items()}
+        for name, routes in self.routes.items():
+            batch[name] = routes.drawn(lambda name=name: self.batches[self.at % BATCHES][name])
+        return self.train(batch)
+
+    def run(self) -> Any:
+        """Replay one step with the next batch."""
+        with self.stream:
+            losses = self.recorded()
+        self.at += 1
+        return losses
+
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute what the eager side computes, read inside the stream."""
+        with self.stream:
+            return super().bits(runs)
+
+
+RECORDED = {LayerProblem: RecordedLayer, StepProblem: RecordedTraining}
+EAGER = {LayerProblem: TinyganLayer, StepProblem: TinyganStep}
+KINDS_OF_NODES = {0: "kernel", 1: "copy", 2: "memset", 10: "allocation", 11: "free"}  # of CUDA's CUgraphNodeType
+
+
+def replayed_apart(problem: LayerProblem | StepProblem, xp: Any, clock: Any, runs: int) -> list[str]:
+    """List what is not equal bit by bit after so many runs, eager ones and recorded ones."""
+    eager = EAGER[type(problem)](problem, xp, clock).bits(runs)
+    side = RECORDED[type(problem)](problem, xp, clock)
+    replayed = side.bits(runs)
+    if side.notes:
+        return side.notes
+    return [name for name, array in eager.items() if array.tobytes() != replayed[name].tobytes()]
+
+
+def node_kinds(graph: Any) -> dict[str, int] | None:
+    """Count the nodes of a CuPy Graph by their kind, from the driver's library; None where it does not tell."""
+    if "cpucupy" in sys.modules:
+        names = sys.modules["cpucupy"].nodes(graph)
+        return dict(Counter(name if name in ("copy", "memset") else "kernel" for name in names))
+    driver, count = load_driver(), ctypes.c_size_t()
+    address = ctypes.c_void_p(graph.graph)
+    if driver.cuGraphGetNodes(address, None, ctypes.byref(count)):
+        return None
+    nodes = (ctypes.c_void_p * count.value)()
+    driver.cuGraphGetNodes(address, nodes, ctypes.byref(count))
+    kinds, kind = Counter(), ctypes.c_int()
+    for node in nodes:
+        driver.cuGraphNodeGetType(ctypes.c_void_p(node), ctypes.byref(kind))
+        kinds[KINDS_OF_NODES.get(kind.value, f"type {kind.value}")] += 1
+    return dict(kinds)
+
+
 # ---- clocks ------------------------------------------------------------------------------------------------------
 
 
@@ -307,15 +430,15 @@ class HostClock:
 
 
 class CupyClock:
-    """Events in CuPy's current stream."""
+    """Events in a stream of CuPy's: the one that is given, or else the current one."""
 
-    def __init__(self, cupy: Any) -> None:
-        self.cuda = cupy.cuda
+    def __init__(self, cupy: Any, stream: Any = None) -> None:
+        self.cuda, self.stream = cupy.cuda, stream
 
     def mark(self) -> Any:
         """Record an event after all work queued so far."""
         event = self.cuda.Event()
-        event.record()
+        event.record(self.stream)
         return event
 
     def wait(self) -> None:
@@ -339,6 +462,18 @@ def timed_round(run: Callable[[], None], steps: int, clock: Any) -> tuple[list[f
     clock.wait()  # never inside the loop: the host may run ahead of the GPU, as it does in training
     wall = (time.perf_counter() - started) * 1e3 / steps
     return [clock.between(begin, end) for begin, end in marks], wall
+
+
+def handed_over(run: Callable[[], None], runs: int, clock: Any) -> float:
+    """Measure the median milliseconds until run() returns while the GPU has nothing else to do: the host's share."""
+    times = []
+    for _ in range(runs):
+        clock.wait()
+        started = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - started) * 1e3)
+    clock.wait()
+    return median(times)
 
 
 # ---- counts and floors -------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""benchmarks/gpu_check.py, which waits for a GPU: its small form runs here to its end, over the stand-in for CuPy."""
+"""benchmarks/gpu_check.py, which waits for a GPU: its small form runs to its end on the real CuPy without one.
+
+That form is tested by TINYGAN_CUPY=cpu pytest -m gpu; the rest needs no CuPy.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from script_tools import TINY, write_mnist
@@ -21,21 +25,27 @@ import gpu
 import gpu_check
 import gpu_parts
 
-pytestmark = pytest.mark.kernels
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    """Skip where CuPy is not meant to run on a processor."""
+    if os.environ.get("TINYGAN_CUPY") != "cpu":
+        pytest.skip("no GPU: --small is for the real CuPy without one")
 
 
 def check(out, *words, **options):
     """(exit code, printed lines, results) of the script as it is typed."""
     done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--out", str(out), *words],
-                          capture_output=True, text=True, timeout=300, **options)
+                          capture_output=True, text=True, timeout=1200, **options)
     results = out / "results.json"
     return done.returncode, done.stdout.splitlines() + done.stderr.splitlines(), \
         json.loads(results.read_text()) if results.is_file() else {}
 
 
 @pytest.fixture(scope="module")
-def small(gpp, tmp_path_factory):
+def small(processor, tmp_path_factory):
     out = tmp_path_factory.mktemp("small") / "out"
     code, printed, results = check(out, "--small")
     return code, printed, results, out
@@ -44,6 +54,7 @@ def small(gpp, tmp_path_factory):
 RUNS = ("env", "smoke", "tests", "steps", "train", "gpan_1024")
 
 
+@pytest.mark.gpu
 def test_the_small_form_runs_to_its_end(small):
     code, printed, results, out = small
     assert code == 0 and list(results) == list(gpu_parts.PARTS)
@@ -54,22 +65,31 @@ def test_the_small_form_runs_to_its_end(small):
     assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "log.txt", "junit.xml",
                                                       "train_mnist.zip", "train_gpan.zip"}
     text = (out / "results.md").read_text()
-    assert all(f"\n## {name}: " in text for name in results) and "stand-in" in text
+    assert all(f"\n## {name}: " in text for name in results) and "a processor in a GPU's place" in text
     assert str(ROOT) not in text
 
 
+@pytest.mark.gpu
 def test_what_the_small_form_finds(small):
     found = {name: result["found"] for name, result in small[2].items()}
-    assert "stand-in" in found["env"]["find_gpu"] and found["env"]["copy GB/s"] > 0
-    assert all(one["gradients apart"] < 1e-4 for one in found["smoke"].values()) and len(found["smoke"]) == 2
+    assert "a processor in a GPU's place" in found["env"]["find_gpu"] and found["env"]["copy GB/s"] > 0
+    replayed = {name: one for name, one in found["smoke"].items() if name.endswith(", replayed")}
+    assert set(replayed.values()) == {"equal bits"} and len(replayed) == 3
+    assert all(one["gradients apart"] < 1e-4 for name, one in found["smoke"].items() if name not in replayed)
     assert found["tests"]["tests"] > 20 and found["tests"]["failed"] == [] and found["tests"]["skipped"] == 0
-    assert len(found["steps"]) == 4 and all(one["own launches"] > 0 for one in found["steps"].values())
+    recorded = {name: one for name, one in found["steps"].items() if name.endswith(", recorded")}
+    assert len(found["steps"]) == 8 and len(recorded) == 4
+    assert all(one["own launches"] > 0 for name, one in found["steps"].items() if name not in recorded)
+    assert all(one["nodes"]["kernel"] > 20 and one["notes"] == [] for one in recorded.values())
+    assert found["train"]["recorded"] and all(found["train"][f"steps/s with --cuda-graph {graph}"] > 0
+                                              for graph in ("yes", "no"))
     for name, script in (("train", "train_mnist"), ("gpan_1024", "train_gpan")):
-        assert found[name]["exit code"] == 0 and any("stand-in" in line for line in found[name]["first lines"])
+        assert found[name]["exit code"] == 0 and "in a GPU's place" in found[name]["first lines"][1]
         names = zipfile.ZipFile(small[3] / f"{script}.zip").namelist()
         assert "log.csv" in names and "step_000000.png" in names and names == sorted(set(names))
 
 
+@pytest.mark.gpu
 def test_another_call_goes_on_with_what_is_not_ok(small, tmp_path):
     _, _, results, _ = small
     done = tmp_path / "before.json"
@@ -90,17 +110,18 @@ def alive(number):
         return False
 
 
-def test_a_part_that_takes_too_long_is_ended_with_all_its_processes(tmp_path):
+@pytest.mark.gpu
+def test_a_part_that_takes_too_long_is_ended_with_all_its_processes(processor, tmp_path):
     """With a train_mnist.py that never ends, in a copy of what the script needs."""
     copy = tmp_path / "copy"
-    for folder in ("tinygan", "benchmarks", "tests/standin"):
+    for folder in ("tinygan", "benchmarks", "tests/cpucupy"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("game.py", "script_tools.py"):
         shutil.copy(ROOT / "tests" / name, copy / "tests")
     (copy / "train_mnist.py").write_text("import os, time\nprint(os.getpid(), flush=True)\n"
                                          f"open({str(tmp_path / 'id')!r}, 'w').write(str(os.getpid()))\n"
                                          "time.sleep(100)\n")
-    parts = (copy / "benchmarks" / "gpu_parts.py").read_text().replace("@part(70, 30)", "@part(70, 1)")
+    parts = (copy / "benchmarks" / "gpu_parts.py").read_text().replace("@part(95, 40)", "@part(95, 1)")
     (copy / "benchmarks" / "gpu_parts.py").write_text(parts)
     done = subprocess.run([sys.executable, "benchmarks/gpu_check.py", "--small", "--only", "train", "--out", "out",
                            "--seconds", "7"], cwd=copy, capture_output=True, text=True, timeout=60)
@@ -113,16 +134,24 @@ def test_a_part_that_takes_too_long_is_ended_with_all_its_processes(tmp_path):
     assert not alive(number)
 
 
+def test_the_small_form_needs_cupy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
+    assert cli.run_main(gpu_check.main, ["--small", "--out", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == 'error: --small needs CuPy, which runs on a processor here: pip install ".[test-cupy]"'
+
+
 @pytest.mark.parametrize("words, told", [
     (["--only", "env,frobnicate"], "there is no part 'frobnicate': take some of env, smoke"),
     (["--seconds", "0"], "must be a number above 0"), (["--seconds", "nan"], "must be a number above 0"),
     (["--part", "env"], "take --only"), (["--done", "absent.json"], "No such file or directory (absent.json)"),
     (["--done", "bad.json"], "bad.json is not a results.json of this script"),
     (["--done", "other.json"], "other.json is not a results.json of this script"),
-    (["--small", "--out", "bad.json"], "File exists"), (["--frob"], "unknown flag --frob"),
+    (["--out", "bad.json"], "File exists"), (["--frob"], "unknown flag --frob"),
 ])
 def test_bad_arguments_are_one_line(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu_check, "no_gpu", lambda environment: "")
     (tmp_path / "bad.json").write_text("[")
     (tmp_path / "other.json").write_text('{"env": []}')
     try:
@@ -141,15 +170,16 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path, monkeypatch, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_is_interrupted_as_a_user_does_it(tmp_path, monkeypatch, gpp):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gpu_check.STANDIN), str(ROOT)]))
+@pytest.mark.gpu
+def test_a_training_is_interrupted_as_a_user_does_it(processor, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gpu_check.PROCESSOR), str(ROOT)]))
     args = gpu_check.read_args(["--out", str(tmp_path), "--part", "train", "--scratch", str(tmp_path)])
     tiny = [word for word in TINY if word not in ("--device", "cpu")]
     found = gpu_parts.script(args, "train_mnist.py", *tiny, "--data-dir", str(write_mnist(tmp_path / "mnist")),
-                             "--steps", "100000", "--eval-every", "0", "--log-every", "1", seconds=6)
-    assert found["exit code"] == 130 and found["seconds"] >= 6
+                             "--steps", "100000", "--eval-every", "0", "--log-every", "1", seconds=20)
+    assert found["exit code"] == 130 and found["seconds"] >= 20 and found["notes"] == []
     with pytest.raises(gpu_parts.Wrong) as caught:
-        gpu_parts.script(args, "train_mnist.py", "--frob")
+        gpu_parts.script(args, "train_mnist.py", "--frob", seconds=60)
     assert caught.value.args[0]["exit code"] == 2 and "--frob" in caught.value.args[0]["last line"]
 
 
@@ -165,6 +195,46 @@ def test_what_is_wrong_is_a_result(tmp_path, monkeypatch):
         monkeypatch.setitem(gpu_parts.PARTS, "env", gpu_parts.Part(1, 1, run))
         assert gpu_check.run_part(args) == 0
         assert json.loads((tmp_path / "result.json").read_text()) == {"status": status, "found": found}
+
+
+LISTING = """
+\tcode for sm_90
+\t\tFunction : routed_product_tf32
+        /*0000*/  LDG.E R1, desc[UR4][R2.64] ;
+        /*0010*/  HMMA.1688.F32.TF32 R4, R2, R8, R4 ;
+        /*0020*/  HMMA.1688.F32.TF32 R4, R3, R9, R4 ;
+\t\tFunction : routed_product
+        /*0000*/  FFMA R1, R2, R3, R1 ;
+"""
+
+
+def test_instructions_of_tensor_cores_are_counted():
+    assert gpu_parts.tensor_core_instructions(LISTING) == {"routed_product_tf32": 2, "routed_product": 0}
+
+
+@pytest.mark.parametrize("found, wrong", [
+    ({"routed_product": 0, "routed_product_tf32": 32, "routed_gradient": 0, "routed_gradient_tf32": 16}, False),
+    ({"routed_product": 0, "routed_product_tf32": 0, "routed_gradient": 0, "routed_gradient_tf32": 16}, True),
+    ({"routed_product": 4, "routed_product_tf32": 32, "routed_gradient": 0, "routed_gradient_tf32": 16}, True),
+    ({"routed_product": 0, "routed_product_tf32": 32}, True)])
+def test_a_product_that_is_not_on_tensor_cores_is_wrong(found, wrong, tmp_path, monkeypatch):
+    nvrtc = SimpleNamespace(createProgram=lambda *words: 1, compileProgram=lambda program, options: None,
+                            getCUBIN=lambda program: b"code", destroyProgram=lambda program: None)
+    monkeypatch.setattr(gpu_parts.subprocess, "run", lambda *words, **options: SimpleNamespace(stdout=""))
+    monkeypatch.setattr(gpu_parts, "tensor_core_instructions", lambda listing: found)
+    if wrong:
+        with pytest.raises(gpu_parts.Wrong):
+            gpu_parts.hmma_of_products(nvrtc, "cuobjdump", "90", tmp_path)
+    else:
+        assert gpu_parts.hmma_of_products(nvrtc, "cuobjdump", "90", tmp_path) == found
+
+
+def test_steps_per_second():
+    lines = ["step 0/50,000    0%", "step 100/50,000   0%  50.0 it/s  16:38 left  d_loss 1.4",
+             "step 100: starting: too early", "step 1,100/50,000   2%  275.0 it/s  02:58 left  d_loss 1.4"]
+    assert gpu_parts.steps_per_second("\n".join(lines)) == 500  # 2 s for the first 100, 4 s for all 1,100
+    assert gpu_parts.steps_per_second("\n".join(lines[:2])) is None
+    assert gpu_parts.steps_per_second("step 1/4  25%  4.0 s/it  00:12 left\nstep 3/4  75%  2.0 s/it  00:02 left") == 1
 
 
 def test_rows_of_the_benchmark_come_back(tmp_path, monkeypatch):
@@ -186,8 +256,8 @@ def test_rows_of_the_benchmark_come_back(tmp_path, monkeypatch):
     assert list(whole) == ["bench_step", "bench_layer", "bench_gpan"] and whole["bench_step"]["rows"][0]["bank"] == 16
 
 
-@pytest.mark.parametrize("has", ["nothing", "MNIST"])
-def test_what_is_carried(has, tmp_path):
+@pytest.mark.parametrize("has", ["nothing", pytest.param("MNIST", marks=pytest.mark.gpu)])
+def test_what_is_carried(has, tmp_path, request):
     """gpu_prepare.sh, in a tree of its own, where nothing but what it is given can be found."""
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
@@ -210,6 +280,7 @@ def test_what_is_carried(has, tmp_path):
         assert carried == {"gpu_check.py", *(names if has == "MNIST" else ())}
     if has == "nothing":
         return
+    request.getfixturevalue("processor")
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     words = [".carry/gpu_check.py", "--small", "--only", "smoke", "--out", "out"]
     done = subprocess.run([sys.executable, *words], cwd=tree, capture_output=True, text=True)

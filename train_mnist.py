@@ -32,9 +32,9 @@ from tinygan.models import Discriminator, GANConfig, Generator, find_classifier,
 from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
 
-# Defaults of flags. The same systems at a size that a GPU trains in minutes, and at one that two cores train in minutes;
-# both were chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts
-# (Xiang & Li 2017).
+# Defaults of flags: the same systems at a size that a GPU trains in minutes and at one that two cores train in minutes,
+# both chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts (Xiang
+# & Li 2017).
 PRESETS = {
     "gpu": {"steps": 6_000, "batch_size": 64, "base_channels": 64, "latent_dim": 128, "bank": (16,),
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 1.0,

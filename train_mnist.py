@@ -36,8 +36,8 @@ from tinygan.ops import sigmoid
 # both chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts (Xiang
 # & Li 2017).
 PRESETS = {
-    "gpu": {"steps": 6_000, "batch_size": 64, "base_channels": 64, "latent_dim": 128, "bank": (16,),
-            "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 1.0,
+    "gpu": {"steps": 4_000, "batch_size": 256, "base_channels": 32, "latent_dim": 128, "bank": (16,),
+            "optimizer": "adam", "lr_decay": 4_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.5,
             "noise": "counter"},
     "cpu": {"steps": 6_000, "batch_size": 64, "base_channels": 16, "latent_dim": 64, "bank": (4,),
             "optimizer": "adam", "lr_decay": 6_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.125,

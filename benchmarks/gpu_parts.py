@@ -235,6 +235,69 @@ def measured(side: Any, warm: int, repeat: int) -> dict[str, Any]:
     return found | {"nodes": nodes, "notes": notes}
 
 
+@part(110, 50)
+def train(args: argparse.Namespace) -> dict:
+    """Run python train_mnist.py as a user types it, 45 s and Ctrl-C, with pictures; its steps/s with no graph, too."""
+    words, folder = ["--log-every", "100"], args.carry / "mnist"
+    shown = ["--sample-every", "500", "--eval-every", "1000"]
+    hidden = ["--sample-every", "1000000", "--eval-every", "0", "--steps", "1000000"]
+    if args.small:
+        words = ["--log-every", "1", "--eval-every", "0", "--steps", "4", "--base-channels", "2", "--bank", "2",
+                 "--batch-size", "4", "--latent-dim", "4", "--threads", "1"]
+        shown, hidden = ["--sample-every", "2"], []
+        from script_tools import write_mnist
+        folder = write_mnist(args.scratch / "mnist")
+    if folder.is_dir():
+        words += ["--data-dir", str(folder)]
+    found = script(args, "train_mnist.py", *words, *shown, seconds=200 if args.small else 45)
+    found["recorded"] = not any("cannot be recorded" in note for note in found["notes"])
+    for graph in ("yes", "no"):
+        code, text, _ = typed(args, "train_mnist.py", *words, *hidden, "--cuda-graph", graph,
+                              seconds=200 if args.small else 12)
+        found[f"steps/s with --cuda-graph {graph}"] = steps_per_second(text)
+        if code not in (0, 130):
+            raise Wrong(found | {"error": last_line(text)})
+    if not found["recorded"]:
+        raise Wrong(found)
+    return found
+
+
+def steps_per_second(text: str) -> float | None:
+    """Return the steps per second between the first and the last line of progress; None with fewer than two."""
+    lines = re.findall(r"^step ([\d,]+)/.*?  ([\d.]+) (it/s|s/it)  ", text, re.MULTILINE)
+    ends = [(int(step.replace(",", "")), float(rate) if unit == "it/s" else 1 / float(rate))
+            for step, rate, unit in lines if float(rate)]
+    if len(ends) < 2:
+        return None
+    (first, at_first), (last, at_last) = ends[0], ends[-1]
+    return float(f"{(last - first) / (last / at_last - first / at_first):.3g}")
+
+
+@part(170, 60)
+def bench_step(args: argparse.Namespace) -> dict:
+    """Time the SGAN's training step against PyTorch's, eager and compiled."""
+    return bench(args, "bench_step", "--only", "step", "--step-bank", "16", "--rounds", "3", "--steps", "20")
+
+
+@part(80, 40)
+def bench_layer(args: argparse.Namespace) -> dict:
+    """Time the stochastic layer against PyTorch's."""
+    return bench(args, "bench_layer", "--only", "layer", "--bank", "16", "--batch", "64", "--rounds", "3", "--steps",
+                 "20")
+
+
+@part(70, 30)
+def gpan_1024(args: argparse.Namespace) -> dict:
+    """Train the GPAN at the paper's 1024 pixels, before the VGG16 of .carry where there is one, else before digits."""
+    words, vgg16 = ["--log-every", "1", "--eval-every", "0", "--steps", "40", "--size", "1024"], args.carry / "vgg16.h5"
+    if args.small:
+        words[-3:] = ["1", "--size", "64", "--base-channels", "2", "--patch-channels", "2", "--batch-size", "2",
+                      "--views", "1", "--bank", "2", "--threads", "1"]
+    elif vgg16.is_file():
+        words += ["--classifier", str(vgg16), "--wanted", "flamingo"]
+    return script(args, "train_gpan.py", *words, seconds=400 if args.small else 45)
+
+
 @part(45, 20)
 def profile(args: argparse.Namespace) -> dict:
     """Measure which kernels take the GPU's time in a recorded step, by PyTorch's profiler, which sees CuPy's, too."""
@@ -256,69 +319,6 @@ def profile(args: argparse.Namespace) -> dict:
         text += f"K {bank}\n" + "".join(f"{ms:9.4f} ms {count:6.1f} x  {name[:110]}\n" for ms, count, name in rows)
     (args.out / "profile.txt").write_text(text, encoding="utf-8")
     return found
-
-
-@part(170, 60)
-def bench_step(args: argparse.Namespace) -> dict:
-    """Time the SGAN's training step against PyTorch's, eager and compiled."""
-    return bench(args, "bench_step", "--only", "step", "--step-bank", "16", "--rounds", "3", "--steps", "20")
-
-
-@part(80, 40)
-def bench_layer(args: argparse.Namespace) -> dict:
-    """Time the stochastic layer against PyTorch's."""
-    return bench(args, "bench_layer", "--only", "layer", "--bank", "16", "--batch", "64", "--rounds", "3", "--steps",
-                 "20")
-
-
-@part(95, 40)
-def train(args: argparse.Namespace) -> dict:
-    """Run python train_mnist.py as a user types it, 30 s and Ctrl-C, with pictures; its steps/s with no graph, too."""
-    words, folder = ["--log-every", "100"], args.carry / "mnist"
-    shown = ["--sample-every", "500", "--eval-every", "1000"]
-    hidden = ["--sample-every", "1000000", "--eval-every", "0"]
-    if args.small:
-        words = ["--log-every", "1", "--eval-every", "0", "--steps", "4", "--base-channels", "2", "--bank", "2",
-                 "--batch-size", "4", "--latent-dim", "4", "--threads", "1"]
-        shown, hidden = ["--sample-every", "2"], []
-        from script_tools import write_mnist
-        folder = write_mnist(args.scratch / "mnist")
-    if folder.is_dir():
-        words += ["--data-dir", str(folder)]
-    found = script(args, "train_mnist.py", *words, *shown, seconds=200 if args.small else 30)
-    found["recorded"] = not any("cannot be recorded" in note for note in found["notes"])
-    for graph in ("yes", "no"):
-        code, text, _ = typed(args, "train_mnist.py", *words, *hidden, "--cuda-graph", graph,
-                              seconds=200 if args.small else 14)
-        found[f"steps/s with --cuda-graph {graph}"] = steps_per_second(text)
-        if code not in (0, 130):
-            raise Wrong(found | {"error": last_line(text)})
-    if not found["recorded"]:
-        raise Wrong(found)
-    return found
-
-
-def steps_per_second(text: str) -> float | None:
-    """Return the steps per second between the first and the last line of progress; None with fewer than two."""
-    lines = re.findall(r"^step ([\d,]+)/.*?  ([\d.]+) (it/s|s/it)  ", text, re.MULTILINE)
-    ends = [(int(step.replace(",", "")), float(rate) if unit == "it/s" else 1 / float(rate))
-            for step, rate, unit in lines if float(rate)]
-    if len(ends) < 2:
-        return None
-    (first, at_first), (last, at_last) = ends[0], ends[-1]
-    return float(f"{(last - first) / (last / at_last - first / at_first):.3g}")
-
-
-@part(70, 30)
-def gpan_1024(args: argparse.Namespace) -> dict:
-    """Train the GPAN at the paper's 1024 pixels, before the VGG16 of .carry where there is one, else before digits."""
-    words, vgg16 = ["--log-every", "1", "--eval-every", "0", "--steps", "40", "--size", "1024"], args.carry / "vgg16.h5"
-    if args.small:
-        words[-3:] = ["1", "--size", "64", "--base-channels", "2", "--patch-channels", "2", "--batch-size", "2",
-                      "--views", "1", "--bank", "2", "--threads", "1"]
-    elif vgg16.is_file():
-        words += ["--classifier", str(vgg16), "--wanted", "flamingo"]
-    return script(args, "train_gpan.py", *words, seconds=400 if args.small else 45)
 
 
 @part(60, 40)

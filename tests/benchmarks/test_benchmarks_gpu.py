@@ -127,9 +127,11 @@ def test_a_whole_run(place, gpu_torch, tmp_path, capsys, monkeypatch):
         (name, math) for name in ("layer K 2 batch 3", "SGAN step base 2 K 2 batch 3", "VGG16 64 px batch 2 narrow 32",
                                   "GPAN 64 px batch 2 K 4, view") for math in ("fp32", "tf32")]
     for row in content["rows"]:
-        assert row["status"] == "" and row["ratio"] > 0 and row["launches"] > 0 and row["products"] > 0
+        assert row["status"] == "" and row["ratio"] > 0 and row["launches"] > 0
+        assert (row["products"] > 0) != row["name"].startswith("layer")  # whose products are routed
         assert row["eager_ms"] > 0 and (row["compiled_ms"] or row["name"].startswith("GPAN")) and row["floor_ms"] > 0
-        assert row["difference"] < (0.1 if row["name"].startswith(("GPAN", "VGG16")) else 1e-4)
+        if row["math"] == "fp32":  # in TF32 products round on the processor, too: the status says that it is not more
+            assert row["difference"] < (0.1 if row["name"].startswith(("GPAN", "VGG16")) else 1e-4)
     assert not launch.get_tf32()
 
 

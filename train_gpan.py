@@ -6,13 +6,15 @@
     python train_gpan.py --resume                 go on with the newest run
 
 The output is in runs/NAME: sample pictures, importance maps (cams.png), the log with every loss and the norm
-of its gradient, curves, a checkpoint, report.html. The training loop is `train` below, a step of it `take_step`.
+of its gradient, curves, a checkpoint, report.html. The training loop is `train` below, a step of it `learn`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +22,12 @@ from tinygan import Tensor
 from tinygan.app import cli, gpan_measure
 from tinygan.app.classes import find_sets
 from tinygan.app.device import Device, pick_device
+from tinygan.app.feeds import FedRouteParts, fed_noise, fed_substrates, view_arrays, view_variant
 from tinygan.app.gpan_game import MeasuredGPAN
 from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import file_inputs
 from tinygan.app.run import Run
-from tinygan.app.state import gradient_norm
+from tinygan.app.state import gradient_square
 from tinygan.app.train_flags import TrainParser, make
 from tinygan.data import Substrates, open_substrates
 from tinygan.data.substrates import CONDITIONS
@@ -44,7 +47,7 @@ from tinygan.models import (
     loss_gradients,
 )
 from tinygan.models.gpan.losses import PAPER_WEIGHTS
-from tinygan.models.gpan.step import gradient_norms
+from tinygan.models.gpan.nets import BOTTLENECK
 from tinygan.models.gpan.views import Views, scale_ranges
 from tinygan.nn import Module
 from tinygan.nn.layers import normalized
@@ -78,30 +81,51 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: GPANGame, run: Run) -> int:
     """Run the loop: a step of both nets on the same images, and now and then pictures and measurements."""
     shown = ("wanted", "unwanted", "background", "substrate", "cgan", "split", "d_loss")
+    recorded = game.recorded(partial(learn, game), what_changes)  # on a GPU: a CUDA graph from the third step on
     with Loop(game, run) as steps:
         for step in steps:
-            numbers = take_step(game, step)
+            numbers = take_step(game, step, recorded)
             step.show(**{name: numbers[name] for name in shown if name in numbers})
             step.record(**numbers)
     return end_run(steps)
 
 
-def take_step(game: GPANGame, step: Step) -> dict[str, float]:
-    """Update both nets from one batch, in micro-batches whose gradients add up; returns numbers for the log.
+def take_step(game: GPANGame, step: Step, learn_from: Callable[..., dict] | None = None) -> dict[str, float]:
+    """Draw the wanted classes and the views, take a step, and return numbers for the log.
 
-    Both are updated at the end, from the same images: with micro-batches neither can wait for the other.
+    learn_from(step, wanted, views): `learn` as a GPU records it. The arguments decide which kernels are launched.
     """
-    G, D, settings, parts = game.G, game.D, game.losses, game.flags["accumulate"]
-    wanted, share, n = game.draw_wanted(), 1.0 / parts, game.flags["batch_size"] // parts
-    routes = G.draw_routes(game.streams["routes"], n * parts, game.flags["routes"])
+    settings, parts = game.losses, game.flags["accumulate"]
+    wanted = game.draw_wanted()
+    views = [game.draw_views(game.flags["batch_size"] // parts) for _ in range(parts)]
+    found = (learn_from or partial(learn, game))(step, wanted, views)
+    numbers = {name: value.item() for name, value in found["losses"].items()} if step.read else {}
+    if step.log:
+        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in settings.weights.items())
+        numbers["g_loss"] += settings.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
+        pulls = gpan_measure.gradient_norms(found["pulls"], settings)
+        numbers |= {f"pull_{name}": value for name, value in pulls.items()}
+        numbers["map_size"] = sum(map(float, found["maps"])) / len(found["maps"])  # L_split may blow maps up
+        numbers |= {name: float(found[name]) ** 0.5 for name in ("g_grad", "d_grad")}
+        numbers |= gpan_measure.hit_rates(found["scores"], wanted, prefix="train_")
+    return numbers
+
+
+def learn(game: GPANGame, step: Step, wanted: Sequence[int], views: Sequence[Views | None]) -> dict[str, Any]:
+    """Update both nets from one batch, in micro-batches whose gradients add up; returns what the log is made of.
+
+    Both are updated at the end, from the same images: with micro-batches neither can wait for the other. Nothing is
+    read here, so that a GPU may record it: the numbers returned are still on the device.
+    """
+    G, D, settings, share = game.G, game.D, game.losses, 1.0 / len(views)
+    routes, of_parts = game.draw_routes()
     sums: dict[str, Tensor] = {}
     game.zero_grad()
     with normalized(G, routes), normalized(D):
-        for part in range(parts):
-            batch = game.next_batch(wanted, routes[part * n:(part + 1) * n])
-            views = game.draw_views(n)
+        for part_routes, part_views in zip(of_parts, views, strict=True):
+            batch = game.next_batch(wanted, part_routes)
             images, maps = G(batch.g_condition, batch.code, batch.noise, batch.routes)
-            losses = loss_gradients(images, maps, batch, views, discriminator=D, classifier=game.classifier,
+            losses = loss_gradients(images, maps, batch, part_views, discriminator=D, classifier=game.classifier,
                                     settings=settings)
             terms = dict(losses.terms)
 
@@ -117,19 +141,21 @@ def take_step(game: GPANGame, step: Step) -> dict[str, float]:
             learn_generator(images, maps, losses, settings, share)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * share
-    numbers = {name: value.item() for name, value in sums.items()} if step.read else {}
+    found = {"losses": sums}
     if step.log:
-        numbers["g_loss"] = sum(weight * numbers.get(name, 0.0) for name, weight in settings.weights.items())
-        numbers["g_loss"] += settings.weights["vgg"] * (numbers["wanted"] + numbers["unwanted"])
-        numbers |= {f"pull_{name}": value for name, value in gradient_norms(losses, settings).items()}
-        numbers["map_size"] = sum(float(abs(m.data).mean()) for m in maps) / len(maps)  # L_split may blow maps up
-        numbers |= {"g_grad": gradient_norm(G), "d_grad": gradient_norm(D)}
-        numbers |= gpan_measure.hit_rates(losses.scores, batch.wanted, prefix="train_")
+        found |= {"pulls": gpan_measure.gradient_squares(losses), "maps": [abs(m.data).mean() for m in maps],
+                  "g_grad": gradient_square(G), "d_grad": gradient_square(D), "scores": losses.scores}
     if settings.weights["cgan"]:
         game.d_optimizer.step()
     game.g_optimizer.step()
     game.update_average()
-    return numbers
+    return found
+
+
+def what_changes(step: Step, wanted: np.ndarray, views: Sequence[Views | None]) -> tuple[tuple, list[np.ndarray]]:
+    """Return what decides which kernels a step launches, and the host's arrays whose numbers change with every step."""
+    return ((step.log, len(wanted), *map(view_variant, views)),
+            [wanted, *(array for one in views for array in view_arrays(one))])
 
 
 def build(flags: dict, run: Run | None, device: Device) -> GPANGame:
@@ -165,6 +191,8 @@ class GPANGame(MeasuredGPAN):
         self.classifier, self.sets, self.substrates = classifier, sets, substrates
         self.losses = make(LossSettings, flags, weights={name: flags[f"weight_{name}"] for name in WEIGHTS})
         self.views = make(ViewSettings, flags) if flags["views"] else None
+        if device.kind == "gpu":
+            self.routes = FedRouteParts(device.xp, flags["batch_size"], config.bank, flags["accumulate"])
         self.multiple = flags["accumulate"]
         self.least = self.multiple * (2 if flags["weight_split"] else 1)  # L_split compares the images of a part
 
@@ -175,14 +203,30 @@ class GPANGame(MeasuredGPAN):
         return (f"generator {self.G.parameter_count():,} weights, {self.config.route_count:,} routes; discriminator "
                 f"{self.D.parameter_count():,} weights; a step needs about {estimate / 2**30:.1f} GiB of memory")
 
-    def draw_wanted(self) -> tuple[int, ...]:
-        """Draw one set of categories for the whole batch (paper)."""
-        return self.sets[self.streams["wanted"].integers(len(self.sets))]
+    def draw_wanted(self) -> Sequence[int]:
+        """Draw one set of categories for the whole batch (paper); for a GPU as an array."""
+        ids = self.sets[self.streams["wanted"].integers(len(self.sets))]
+        return np.array(ids) if self.device.kind == "gpu" else ids
 
-    def next_batch(self, wanted: tuple[int, ...], routes: np.ndarray) -> Batch:
+    def draw_routes(self) -> tuple[Any, Sequence]:
+        """Draw the routes of a batch; returns them and those of each of its parts."""
+        n, parts = self.flags["batch_size"], self.flags["accumulate"]
+        draw = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
+        if self.device.kind == "gpu":
+            return self.routes.drawn(draw)
+        routes = draw()
+        return routes, np.split(routes, parts)
+
+    def next_batch(self, wanted: Sequence[int], routes: Any) -> Batch:
         """Draw noise and substrates for the given classes and routes."""
-        return self.batch(wanted, routes, self.G.draw_noise(self.streams["noise"], len(routes)),
-                          *self.substrates.next(self.streams["substrates"], len(routes)))
+        n = self.flags["batch_size"] // self.flags["accumulate"]
+        noise = partial(self.G.draw_noise, self.streams["noise"], n)
+        substrates = partial(self.substrates.next, self.streams["substrates"], n)
+        if self.device.kind == "gpu":
+            shape = n, self.config.noise_dim, BOTTLENECK, BOTTLENECK
+            return self.batch(wanted, routes, fed_noise(None, shape, noise).data,
+                              *fed_substrates(n, self.flags["channels"], self.config.size, substrates))
+        return self.batch(wanted, routes, noise(), *substrates())
 
     def draw_views(self, n: int) -> Views | None:
         """Draw random views of n images; None where only the plain images are classified."""

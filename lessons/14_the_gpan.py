@@ -17,7 +17,7 @@ import numpy as np
 from tinygan import Tensor, grad, no_grad
 from tinygan.app.device import pick_device
 from tinygan.app.draw import generate_gpan
-from tinygan.app.gpan_measure import as_pictures, hit_rates, scores_of
+from tinygan.app.gpan_measure import as_pictures, gradient_norms, gradient_squares, hit_rates, scores_of
 from tinygan.app.heatmap import overlay, resized
 from tinygan.data import condition, drawn_shapes
 from tinygan.metrics import pixel_spread, route_variety
@@ -36,7 +36,6 @@ from tinygan.models import (
     loss_gradients,
 )
 from tinygan.models.gpan.losses import background_loss, substrate_loss
-from tinygan.models.gpan.step import gradient_norms
 from tinygan.models.gpan.views import plain_view
 from tinygan.nn import Adam
 from tinygan.nn.layers import normalized
@@ -210,7 +209,7 @@ for _ in range(steps):
         learn_generator(images, maps, losses, s)
     for optimizer in optimizers:
         optimizer.step()
-    norms.append(gradient_norms(losses, s))
+    norms.append(gradient_norms(gradient_squares(losses), s))
     terms.append({name: value.item() for name, value in losses.terms.items()})
     likely.append(hit_rates(losses.scores, WANTED)["probability"])
 print(f"probability of the 3: {np.mean(likely[:10]):.2f} at first, {np.mean(likely[-10:]):.2f} at last")

@@ -170,13 +170,14 @@ def test_the_step_is_the_training_scripts():
         G, D, classifier, losses = theirs.nets["G"], theirs.nets["D"], theirs.classifier, theirs.losses
         g_optimizer, d_optimizer = theirs.g_optimizer, theirs.d_optimizer
         flags = {"accumulate": 1, "batch_size": problem.batch, "routes": "sample", "whole": "no"}
-        streams = {"routes": np.random.default_rng(0)}
-
         def draw_wanted(self):
             return gpan_problem.WANTED
 
         def next_batch(self, wanted, routes):
             return given
+
+        def draw_routes(self):
+            return batch["routes"], [batch["routes"]]
 
         def draw_views(self, n):
             return batch["views"]
@@ -197,7 +198,6 @@ def test_the_step_is_the_training_scripts():
             pass
 
     game = Game()
-    game.G.draw_routes = lambda *args: batch["routes"]
     numbers = train_gpan.take_step(game, Step())
     assert {name: numbers[name] for name in found} == found
     for net in ("G", "D"):

@@ -50,6 +50,7 @@ from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this 
     test_optimisers_and_average,
     test_output_size_picks_one_of_the_big_maps_that_fit,
     test_pooling,
+    test_products_of_matrices,
     test_resizing,
     test_routes_of_every_kind,
     test_tprelu_and_its_derivatives,

@@ -12,6 +12,8 @@ import pytest
 from game import grown
 
 from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
+from tinygan.kernels import host
+from tinygan.kernels.gpu import graph as graphs
 from tinygan.kernels.gpu.feed import each_step, fed, recording, table
 from tinygan.kernels.gpu.graph import RecordedStep
 from tinygan.models.gan.game import turn_of_d, turn_of_g
@@ -177,3 +179,85 @@ def test_a_step_is_fed_in_one_copy_and_never_waits(gpu):
         training.step()
     count = cpucupy.count()
     assert (count["graph_launches"], count["up"], count["launches"], count["gemms"]) == (1, 1, 0, 0)
+
+
+# ---- variants ----------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A step of two variants that works on the same arrays; each call is given its number."""
+
+    def __init__(self, xp, note=None):
+        self.xp, self.total = xp, xp.zeros(3, np.float32)
+        self.step = self.one_step if note is None else RecordedStep(
+            xp, self.one_step, note, lambda given: (len(given), [given]))
+
+    def one_step(self, given):
+        scratch = self.xp.zeros(64, np.float32) + host.sent(self.total, lambda: given.sum(keepdims=True), given)
+        doubled = host.renewed(self.total, lambda: given * 2, given)
+        rest = host.sent(self.total, lambda: doubled[-1:] + 1, doubled)
+        self.total += scratch[:3] * len(given) + rest
+        return self.total * 1.0
+
+    def run(self, steps):
+        rng = np.random.default_rng(3)
+        with self.xp.cuda.Stream(non_blocking=True):
+            return [self.step(rng.standard_normal(rng.integers(1, 3)).astype(np.float32)).get().tobytes()
+                    for _ in range(steps)]
+
+
+def test_variants_are_recorded_apart_and_share_their_memory(gpu):
+    notes = []
+    recorded = Counted(gpu, notes.append)
+    assert recorded.run(30) == Counted(gpu).run(30) and not notes
+    assert set(recorded.step.graphs) == {1, 2} and recorded.step.replays == 26
+
+
+def test_a_cache_that_a_later_variant_fills_is_not_written_over(gpu):
+    """A number that a step keeps on the device must not lie where an earlier graph has arrays of its own."""
+    from tinygan import Tensor
+
+    def step(given):
+        if len(given) == 1:
+            for size in (128, 256, 512):
+                gpu.full(size, 7.0, np.float32)  # freed at once
+        return (Tensor(gpu.ones(2, np.float32)) * (0.123 + len(given))).data
+
+    recorded = RecordedStep(gpu, step, pytest.fail, lambda given: (len(given), []))
+    with gpu.cuda.Stream(non_blocking=True):
+        for length in (1, 1, 1, 2, 2, 1, 2, 1, 2):
+            found = recorded(np.zeros(length)).get()
+            assert found.tolist() == [np.float32(0.123 + length)] * 2
+    assert recorded.replays == 5
+
+
+def test_what_is_not_said_to_change_is_not_recorded(gpu):
+    notes, changing = [], np.zeros(2, np.float32)
+    for work in (lambda: host.sent(gpu.zeros(1), lambda: changing + 1, changing),
+                 lambda: gpu.asarray(host.renewed(gpu.zeros(1), lambda: changing + 1, changing[1:]))):
+        results, notes, step = recorded(gpu, work)
+        assert len(notes) == 1 and step.replays == 0 and results == [[1.0, 1.0]] * 6
+
+
+def test_no_more_variants_are_recorded_than_are_allowed(gpu, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST", 2)
+    notes, step = [], None
+    step = RecordedStep(gpu, lambda kind: gpu.full(2, float(kind), np.float32), notes.append, lambda kind: (kind, ()))
+    with gpu.cuda.Stream(non_blocking=True):
+        for _ in range(5):
+            for kind in range(4):
+                assert step(kind).get().tolist() == [kind, kind]
+    assert sorted(step.graphs) == [0, 1] and step.replays == 6
+    assert len(notes) == 1 and "more than 2 variants" in notes[0]
+
+
+def test_memory_that_a_graph_writes_is_not_given_back(gpu):
+    """Short of memory, a pool frees its free blocks, and the next replay would write into what is someone else's."""
+    step = RecordedStep(gpu, lambda: (gpu.ones(1 << 20, np.float32) + 1)[:2] * 1.0, pytest.fail)
+    with gpu.cuda.Stream(non_blocking=True):
+        for _ in range(3):
+            step()
+        step._pool.free_all_blocks()
+        others = [gpu.zeros(1 << 20, np.float32) for _ in range(4)]
+        assert step().get().tolist() == [2.0, 2.0]
+        assert not any(other.any() for other in others)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tinygan import Tensor, frozen, grad, no_grad
+from tinygan.app.gpan_measure import gradient_norms, gradient_squares
 from tinygan.models.classifiers.digits import DigitNet
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.classifiers.load import find_classifier
@@ -19,7 +20,6 @@ from tinygan.models.gpan.losses import CAM_MODES, LossSettings
 from tinygan.models.gpan.nets import Batch, GPANConfig, GPANGenerator, PatchDiscriminator
 from tinygan.models.gpan.step import (
     CAM_SIDE,
-    gradient_norms,
     learn_discriminator,
     learn_generator,
     loss_gradients,
@@ -344,7 +344,7 @@ def test_norms_are_those_of_the_weighted_gradients(nets, batch, classifier, rng)
     s, views = settings(), some_views(rng)
     images, maps = (g(batch.g_condition, batch.code, batch.noise, batch.routes))
     result = loss_gradients(images, maps, batch, views, discriminator=d, classifier=classifier, settings=s)
-    norms = gradient_norms(result, s)
+    norms = gradient_norms(gradient_squares(result), s)
     leaf, leaves = Tensor(images.data, requires_grad=True), [Tensor(m.data, requires_grad=True) for m in maps]
 
     class Fixed:
@@ -369,7 +369,7 @@ def test_only_what_has_a_weight_is_computed(nets, batch, classifier, monkeypatch
     s = settings(weights={name: float(name in ("vgg", "background")) for name in WEIGHTS})
     result = loss_gradients(images, maps, batch, None, discriminator=d, classifier=classifier, settings=s)
     assert set(result.terms) == {"wanted", "unwanted", "background"} and result.map_gradients == []
-    assert gradient_norms(result, s).keys() == {"vgg", "background"}
+    assert gradient_norms(gradient_squares(result), s).keys() == {"vgg", "background"}
 
 
 def test_every_weight_has_its_loss(nets, batch):
@@ -389,4 +389,4 @@ def test_a_loss_entered_in_image_losses_reaches_the_generator(nets, batch, class
     result = step_of_g(g, d, batch, None, classifier, s)
     same(gradients(g), expected)
     assert set(result.terms) == {"wanted", "unwanted", "brightness"}
-    assert set(gradient_norms(result, s)) == {"brightness"}
+    assert set(gradient_norms(gradient_squares(result), s)) == {"brightness"}

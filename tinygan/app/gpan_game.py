@@ -14,6 +14,7 @@ from tinygan.app.state import Game
 from tinygan.app.streams import Progress
 from tinygan.data.substrates import Substrates, condition
 from tinygan.engine.tensor import Tensor
+from tinygan.kernels.host import sent
 from tinygan.metrics import gpan as metrics_gpan
 from tinygan.metrics import log as metrics_log
 from tinygan.models.classifiers.base import Classifier
@@ -37,12 +38,16 @@ class MeasuredGPAN(Game):
 
     def batch(self, wanted: Sequence[int], routes: np.ndarray, noise: np.ndarray, target: np.ndarray,
               mask: np.ndarray) -> Batch:
-        """Put arrays together as a batch on the device: noise (n, C, h, w), target (n, C, S, S), mask (n, 1, S, S)."""
-        code = np.isin(sorted({i for ids in self.sets for i in ids}), wanted).astype(np.float32)
-        put = self.device.put
+        """Put arrays, of the host or the device, together as a batch on the device.
+
+        noise (n, C, h, w), target (n, C, S, S), mask (n, 1, S, S).
+        """
+        ids, n = sorted({i for ids in self.sets for i in ids}), len(target)
+        target, mask, noise = (self.device.put(array) for array in (target, mask, noise))
         for_g, for_d = (condition(mask, target, self.flags[name]) for name in ("painter_sees", "critic_sees"))
-        return Batch(Tensor(put(target), name="substrates"), Tensor(put(mask)), Tensor(put(for_g)), Tensor(put(for_d)),
-                     Tensor(put(np.tile(code, (len(routes), 1)))), Tensor(put(noise), name="noise"), routes, wanted)
+        code = sent(target, lambda: np.tile(np.isin(ids, wanted).astype(np.float32), (n, 1)), wanted)
+        return Batch(Tensor(target, name="substrates"), Tensor(mask), Tensor(for_g), Tensor(for_d), Tensor(code),
+                     Tensor(noise, name="noise"), routes, wanted)
 
     def fixed_batches(self, same_substrate: bool = False) -> list[Batch]:
         """Make ROWS batches, the same every time: each of one substrate, noise and set, through COLUMNS - 1 routes."""

@@ -17,12 +17,30 @@ from tinygan.metrics import gpan as metrics_gpan
 from tinygan.models.classifiers.base import Classifier
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.classifiers.vgg16 import VGG16
+from tinygan.models.gpan.losses import LossSettings
 from tinygan.models.gpan.nets import Batch, GPANGenerator, PatchDiscriminator
+from tinygan.models.gpan.step import LossGradients
 from tinygan.models.gpan.views import ViewSettings, apply_views, draw_views, held_out, plain_view
 
 LARGEST_SHOWN = 256  # pixels of one image in a sheet; larger ones are averaged down
 HELD_OUT = held_out(ViewSettings())
 HELD_OUT_DIGITS = held_out(HELD_OUT, flip=False, scale=(0.9, 1.1))  # a mirrored 3 is none
+
+
+def gradient_squares(losses: LossGradients) -> dict[str, Any]:
+    """Return name -> sum of squares of each loss's gradient, a number on the device, over the whole batch.
+
+    Of L_split it is that of all maps.
+    """
+    arrays = {name: [gradient] for name, gradient in losses.image_gradients.items()}
+    if losses.map_gradients:
+        arrays["split"] = losses.map_gradients
+    return {name: sum((a ** 2).sum() for a in parts) for name, parts in arrays.items()}
+
+
+def gradient_norms(squares: Mapping[str, Any], s: LossSettings) -> dict[str, float]:
+    """Return name -> Euclidean norm of the weighted gradient of each loss, from `gradient_squares`."""
+    return {name: float(square) ** 0.5 * s.weights[name] for name, square in squares.items()}
 
 
 def as_pictures(images: np.ndarray) -> np.ndarray:

@@ -57,14 +57,15 @@ class Game:
         factor = rate_factor(self.flags, self.step)
         self.g_optimizer.lr, self.d_optimizer.lr = self.flags["lr"] * factor, self.flags["d_lr"] * factor
 
-    def recorded(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(self, step: Callable[..., Any], *changes: Callable[..., Any]) -> Callable[..., Any]:
         """Return step(Step), on a GPU with --cuda-graph one that is launched as one CUDA graph from its third call on.
 
-        A recorded step reads no number: what is not finite shows afterwards, in Step.show, when weights have it too.
+        changes: RecordedStep's, where a step has variants. A recorded step reads no number: what is not finite shows
+        afterwards, in Step.show, when weights have it too.
         """
         if self.device.kind != "gpu" or self.flags["cuda_graph"] == "no" or self.flags["detect_anomaly"]:
             return step
-        return RecordedStep(self.device.xp, step, print)
+        return RecordedStep(self.device.xp, step, print, *changes)
 
     def update_average(self) -> None:
         """Move the average, where there is one, towards the generator."""
@@ -193,6 +194,11 @@ def rate_factor(flags: Mapping[str, Any], step: int) -> float:
     return factor * (0.1 + 0.9 * step / warm) if step < warm else factor
 
 
+def gradient_square(net: Module) -> Any:
+    """Sum the squares of all gradients of a net: a number on its device."""
+    return sum((p.grad.data ** 2).sum() for p in net.parameters() if p.grad is not None)
+
+
 def gradient_norm(net: Module) -> float:
     """Compute the Euclidean norm of all gradients of a net together; a GPU is waited for once."""
-    return float(sum((p.grad.data ** 2).sum() for p in net.parameters() if p.grad is not None)) ** 0.5
+    return float(gradient_square(net)) ** 0.5

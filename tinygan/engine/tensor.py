@@ -27,6 +27,7 @@ from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import all_tensors, copy_array, is_unshared, operand, tensor_list
 from tinygan.kernels.arraylike import ArrayLike, describe, real_array
+from tinygan.kernels.host import renewed
 
 _clock = itertools.count()
 PRIMITIVES: dict[str, Callable] = {}
@@ -107,7 +108,7 @@ class Tensor(ArrayLike):
         total = _tagged(array, rows)
         if self.grad is not None:
             # A new array: a caller may have kept the old one.
-            total = _tagged(self.grad.data + array, _union(self.grad.rows, rows))
+            total = _tagged(self.grad.data + array, _union(array, self.grad.rows, rows))
         self.grad = total
 
     def __repr__(self) -> str:
@@ -340,18 +341,18 @@ def _ancestors(root: Tensor) -> list[Tensor]:
 def _add_gradients(a: Tensor, b: Tensor) -> Tensor:
     """Add two gradients of one tensor, never in place: either array may be part of another gradient as well."""
     total = add(a, b)
-    total.rows = _union(a.rows, b.rows)
+    total.rows = _union(total.data, a.rows, b.rows)
     return total
 
 
-def _union(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    """Return the filter sets that took part in either of two gradients (None: all of them).
+def _union(like: Any, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """Return the filter sets that took part in either of two gradients (None: all of them), arrays such as `like`.
 
     `rows` on a gradient is a bool mask over the first axis of a filter bank. A set that no sample was routed
     through has gradient zero, but so may a set that was used; an optimiser that leaves unused sets alone must
     distinguish the two.
     """
-    return None if a is None or b is None else a | b
+    return None if a is None or b is None else renewed(like, lambda: a | b, a, b)
 
 
 def _unshared(g: Tensor, others: list) -> Tensor:

@@ -6,6 +6,7 @@ buffer that is filled again for the next batch. So everything that is not a tens
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -71,8 +72,14 @@ def number(value: float, like: Any) -> Any:
     if array is None:
         if len(_numbers) >= 1000:  # a loop makes new ones, such as a learning rate
             _numbers.clear()
-        array = _numbers[key] = send(xp, value, like.dtype)
+        with importlib.import_module("tinygan.kernels.gpu.feed").lasting(xp):
+            array = _numbers[key] = send(xp, value, like.dtype)
     return array
+
+
+def kept_numbers() -> list[Any]:
+    """List the arrays that `number` has made and kept."""
+    return list(_numbers.values())
 
 
 class Index(tuple):

@@ -287,6 +287,11 @@ class Kernels:
         ema += (1 - decay) * (p - ema)
 
     @staticmethod
+    def matmul(a: Array, b: Array) -> Array:
+        """Compute a @ b: matrices (..., n, k) and (..., k, m)."""
+        return a @ b
+
+    @staticmethod
     def each_step(work: Callable[[], None]) -> None:
         """Run work() on the host; on a GPU again before each replay of a step that is recorded."""
         work()

@@ -305,6 +305,16 @@ def pool_put(g, which, size, stride, shape):
     return out
 
 
+def matmul(a, b):
+    """Multiply matrices (..., n, k) and (..., k, m); leading axes broadcast."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))
+    out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    for *of, row, column in np.ndindex(out.shape):
+        out[(*of, row, column)] = (a[(*of, row)] * b[(*of, slice(None), column)]).sum()
+    return out
+
+
 def mean_pool(x, size):
     """Average each size x size block."""
     out = np.empty((*x.shape[:2], x.shape[2] // size, x.shape[3] // size), x.dtype)

@@ -15,6 +15,7 @@ from tinygan.engine.tensor import Tensor, describe, primitive
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_map, copy_integers, pair
+from tinygan.kernels.host import renewed
 from tinygan.ops.conv import Pair
 
 MOST_ENTRY = 1e6  # of a matrix, in pixels: beyond it lies no image, and float32 would overflow
@@ -31,11 +32,13 @@ def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | N
     Raises GraphError for shapes that do not fit, images that are not there, and entries that are no numbers or
     larger than 1e6.
     """
-    matrices, size = np.array(matrices), pair(size)
+    given, size = matrices, pair(size)
+    matrices = renewed(x.data, lambda: np.array(given), given)
     if x.ndim != 4 or 0 in x.shape[2:] or min(size) < 1 or matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise GraphError(f"warp: expected images (N, C, H, W), matrices (M, 2, 3) and a size, got {describe(x)}, "
                          f"matrices {matrices.shape} and size {size}")
-    sources = copy_integers(range(len(matrices)) if sources is None else sources, "sources", len(matrices), len(x))
+    named, images = range(len(matrices)) if sources is None else sources, len(x)
+    sources = renewed(x.data, lambda: copy_integers(named, "sources", len(matrices), images), named)
     if not (np.abs(matrices) <= MOST_ENTRY).all():  # a NaN fails this, too
         raise GraphError(f"warp: the matrices must hold numbers of at most {MOST_ENTRY:g} (pixels)")
     return _warp(x, matrices=matrices, sources=sources, size=size)

@@ -292,7 +292,8 @@ def matmul(a: Tensor, b: Tensor):
     """
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise GraphError(f"matmul: {describe(a)} and {describe(b)} do not fit (..., n, k) @ (..., k, m)")
-    return a.data @ b.data, (lambda g, y: matmul(g, _swapped(b)), lambda g, y: matmul(_swapped(a), g))
+    value = for_array(a.data).matmul(a.data, b.data)
+    return value, (lambda g, y: matmul(g, _swapped(b)), lambda g, y: matmul(_swapped(a), g))
 
 
 def _swapped(a: Tensor) -> Tensor:

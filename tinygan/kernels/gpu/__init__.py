@@ -14,7 +14,7 @@
 """
 
 from tinygan.kernels.base import Kernels
-from tinygan.kernels.gpu import conv, feed, maps, random, warp, weights
+from tinygan.kernels.gpu import conv, feed, launch, maps, random, warp, weights
 
 
 class CudaKernels(Kernels):
@@ -24,7 +24,7 @@ class CudaKernels(Kernels):
     """
 
     conv, conv_transpose, conv_weight = map(staticmethod, (conv.conv, conv.conv_transpose, conv.conv_weight))
-    channel_sums = staticmethod(maps.channel_sums)
+    channel_sums, matmul = staticmethod(maps.channel_sums), staticmethod(launch.matmul)
     tprelu, tprelu_dx, tprelu_dslope, tprelu_below, tprelu_back = map(staticmethod, (
         maps.tprelu, maps.tprelu_dx, maps.tprelu_dslope, maps.tprelu_below, maps.tprelu_back))
     sigmoid, logistic_loss, logistic_back = map(staticmethod, (maps.sigmoid, maps.logistic_loss, maps.logistic_back))

@@ -8,11 +8,16 @@ step does not send such numbers; it names their place and a function that writes
 
 Ordinarily `fill` runs at once and its array is sent. While a step is recorded nothing is sent: the place is part of one
 buffer, and before every replay all fills run, in the same order, and the buffer goes to the device in one copy.
-`each_step` is the same for work on the host alone, such as counting steps. `table` sends what stays as it is.
+`sent` is the same for what is computed from other host arrays. `each_step` and `renewed` are for work on the host
+alone: counting steps, arrays made of others. `table` sends what stays as it is.
+
+What a fill reads must change with the step, too: such arrays are called live. Routes are (`follow`), the arrays that
+the caller of a recorded step gives it are (graph.py), and what `renewed` makes of them. Reading any other is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 from collections.abc import Callable
@@ -29,31 +34,31 @@ Fill = Callable[[np.ndarray], None]
 class Recording:
     """The feed of one step: first its size is measured, then its places are given out, then it is filled by `write`.
 
-    buffer: device memory of `size` bytes; None while it is only measured. tables: a pool for constants. They must not
-    come from the pool of the step's own arrays: there a table could get the memory of an earlier array of the same
-    step that has been freed, and every replay would write that array over it.
+    buffer: device memory for all places; None while only their size is measured. tables: a pool for constants. They
+    must not come from the pool of the step's own arrays: there a table could get the memory of an earlier array of the
+    same step that has been freed, and every replay would write that array over it. live: host arrays by id that change
+    with the step. held: what the recorded kernels read and a cache may drop.
     """
 
-    def __init__(self, tables: Any) -> None:
-        self.tables, self.buffer, self.size = tables, None, 0
+    def __init__(self, tables: Any = None, buffer: Any = None) -> None:
+        self.tables, self.buffer, self.size = tables, buffer, 0
         self.constants: list[tuple[Any, np.ndarray]] = []
-        self.following: dict[int, np.ndarray] = {}
+        self.live: dict[int, np.ndarray] = {}
+        self.held: list[Any] = []
         self._work: list[Callable[[np.ndarray], None]] = []
-
-    def begin(self, cupy: Any) -> None:
-        """Give out places from here on, in a buffer of the size that was measured."""
-        with cupy.cuda.using_allocator(self.tables.malloc):
-            self.buffer = cupy.empty(max(self.size, ALIGN), np.uint8)
-        self.size = 0
 
     def place(self, shape: tuple[int, ...], dtype: Any, fill: Fill) -> Any:
         """Give out the next place of the buffer, a device array that is written by `fill` before each replay."""
         start, count = self.size, math.prod(shape) * np.dtype(dtype).itemsize
-        self.size += -(-count // ALIGN) * ALIGN
+        self.add_size(count)
         if self.size > self.buffer.nbytes:
             raise TinyganError("it needs more numbers from the host than the step before")
         self._work.append(lambda host: fill(host[start:start + count].view(dtype).reshape(shape)))
         return self.buffer[start:start + count].view(dtype).reshape(shape)
+
+    def add_size(self, count: int) -> None:
+        """Count the bytes of a place."""
+        self.size += -(-count // ALIGN) * ALIGN
 
     def add_work(self, work: Callable[[], None]) -> None:
         """Run work() before each replay, in its turn among the fills."""
@@ -90,9 +95,58 @@ def fed(shape: tuple[int, ...], dtype: Any, fill: Fill) -> Any:
         return _now["recorded"].place(shape, dtype, fill)
     host = np.zeros(shape, dtype)
     fill(host)
+    return _send(host)
+
+
+def sent(compute: Callable[[], np.ndarray], *live: Any) -> Any:
+    """Return compute(), an array of the host, on the device; it is computed from the `live` arrays, or from constants.
+
+    Raises TinyganError as `check_live` does.
+    """
+    if _now["recorded"] is None:
+        return _send(compute())
+    check_live(*live)
+    host = compute()
+    return fed(host.shape, host.dtype, lambda out: np.copyto(out, compute()))
+
+
+def _send(host: np.ndarray) -> Any:
     if _now["measured"] is not None:
-        _now["measured"].size += -(-host.nbytes // ALIGN) * ALIGN
-    return importlib.import_module("cupy").asarray(host)
+        _now["measured"].add_size(host.nbytes)
+    return importlib.import_module("cupy").asarray(host, order="C")
+
+
+def renewed(compute: Callable[[], np.ndarray], *live: Any) -> np.ndarray:
+    """Return compute(), an array of the host, which before each replay gets the numbers that compute() returns then.
+
+    compute, live: as for `sent`; the array is live itself.
+    """
+    host = compute()
+    if _now["recorded"] is not None:
+        check_live(*live)
+        follow(host)
+        each_step(lambda: np.copyto(host, compute()))
+    return host
+
+
+def follow(*arrays: np.ndarray) -> None:
+    """Take host arrays as live, where a step is recorded: whoever calls this sees to it that they are."""
+    if _now["recorded"] is not None:
+        _now["recorded"].live.update((id(_whole(array)), array) for array in arrays)
+
+
+def check_live(*arrays: Any) -> None:
+    """Raise TinyganError while a step is recorded for a host array that is not live: it would stay as it is now."""
+    taken = _now["recorded"]
+    if taken is not None and not all(isinstance(a, range) or id(_whole(a)) in taken.live for a in arrays):
+        raise TinyganError("numbers of the host do not change with the step")
+
+
+def _whole(array: Any) -> Any:
+    """Return the array of which this one is a part."""
+    while isinstance(getattr(array, "base", None), np.ndarray):
+        array = array.base
+    return array
 
 
 def each_step(work: Callable[[], None]) -> None:
@@ -101,6 +155,24 @@ def each_step(work: Callable[[], None]) -> None:
         _now["recorded"].add_work(work)
     else:
         work()
+
+
+def held(arrays: Any) -> Any:
+    """Return arrays of the device that a cache holds, and where a step is recorded keep them as long as its graph."""
+    if _now["recorded"] is not None:
+        _now["recorded"].held.append(arrays)
+    return arrays
+
+
+def lasting(cupy: Any) -> Any:
+    """Return a context for making arrays that outlive their step, as those of a cache do.
+
+    They must not come from the pool of a step's own arrays: a graph that was recorded before writes on into what is
+    free there.
+    """
+    if _now["recorded"] is None and _now["measured"] is None:
+        return contextlib.nullcontext()
+    return cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc)
 
 
 def table(host: np.ndarray) -> Any:

@@ -8,13 +8,16 @@ of it again in one call. What differs between two steps (feed.py) lies in device
     while ...:
         losses = step()         # two times one_step() itself, then the recording, from then on replays of it
 
+Where the host decides what is launched, as the number of views that are blurred, a step has variants: each is a graph.
+
 The rules of recording, each for a reason that a GPU does not report:
 
 * nothing may wait for the device, and nothing may be sent from the host: the copy would be recorded, from memory that
   is soon used for something else. CuPy is given no pinned memory meanwhile, so that such a copy raises;
 * arrays that are made meanwhile belong to the graph as long as it is replayed. They come from a pool of its own, which
-  the steps before have filled, and which nothing else uses;
-* the caller keeps what it gave to the step (nets, gradients) and does not replace it.
+  the steps before have filled, and which nothing else uses. All variants share it: they run one after the other, and
+  what one leaves there (but its results) no other reads;
+* the caller keeps what it gave to the step (nets, optimisers) and does not replace it.
 
 A replay gives the bits of the step itself: it launches the same kernels in the same order.
 """
@@ -22,16 +25,44 @@ A replay gives the bits of the step itself: it launches the same kernels in the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygan.errors import TinyganError
-from tinygan.kernels.gpu.feed import Recording, set_recording
+from tinygan.kernels.arguments import kept_numbers
+from tinygan.kernels.gpu.feed import ALIGN, Recording, follow, set_recording
 
 WARM_UP = 2  # steps before the recording, which compile the kernels and fill the pool and all caches
 AHEAD = 2  # replays that the host may run ahead of the device, each with a buffer of its own
+MOST = 16  # graphs of one step
+
+
+class _Variant:
+    """The calls of a variant of a step, and once it is recorded its graph, its feed and what it returned."""
+
+    def __init__(self) -> None:
+        self.calls, self.size, self.possible, self.graph = 0, 0, True, None
+        self.recording = self.area = self.result = None
+        self.live: Sequence[np.ndarray] = ()
+
+
+class _Area:
+    """The device's buffer for what is fed, and the host's buffers from which it is filled, of `size` bytes."""
+
+    def __init__(self, cupy: Any, size: int) -> None:
+        self.size, self.device = size, cupy.empty(size, np.uint8)
+        self.hosts = [_pinned(cupy, size) for _ in range(AHEAD)]
+        self.sent = [cupy.cuda.Event(disable_timing=True) for _ in range(AHEAD)]
+
+    def send(self, recording: Recording, turn: int, stream: Any) -> None:
+        """Fill the device's buffer with what `recording` writes."""
+        self.sent[turn].synchronize()  # until the copy of AHEAD replays ago is done: the host is far ahead by then
+        host = self.hosts[turn][:recording.size]
+        recording.write(host)
+        self.device.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
+        self.sent[turn].record(stream)
 
 
 class RecordedStep:
@@ -40,72 +71,93 @@ class RecordedStep:
     step: called with the arguments of each call until it is recorded; what it returns is returned by every replay,
     with new values in the same device arrays; while it is recorded it must read nothing (feed.recording() tells).
     note(line): called once, with the reason, where it cannot be recorded; every call is then one of `step`.
+    changes: of the arguments, (variant, live): a hashable that says what is launched, for which the step is recorded
+    apart, and host arrays, whose numbers in a later call of this variant are copied into those of the recorded one. No
+    more than MOST variants are recorded; note(line) says so.
     """
 
-    def __init__(self, cupy: Any, step: Callable[..., Any], note: Callable[[str], None]) -> None:
-        self._cupy, self._step, self._note = cupy, step, note
-        self._pool, self._calls, self._graph, self._possible = cupy.cuda.MemoryPool(), 0, None, True
+    def __init__(self, cupy: Any, step: Callable[..., Any], note: Callable[[str], None],
+                 changes: Callable[..., tuple[Hashable, Sequence[np.ndarray]]] = lambda *args: (None, ())) -> None:
+        self._cupy, self._step, self._note, self._changes = cupy, step, note, changes
+        self._blocks: list[Any] = []
+        self._pool = cupy.cuda.MemoryPool(self._new_block)
+        self._variants: dict[Hashable, _Variant] = {}
+        self._area: _Area | None = None
+        self._noted: set[str] = set()
         self.replays = 0
+
+    @property
+    def graphs(self) -> dict[Hashable, Any]:
+        """Return the graphs by variant."""
+        return {key: variant.graph for key, variant in self._variants.items() if variant.graph is not None}
 
     def __call__(self, *args: Any) -> Any:
         """Train one step; returns what `step` returns."""
-        if self._graph is None and self._possible and self._calls >= WARM_UP:
-            self._record(args)
-        if self._graph is not None:
-            self._replay()
-            return self._result
-        self._calls += 1
-        if not self._possible:
-            return self._step(*args)
-        self._recording = Recording(self._cupy.cuda.MemoryPool())
-        set_recording(measured=self._recording)
+        key, live = self._changes(*args)
+        variant = self._variants.setdefault(key, _Variant())
+        if variant.graph is None and variant.possible and variant.calls >= WARM_UP:
+            self._record(variant, args, live)
+        if variant.graph is not None:
+            return self._replay(variant, live)
+        variant.calls += 1
+        measured = Recording()
+        set_recording(measured=measured)
         try:
             with self._cupy.cuda.using_allocator(self._pool.malloc):
                 return self._step(*args)
         finally:
+            variant.size = measured.size
             set_recording()
 
-    def _record(self, args: tuple) -> None:
+    def _new_block(self, size: int) -> Any:
+        """Allocate memory for the pool and keep it: short of memory, a pool gives back what graphs still write into."""
+        memory = self._cupy.cuda.Memory(size)
+        self._blocks.append(memory)
+        return self._cupy.cuda.MemoryPointer(memory, 0)
+
+    def _record(self, variant: _Variant, args: tuple, live: Sequence[np.ndarray]) -> None:
         """Record the step; nothing of it runs, on the device or the host, before the first replay."""
         cupy, stream = self._cupy, self._cupy.cuda.get_current_stream()
-        recording, result = self._recording, None
-        recording.begin(cupy)
-        try:
-            with self._recorded(stream), cupy.cuda.using_allocator(self._pool.malloc):
-                result = self._step(*args)
-            recording.send_constants()
-        except (RuntimeError, NotImplementedError, TinyganError) as problem:
-            self._graph, self._possible = None, False
-            self._note(f"note: the step cannot be recorded as one CUDA graph ({problem}); its kernels are launched one "
-                       "by one")
+        variant.possible = False
+        if len(self.graphs) >= MOST:
+            self._note_once(f"note: the step has more than {MOST} variants; the kernels of further ones are launched "
+                            "one by one")
             return
-        self._result = result
-        size = recording.buffer.nbytes
-        self._hosts = [_pinned(cupy, size) for _ in range(AHEAD)]
-        self._sent = [cupy.cuda.Event(disable_timing=True) for _ in range(AHEAD)]
-
-    @contextlib.contextmanager
-    def _recorded(self, stream: Any) -> Iterator[None]:
-        set_recording(recorded=self._recording)
+        if self._area is None or self._area.size < variant.size:  # graphs that were recorded before keep theirs
+            self._area = _Area(cupy, max(variant.size, ALIGN))
+        recording, graph = Recording(cupy.cuda.MemoryPool(), self._area.device), None
+        set_recording(recorded=recording)
+        follow(*live)
         try:
-            with no_uploads(self._cupy):
+            with no_uploads(cupy), cupy.cuda.using_allocator(self._pool.malloc):
                 stream.begin_capture()
                 try:
-                    yield
+                    variant.result = self._step(*args)
                 finally:
-                    self._graph = stream.end_capture()
+                    graph = stream.end_capture()
+            recording.send_constants()
+            recording.held.append(kept_numbers())
+        except (RuntimeError, NotImplementedError, TinyganError) as problem:
+            self._note_once(f"note: the step cannot be recorded as one CUDA graph ({problem}); its kernels are "
+                            "launched one by one")
+            return
         finally:
             set_recording()
+        variant.graph, variant.recording, variant.area, variant.live = graph, recording, self._area, live
 
-    def _replay(self) -> None:
-        stream, turn = self._cupy.cuda.get_current_stream(), self.replays % AHEAD
-        host = self._hosts[turn]
-        self._sent[turn].synchronize()  # until the copy of AHEAD replays ago is done: the host is far ahead by then
-        self._recording.write(host)
-        self._recording.buffer.data.copy_from_host_async(host.ctypes.data, host.nbytes, stream)
-        self._sent[turn].record(stream)
-        self._graph.launch(stream)
+    def _note_once(self, line: str) -> None:
+        if line not in self._noted:
+            self._noted.add(line)
+            self._note(line)
+
+    def _replay(self, variant: _Variant, live: Sequence[np.ndarray]) -> Any:
+        for mine, given in zip(variant.live, live, strict=True):
+            mine[...] = given
+        stream = self._cupy.cuda.get_current_stream()
+        variant.area.send(variant.recording, self.replays % AHEAD, stream)
+        variant.graph.launch(stream)
         self.replays += 1
+        return variant.result
 
 
 @contextlib.contextmanager

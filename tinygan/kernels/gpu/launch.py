@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygan.kernels.arrays import xp_of
+
 SOURCE = Path(__file__).with_name("kernels.cu")
 OPTIONS = ("--std=c++17",)
 THREADS = 256  # per block; kernels.cu says the same
@@ -151,6 +153,32 @@ def gemm(c: Any, a: Any, b: Any, *, a_transposed: bool = False, b_transposed: bo
     blas.run("cublasGemmEx", blas.handle, int(b_transposed), int(a_transposed), n, m, k, _ONE,
              b.data.ptr, _REAL_32, _row_step(b), a.data.ptr, _REAL_32, _row_step(a),
              _ONE if add else _ZERO, c.data.ptr, _REAL_32, _row_step(c), mode, _DEFAULT_ALGORITHM)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """Compute a @ b for float32 matrices (..., n, k) and (..., k, m); leading axes broadcast, with a product for each.
+
+    CuPy's own products cannot be recorded (graph.py).
+    """
+    xp, batch = xp_of(a), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = *batch, a.shape[-2], b.shape[-1]
+    if a.shape[-1] == 0:
+        return xp.zeros(shape, np.float32)
+    out = xp.empty(shape, np.float32)
+    a, b = (xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in (a, b))
+    for i in np.ndindex(batch):
+        (left, turned), (right, also_turned) = (_dense_rows(matrix[i]) for matrix in (a, b))
+        gemm(out[i], left, right, a_transposed=turned, b_transposed=also_turned)
+    return out
+
+
+def _dense_rows(matrix: Any) -> tuple[Any, bool]:
+    """Return a matrix with dense rows, and whether it is the transpose of the one given."""
+    for view, turned in ((matrix, False), (matrix.T, True)):
+        rows, columns = view.shape
+        if (columns == 1 or view.strides[1] == 4) and (rows == 1 or view.strides[0] >= 4 * columns):
+            return view, turned
+    return xp_of(matrix).ascontiguousarray(matrix), False
 
 
 def _row_step(matrix: Any) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinygan.kernels.arrays import xp_of
 from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.feed import held, lasting
 from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
 PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
@@ -183,7 +184,7 @@ def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
     """
     source, xp = channel_rows(x), xp_of(x)
     (row_start, row_weights), (col_start, col_weights) = (
-        _band(xp, x.data.device_id, m.astype(np.float32).tobytes(), m.shape) for m in (rows, columns))
+        held(_band(xp, x.data.device_id, m.astype(np.float32).tobytes(), m.shape)) for m in (rows, columns))
     out = xp.empty((*source.shape[:2], len(rows), len(columns)), np.float32)
     if out.size:
         launch("resize", blocks_for(out.size), source, out, row_start, row_weights, col_start, col_weights,
@@ -195,7 +196,8 @@ def resize(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
 @functools.lru_cache(64)
 def _band(xp: Any, device: int, matrix: bytes, shape: tuple) -> tuple[Any, Any]:
     """Send band(matrix) to the device, once for each matrix."""
-    return tuple(xp.asarray(part) for part in band(np.frombuffer(matrix, np.float32).reshape(shape)))
+    with lasting(xp):
+        return tuple(xp.asarray(part) for part in band(np.frombuffer(matrix, np.float32).reshape(shape)))
 
 
 def band(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

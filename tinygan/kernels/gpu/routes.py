@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygan.kernels.arrays import xp_of
-from tinygan.kernels.gpu.feed import fed, recording
+from tinygan.kernels.gpu.feed import fed, follow
 from tinygan.kernels.gpu.launch import blocks_for, get_tf32, launch
 
 TALL, WIDE = 128, 64  # rows and columns of a result that a block makes; kernels.cu says the same
@@ -169,7 +169,5 @@ class LivePlans:
             for row, (indices, _, _) in zip(out, self._layers, strict=True):
                 row[...] = indices
 
-        taken = recording()
-        if taken is not None:
-            taken.following.update((id(used), used) for _, used, _ in self._layers)
+        follow(*(used for _, used, _ in self._layers))
         plan_all(fed(self._shape, np.int32, fill), self._orders, self._starts, self._used)

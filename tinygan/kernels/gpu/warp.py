@@ -16,6 +16,7 @@ import numpy as np
 
 from tinygan.kernels.arrays import xp_of
 from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.feed import sent
 from tinygan.kernels.gpu.launch import blocks_for, launch
 
 ROUNDING = 2.0**-21  # a few roundings of float32, of a number of size 1
@@ -27,8 +28,8 @@ def warp(x: Any, matrices: np.ndarray, sources: np.ndarray, size: tuple[int, int
     rows, xp = channel_rows(x), xp_of(x)
     out = xp.empty((x.shape[1], len(matrices), *size), np.float32)
     if out.size:
-        launch("warp", blocks_for(out.size // len(out)), rows, out, xp.asarray(matrices.astype(np.float32)),
-               xp.asarray(sources.astype(np.int32)), *rows.shape[:2], len(matrices), *rows.shape[2:], *size)
+        launch("warp", blocks_for(out.size // len(out)), rows, out, sent(lambda: matrices.astype(np.float32), matrices),
+               sent(lambda: sources.astype(np.int32), sources), *rows.shape[:2], len(matrices), *rows.shape[2:], *size)
     return out.swapaxes(0, 1)
 
 
@@ -37,10 +38,14 @@ def warp_back(g: Any, matrices: np.ndarray, sources: np.ndarray, shape: tuple) -
     rows, xp = channel_rows(g), xp_of(g)
     out = xp.empty((shape[1], shape[0], *shape[2:]), np.float32)
     if out.size:
-        single = matrices.astype(np.float32)
-        order, first = views_of_images(sources, shape[0])
-        tables = [xp.asarray(a) for a in (single, inverse(single, g.shape[2:], shape[2:]), order, first)]
-        launch("warp_back", blocks_for(out.size // len(out)), rows, out, *tables, *out.shape[:2], len(single),
+        def single() -> np.ndarray:
+            """Return the matrices as the kernel reads them."""
+            return matrices.astype(np.float32)
+
+        size, limits = g.shape[2:], shape[2:]
+        tables = [sent(single, matrices), sent(lambda: inverse(single(), size, limits), matrices),
+                  *(sent(lambda i=i: views_of_images(sources, shape[0])[i], sources) for i in (0, 1))]
+        launch("warp_back", blocks_for(out.size // len(out)), rows, out, *tables, *out.shape[:2], len(matrices),
                *out.shape[2:], *rows.shape[2:])
     return out.swapaxes(0, 1)
 

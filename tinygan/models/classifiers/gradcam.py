@@ -14,6 +14,8 @@ from typing import Any
 
 from tinygan.engine.tensor import Tensor, _set_mode, describe, grad
 from tinygan.errors import UsageError
+from tinygan.kernels import for_array
+from tinygan.kernels.host import class_mask
 
 
 def grad_cam(features: Tensor, head: Callable[[Tensor], Tensor], classes: Sequence[int], eps: float = 1e-8,
@@ -36,11 +38,10 @@ def grad_cam(features: Tensor, head: Callable[[Tensor], Tensor], classes: Sequen
     if scores.ndim != 2 or not ids or min(ids) < 0 or max(ids) >= scores.shape[1]:
         raise UsageError(f"classes {ids} of {describe(scores)}: give ids below the number of classes, one or more")
     # The gradient of a sum of scores in one pass: begin with 1 at each of them.
-    seed = scores.xp.zeros(scores.shape, scores.dtype)
-    for c in ids:
-        seed[:, c] = 1.0
+    seed = scores.xp.zeros(scores.shape, scores.dtype) + class_mask(scores.data, classes, scores.shape[1])
     slope = grad(scores, [a], seed=seed)[0].data
     n, channels, height, width = a.shape
     alpha = slope.mean(axis=(2, 3)).reshape(n, 1, channels)
-    cam = (alpha @ a.data.reshape(n, channels, height * width)).reshape(n, height, width).clip(0.0, None)
+    cam = for_array(alpha).matmul(alpha, a.data.reshape(n, channels, height * width)).reshape(n, height, width)
+    cam = cam.clip(0.0, None)
     return cam / (cam.max(axis=(1, 2), keepdims=True) + eps) if normalise else cam

@@ -18,7 +18,6 @@ To add a loss, see `image_losses` at the end of this file: the losses of a step 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import numpy as np
 from tinygan.engine.tensor import Tensor, describe
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels.arguments import copy_array, pair, whole_numbers
+from tinygan.kernels.host import class_mask, sent
 from tinygan.models.gpan.nets import Batch, PatchDiscriminator
 from tinygan.models.settings import setting
 from tinygan.nn.losses import GENERATOR_LOSSES, discriminator_loss, generator_loss
@@ -235,7 +235,7 @@ def _chosen(scores: Tensor, wanted: Sequence[int], form: str, others_needed: boo
         raise UsageError(f"wanted classes {list(ids)}: give one or more different ids from 0 to {classes - 1}")
     if others_needed and len(ids) == classes:
         raise UsageError(f"all {classes} classes are wanted: this loss needs one that is not")
-    return scores.xp.asarray(np.isin(np.arange(classes), ids)[None])
+    return class_mask(scores.data, wanted, classes)
 
 
 # ---- L_split -------------------------------------------------------------------------------------------------------
@@ -286,7 +286,8 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
         raise UsageError(f"the split loss got {len(weights)} weights for {len(maps)} feature maps")
     if unit:
         maps = [m / sqrt((m * m).mean() + eps) for m in maps]
-    pairs = _pair_differences(len(maps[0]))
+    (k, j), one = np.triu_indices(len(maps[0]), 1), np.eye(len(maps[0]), dtype=maps[0].dtype)
+    pairs = one[k] - one[j]  # (pairs, N), which subtracts images: +-1 alone, so nothing is rounded
     terms = [log(_mean_difference(m, pairs, scale) + eps).mean() * (sign * float(w))
              for m, w in zip(maps, weights, strict=True)]
     return sum(terms[1:], start=terms[0])
@@ -294,20 +295,12 @@ def split_loss(maps: Sequence[Tensor], scale: float = SPLIT_SCALE, sign: int = -
 
 def _mean_difference(m: Tensor, pairs: np.ndarray, scale: float) -> Tensor:
     """Compute F of every pair, (pairs,). All differences are one matrix product, whose adjoint is exact."""
-    differences = Tensor(m.xp.asarray(pairs, dtype=m.dtype)) @ m.reshape(len(m), -1)  # +-1 alone: nothing is rounded
+    differences = Tensor(sent(m.data, lambda: pairs)) @ m.reshape(len(m), -1)
     u = differences * (1.0 / scale)
     square = u * u
     # Where tanh is 1 anyway, u^4 must not overflow: 0 * inf in the gradient. (> lets a NaN pass.)
     square = where(square.data > SATURATED, SATURATED, square)
     return tanh(square * square).mean(axis=1)
-
-
-def _pair_differences(n: int) -> np.ndarray:
-    """Return the matrix (pairs, n) that subtracts images: each row holds one +1 and one -1."""
-    rows = np.zeros((n * (n - 1) // 2, n))
-    for row, (k, j) in zip(rows, itertools.combinations(range(n), 2), strict=True):
-        row[k], row[j] = 1.0, -1.0
-    return rows
 
 
 # ---- constants and means -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.engine.tensor import Tensor, frozen, grad
+from tinygan.kernels.host import renewed
 from tinygan.models.classifiers.base import Classifier
 from tinygan.models.classifiers.gradcam import grad_cam
 from tinygan.models.gpan import losses as gpan_losses
@@ -112,7 +113,7 @@ def select_view(views: Views, i: int) -> Views:
     if views.matrices is None:
         return views
     return replace(views, sources=views.sources[rows], matrices=views.matrices[rows], blurred=views.blurred[rows],
-                   contrast=views.contrast[rows], seed=views.seed + i)
+                   contrast=views.contrast[rows], turn=i)
 
 
 def cam_to_image(cam: Any, views: Views) -> Any:
@@ -122,14 +123,18 @@ def cam_to_image(cam: Any, views: Views) -> Any:
     image's is inverted; each grid divides its square evenly.
     """
     h, w = cam.shape[1:]
+    matrices = renewed(cam, lambda: _from_cells(views, h, w), views.matrices)
+    return warp(Tensor(cam[:, None]), matrices, (CAM_SIDE, CAM_SIDE)).data[:, 0]
+
+
+def _from_cells(views: Views, h: int, w: int) -> np.ndarray:
+    """Return the maps (n, 2, 3) from cells of an image to cells (h, w) of its view's importance map."""
     linear, offset = views.matrices[:, :, :2], views.matrices[:, :, 2]
     per_cell = np.array(views.size) / CAM_SIDE  # pixels of the image
     back = np.linalg.inv(linear) * (np.array([h, w]) / views.side)[:, None]  # from the image's pixels to cells of cam
-    matrices = np.empty_like(views.matrices)
-    matrices[:, :, :2] = back * per_cell
     first = 0.5 * per_cell - 0.5 - offset  # where cell (0, 0) of the result lies
-    matrices[:, :, 2] = np.einsum("nij,nj->ni", back, first) + (0.5 * np.array([h, w]) / views.side - 0.5)
-    return warp(Tensor(cam[:, None]), matrices, (CAM_SIDE, CAM_SIDE)).data[:, 0]
+    start = np.einsum("nij,nj->ni", back, first) + (0.5 * np.array([h, w]) / views.side - 0.5)
+    return np.concatenate([back * per_cell, start[:, :, None]], axis=2)
 
 
 def learn_discriminator(images: Tensor, batch: Batch, importance: Any, discriminator: PatchDiscriminator,
@@ -161,10 +166,3 @@ def learn_generator(images: Tensor, maps: Sequence[Tensor], losses: LossGradient
     first, *rest = ((tensor * Tensor(constant)).sum() for tensor, constant in constants)
     sum(rest, start=first).backward()
 
-
-def gradient_norms(losses: LossGradients, s: LossSettings) -> dict[str, float]:
-    """Return name -> Euclidean norm of the weighted gradient of each loss, over the whole batch (L_split: all maps)."""
-    arrays = {name: [gradient] for name, gradient in losses.image_gradients.items()}
-    if losses.map_gradients:
-        arrays["split"] = losses.map_gradients
-    return {name: float(sum((a ** 2).sum() for a in parts)) ** 0.5 * s.weights[name] for name, parts in arrays.items()}

@@ -18,8 +18,7 @@ import numpy as np
 
 from tinygan.engine.tensor import Tensor, describe
 from tinygan.errors import GraphError, UsageError
-from tinygan.kernels import threads
-from tinygan.kernels.arguments import copy_array
+from tinygan.kernels.host import normal_rows, renewed, sent
 from tinygan.models.settings import setting
 from tinygan.ops import concatenate
 from tinygan.ops.affine import blur, warp
@@ -102,7 +101,7 @@ class Views:
     images: number of images; original: their (height, width); size: (height, width) to which they are shrunk first;
         side: of a view. matrices (views, 2, 3): from a view's pixels to those of the shrunk image, None for plain
         views. sources (views,): index of the image. blurred (views,) bool; contrast (views,); noise: its standard
-        deviation; seed: of the noise.
+        deviation; seed (): of the noise, turn: which view of its image each is, a part of the seed.
     """
 
     images: int
@@ -114,7 +113,8 @@ class Views:
     blurred: np.ndarray | None = None
     contrast: np.ndarray | None = None
     noise: float = 0.0
-    seed: int = 0
+    seed: np.ndarray | int = 0
+    turn: int = 0
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -149,7 +149,7 @@ def draw_views(rng: np.random.Generator, n: int, settings: ViewSettings, height:
     start = middle - linear.sum(axis=2) * ((side - 1) / 2)
     return Views(n, (height, width), size, side, np.tile(np.arange(n), settings.per_image),
                  np.concatenate([linear, start[:, :, None]], axis=2), blurred, contrast, float(settings.noise),
-                 int(rng.integers(2**63)))
+                 np.array(rng.integers(2**63)))
 
 
 def _working_size(height: int, width: int, scale: float, side: int) -> tuple[int, int]:
@@ -177,11 +177,13 @@ def apply_views(images: Tensor, views: Views) -> Tensor:
     x = _shrunk(images, views.size) - 1.0  # white is 0 from here on, warp's value beyond the image
     sources = views.sources
     if views.blurred.any():
-        x, sources = concatenate([x, blur(x)]), sources + len(images) * views.blurred
+        x = concatenate([x, blur(x)])
+        sources = renewed(x.data, lambda: views.sources + views.images * views.blurred, views.sources, views.blurred)
     y = warp(x, views.matrices, (views.side, views.side), sources)
-    constant = Tensor(copy_array(views.contrast.reshape(-1, 1, 1, 1), y.xp, y.dtype))
-    white = Tensor(copy_array(_noise(views, y.shape[1]), y.xp, y.dtype)) if views.noise else 1.0
-    return y * constant + white
+    dtype, channels = y.dtype, y.shape[1]
+    contrast = sent(y.data, lambda: views.contrast.reshape(-1, 1, 1, 1).astype(dtype), views.contrast)
+    white = Tensor(sent(y.data, lambda: _noise(views, channels).astype(dtype), views.seed)) if views.noise else 1.0
+    return y * Tensor(contrast) + white
 
 
 def plain_view(images: Tensor, side: int) -> Tensor:
@@ -198,14 +200,6 @@ def _shrunk(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _noise(views: Views, channels: int) -> np.ndarray:
-    """Draw 1 + noise, float32 (views, C, side, side): one random stream per view, so that threads can draw views."""
-    noise = np.empty((len(views), views.side, views.side, channels), np.float32)
-
-    def job(view: int) -> None:
-        rng = np.random.default_rng([views.seed, view])
-        rng.standard_normal(dtype=np.float32, out=noise[view])
-        noise[view] *= views.noise
-        noise[view] += 1.0
-
-    threads.run([lambda view=view: job(view) for view in range(len(views))])
-    return noise.transpose(0, 3, 1, 2)  # channels-last in memory, as warp's result is
+    """Draw 1 + noise, float32 (views, C, side, side)."""
+    shape = len(views), views.side, views.side, channels
+    return normal_rows(int(views.seed) + views.turn, shape, 1.0, views.noise).transpose(0, 3, 1, 2)  # as warp's result

@@ -33,8 +33,8 @@ from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
 
 # Defaults of flags: the same systems at a size that a GPU trains in minutes and at one that two cores train in minutes,
-# both chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts (Xiang
-# & Li 2017).
+# both chosen by training them (RESULTS.md). paper: the paper's sizes, and the optimiser of the net that it adapts
+# (Xiang & Li 2017).
 PRESETS = {
     "gpu": {"steps": 4_000, "batch_size": 256, "base_channels": 32, "latent_dim": 128, "bank": (16,),
             "optimizer": "adam", "lr_decay": 4_000, "ema": 0.998, "init_factor": 1.0, "init_scale": 0.5,

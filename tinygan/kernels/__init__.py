@@ -9,6 +9,7 @@
     arrays.py       which module made an array; to a device and back
     arguments.py    checks of what users pass: arrays, indices, axes
     threads.py      threads and scratch memory of the CPU kernels
+    host.py         what the host computes for a step, once more where a GPU replays the step
 
 A kernel takes and returns raw arrays; gradients are the engine's part. It never writes to its inputs, but for those of
 the optimisers and the moving average, which work in place. Maps are (N, C, H, W) whatever their strides.

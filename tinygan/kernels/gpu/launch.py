@@ -162,7 +162,7 @@ def matmul(a: Any, b: Any) -> Any:
     """
     xp, batch = xp_of(a), np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     shape = *batch, a.shape[-2], b.shape[-1]
-    if a.shape[-1] == 0:
+    if 0 in (*a.shape, *b.shape):
         return xp.zeros(shape, np.float32)
     out = xp.empty(shape, np.float32)
     a, b = (xp.broadcast_to(matrix, (*batch, *matrix.shape[-2:])) for matrix in (a, b))

@@ -99,7 +99,7 @@ def measured(cpucupy: Any, cupy: Any, side: Any, steps: int) -> dict[str, float]
         side.run()
         seconds.append(time.thread_time() - started)
     count = cpucupy.count()
-    names = cpucupy.nodes(side.recorded._graph) if graph else []
+    names = cpucupy.nodes(side.recorded.graphs[None]) if graph else []
     copies, products = sum(name in ("copy", "memset") for name in names), names.count("gemm")
     pools = cupy.get_default_memory_pool().total_bytes() + (side.recorded._pool.total_bytes() if graph else 0)
     return {"kernels": len(names) - copies - products + count["launches"], "products": products + count["gemms"],

@@ -325,7 +325,7 @@ class Recorded:
     @property
     def nodes(self) -> dict[str, int] | None:
         """Count the graph's nodes by their kind; None before it was recorded, or where they cannot be counted."""
-        graph = self.recorded._graph
+        graph = self.recorded.graphs.get(None)
         return None if graph is None else node_kinds(graph)
 
 

@@ -118,7 +118,8 @@ def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> 
 
 def cases() -> list[Case]:
     """The whole table, the same at every call."""
-    parts = (patches, plans, routed, activations, banks, optimisers, losses, pools, resizes, views, canvases, counters)
+    parts = (patches, single_channels, plans, routed, activations, banks, optimisers, losses, pools, resizes, views,
+             canvases, counters)
     return [case for part in parts for case in part()]
 
 
@@ -153,6 +154,32 @@ def patches() -> Iterator[Case]:
                 yield Case(f"im2col_{name}", f"{label} {batch}",
                            [big, order, first, Output(columns, exact=True), *numbers])
                 yield Case(f"col2im_{name}", f"{label} {batch}", [values, order, first, Output(back), *numbers])
+
+
+def single_channels() -> Iterator[Case]:
+    for label, (kernel, stride, padding, size) in GEOMETRIES.items():
+        hw = [reference.small_size(size[d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
+        big, small, filters = _normal(180, 3, 1, *size), _normal(181, 3, 5, *hw), _normal(182, 1, 5, 1, *kernel)
+        numbers = (5, 3, *size, *hw, *kernel, *stride, *padding)
+        made = reference.conv(big, filters, stride, padding, None)
+        yield Case("thin_conv", label, [big, filters, Output(_rows(made)), *numbers])
+        made = reference.conv_transpose(small, filters, stride, padding, None, size)
+        yield Case("thin_transpose", label, [_rows(small), filters, Output(_rows(made)), *numbers])
+    for channels, samples, size in ((3, 5, (4, 4)), (70, 2, (3, 5)), (1, 1, (1, 1)), (300, 1, (1, 1))):
+        big, small = _normal(183, samples, channels, *size), _normal(184, samples, 1, 1, 1)
+        filters, geometry = _normal(185, 1, 1, channels, *size), ((1, 1), (0, 0), None)
+        numbers, label = (channels, samples, size[0] * size[1]), f"{channels} channels of {samples}"
+        made = reference.conv(big, filters, *geometry)
+        yield Case("whole_conv", label, [_rows(big), filters, Output(_rows(made)), *numbers])
+        made = reference.conv_transpose(small, filters, *geometry, size)
+        yield Case("whole_transpose", label, [_rows(small), filters, Output(_rows(made)), *numbers])
+        made = reference.conv_weight(big, small, size, *geometry, 1)
+        yield Case("whole_weight", label, [_rows(big), _rows(small), Output(made), *numbers])
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(N, C, ...) as the kernels store it, (C, N, ...)."""
+    return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
 def plans() -> Iterator[Case]:
@@ -242,15 +269,23 @@ def activations() -> Iterator[Case]:
             label = f"{channels}x{pixels}{' shift' * (t is not None)}"
             y, dx = reference.tprelu(x, slope, t), reference.tprelu_dx(g, x, slope, t)
             grids = [(1, 1), (2, channels), (1, channels + 2)]
-            yield Case("tprelu", label, [x[0], slope, t, Output(y[0]), channels, pixels], grids)
+            yield Case("tprelu", label, [x[0], slope, t, Output(y[0]), channels, pixels, 0], grids)
             given, dx = [g[0], x[0], slope, t], Output(dx[0])
-            yield Case("tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels], grids)
+            yield Case("tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels, 0], grids)
             total = Output(_partial_sums(g[0], x[0], slope, t, 1))
-            yield Case("tprelu_back", label, [*given, dx, total, channels, pixels], [(1, 1), (1, channels)])
+            yield Case("tprelu_back", label, [*given, dx, total, channels, pixels, 0], [(1, 1), (1, channels)])
             if pixels > THREADS:
                 parts = Output(_partial_sums(g[0], x[0], slope, t, 2))
-                yield Case("tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels],
+                yield Case("tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels, 0],
                            [(2, channels), (2, 1)])
+    slope, shift = np.array([0.2, 0.5, 0.9], F32), _normal(186, 3)
+    x, g = _normal(187, 5, 3, 2, 7), _normal(188, 5, 3, 2, 7)
+    y, dx, *sums = reference.tprelu(x, slope, shift), *reference.tprelu_back(g, x, slope, shift)
+    stored, dx = (np.ascontiguousarray(a.transpose(2, 3, 1, 0)) for a in (x, dx))
+    yield Case("tprelu", "of a fully-connected layer", [stored, slope, shift, Output(_rows(y)), 3, 70, 5],
+               [(1, 1), (2, 3)])
+    yield Case("tprelu_back", "of a fully-connected layer", [
+        _rows(g), stored, slope, shift, Output(dx), Output(np.stack(sums)[..., None]), 3, 70, 5], [(1, 1), (1, 3)])
 
 
 def _partial_sums(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
@@ -422,7 +457,10 @@ def counters() -> Iterator[Case]:
             values = getattr(counter, name)(seed, stream, n)
             yield Case(f"counter_{name}", f"{n}", [Output(values, exact=True), n, *words])
         normal = counter.normal(seed, stream, n)
-        yield Case("normal_of_step", f"{n}", [Output(normal, exact=True), n, np.array(words, np.uint32)])
+        for width in (w for w in (1, 3, 11) if n % w == 0):  # 1023 is 3 * 11 * 31
+            two = np.stack([normal, counter.normal(seed, 4, n)]).reshape(2, -1, width).swapaxes(1, 2).copy()
+            key = np.array([words, [*counter.halves(seed), *counter.halves(4)]], np.uint32)
+            yield Case("normal_of_step", f"{n} by {width}", [Output(two, exact=True), n, width, key, 2])
         for high in (10, 2**31 - 1):
             values = counter.integers(seed, stream, n, high)
             yield Case("counter_integers", f"{n} below {high}", [Output(values, exact=True), n, high, *words])

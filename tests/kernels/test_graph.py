@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from game import grown
 
-from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
+from tinygan.app.feeds import FedImages, FedNoise, FedRoutes
 from tinygan.kernels.gpu.feed import each_step, fed, recording, table
 from tinygan.kernels.gpu.graph import RecordedStep
 from tinygan.models.gan.game import turn_of_d, turn_of_g
@@ -30,15 +30,15 @@ class Training:
         self.config, self.step_number, self.rng = config, 0, np.random.default_rng(1)
         self.g, self.d, self.g_optimizer, self.d_optimizer, self.average = grown(config, xp.asarray, optimizer)
         self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32)
-        self.routes = [FedRoutes(xp, BATCH, config.bank) for _ in range(2)]
+        self.routes = FedRoutes(xp, BATCH, config.bank, 2)
+        self.noise = FedNoise(5 if counted else None, (BATCH, config.latent_dim), 2)
         self.counted, self.stream = counted, xp.cuda.Stream(non_blocking=True)
         self.step = self.one_step if note is None else RecordedStep(xp, self.one_step, note)
 
     def drawn(self, turn):
-        shape = BATCH, self.config.latent_dim
-        noise = (fed_noise(5, shape, lambda: 2 * self.step_number + turn) if self.counted else
-                 fed_noise(None, shape, lambda: self.rng.standard_normal(shape)))
-        return noise, self.routes[turn].drawn(lambda: self.g.draw_routes(self.rng, BATCH))
+        noise = self.noise.drawn(turn, (lambda: 2 * self.step_number) if self.counted else
+                                 lambda: self.rng.standard_normal(self.noise.shape))
+        return noise, self.routes.drawn(turn, lambda: self.g.draw_routes(self.rng, BATCH))
 
     def one_step(self):
         real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, BATCH))

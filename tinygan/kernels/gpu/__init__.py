@@ -3,6 +3,7 @@
     kernels.cu      all kernels, in CUDA C without a single include
     launch.py       compiles and launches them, with checked arguments; cuBLAS products
     conv.py         the three convolution maps
+    direct.py       the same where a map has one channel, without columns
     routes.py       the samples of each filter set, and their products with its filters
     maps.py         activation, sums per channel, loss, pooling, resizing
     warp.py         bilinear sampling along affine maps

@@ -38,11 +38,11 @@ def _row_sums(x: Any) -> Any:
 
 def tprelu(x: Any, slope: Any, shift: Any) -> Any:
     """Compute the translated PReLU of x (N, C, ...); slope and shift (C,), shift None for 0."""
-    rows = channel_rows(x)
-    out = xp_of(x).empty(rows.shape, np.float32)
-    if rows.size:
-        pixels = rows.size // len(rows)
-        launch("tprelu", _channel_grid(len(rows), pixels, 1), rows, slope, shift, out, len(rows), pixels)
+    rows, samples = _stored(x)
+    out = xp_of(x).empty((x.shape[1], len(x), *x.shape[2:]), np.float32)
+    if out.size:
+        channels, pixels = len(out), out.size // len(out)
+        launch("tprelu", _channel_grid(channels, pixels, 1), rows, slope, shift, out, channels, pixels, samples)
     return out.swapaxes(0, 1)
 
 
@@ -69,19 +69,31 @@ def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
 
 def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple:
     """Compute the gradients to x, slope and shift; without `sums` the last two are None."""
-    xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
-    channels = len(rows)
-    dx = xp.empty(rows.shape, np.float32)
+    xp, cotangent, (rows, samples) = xp_of(x), channel_rows(g), _stored(x)
+    channels, dx = x.shape[1], xp.empty(rows.shape, np.float32)
+    logical = dx.transpose(3, 2, 0, 1) if samples else dx.swapaxes(0, 1)
     if rows.size == 0:
-        return dx.swapaxes(0, 1), *(xp.zeros((2, channels), np.float32) if sums else (None, None))
+        return logical, *(xp.zeros((2, channels), np.float32) if sums else (None, None))
     pixels = rows.size // channels
     grid = _channel_grid(channels, pixels, PER_THREAD)
     partial = xp.empty((2 * channels, grid[0]), np.float32) if sums else None
-    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels)
+    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels, samples)
     if not sums:
-        return dx.swapaxes(0, 1), None, None
+        return logical, None, None
     total = partial if grid[0] == 1 else _row_sums(partial)
-    return dx.swapaxes(0, 1), *total.reshape(2, channels)
+    return logical, *total.reshape(2, channels)
+
+
+def _stored(x: Any) -> tuple[Any, int]:
+    """Return x (N, C, ...) as it is stored, and how many samples where that is (H, W, C, N), else 0.
+
+    A fully-connected layer, whose units are ordered (row, column, channel), leaves its map so. Anything that is neither
+    that nor (C, N, ...) is copied into the latter.
+    """
+    turned = x.transpose(2, 3, 1, 0) if x.ndim == 4 else None
+    if turned is not None and turned.flags.c_contiguous and not x.swapaxes(0, 1).flags.c_contiguous:
+        return turned, len(x)
+    return channel_rows(x), 0
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:

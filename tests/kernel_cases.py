@@ -15,10 +15,10 @@ import numpy as np
 
 from tinygan.data import to_canvas
 from tinygan.kernels import counter, reference
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.kernels.gpu.maps import band
 from tinygan.kernels.gpu.warp import inverse, views_of_images
 from tinygan.kernels.gpu.weights import BANK, ENTRY, tile
-from tinygan.ops.pooling import interpolation_matrix
 
 THREADS = 256  # the block that kernels which add up within a block are written for
 F32 = np.float32
@@ -288,6 +288,21 @@ def activations() -> Iterator[Case]:
         _rows(g), stored, slope, shift, Output(dx), Output(np.stack(sums)[..., None]), 3, 70, 5], [(1, 1), (1, 3)])
 
 
+    for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
+        x, g, gain, bias = (*_normal(192, 2, 1, channels, pixels), *_normal(193, 2, channels))
+        label = f"{channels}x{pixels}"
+        yield Case("affine", label, [x, gain, bias, Output(reference.affine(x, gain, bias)), channels, pixels],
+                   [(1, 1), (2, channels), (1, channels + 2)])
+        for blocks in (1, 2) if pixels > THREADS else (1,):
+            owner = np.arange(pixels) // THREADS % blocks
+            sums = [reference.affine_back(*(a[..., owner == k].astype(float) for a in (g, x)), gain)[1:]
+                    for k in range(blocks)]
+            sums = np.stack([np.stack(s) for s in sums], axis=2).astype(F32)
+            dx = reference.affine_back(g, x, gain)[0]
+            yield Case("affine_back", f"{label}, {blocks} blocks", [
+                g, x, gain, Output(dx), Output(sums), channels, pixels], [(blocks, 1), (blocks, channels)])
+
+
 def _partial_sums(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
     """The sums of tprelu_back, (2, C, blocks), where every block takes each blocks-th run of THREADS pixels."""
     out = np.empty((2, len(x), blocks), F32)
@@ -373,6 +388,15 @@ def losses() -> Iterator[Case]:
             yield Case("logistic_loss", f"{n} {sign:+.0f}", [x, Output(np.array(loss, F32)), n, sign], [(1,)])
             dx = reference.logistic_back(0.7, x.astype(float), sign)
             yield Case("logistic_back", f"{n} {sign:+.0f}", [np.array(0.7, F32), x, Output(dx.astype(F32)), n, sign])
+        g = _normal(101, n)
+        back = reference.sigmoid_back(g.astype(float), x.astype(float))
+        yield Case("sigmoid_back", f"{n}", [g, x, Output(back.astype(F32)), n])
+        for first in {max(1, n // 3), n - n // 2} - {n}:
+            loss = np.array(reference.logistic_losses(x.astype(float), first), F32)
+            yield Case("logistic_losses", f"{first} of {n}", [x, Output(loss), n, first], [(1,)])
+            dx = reference.logistic_losses_back(0.7, x.astype(float), first)
+            yield Case("logistic_losses_back", f"{first} of {n}", [
+                np.array(0.7, F32), x, Output(dx.astype(F32)), n, first])
 
 
 def pools() -> Iterator[Case]:

@@ -14,9 +14,9 @@ from tinygan import kernels
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv, patches, winograd
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.kernels.gpu import CudaKernels
 from tinygan.kernels.update import Update
-from tinygan.ops.pooling import interpolation_matrix
 
 
 class Tried:
@@ -353,6 +353,26 @@ def test_logistic_loss(module, shape):
         module.close(np.asarray(module.logistic_loss(x, sign)), np.asarray(reference.logistic_loss(x, sign)))
         module.close(np.asarray(module.logistic_back(np.array(0.7), x, sign)),
               np.asarray(reference.logistic_back(0.7, x, sign)))
+
+
+@pytest.mark.parametrize("n, first", [(8, 4), (301, 1), (5, 2)])
+def test_both_halves_of_a_loss(module, n, first):
+    x = 50 * np.random.default_rng(190).standard_normal(n)
+    module.close(np.asarray(module.logistic_losses(x, first)), np.asarray(reference.logistic_losses(x, first)))
+    module.close(np.asarray(module.logistic_losses_back(np.array(0.7), x, first)),
+                 reference.logistic_losses_back(0.7, x, first))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 16, 8, 8), (2, 1, 16, 32), (1, 5, 3, 3), (0, 4, 2, 2), (4, 3, 50, 50)])
+def test_scale_and_bias_and_the_sigmoid(module, shape):
+    rng = np.random.default_rng(191)
+    x, g = rng.standard_normal((2, *shape))
+    gain, bias = rng.standard_normal((2, shape[1]))
+    for a, b in ((x, g), (channels_last(x), channels_last(g)), (channels_last(x), g)):
+        a.flags.writeable = b.flags.writeable = False
+        module.close(module.affine(a, gain, bias), reference.affine(x, gain, bias))
+        module.close(module.affine_back(b, a, gain), reference.affine_back(g, x, gain))
+        module.close(module.sigmoid_back(b, a), reference.sigmoid_back(g, x))
 
 
 @pytest.mark.parametrize("size, stride, shape", [(2, 2, (2, 3, 4, 6)), (3, 1, (1, 2, 5, 4)), (2, 3, (2, 1, 6, 5)),

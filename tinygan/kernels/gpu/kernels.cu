@@ -700,6 +700,38 @@ extern "C" __global__ void tprelu_back(
     }
 }
 
+// y = gain x + bias over (C, pixels), as above
+extern "C" __global__ void affine(const float* __restrict__ x, const float* __restrict__ gain,
+                                  const float* __restrict__ bias, float* __restrict__ y, int C, int pixels)
+{
+    for (int c = blockIdx.y; c < C; c += gridDim.y)
+        EACH(i, pixels) y[(long long)c * pixels + i] = gain[c] * x[(long long)c * pixels + i] + bias[c];
+}
+
+// Its backward pass: dx = gain g; sums (2, C, gridDim.x): per channel and block, the sums of g x and of g.
+extern "C" __global__ void affine_back(
+    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ gain, float* __restrict__ dx,
+    float* __restrict__ sums, int C, int pixels)
+{
+    __shared__ float shared[THREADS];
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float for_gain = 0.0f, for_bias = 0.0f;
+        EACH(i, pixels) {
+            long long at = (long long)c * pixels + i;
+            for_gain += g[at] * x[at];
+            for_bias += g[at];
+            dx[at] = gain[c] * g[at];
+        }
+        float* out = sums + (long long)c * gridDim.x + blockIdx.x;
+        for_gain = block_sum_sync(for_gain, shared);
+        for_bias = block_sum_sync(for_bias, shared);
+        if (threadIdx.x == 0) {
+            out[0] = for_gain;
+            out[(long long)C * gridDim.x] = for_bias;
+        }
+    }
+}
+
 // ---- weight normalisation: all layers of a net in one launch --------------------------------------------------------
 
 // One layer's bank. Element (set, r, channel, i) lies at ((set * outer + r) * channels + channel) * inner + i; a
@@ -900,6 +932,37 @@ extern "C" __global__ void logistic_back(const float* __restrict__ g, const floa
         float z = -sign * x[i], small = expf(-fabsf(z));
         dx[i] = -sign * *g / n * (z >= 0.0f ? 1.0f : small) / (1.0f + small);
     }
+}
+
+// Both halves of a discriminator's loss, in one block: the mean of softplus(-x) over the first numbers, of softplus(x)
+// over the others.
+extern "C" __global__ void logistic_losses(const float* __restrict__ x, float* __restrict__ loss, int n, int first)
+{
+    __shared__ float shared[THREADS];
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        float z = i < first ? -x[i] : x[i];
+        sum += (fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)))) / (i < first ? first : n - first);
+    }
+    sum = block_sum_sync(sum, shared);
+    if (threadIdx.x == 0) *loss = sum;
+}
+
+// dx = -g sign sigmoid(-sign x) / count, with sign 1 for the first numbers, -1 for the others.
+extern "C" __global__ void logistic_losses_back(const float* __restrict__ g, const float* __restrict__ x,
+                                                float* __restrict__ dx, int n, int first)
+{
+    EACH(i, n) {
+        float sign = i < first ? 1.0f : -1.0f, z = -sign * x[i], small = expf(-fabsf(z));
+        dx[i] = -sign * *g / (i < first ? first : n - first) * (z >= 0.0f ? 1.0f : small) / (1.0f + small);
+    }
+}
+
+// dx = g y (1 - y), for the value y of the sigmoid.
+extern "C" __global__ void sigmoid_back(const float* __restrict__ g, const float* __restrict__ y,
+                                        float* __restrict__ dx, int n)
+{
+    EACH(i, n) dx[i] = g[i] * y[i] * (1.0f - y[i]);
 }
 
 // y = 1 / (1 + e^-x), without overflow.

@@ -84,6 +84,29 @@ def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple
     return logical, *total.reshape(2, channels)
 
 
+def affine(x: Any, gain: Any, bias: Any) -> Any:
+    """Compute gain x + bias of x (N, C, ...), gain and bias (C,)."""
+    rows = channel_rows(x)
+    out = xp_of(x).empty(rows.shape, np.float32)
+    if rows.size:
+        pixels = rows.size // len(rows)
+        launch("affine", _channel_grid(len(rows), pixels, 1), rows, gain, bias, out, len(rows), pixels)
+    return out.swapaxes(0, 1)
+
+
+def affine_back(g: Any, x: Any, gain: Any) -> tuple[Any, Any, Any]:
+    """Compute its gradients to x, gain and bias in one pass over g and x."""
+    xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
+    dx, channels = xp.empty(rows.shape, np.float32), len(rows)
+    if rows.size == 0:
+        return dx.swapaxes(0, 1), *xp.zeros((2, channels), np.float32)
+    pixels = rows.size // channels
+    grid = _channel_grid(channels, pixels, PER_THREAD)
+    partial = xp.empty((2 * channels, grid[0]), np.float32)
+    launch("affine_back", grid, cotangent, rows, gain, dx, partial, channels, pixels)
+    return dx.swapaxes(0, 1), *(partial if grid[0] == 1 else _row_sums(partial)).reshape(2, channels)
+
+
 def _stored(x: Any) -> tuple[Any, int]:
     """Return x (N, C, ...) as it is stored, and how many samples where that is (H, W, C, N), else 0.
 
@@ -110,6 +133,30 @@ def sigmoid(x: Any) -> Any:
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
         launch("sigmoid", blocks_for(x.size), x, out, x.size)
+    return out
+
+
+def sigmoid_back(g: Any, y: Any) -> Any:
+    """Compute its gradient to x from its value y: g y (1 - y)."""
+    cotangent, rows = (channel_rows(a) if a.ndim > 1 else _dense(a) for a in (g, y))
+    out = xp_of(y).empty(rows.shape, np.float32)
+    if out.size:
+        launch("sigmoid_back", blocks_for(out.size), cotangent, rows, out, out.size)
+    return out.swapaxes(0, 1) if out.ndim > 1 else out
+
+
+def logistic_losses(x: Any, first: int) -> Any:
+    """Compute logistic_loss(x[:first], 1) + logistic_loss(x[first:], -1) of x (N,), a 0-d array."""
+    loss = xp_of(x).empty((), np.float32)
+    launch("logistic_losses", 1, _dense(x), loss, x.size, first)
+    return loss
+
+
+def logistic_losses_back(g: Any, x: Any, first: int) -> Any:
+    """Compute its gradient to x for the gradient g (0-d) of the loss."""
+    out = xp_of(x).empty(x.shape, np.float32)
+    if x.size:
+        launch("logistic_losses_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, first)
     return out
 
 

@@ -288,11 +288,18 @@ def activations() -> Iterator[Case]:
         _rows(g), stored, slope, shift, Output(dx), Output(np.stack(sums)[..., None]), 3, 70, 5], [(1, 1), (1, 3)])
 
 
+    for channels, first, second in ((3, 300, 401), (1, 5, 1), (2, 7, 0)):
+        a, b = _normal(194, channels, first), _normal(195, channels, second)
+        wanted = Output(np.concatenate([a, b], axis=1), exact=True)
+        yield Case("join", f"{first} and {second} in {channels}", [a, b, wanted, channels, first, second],
+                   [(1, 1), (2, channels)])
     for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
         x, g, gain, bias = (*_normal(192, 2, 1, channels, pixels), *_normal(193, 2, channels))
         label = f"{channels}x{pixels}"
-        yield Case("affine", label, [x, gain, bias, Output(reference.affine(x, gain, bias)), channels, pixels],
-                   [(1, 1), (2, channels), (1, channels + 2)])
+        for step, (a, b) in enumerate(((gain[:1], bias[:1]), (gain, bias))):
+            y = Output(reference.affine(x, *(np.broadcast_to(v, channels) for v in (a, b))))
+            yield Case("affine", f"{label}, step {step}", [x, a, b, y, channels, pixels, step],
+                       [(1, 1), (2, channels), (1, channels + 2)])
         for blocks in (1, 2) if pixels > THREADS else (1,):
             owner = np.arange(pixels) // THREADS % blocks
             sums = [reference.affine_back(*(a[..., owner == k].astype(float) for a in (g, x)), gain)[1:]

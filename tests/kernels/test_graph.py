@@ -87,6 +87,32 @@ def test_a_replayed_step_has_the_bits_of_the_step_itself(gpu, name, optimizer, o
         assert mine.version == other.version
 
 
+NODES = {"GAN": ({"bank": 1}, 107), "SGAN": ({"bank": 16}, 110), "tied": ({"bank": 16, "tied": True}, 110)}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_recorded_step_of_a_gpus_default_size_has_so_many_nodes(gpu, name, monkeypatch, capsys):
+    """All of them: kernels, products, copies. Kernels do nothing here, so nothing is computed."""
+    if os.environ.get("TINYGAN_CUPY") != "cpu":
+        pytest.skip("a GPU's graphs do not list their nodes; those of its device without one do")
+    import cpucupy
+
+    settings, most = NODES[name]
+    monkeypatch.setitem(globals(), "BATCH", 64)
+    cpucupy.null(True)
+    try:
+        training = Training(gpu, GANConfig(base_channels=64, latent_dim=128, **settings), RMSprop, lambda line: None)
+        with training.stream:
+            for _ in range(3):
+                training.step()
+        nodes = cpucupy.nodes(training.step._graph)
+    finally:
+        cpucupy.null(False)
+    with capsys.disabled():
+        print(f"\n{name}: {len(nodes)} nodes")
+    assert 0 < len(nodes) <= most
+
+
 def test_noise_of_the_hosts_generator_is_fed_too(gpu):
     config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2), []
     (losses, state), (replayed, after) = (

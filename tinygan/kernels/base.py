@@ -116,11 +116,11 @@ class Kernels:
         dshift = None if shift is None else (1.0 - slope) * self.tprelu_below(g, x, shift)
         return self.tprelu_dx(g, x, slope, shift), self.tprelu_dslope(g, x, shift), dshift
 
-    # ---- scale and bias, sigmoid, the loss (elementwise.py) --------------------------------------------------------
+    # ---- joining, scale and bias, sigmoid, the loss, a blur (elementwise.py) ---------------------------------------
 
-    affine, affine_back, sigmoid, sigmoid_back, softplus, blur = map(staticmethod, (
-        elementwise.affine, elementwise.affine_back, elementwise.sigmoid, elementwise.sigmoid_back,
-        elementwise.softplus, elementwise.blur))
+    concatenate, affine, affine_back, sigmoid, sigmoid_back, softplus, blur = map(staticmethod, (
+        elementwise.concatenate, elementwise.affine, elementwise.affine_back, elementwise.sigmoid,
+        elementwise.sigmoid_back, elementwise.softplus, elementwise.blur))
     logistic_loss, logistic_back, logistic_losses, logistic_losses_back = map(staticmethod, (
         elementwise.logistic_loss, elementwise.logistic_back, elementwise.logistic_losses,
         elementwise.logistic_losses_back))

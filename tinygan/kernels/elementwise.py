@@ -1,10 +1,11 @@
-"""Kernels for any array that go number by number: scale and bias, the sigmoid, the GAN's loss; and a blur.
+"""Kernels for any array that go number by number: scale and bias, the sigmoid, the GAN's loss; a blur, and joining.
 
 class Kernels has them as methods. reference.py has every formula as a plain loop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tinygan.kernels.arrays import xp_of
@@ -23,8 +24,13 @@ def channel_sums(x: Array) -> Array:
     return x.sum(axis=(0, *range(2, x.ndim)))
 
 
+def concatenate(arrays: Sequence[Array], axis: int) -> Array:
+    """Join arrays along an axis."""
+    return xp_of(arrays[0]).concatenate(arrays, axis=axis)
+
+
 def affine(x: Array, gain: Array, bias: Array) -> Array:
-    """Compute gain x + bias of x (N, C, ...), gain and bias (C,)."""
+    """Compute gain x + bias of x (N, C, ...), gain and bias (C,) or ()."""
     return x * per_channel(gain, x) + per_channel(bias, x)
 
 

@@ -196,6 +196,11 @@ def sigmoid_back(g, y):
     return g * y * (1 - y)
 
 
+def concatenate(arrays, axis):
+    """Join arrays along an axis."""
+    return np.concatenate(arrays, axis)
+
+
 def affine(x, gain, bias):
     """Compute gain x + bias, per channel; x (N, C, ...), gain and bias (C,)."""
     y = np.empty_like(x)
@@ -208,6 +213,21 @@ def affine_back(g, x, gain):
     """Compute its gradients: to x; to gain, the sum of g x per channel; to bias, that of g."""
     dx = affine(g, gain, np.zeros_like(gain))
     return dx, channel_sums(g * x), channel_sums(g)
+
+
+def softplus(x):
+    """Compute log(1 + e^x), without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def blur(x):
+    """Blur maps (N, C, H, W) with the weights 1/4, 1/2, 1/4 along rows and columns, the border pixel repeated."""
+    out = np.zeros_like(x)
+    height, width = x.shape[2:]
+    for i, j, down, right in np.ndindex(height, width, 3, 3):
+        row, column = min(max(i + down - 1, 0), height - 1), min(max(j + right - 1, 0), width - 1)
+        out[:, :, i, j] += (1, 2, 1)[down] * (1, 2, 1)[right] / 16 * x[:, :, row, column]
+    return out
 
 
 def logistic_loss(x, sign):

@@ -266,7 +266,7 @@ def _concatenate(*tensors: Tensor, axis: int):
         return lambda g, y: getitem(g, index=index)
 
     vjps = tuple(part(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return tensors[0].xp.concatenate([t.data for t in tensors], axis=axis), vjps
+    return for_array(tensors[0].data).concatenate([t.data for t in tensors], axis), vjps
 
 
 # ---- reductions and products -------------------------------------------------------------------------------------

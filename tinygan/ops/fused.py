@@ -148,7 +148,7 @@ def _gather_sets(values: Tensor, *, routes: Route):
 
 @primitive
 def scale_shift(x: Tensor, gain: Tensor, bias: Tensor):
-    """Compute gain x + bias, per channel. x: (N, C, ...). gain, bias: (C,). Returns x's shape."""
+    """Compute gain x + bias, per channel. x: (N, C, ...). gain, bias: (C,), or numbers. Returns x's shape."""
     kernels, axes = for_array(x.data), (0, *range(2, x.ndim))
     rules = (lambda g, y: g * _per_channel(gain, x), lambda g, y: sum_over(g * x, axes), lambda g, y: sum_over(g, axes))
     if gain.requires_grad:

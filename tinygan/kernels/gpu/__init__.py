@@ -28,7 +28,7 @@ class CudaKernels(Kernels):
     channel_sums = staticmethod(maps.channel_sums)
     tprelu, tprelu_dx, tprelu_dslope, tprelu_below, tprelu_back = map(staticmethod, (
         maps.tprelu, maps.tprelu_dx, maps.tprelu_dslope, maps.tprelu_below, maps.tprelu_back))
-    affine, affine_back = staticmethod(maps.affine), staticmethod(maps.affine_back)
+    concatenate, affine, affine_back = map(staticmethod, (maps.concatenate, maps.affine, maps.affine_back))
     sigmoid, sigmoid_back = staticmethod(maps.sigmoid), staticmethod(maps.sigmoid_back)
     logistic_loss, logistic_back, logistic_losses, logistic_losses_back = map(staticmethod, (
         maps.logistic_loss, maps.logistic_back, maps.logistic_losses, maps.logistic_losses_back))

@@ -700,12 +700,25 @@ extern "C" __global__ void tprelu_back(
     }
 }
 
-// y = gain x + bias over (C, pixels), as above
-extern "C" __global__ void affine(const float* __restrict__ x, const float* __restrict__ gain,
-                                  const float* __restrict__ bias, float* __restrict__ y, int C, int pixels)
+// a (C, pixels_a) and b (C, pixels_b) side by side: out (C, pixels_a + pixels_b)
+extern "C" __global__ void join(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ out, int C,
+                                int pixels_a, int pixels_b)
 {
+    int pixels = pixels_a + pixels_b;
     for (int c = blockIdx.y; c < C; c += gridDim.y)
-        EACH(i, pixels) y[(long long)c * pixels + i] = gain[c] * x[(long long)c * pixels + i] + bias[c];
+        EACH(i, pixels)
+            out[(long long)c * pixels + i] =
+                i < pixels_a ? a[(long long)c * pixels_a + i] : b[(long long)c * pixels_b + i - pixels_a];
+}
+
+// y = gain x + bias over (C, pixels), as above. step: 1, or 0 where gain and bias are single numbers.
+extern "C" __global__ void affine(const float* __restrict__ x, const float* __restrict__ gain,
+                                  const float* __restrict__ bias, float* __restrict__ y, int C, int pixels, int step)
+{
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float a = gain[c * step], b = bias[c * step];
+        EACH(i, pixels) y[(long long)c * pixels + i] = a * x[(long long)c * pixels + i] + b;
+    }
 }
 
 // Its backward pass: dx = gain g; sums (2, C, gridDim.x): per channel and block, the sums of g x and of g.

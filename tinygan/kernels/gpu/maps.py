@@ -6,6 +6,7 @@ Each is one kernel of kernels.cu (an activation's sums per channel take a second
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from tinygan.kernels.arrays import xp_of
 from tinygan.kernels.gpu.conv import channel_rows
 from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
-PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
+PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it,
+MANY = 128  # or four times as many where there are so many channels, and so blocks, that these keep a GPU busy
 
 # ---- sums, activation --------------------------------------------------------------------------------------------
 
@@ -30,7 +32,7 @@ def _row_sums(x: Any) -> Any:
     xp = xp_of(x)
     if x.size == 0:
         return xp.zeros(len(x), np.float32)
-    grid = _channel_grid(*x.shape, PER_THREAD)
+    grid = _sums_grid(*x.shape)
     out = xp.empty((len(x), grid[0]), np.float32)
     launch("row_sums", grid, x, out, *x.shape)
     return out.reshape(-1) if grid[0] == 1 else _row_sums(out)
@@ -75,7 +77,7 @@ def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple
     if rows.size == 0:
         return logical, *(xp.zeros((2, channels), np.float32) if sums else (None, None))
     pixels = rows.size // channels
-    grid = _channel_grid(channels, pixels, PER_THREAD)
+    grid = _sums_grid(channels, pixels)
     partial = xp.empty((2 * channels, grid[0]), np.float32) if sums else None
     launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels, samples)
     if not sums:
@@ -84,13 +86,27 @@ def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple
     return logical, *total.reshape(2, channels)
 
 
+def concatenate(arrays: Sequence[Any], axis: int) -> Any:
+    """Join arrays along an axis; two batches of maps (N, C, H, W) in one launch."""
+    xp = xp_of(arrays[0])
+    shapes = [(a.ndim, *a.shape[1:]) for a in arrays]
+    if len(arrays) != 2 or axis != 0 or shapes[0][0] != 4 or shapes[0] != shapes[1] or 0 in arrays[0].shape[1:]:
+        return xp.concatenate(arrays, axis=axis)
+    a, b = map(channel_rows, arrays)
+    out = xp.empty((len(a), a.shape[1] + b.shape[1], *a.shape[2:]), np.float32)
+    if out.size:
+        sizes = a.size // len(a), b.size // len(b)
+        launch("join", _channel_grid(len(a), sum(sizes), 1), a, b, out, len(a), *sizes)
+    return out.swapaxes(0, 1)
+
+
 def affine(x: Any, gain: Any, bias: Any) -> Any:
-    """Compute gain x + bias of x (N, C, ...), gain and bias (C,)."""
+    """Compute gain x + bias of x (N, C, ...), gain and bias (C,) or ()."""
     rows = channel_rows(x)
     out = xp_of(x).empty(rows.shape, np.float32)
     if rows.size:
         pixels = rows.size // len(rows)
-        launch("affine", _channel_grid(len(rows), pixels, 1), rows, gain, bias, out, len(rows), pixels)
+        launch("affine", _channel_grid(len(rows), pixels, 1), rows, gain, bias, out, len(rows), pixels, gain.ndim)
     return out.swapaxes(0, 1)
 
 
@@ -98,10 +114,11 @@ def affine_back(g: Any, x: Any, gain: Any) -> tuple[Any, Any, Any]:
     """Compute its gradients to x, gain and bias in one pass over g and x."""
     xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
     dx, channels = xp.empty(rows.shape, np.float32), len(rows)
+    gain = xp.ascontiguousarray(xp.broadcast_to(gain, channels))
     if rows.size == 0:
         return dx.swapaxes(0, 1), *xp.zeros((2, channels), np.float32)
     pixels = rows.size // channels
-    grid = _channel_grid(channels, pixels, PER_THREAD)
+    grid = _sums_grid(channels, pixels)
     partial = xp.empty((2 * channels, grid[0]), np.float32)
     launch("affine_back", grid, cotangent, rows, gain, dx, partial, channels, pixels)
     return dx.swapaxes(0, 1), *(partial if grid[0] == 1 else _row_sums(partial)).reshape(2, channels)
@@ -117,6 +134,11 @@ def _stored(x: Any) -> tuple[Any, int]:
     if turned is not None and turned.flags.c_contiguous and not x.swapaxes(0, 1).flags.c_contiguous:
         return turned, len(x)
     return channel_rows(x), 0
+
+
+def _sums_grid(channels: int, pixels: int) -> tuple[int, int]:
+    """Return the grid of a kernel that adds up each channel. One block along it needs no second launch."""
+    return _channel_grid(channels, pixels, PER_THREAD if channels < MANY else 4 * PER_THREAD)
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from tinygan import Tensor
 from tinygan.app import cli, gpan_measure
 from tinygan.app.classes import find_sets
 from tinygan.app.device import Device, pick_device
-from tinygan.app.feeds import FedRouteParts, fed_noise, fed_substrates, view_arrays, view_variant
+from tinygan.app.feeds import FedRouteParts, fed_substrates, view_arrays, view_variant
 from tinygan.app.gpan_game import MeasuredGPAN
 from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import file_inputs
@@ -32,6 +32,7 @@ from tinygan.app.train_flags import TrainParser, make
 from tinygan.data import Substrates, open_substrates
 from tinygan.data.substrates import CONDITIONS
 from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels.gpu.feed import fed
 from tinygan.models import (
     Batch,
     GPANConfig,
@@ -224,7 +225,7 @@ class GPANGame(MeasuredGPAN):
         substrates = partial(self.substrates.next, self.streams["substrates"], n)
         if self.device.kind == "gpu":
             shape = n, self.config.noise_dim, BOTTLENECK, BOTTLENECK
-            return self.batch(wanted, routes, fed_noise(None, shape, noise).data,
+            return self.batch(wanted, routes, fed(shape, np.float32, lambda out: np.copyto(out, noise())),
                               *fed_substrates(n, self.flags["channels"], self.config.size, substrates))
         return self.batch(wanted, routes, noise(), *substrates())
 

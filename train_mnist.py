@@ -20,7 +20,7 @@ from tinygan import Tensor, data
 from tinygan.app import cli
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import counter_normal
-from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
+from tinygan.app.feeds import FedImages, FedNoise, FedRoutes
 from tinygan.app.gan_game import GRID, MeasuredGAN
 from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import load_digits
@@ -115,7 +115,9 @@ class MnistGame(MeasuredGAN):
         self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], order)
         if device.kind == "gpu":
             self.on_gpu = FedImages(device.xp, digits.images, config.side)
-            self.routes = [FedRoutes(device.xp, flags["batch_size"], config.bank) for _ in range(2)]
+            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, 2)
+            self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
+                                  (flags["batch_size"], config.latent_dim), 2)
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
         self.reference = data.to_canvas(digits.images[:1000], config.side)
@@ -143,11 +145,12 @@ class MnistGame(MeasuredGAN):
         n, seed, counted = self.flags["batch_size"], self.flags["seed"], self.flags["noise"] == "counter"
         next_noise = partial(self.G.draw_noise, self.streams["noise"], n)
         next_routes = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
-        stream = lambda: 2 * self.step + turn  # noqa: E731 - of the step that is made when it is called
         if self.device.kind == "gpu":
-            z = fed_noise(seed if counted else None, (n, self.config.latent_dim), stream if counted else next_noise)
-            return z, self.routes[turn].drawn(next_routes)
-        z = counter_normal(self.device, seed, stream(), (n, self.config.latent_dim)) if counted else next_noise()
+            # The number of a stream is that of the step which is made when it is drawn.
+            z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
+            return z, self.routes.drawn(turn, next_routes)
+        shape = n, self.config.latent_dim
+        z = counter_normal(self.device, seed, 2 * self.step + turn, shape) if counted else next_noise()
         return Tensor(z, name="noise"), next_routes()
 
     def rehearse(self, n: int) -> None:

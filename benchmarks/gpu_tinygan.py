@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -354,15 +355,16 @@ class RecordedTraining(Recorded, TinyganStep):
     def __init__(self, problem: StepProblem, xp: Any, clock: Any) -> None:
         super().__init__(problem, xp, clock)
         self.resident = {name: xp.stack([batch[name] for batch in self.batches]) for name in ("real", "z1", "z2")}
-        self.routes = {name: FedRoutes(xp, problem.batch, problem.config.bank) for name in ("routes1", "routes2")}
+        self.routes, self.turns = FedRoutes(xp, problem.batch, problem.config.bank, 2), cycle(("routes1", "routes2"))
         self.record(xp, self.one_step)
 
     def one_step(self) -> Any:
         """Take one step with the next batch: the code that is recorded."""
         at = fed((1,), np.int32, lambda out: out.fill(self.at % BATCHES))
         batch = {name: arrays.take(at, axis=0)[0] for name, arrays in self.resident.items()}
-        for name, routes in self.routes.items():
-            batch[name] = routes.drawn(lambda name=name: self.batches[self.at % BATCHES][name])
+        for turn in range(2):
+            batch[f"routes{turn + 1}"] = self.routes.drawn(
+                turn, lambda: self.batches[self.at % BATCHES][next(self.turns)])
         return self.train(batch)
 
     def run(self) -> Any:

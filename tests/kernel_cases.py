@@ -15,10 +15,10 @@ import numpy as np
 
 from tinygan.data import to_canvas
 from tinygan.kernels import counter, reference
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.kernels.gpu.maps import band
 from tinygan.kernels.gpu.warp import inverse, views_of_images
 from tinygan.kernels.gpu.weights import BANK, ENTRY, tile
-from tinygan.ops.pooling import interpolation_matrix
 
 THREADS = 256  # the block that kernels which add up within a block are written for
 F32 = np.float32
@@ -118,7 +118,8 @@ def wrong(results: list[tuple[Output, np.ndarray]], tolerance: float = 5e-6) -> 
 
 def cases() -> list[Case]:
     """The whole table, the same at every call."""
-    parts = (patches, plans, routed, activations, banks, optimisers, losses, pools, resizes, views, canvases, counters)
+    parts = (patches, single_channels, plans, routed, activations, banks, optimisers, losses, pools, resizes, views,
+             canvases, counters)
     return [case for part in parts for case in part()]
 
 
@@ -153,6 +154,32 @@ def patches() -> Iterator[Case]:
                 yield Case(f"im2col_{name}", f"{label} {batch}",
                            [big, order, first, Output(columns, exact=True), *numbers])
                 yield Case(f"col2im_{name}", f"{label} {batch}", [values, order, first, Output(back), *numbers])
+
+
+def single_channels() -> Iterator[Case]:
+    for label, (kernel, stride, padding, size) in GEOMETRIES.items():
+        hw = [reference.small_size(size[d], kernel[d], stride[d], padding[d]) for d in (0, 1)]
+        big, small, filters = _normal(180, 3, 1, *size), _normal(181, 3, 5, *hw), _normal(182, 1, 5, 1, *kernel)
+        numbers = (5, 3, *size, *hw, *kernel, *stride, *padding)
+        made = reference.conv(big, filters, stride, padding, None)
+        yield Case("thin_conv", label, [big, filters, Output(_rows(made)), *numbers])
+        made = reference.conv_transpose(small, filters, stride, padding, None, size)
+        yield Case("thin_transpose", label, [_rows(small), filters, Output(_rows(made)), *numbers])
+    for channels, samples, size in ((3, 5, (4, 4)), (70, 2, (3, 5)), (1, 1, (1, 1)), (300, 1, (1, 1))):
+        big, small = _normal(183, samples, channels, *size), _normal(184, samples, 1, 1, 1)
+        filters, geometry = _normal(185, 1, 1, channels, *size), ((1, 1), (0, 0), None)
+        numbers, label = (channels, samples, size[0] * size[1]), f"{channels} channels of {samples}"
+        made = reference.conv(big, filters, *geometry)
+        yield Case("whole_conv", label, [_rows(big), filters, Output(_rows(made)), *numbers])
+        made = reference.conv_transpose(small, filters, *geometry, size)
+        yield Case("whole_transpose", label, [_rows(small), filters, Output(_rows(made)), *numbers])
+        made = reference.conv_weight(big, small, size, *geometry, 1)
+        yield Case("whole_weight", label, [_rows(big), _rows(small), Output(made), *numbers])
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(N, C, ...) as the kernels store it, (C, N, ...)."""
+    return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
 def plans() -> Iterator[Case]:
@@ -245,15 +272,45 @@ def activations() -> Iterator[Case]:
             label = f"{channels}x{pixels}{' shift' * (t is not None)}"
             y, dx = reference.tprelu(x, slope, t), reference.tprelu_dx(g, x, slope, t)
             grids = [(1, 1), (2, channels), (1, channels + 2)]
-            yield Case("tprelu", label, [x[0], slope, t, Output(y[0]), channels, pixels], grids)
+            yield Case("tprelu", label, [x[0], slope, t, Output(y[0]), channels, pixels, 0], grids)
             given, dx = [g[0], x[0], slope, t], Output(dx[0])
-            yield Case("tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels], grids)
+            yield Case("tprelu_back", f"{label}, dx alone", [*given, dx, None, channels, pixels, 0], grids)
             total = Output(_partial_sums(g[0], x[0], slope, t, 1))
-            yield Case("tprelu_back", label, [*given, dx, total, channels, pixels], [(1, 1), (1, channels)])
+            yield Case("tprelu_back", label, [*given, dx, total, channels, pixels, 0], [(1, 1), (1, channels)])
             if pixels > THREADS:
                 parts = Output(_partial_sums(g[0], x[0], slope, t, 2))
-                yield Case("tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels],
+                yield Case("tprelu_back", f"{label}, two blocks", [*given, dx, parts, channels, pixels, 0],
                            [(2, channels), (2, 1)])
+    slope, shift = np.array([0.2, 0.5, 0.9], F32), _normal(186, 3)
+    x, g = _normal(187, 5, 3, 2, 7), _normal(188, 5, 3, 2, 7)
+    y, dx, *sums = reference.tprelu(x, slope, shift), *reference.tprelu_back(g, x, slope, shift)
+    stored, dx = (np.ascontiguousarray(a.transpose(2, 3, 1, 0)) for a in (x, dx))
+    yield Case("tprelu", "of a fully-connected layer", [stored, slope, shift, Output(_rows(y)), 3, 70, 5],
+               [(1, 1), (2, 3)])
+    yield Case("tprelu_back", "of a fully-connected layer", [
+        _rows(g), stored, slope, shift, Output(dx), Output(np.stack(sums)[..., None]), 3, 70, 5], [(1, 1), (1, 3)])
+
+
+    for channels, first, second in ((3, 300, 401), (1, 5, 1), (2, 7, 0)):
+        a, b = _normal(194, channels, first), _normal(195, channels, second)
+        wanted = Output(np.concatenate([a, b], axis=1), exact=True)
+        yield Case("join", f"{first} and {second} in {channels}", [a, b, wanted, channels, first, second],
+                   [(1, 1), (2, channels)])
+    for channels, pixels in ((3, 700), (5, 33), (1, 1), (4, 256)):
+        x, g, gain, bias = (*_normal(192, 2, 1, channels, pixels), *_normal(193, 2, channels))
+        label = f"{channels}x{pixels}"
+        for step, (a, b) in enumerate(((gain[:1], bias[:1]), (gain, bias))):
+            y = Output(reference.affine(x, *(np.broadcast_to(v, channels) for v in (a, b))))
+            yield Case("affine", f"{label}, step {step}", [x, a, b, y, channels, pixels, step],
+                       [(1, 1), (2, channels), (1, channels + 2)])
+        for blocks in (1, 2) if pixels > THREADS else (1,):
+            owner = np.arange(pixels) // THREADS % blocks
+            sums = [reference.affine_back(*(a[..., owner == k].astype(float) for a in (g, x)), gain)[1:]
+                    for k in range(blocks)]
+            sums = np.stack([np.stack(s) for s in sums], axis=2).astype(F32)
+            dx = reference.affine_back(g, x, gain)[0]
+            yield Case("affine_back", f"{label}, {blocks} blocks", [
+                g, x, gain, Output(dx), Output(sums), channels, pixels], [(blocks, 1), (blocks, channels)])
 
 
 def _partial_sums(g: np.ndarray, x: np.ndarray, slope: np.ndarray, shift: np.ndarray | None, blocks: int) -> np.ndarray:
@@ -341,6 +398,15 @@ def losses() -> Iterator[Case]:
             yield Case("logistic_loss", f"{n} {sign:+.0f}", [x, Output(np.array(loss, F32)), n, sign], [(1,)])
             dx = reference.logistic_back(0.7, x.astype(float), sign)
             yield Case("logistic_back", f"{n} {sign:+.0f}", [np.array(0.7, F32), x, Output(dx.astype(F32)), n, sign])
+        g = _normal(101, n)
+        back = reference.sigmoid_back(g.astype(float), x.astype(float))
+        yield Case("sigmoid_back", f"{n}", [g, x, Output(back.astype(F32)), n])
+        for first in {max(1, n // 3), n - n // 2} - {n}:
+            loss = np.array(reference.logistic_losses(x.astype(float), first), F32)
+            yield Case("logistic_losses", f"{first} of {n}", [x, Output(loss), n, first], [(1,)])
+            dx = reference.logistic_losses_back(0.7, x.astype(float), first)
+            yield Case("logistic_losses_back", f"{first} of {n}", [
+                np.array(0.7, F32), x, Output(dx.astype(F32)), n, first])
 
 
 def pools() -> Iterator[Case]:
@@ -425,7 +491,10 @@ def counters() -> Iterator[Case]:
             values = getattr(counter, name)(seed, stream, n)
             yield Case(f"counter_{name}", f"{n}", [Output(values, exact=True), n, *words])
         normal = counter.normal(seed, stream, n)
-        yield Case("normal_of_step", f"{n}", [Output(normal, exact=True), n, np.array(words, np.uint32)])
+        for width in (w for w in (1, 3, 11) if n % w == 0):  # 1023 is 3 * 11 * 31
+            two = np.stack([normal, counter.normal(seed, 4, n)]).reshape(2, -1, width).swapaxes(1, 2).copy()
+            key = np.array([words, [*counter.halves(seed), *counter.halves(4)]], np.uint32)
+            yield Case("normal_of_step", f"{n} by {width}", [Output(two, exact=True), n, width, key, 2])
         for high in (10, 2**31 - 1):
             values = counter.integers(seed, stream, n, high)
             yield Case("counter_integers", f"{n} below {high}", [Output(values, exact=True), n, high, *words])

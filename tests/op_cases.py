@@ -17,7 +17,7 @@ from tinygan import Tensor, ops
 from tinygan.engine.tensor import PRIMITIVES
 from tinygan.kernels import reference
 from tinygan.kernels.cpu import CpuKernels
-from tinygan.ops.pooling import interpolation_matrix
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.ops.routes import Route
 
 for module in pkgutil.walk_packages(tinygan.__path__, "tinygan."):
@@ -255,6 +255,13 @@ for label, shape in (("plain", (4, 3)), ("size 1", (1,)), ("single", ())):
     for sign in (1.0, -1.0):
         case("logistic_loss", f"{label} {sign:+.0f}", (shape,), plain_logistic, exact=False, sign=sign)
         case("logistic_dx", f"{label} {sign:+.0f}", ((), shape), reference.logistic_back, exact=False, sign=sign)
+
+for n, first in ((7, 3), (2, 1), (4, 0), (4, 4)):
+    case("logistic_losses", f"{first} of {n}", ((n,),), lambda x, first: sum(
+        plain_logistic(part, sign) for part, sign in ((x[:first], 1.0), (x[first:], -1.0))), exact=False, first=first)
+
+for label, shape in (("plain", (2, 3, 2, 2)), ("no pixels", (4, 3)), ("size 1", (1, 1, 1, 1)), ("empty", (0, 3, 2, 2))):
+    case("scale_shift", label, (shape, shape[1:2], shape[1:2]), reference.affine)
 
 for routes, shape in (([1, 0, 1, 1], (3, 2)), ([0], (1, 1)), ([], (2, 3))):
     case("gather_sets", f"{routes}", (shape,), lambda a, routes: a[routes], routes=np.array(routes, int))

@@ -211,9 +211,9 @@ def test_a_training_step_gives_what_numpys_gives(xp, name, optimizer, capsys):
 SMALL = {"base_channels": 4, "latent_dim": 8, "init_factor": 1.0}
 DEFAULT = {"base_channels": 64, "latent_dim": 128}  # what train_mnist.py takes on a GPU
 LAUNCHES = {  # (settings, batch, launches of a step at most)
-    "GAN": (SMALL | SETTINGS["GAN"], 6, 148), "SGAN": (SMALL | SETTINGS["SGAN"], 6, 148),
-    "tied": (SMALL | SETTINGS["tied"], 6, 148), "GAN, a GPU's default sizes": (DEFAULT | {"bank": 1}, 32, 150),
-    "SGAN, a GPU's default sizes": (DEFAULT | {"bank": 16}, 32, 152)}
+    "GAN": (SMALL | SETTINGS["GAN"], 6, 107), "SGAN": (SMALL | SETTINGS["SGAN"], 6, 107),
+    "tied": (SMALL | SETTINGS["tied"], 6, 107), "GAN, a GPU's default sizes": (DEFAULT | {"bank": 1}, 32, 108),
+    "SGAN, a GPU's default sizes": (DEFAULT | {"bank": 16}, 32, 110)}
 
 
 @pytest.mark.parametrize("name", LAUNCHES)
@@ -228,7 +228,7 @@ def test_a_step_never_waits_and_launches_little(standin, name, capsys):
 
     play(grown(GANConfig(**settings), standin.module.asarray, RMSprop), 2, standin.module.asarray, batch, begin)
     assert standin.count["syncs"] == 0
-    assert 100 < standin.count["launches"] <= most
+    assert 50 < standin.count["launches"] <= most
     with capsys.disabled():
         print(f"\n{name}: {standin.count['launches']} launches, {len(host_blas.calls)} of them products, "
               f"{standin.count['syncs']} waits, {standin.count['uploads']} uploads of {standin.count['bytes_up']:,} "

@@ -43,8 +43,10 @@ from test_cuda_training import (  # noqa: F401
 )
 from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this file's `module`
     Tried,
+    test_a_blur,
     test_a_convolution_with_relu,
     test_a_whole_net_at_once,
+    test_both_halves_of_a_loss,
     test_logistic_loss,
     test_no_samples,
     test_optimisers_and_average,
@@ -53,9 +55,11 @@ from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this 
     test_products_of_matrices,
     test_resizing,
     test_routes_of_every_kind,
+    test_scale_and_bias_and_the_sigmoid,
     test_tprelu_and_its_derivatives,
     test_triangle_equals_loops_on_random_problems,
     test_triangle_on_the_layers_nets_are_made_of,
+    test_two_batches_are_joined,
     test_weight_normalisation,
 )
 

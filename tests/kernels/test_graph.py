@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from game import grown
 
-from tinygan.app.feeds import FedImages, FedRoutes, fed_noise
+from tinygan.app.feeds import FedImages, FedNoise, FedRoutes
 from tinygan.kernels import host
 from tinygan.kernels.gpu import graph as graphs
 from tinygan.kernels.gpu.feed import each_step, fed, recording, table
@@ -32,15 +32,15 @@ class Training:
         self.config, self.step_number, self.rng = config, 0, np.random.default_rng(1)
         self.g, self.d, self.g_optimizer, self.d_optimizer, self.average = grown(config, xp.asarray, optimizer)
         self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32)
-        self.routes = [FedRoutes(xp, BATCH, config.bank) for _ in range(2)]
+        self.routes = FedRoutes(xp, BATCH, config.bank, 2)
+        self.noise = FedNoise(5 if counted else None, (BATCH, config.latent_dim), 2)
         self.counted, self.stream = counted, xp.cuda.Stream(non_blocking=True)
         self.step = self.one_step if note is None else RecordedStep(xp, self.one_step, note)
 
     def drawn(self, turn):
-        shape = BATCH, self.config.latent_dim
-        noise = (fed_noise(5, shape, lambda: 2 * self.step_number + turn) if self.counted else
-                 fed_noise(None, shape, lambda: self.rng.standard_normal(shape)))
-        return noise, self.routes[turn].drawn(lambda: self.g.draw_routes(self.rng, BATCH))
+        noise = self.noise.drawn(turn, (lambda: 2 * self.step_number) if self.counted else
+                                 lambda: self.rng.standard_normal(self.noise.shape))
+        return noise, self.routes.drawn(turn, lambda: self.g.draw_routes(self.rng, BATCH))
 
     def one_step(self):
         real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, BATCH))
@@ -87,6 +87,32 @@ def test_a_replayed_step_has_the_bits_of_the_step_itself(gpu, name, optimizer, o
     assert graph.average.updates == eager.average.updates == STEPS
     for mine, other in zip(graph.g.parameters(), eager.g.parameters(), strict=True):
         assert mine.version == other.version
+
+
+NODES = {"GAN": ({"bank": 1}, 107), "SGAN": ({"bank": 16}, 110), "tied": ({"bank": 16, "tied": True}, 110)}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_recorded_step_of_a_gpus_default_size_has_so_many_nodes(gpu, name, monkeypatch, capsys):
+    """All of them: kernels, products, copies. Kernels do nothing here, so nothing is computed."""
+    if os.environ.get("TINYGAN_CUPY") != "cpu":
+        pytest.skip("a GPU's graphs do not list their nodes; those of its device without one do")
+    import cpucupy
+
+    settings, most = NODES[name]
+    monkeypatch.setitem(globals(), "BATCH", 64)
+    cpucupy.null(True)
+    try:
+        training = Training(gpu, GANConfig(base_channels=64, latent_dim=128, **settings), RMSprop, lambda line: None)
+        with training.stream:
+            for _ in range(3):
+                training.step()
+        nodes = cpucupy.nodes(training.step._graph)
+    finally:
+        cpucupy.null(False)
+    with capsys.disabled():
+        print(f"\n{name}: {len(nodes)} nodes")
+    assert 0 < len(nodes) <= most
 
 
 def test_noise_of_the_hosts_generator_is_fed_too(gpu):

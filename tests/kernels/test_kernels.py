@@ -14,9 +14,9 @@ from tinygan import kernels
 from tinygan.kernels import reference, threads
 from tinygan.kernels.base import Kernels
 from tinygan.kernels.cpu import CpuKernels, conv, patches, winograd
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.kernels.gpu import CudaKernels
 from tinygan.kernels.update import Update
-from tinygan.ops.pooling import interpolation_matrix
 
 
 class Tried:
@@ -365,6 +365,45 @@ def test_products_of_matrices(module, a, b):
     module.close(module.matmul(x, y), reference.matmul(x, y))
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (0, 2, 4, 5), (2, 1, 3, 3), (2, 0, 3, 3)])
+def test_two_batches_are_joined(module, shape):
+    rng = np.random.default_rng(196)
+    a, b = rng.standard_normal(shape), rng.standard_normal((5, *shape[1:]))
+    for first, second, axis in ((a, b, 0), (channels_last(a), b, 0), (b, channels_last(a), 0), (a, a, 1), (b, b, 0)):
+        put = (lambda x: x) if module.xp is None else module.put
+        got = module.kernels.concatenate([put(first), put(second)], axis)
+        module.close(got if module.xp is None else module.get(got), np.concatenate([first, second], axis))
+
+
+@pytest.mark.parametrize("n, first", [(8, 4), (301, 1), (5, 2)])
+def test_both_halves_of_a_loss(module, n, first):
+    x = 50 * np.random.default_rng(190).standard_normal(n)
+    module.close(np.asarray(module.logistic_losses(x, first)), np.asarray(reference.logistic_losses(x, first)))
+    module.close(np.asarray(module.logistic_losses_back(np.array(0.7), x, first)),
+                 reference.logistic_losses_back(0.7, x, first))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 16, 8, 8), (2, 1, 16, 32), (1, 5, 3, 3), (0, 4, 2, 2), (4, 3, 50, 50)])
+def test_scale_and_bias_and_the_sigmoid(module, shape):
+    rng = np.random.default_rng(191)
+    x, g = rng.standard_normal((2, *shape))
+    gain, bias = rng.standard_normal((2, shape[1]))
+    for a, b in ((x, g), (channels_last(x), channels_last(g)), (channels_last(x), g)):
+        a.flags.writeable = b.flags.writeable = False
+        module.close(module.affine(a, gain, bias), reference.affine(x, gain, bias))
+        module.close(module.affine(a, np.array(2.0), np.array(-1.0)), 2.0 * x - 1.0)
+        module.close(module.affine_back(b, a, gain), reference.affine_back(g, x, gain))
+        module.close(module.sigmoid_back(b, a), reference.sigmoid_back(g, x))
+        module.close(module.softplus(50 * a), reference.softplus(50 * x))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 4), (1, 2, 1, 6), (0, 2, 3, 3)])
+def test_a_blur(module, shape):
+    x = np.random.default_rng(197).standard_normal(shape)
+    for a in (x, channels_last(x)):
+        module.close(module.blur(a), reference.blur(x))
+
+
 @pytest.mark.parametrize("size, stride, shape", [(2, 2, (2, 3, 4, 6)), (3, 1, (1, 2, 5, 4)), (2, 3, (2, 1, 6, 5)),
                                                  (1, 1, (1, 1, 1, 1)), (2, 2, (0, 2, 4, 4))])
 def test_pooling(module, size, stride, shape):
@@ -656,7 +695,8 @@ def test_the_array_decides_which_kernels():
 def test_every_kernel_has_a_definition():
     names = {name for name in vars(Kernels) if not name.startswith("_")}
     assert all(name in names for part in (CpuKernels, CudaKernels) for name in vars(part) if not name.startswith("_"))
-    many = {name for name in names if name.endswith("_all")} | {"pack", "each_step"}  # reference.py defines one
+    # One by one what reference.py defines, or no arithmetic.
+    many = {name for name in names if name.endswith("_all")} | {"pack", "each_step"}
     assert {name for name in names - many if not name.startswith("counter_")} <= set(vars(reference))
 
 

@@ -10,9 +10,9 @@ from planted import fixed, op
 from tinygan import Tensor, check_grads, grad
 from tinygan.engine.gradcheck import GradientError
 from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.models.gpan import losses as gl
 from tinygan.nn.losses import discriminator_loss, generator_loss
-from tinygan.ops.pooling import interpolation_matrix
 
 KINDS = ("nonsaturating", "saturating")
 

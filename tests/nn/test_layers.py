@@ -8,6 +8,7 @@ import pytest
 
 from tinygan import Tensor, check_grads, frozen, grad, ops
 from tinygan.errors import GraphError, TinyganError
+from tinygan.kernels.arrays import bank_order
 from tinygan.nn.layers import (
     NORMS,
     Conv2d,
@@ -16,7 +17,6 @@ from tinygan.nn.layers import (
     PReLU,
     StochasticConvTranspose2d,
     TPReLU,
-    bank_order,
     normalized,
 )
 from tinygan.nn.module import Module

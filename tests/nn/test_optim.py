@@ -310,7 +310,7 @@ def test_a_training_step_is_float32_in_every_operation(kind, options):
         d(g(Tensor(g.draw_noise(np.random.default_rng(2), 2)), [[0] * 4] * 2))  # outside `normalized`, too
     single = {np.dtype(np.float32)}
     assert {"conv", "conv_transpose", "conv_weight", "normalize", "weight_norm", "logistic_loss",
-            "logistic_dx"} <= set(seen)
+            "logistic_losses", "logistic_dx", "scale_shift"} <= set(seen)
     assert {op: dtypes for op, dtypes in seen.items() if dtypes != single} == {}
     for net, optimizer in ((g, g_steps), (d, d_steps)):
         for name, p in net.named_parameters():

@@ -10,9 +10,10 @@ from tinygan import Tensor, check_grads, grad
 from tinygan.errors import GraphError
 from tinygan.kernels import reference
 from tinygan.kernels.arguments import pair
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.ops.conv import conv2d, conv2d_weight, conv_transpose2d
 from tinygan.ops.fused import weight_norm
-from tinygan.ops.pooling import interpolation_matrix, max_pool2d, mean_pool2d, resize_bilinear
+from tinygan.ops.pooling import max_pool2d, mean_pool2d, resize_bilinear
 
 TRIANGLES = 150
 

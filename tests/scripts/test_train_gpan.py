@@ -441,8 +441,8 @@ CHANGES = {
     "--act": ["prelu"], "--slope": ["0.3"], "--clamp": ["none | --slope 0", "forward | --slope 0"],
 }
 SAME = {  # and those that must not
-    "--device": ["auto"], "--tf32": [""], "--cuda-graph": ["no"], "--threads": ["2"], "--out": ["here"], "-o": ["there"],
-    "--overwrite": ["--out new"], "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"],
+    "--device": ["auto"], "--tf32": [""], "--threads": ["2"], "--out": ["here"], "-o": ["there"],
+    "--cuda-graph": ["no"], "--overwrite": ["--out new"], "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"],
     "--eval-every": ["1"], "--detect-anomaly": [""],
 }
 ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--dry-run"}  # tested elsewhere

@@ -42,35 +42,38 @@ class FedImages:
 
 
 class FedRoutes:
-    """The routes of n samples through layers with these banks, drawn anew for every step in the same arrays."""
+    """The routes of n samples through layers with these banks, drawn anew for every step in the same arrays.
 
-    def __init__(self, xp: Any, n: int, banks: tuple[int, ...]) -> None:
-        self.columns = routes_of(np.zeros((n, len(banks)), np.int64), banks, n)
-        live = [(route.indices, route.used, route.bank) for route in self.columns if route is not None]
+    turns: batches of a step; the routes of all are planned together, when the first one's are taken.
+    """
+
+    def __init__(self, xp: Any, n: int, banks: tuple[int, ...], turns: int) -> None:
+        self.turns = [routes_of(np.zeros((n, len(banks)), np.int64), banks, n) for _ in range(turns)]
+        live = [(route.indices, route.used, route.bank) for columns in self.turns for route in columns
+                if route is not None]
         self._plans = LivePlans(xp, live) if live else None
 
-    def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...] | None:
-        """Return the routes, whose indices (n, layers) draw() returns; None where every bank is 1."""
+    def drawn(self, turn: int, draw: Callable[[], np.ndarray]) -> tuple[Route | None, ...] | None:
+        """Return the routes of a turn, whose indices (n, layers) draw() returns; None where every bank is 1."""
         def replace() -> None:
             """Take the next routes."""
-            matrix = draw()
-            for layer, route in enumerate(self.columns):
-                if route is not None:
-                    route.replace(matrix[:, layer])
+            for columns in self.turns:
+                matrix = draw()
+                for layer, route in enumerate(columns):
+                    if route is not None:
+                        route.replace(matrix[:, layer])
 
-        if self._plans is None:
-            each_step(replace)
-            return None
-        self._plans.make(replace)
-        return self.columns
+        if turn == 0:
+            (each_step if self._plans is None else self._plans.make)(replace)
+        return None if self._plans is None else self.turns[turn]
 
 
 class FedRouteParts:
     """The routes of a batch of n samples that is computed in `parts` parts: FedRoutes of all of it and of each part."""
 
     def __init__(self, xp: Any, n: int, banks: tuple[int, ...], parts: int) -> None:
-        self._whole, self._each = FedRoutes(xp, n, banks), n // parts
-        self._parts = [FedRoutes(xp, self._each, banks) for _ in range(parts)] if parts > 1 else []
+        self._whole, self._each = FedRoutes(xp, n, banks, 1), n // parts
+        self._parts = [FedRoutes(xp, self._each, banks, 1) for _ in range(parts)] if parts > 1 else []
         self._matrix = np.zeros((n, len(banks)), np.int64)
 
     def drawn(self, draw: Callable[[], np.ndarray]) -> tuple[Any, list]:
@@ -80,9 +83,9 @@ class FedRouteParts:
             self._matrix[...] = draw()
             return self._matrix
 
-        whole = self._whole.drawn(replace)
+        whole = self._whole.drawn(0, replace)
         rows = [slice(i * self._each, (i + 1) * self._each) for i in range(len(self._parts))]
-        parts = [part.drawn(lambda of=of: self._matrix[of]) for part, of in zip(self._parts, rows, strict=True)]
+        parts = [part.drawn(0, lambda of=of: self._matrix[of]) for part, of in zip(self._parts, rows, strict=True)]
         return whole, parts or [whole]
 
 
@@ -112,8 +115,36 @@ def view_arrays(views: Views | None) -> list[np.ndarray]:
     return [] if views is None else [views.matrices, views.sources, views.blurred, views.contrast, views.seed]
 
 
-def fed_noise(seed: int | None, shape: tuple[int, ...], draw: Callable[[], Any]) -> Tensor:
-    """Return standard normal noise, float32: draw() is the number of a stream of `seed`; None: draw() is the noise."""
-    if seed is None:
-        return Tensor(fed(shape, np.float32, lambda out: np.copyto(out, draw())), name="noise")
-    return Tensor(normal_of_step(seed, draw, int(np.prod(shape))).reshape(shape), name="noise")
+class FedNoise:
+    """Standard normal noise (n, length), float32, for each turn of a step; made when the first one's is taken.
+
+    seed: of counted noise, made on the device; None: it is the host's.
+    """
+
+    def __init__(self, seed: int | None, shape: tuple[int, int], turns: int) -> None:
+        self.seed, self.shape, self._count, self._noise = seed, shape, turns, []
+
+    def drawn(self, turn: int, draw: Callable[[], Any]) -> Tensor:
+        """Return the noise of a turn. draw() returns the number of the first turn's stream, others follow it; without a
+        seed the noise itself, for one turn after the other."""
+        if turn == 0:
+            self._noise = self._counted(draw) if self.seed is not None else self._sent(draw)
+        return Tensor(self._noise[turn], name="noise")
+
+    def _counted(self, draw: Callable[[], int]) -> list[Any]:
+        """Make all turns' noise on the device."""
+        def streams() -> range:
+            """Return the numbers of the streams."""
+            first = draw()
+            return range(first, first + self._count)
+
+        return normal_of_step(self.seed, streams, self.shape, self._count)
+
+    def _sent(self, draw: Callable[[], np.ndarray]) -> list[Any]:
+        """Send all turns' noise, stored as the device makes it."""
+        def fill(out: np.ndarray) -> None:
+            """Draw the noise."""
+            for numbers in out:
+                numbers[...] = draw().T
+
+        return [numbers.T for numbers in fed((self._count, *self.shape[::-1]), np.float32, fill)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygan.errors import UsageError
 from tinygan.kernels.arrays import to_numpy
-from tinygan.ops.pooling import interpolation_matrix
+from tinygan.kernels.geometry import interpolation_matrix
 
 # Importance -> colour: from a dark violet over red and orange to a light yellow. Each step is lighter than the one
 # before, so that it reads in grey as well, and for readers who cannot distinguish red from green.

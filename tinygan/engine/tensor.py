@@ -269,7 +269,7 @@ def _seed(output: Tensor, seed: Any) -> Tensor:
     if seed is None:
         if output.size != 1:
             raise GraphError(f"give the gradient of {describe(output)}: only a single number has an obvious one (1)")
-        return Tensor(output.xp.ones_like(output.data))
+        return Tensor(operand(1.0, output.data).reshape(output.shape))
     if not isinstance(seed, Tensor):
         seed = Tensor(copy_array(seed, output.xp, output.dtype))
     if seed.shape != output.shape or seed.dtype != output.dtype or seed.xp is not output.xp:

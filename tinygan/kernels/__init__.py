@@ -1,6 +1,7 @@
 """Kernels: the array work under the engine. `for_array(x)` returns those for the type of x.
 
     base.py         class Kernels: every kernel, on any array with NumPy's interface
+    elementwise.py  those of them that go number by number: scale and bias, the sigmoid, the loss
     cpu/, gpu/      CpuKernels and CudaKernels, which override what they do faster: NumPy arrays, float32 CuPy arrays
     reference.py    what each kernel must compute, as plain loops; the tests hold all three classes against it
     geometry.py     sizes and overlaps of convolutions, sampling positions of affine maps

@@ -36,3 +36,8 @@ def send(xp: Any, values: Any, dtype: Any = None) -> Any:
 def to_numpy(array: Any) -> np.ndarray:
     """Return the same values as a NumPy array (a copy where they were on a GPU)."""
     return np.asarray(array) if xp_of(array) is np else array.get()
+
+
+def bank_order(weight: np.ndarray) -> np.ndarray:
+    """Store a (K, A, B, kh, kw) array as (K, A, kh, kw, B), the order of the kernels' matrices."""
+    return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)

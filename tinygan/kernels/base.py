@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.kernels import counter
+from tinygan.kernels import counter, elementwise
 from tinygan.kernels.arrays import xp_of
+from tinygan.kernels.elementwise import per_channel
 from tinygan.kernels.geometry import Pair, overlap, positions, small_size
 from tinygan.kernels.update import Update
 
@@ -77,7 +78,7 @@ class Kernels:
     def conv_relu(self, x: Array, weight: Array, bias: Array, padding: int) -> Array:
         """Compute max(0, conv(x) + bias) with stride 1: x (N, B, H, W), weight (A, B, kh, kw), bias (A,)."""
         y = self.conv(x, weight[None], (1, 1), (padding, padding), None)
-        y += _per_channel(bias, x)
+        y += per_channel(bias, x)
         return xp_of(x).maximum(y, 0.0, out=y)
 
     def conv_relu_dx(self, g: Array, y: Array, weight: Array, padding: int) -> Array:
@@ -88,21 +89,18 @@ class Kernels:
 
     # ---- activation: x (N, C, ...), slope and shift (C,), shift None for 0 ---------------------------------------
 
-    @staticmethod
-    def channel_sums(x: Array) -> Array:
-        """Sum (N, C, ...) over samples and pixels: (C,)."""
-        return x.sum(axis=(0, *range(2, x.ndim)))
+    channel_sums = staticmethod(elementwise.channel_sums)
 
     @staticmethod
     def tprelu(x: Array, slope: Array, shift: Array | None) -> Array:
         """Compute the translated PReLU, y = max(x - t, 0) + a min(x - t, 0) + t (Xiang and Li, arXiv:1704.03971)."""
-        a, t = _per_channel(slope, x), _kink(shift, x)
+        a, t = per_channel(slope, x), _kink(shift, x)
         return xp_of(x).where(x > t, x, a * (x - t) + t)
 
     @staticmethod
     def tprelu_dx(g: Array, x: Array, slope: Array, shift: Array | None) -> Array:
         """Compute its gradient to x: g where x > t, else a g."""
-        return xp_of(x).where(x > _kink(shift, x), g, _per_channel(slope, x) * g)
+        return xp_of(x).where(x > _kink(shift, x), g, per_channel(slope, x) * g)
 
     def tprelu_dslope(self, g: Array, x: Array, shift: Array | None) -> Array:
         """Compute its gradient to the slope: per channel, the sum of g (x - t) over x <= t."""
@@ -118,24 +116,14 @@ class Kernels:
         dshift = None if shift is None else (1.0 - slope) * self.tprelu_below(g, x, shift)
         return self.tprelu_dx(g, x, slope, shift), self.tprelu_dslope(g, x, shift), dshift
 
-    # ---- sigmoid and the loss ------------------------------------------------------------------------------------
+    # ---- joining, scale and bias, sigmoid, the loss, a blur (elementwise.py) ---------------------------------------
 
-    @staticmethod
-    def sigmoid(x: Array) -> Array:
-        """Compute 1 / (1 + e^-x), and e^x / (1 + e^x) for x < 0: neither overflows, and small values stay exact."""
-        xp = xp_of(x)
-        small = xp.exp(-abs(x))
-        return xp.where(x >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
-
-    @staticmethod
-    def logistic_loss(x: Array, sign: float) -> Array:
-        """Compute the mean of -log sigmoid(sign x), a 0-d array."""
-        xp, z = xp_of(x), -sign * x
-        return (xp.maximum(z, 0.0) + xp.log1p(xp.exp(-abs(z)))).sum() * (1 / max(1, x.size))
-
-    def logistic_back(self, g: Array, x: Array, sign: float) -> Array:
-        """Compute its gradient to x for the gradient g (0-d) of the loss: -g sign sigmoid(-sign x) / n."""
-        return (g * (-sign / max(1, x.size))) * self.sigmoid(-sign * x)
+    concatenate, affine, affine_back, sigmoid, sigmoid_back, softplus, blur = map(staticmethod, (
+        elementwise.concatenate, elementwise.affine, elementwise.affine_back, elementwise.sigmoid,
+        elementwise.sigmoid_back, elementwise.softplus, elementwise.blur))
+    logistic_loss, logistic_back, logistic_losses, logistic_losses_back = map(staticmethod, (
+        elementwise.logistic_loss, elementwise.logistic_back, elementwise.logistic_losses,
+        elementwise.logistic_losses_back))
 
     # ---- pooling and resizing: x (N, C, H, W) --------------------------------------------------------------------
 
@@ -353,14 +341,9 @@ def _taps(small_hw: Pair, kernel: Pair, stride: Pair, padding: Pair, big_size: P
             yield i, j, rows, cols, big_rows, big_cols
 
 
-def _per_channel(vector: Array, x: Array) -> Array:
-    """Shape (C,) to broadcast over x (N, C, ...)."""
-    return vector.reshape(-1, *[1] * (x.ndim - 2))
-
-
 def _kink(shift: Array | None, x: Array) -> Any:
     """Shape the shift to broadcast over x; 0 where there is none."""
-    return 0 if shift is None else _per_channel(shift, x)
+    return 0 if shift is None else per_channel(shift, x)
 
 
 def _windows(array: Array, size: int, stride: int, hw: Sequence[int]) -> list[Array]:

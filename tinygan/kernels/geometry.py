@@ -32,3 +32,14 @@ def positions(matrix: np.ndarray, rows: np.ndarray, width: int) -> list[np.ndarr
     """
     i, j = rows.astype(matrix.dtype)[:, None], np.arange(width, dtype=matrix.dtype)
     return [(a * i + b * j) + c for a, b, c in matrix]
+
+
+def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
+    """Return the (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
+    scale = n / m
+    reach = max(scale, 1.0) if antialias else 1.0
+    centre = (np.arange(m)[:, None] + 0.5) * scale - 0.5
+    if not antialias:
+        centre = centre.clip(0, n - 1)  # the border pixel is repeated
+    weights = np.maximum(0.0, 1.0 - abs(np.arange(n)[None, :] - centre) / reach)
+    return weights / weights.sum(axis=1, keepdims=True)

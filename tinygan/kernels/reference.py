@@ -191,6 +191,45 @@ def sigmoid(x):
     return np.where(x >= 0, 1, small) / (1 + small)
 
 
+def sigmoid_back(g, y):
+    """Compute its gradient to x from its value y: g y (1 - y)."""
+    return g * y * (1 - y)
+
+
+def concatenate(arrays, axis):
+    """Join arrays along an axis."""
+    return np.concatenate(arrays, axis)
+
+
+def affine(x, gain, bias):
+    """Compute gain x + bias, per channel; x (N, C, ...), gain and bias (C,)."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        y[:, c] = gain[c] * x[:, c] + bias[c]
+    return y
+
+
+def affine_back(g, x, gain):
+    """Compute its gradients: to x; to gain, the sum of g x per channel; to bias, that of g."""
+    dx = affine(g, gain, np.zeros_like(gain))
+    return dx, channel_sums(g * x), channel_sums(g)
+
+
+def softplus(x):
+    """Compute log(1 + e^x), without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def blur(x):
+    """Blur maps (N, C, H, W) with the weights 1/4, 1/2, 1/4 along rows and columns, the border pixel repeated."""
+    out = np.zeros_like(x)
+    height, width = x.shape[2:]
+    for i, j, down, right in np.ndindex(height, width, 3, 3):
+        row, column = min(max(i + down - 1, 0), height - 1), min(max(j + right - 1, 0), width - 1)
+        out[:, :, i, j] += (1, 2, 1)[down] * (1, 2, 1)[right] / 16 * x[:, :, row, column]
+    return out
+
+
 def logistic_loss(x, sign):
     """Compute the mean of -log sigmoid(sign x), without overflow."""
     z = -sign * x
@@ -200,6 +239,16 @@ def logistic_loss(x, sign):
 def logistic_back(g, x, sign):
     """Compute its gradient to x for the gradient g of the loss: -g sign sigmoid(-sign x) / n."""
     return -g * sign / x.size * sigmoid(-sign * x)
+
+
+def logistic_losses(x, first):
+    """Compute the loss of logits (N,), the first of which are to be called real (sign 1), the others not (sign -1)."""
+    return logistic_loss(x[:first], 1) + logistic_loss(x[first:], -1)
+
+
+def logistic_losses_back(g, x, first):
+    """Compute its gradient to x for the gradient g of the loss."""
+    return np.concatenate([logistic_back(g, x[:first], 1), logistic_back(g, x[first:], -1)])
 
 
 # ---- patches -----------------------------------------------------------------------------------------------------

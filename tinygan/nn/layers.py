@@ -22,9 +22,10 @@ from tinygan.engine.tensor import Tensor, watched
 from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import pair
+from tinygan.kernels.arrays import bank_order
 from tinygan.nn.module import Module, Parameter
 from tinygan.ops.conv import Pair, conv2d, conv_transpose2d
-from tinygan.ops.fused import gather_sets, tprelu, weight_norm
+from tinygan.ops.fused import gather_sets, scale_shift, tprelu, weight_norm
 from tinygan.ops.routes import Route, Routed, route_of, routes_of
 
 NORMS = ("strict", "affine", "none")
@@ -72,6 +73,8 @@ class _Filters(Module):
 
     def scaled(self, y: Tensor, route: Route | None = None) -> Tensor:
         """Apply scale and bias, one per output channel (and per filter set where the layer has bank_affine)."""
+        if self.gain is not None and len(self.gain) == 1:
+            return scale_shift(y, self.gain.reshape(-1), self.bias.reshape(-1))
         if self.gain is not None:
             y = y * _for_samples(self.gain, route, y.ndim)
         if self.bias is not None:
@@ -235,11 +238,6 @@ def normalized(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     finally:
         for layer, (given, detached) in zip(layers, before, strict=True):
             layer.given, layer.weight.detached = given, detached
-
-
-def bank_order(weight: np.ndarray) -> np.ndarray:
-    """Store a (K, A, B, kh, kw) array as (K, A, kh, kw, B), the order of the kernels' matrices."""
-    return np.ascontiguousarray(weight.transpose(0, 1, 3, 4, 2)).transpose(0, 1, 4, 2, 3)
 
 
 def _for_samples(values: Tensor, route: Route | None, ndim: int) -> Tensor:

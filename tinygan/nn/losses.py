@@ -15,7 +15,7 @@ from tinygan.engine.tensor import Tensor, describe
 from tinygan.errors import GraphError, TinyganError
 from tinygan.kernels.arguments import copy_integers
 from tinygan.ops import log, log_softmax, mean, negative, sigmoid
-from tinygan.ops.fused import logistic_loss
+from tinygan.ops.fused import logistic_loss, logistic_losses
 
 CLAMP_EPS = 1e-12  # -log(1e-12) = 27.6 is the largest value the clamped form can take
 GENERATOR_LOSSES = ("nonsaturating", "saturating")
@@ -31,6 +31,16 @@ def discriminator_loss(*, real: Tensor, fake: Tensor, form: str = "logits") -> T
     logit of about 17.) Raises TinyganError for another form.
     """
     return _minus_log(real, 1.0, form) + _minus_log(fake, -1.0, form)
+
+
+def joint_loss(logits: Tensor, reals: int, form: str = "logits") -> Tensor:
+    """Compute discriminator_loss of the logits (N,) of one batch, the first `reals` of which are of real images.
+
+    form and errors: as for `discriminator_loss`. In the form "logits" both halves are one operation.
+    """
+    if form == "logits":
+        return logistic_losses(logits, first=reals)
+    return discriminator_loss(real=logits[:reals], fake=logits[reals:], form=form)
 
 
 def generator_loss(*, fake: Tensor, kind: str = "nonsaturating", form: str = "logits") -> Tensor:

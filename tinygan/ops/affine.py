@@ -7,7 +7,6 @@ four pixels around it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from tinygan.kernels.host import renewed
 from tinygan.ops.conv import Pair
 
 MOST_ENTRY = 1e6  # of a matrix, in pixels: beyond it lies no image, and float32 would overflow
-BLUR = (0.25, 0.5)  # binomial weights of a neighbour and of the pixel itself
 
 
 def warp(x: Tensor, matrices: np.ndarray, size: Pair, sources: Sequence[int] | None = None) -> Tensor:
@@ -66,16 +64,4 @@ def blur(x: Tensor):
     The weights are our choice: the smallest binomial filter. Raises GraphError for another number of axes.
     """
     check_map("blur", x)
-    return _blur_along(_blur_along(x.data, 2), 3), (lambda g, y: blur(g),)
-
-
-def _blur_along(a: Any, axis: int) -> Any:
-    near, centre = BLUR
-    ahead, behind = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(None, -1)))
-    first, last = ((slice(None),) * axis + (part,) for part in (slice(None, 1), slice(-1, None)))
-    out, share = a * centre, a * near
-    out[ahead] += share[behind]
-    out[behind] += share[ahead]
-    out[first] += share[first]
-    out[last] += share[last]
-    return out
+    return for_array(x.data).blur(x.data), (lambda g, y: blur(g),)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.engine.tensor import Tensor, add, broadcast_to, copy, describe, primitive, sum_to
+from tinygan.engine.tensor import Rules, Tensor, add, broadcast_to, copy, describe, primitive, sum_to
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import axes_of, axis_of, copy_array, copy_index, float_type, tensor_list, unpack
@@ -132,7 +132,8 @@ def tanh(a: Tensor):
 @primitive
 def sigmoid(a: Tensor):
     """Compute 1 / (1 + e ** -a), elementwise; does not overflow, and small values stay exact."""
-    return for_array(a.data).sigmoid(a.data), (lambda g, y: g * y * (1.0 - y),)
+    value = for_array(a.data).sigmoid(a.data)
+    return value, Rules((lambda g, y: g * y * (1.0 - y),), lambda g: (for_array(value).sigmoid_back(g.data, value),))
 
 
 @primitive
@@ -141,8 +142,7 @@ def softplus(a: Tensor):
 
     -log(sigmoid(a)) is softplus(-a): losses on logits use it.
     """
-    x = a.data
-    return a.xp.maximum(x, 0.0) + a.xp.log1p(a.xp.exp(-abs(x))), (lambda g, y: g * sigmoid(a),)
+    return for_array(a.data).softplus(a.data), (lambda g, y: g * sigmoid(a),)
 
 
 @primitive
@@ -266,7 +266,7 @@ def _concatenate(*tensors: Tensor, axis: int):
         return lambda g, y: getitem(g, index=index)
 
     vjps = tuple(part(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return tensors[0].xp.concatenate([t.data for t in tensors], axis=axis), vjps
+    return for_array(tensors[0].data).concatenate([t.data for t in tensors], axis), vjps
 
 
 # ---- reductions and products -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tinygan.engine.tensor import Rules, Tensor, describe, primitive
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_kernel, copy_mask, windows
-from tinygan.ops.basic import matmul, multiply, negative, power, put, reshape, sigmoid, where
+from tinygan.ops.basic import concatenate, matmul, multiply, negative, power, put, reshape, sigmoid, where
 from tinygan.ops.basic import sum as sum_over
 from tinygan.ops.conv import conv2d, conv2d_weight
 from tinygan.ops.routes import Route, Routed
@@ -106,6 +106,16 @@ def _logistic_dx(g: Tensor, x: Tensor, *, sign: float):
     return value, (lambda gg, y: sum_over(gg * sigmoid(x * -sign)) * (-sign / max(1, x.size)), by_x)
 
 
+@primitive
+def logistic_losses(logits: Tensor, *, first: int):
+    """Compute logistic_loss(logits[:first], 1) + logistic_loss(logits[first:], -1), a single number; logits: (N,)."""
+    def dx(g: Tensor, y: Tensor) -> Tensor:
+        return concatenate([_logistic_dx(g, logits[:first], sign=1.0), _logistic_dx(g, logits[first:], sign=-1.0)])
+
+    x, kernels = logits.data, for_array(logits.data)
+    return kernels.logistic_losses(x, first), Rules((dx,), lambda g: (kernels.logistic_losses_back(g.data, x, first),))
+
+
 # ---- the values of each sample's filter set -------------------------------------------------------------------------
 
 
@@ -131,6 +141,19 @@ def _gather_sets(values: Tensor, *, routes: Route):
         return out
 
     return values.data[routes.indices], (vjp,)
+
+
+# ---- scale and bias ---------------------------------------------------------------------------------------------
+
+
+@primitive
+def scale_shift(x: Tensor, gain: Tensor, bias: Tensor):
+    """Compute gain x + bias, per channel. x: (N, C, ...). gain, bias: (C,), or numbers. Returns x's shape."""
+    kernels, axes = for_array(x.data), (0, *range(2, x.ndim))
+    rules = (lambda g, y: g * _per_channel(gain, x), lambda g, y: sum_over(g * x, axes), lambda g, y: sum_over(g, axes))
+    if gain.requires_grad:
+        rules = Rules(rules, lambda g: kernels.affine_back(g.data, x.data, gain.data))
+    return kernels.affine(x.data, gain.data, bias.data), rules
 
 
 # ---- PReLU and translated PReLU ----------------------------------------------------------------------------------

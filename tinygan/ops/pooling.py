@@ -10,6 +10,7 @@ from tinygan.engine.tensor import Tensor, describe, primitive
 from tinygan.errors import GraphError
 from tinygan.kernels import for_array
 from tinygan.kernels.arguments import check_map, pair, square
+from tinygan.kernels.geometry import interpolation_matrix
 from tinygan.ops.conv import Pair
 
 
@@ -87,14 +88,3 @@ def resize_bilinear(x: Tensor, size: Pair, *, antialias: bool = False) -> Tensor
 def _resize(x: Tensor, *, rows: np.ndarray, columns: np.ndarray):
     """Compute rows @ x @ columns.T for each map; the transpose is the same with both matrices transposed."""
     return for_array(x.data).resize(x.data, rows, columns), (lambda g, y: _resize(g, rows=rows.T, columns=columns.T),)
-
-
-def interpolation_matrix(n: int, m: int, antialias: bool = False) -> np.ndarray:
-    """Return the (m, n) matrix of linear interpolation from n to m samples; every row sums to 1."""
-    scale = n / m
-    reach = max(scale, 1.0) if antialias else 1.0
-    centre = (np.arange(m)[:, None] + 0.5) * scale - 0.5
-    if not antialias:
-        centre = centre.clip(0, n - 1)  # the border pixel is repeated
-    weights = np.maximum(0.0, 1.0 - abs(np.arange(n)[None, :] - centre) / reach)
-    return weights / weights.sum(axis=1, keepdims=True)

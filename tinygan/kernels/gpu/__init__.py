@@ -3,6 +3,7 @@
     kernels.cu      all kernels, in CUDA C without a single include
     launch.py       compiles and launches them, with checked arguments; cuBLAS products
     conv.py         the three convolution maps
+    direct.py       the same where a map has one channel, without columns
     routes.py       the samples of each filter set, and their products with its filters
     maps.py         activation, sums per channel, loss, pooling, resizing
     warp.py         bilinear sampling along affine maps
@@ -27,7 +28,10 @@ class CudaKernels(Kernels):
     channel_sums, matmul = staticmethod(maps.channel_sums), staticmethod(launch.matmul)
     tprelu, tprelu_dx, tprelu_dslope, tprelu_below, tprelu_back = map(staticmethod, (
         maps.tprelu, maps.tprelu_dx, maps.tprelu_dslope, maps.tprelu_below, maps.tprelu_back))
-    sigmoid, logistic_loss, logistic_back = map(staticmethod, (maps.sigmoid, maps.logistic_loss, maps.logistic_back))
+    concatenate, affine, affine_back = map(staticmethod, (maps.concatenate, maps.affine, maps.affine_back))
+    sigmoid, sigmoid_back = staticmethod(maps.sigmoid), staticmethod(maps.sigmoid_back)
+    logistic_loss, logistic_back, logistic_losses, logistic_losses_back = map(staticmethod, (
+        maps.logistic_loss, maps.logistic_back, maps.logistic_losses, maps.logistic_losses_back))
     max_pool, pool_take, pool_put = map(staticmethod, (maps.max_pool, maps.pool_take, maps.pool_put))
     mean_pool, mean_unpool, resize = map(staticmethod, (maps.mean_pool, maps.mean_unpool, maps.resize))
     warp, warp_back = map(staticmethod, (warp.warp, warp.warp_back))

@@ -13,7 +13,7 @@ each range with its set's filters. The small map stays in the batch's order. Col
 once as COLUMNS allows, which bounds the memory at any image size. Nothing here depends on which routes they are.
 
 Shapes and meaning are those of reference.py. Maps come back as (N, C, H, W) views of that memory; arrays in another
-order are copied into it first.
+order are copied into it first. Where a map has one channel, kernels without columns do it (direct.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from tinygan.kernels.arrays import xp_of
 from tinygan.kernels.geometry import small_size
+from tinygan.kernels.gpu import direct
 from tinygan.kernels.gpu.launch import blocks_for, gemm, launch
 from tinygan.kernels.gpu.routes import Columns, Plan, gradient, plan_of, product
 
@@ -36,9 +37,15 @@ def conv(big: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarra
     """Convolve big (N, B, H, W) to small (N, A, h, w)."""
     kernel, big = weight.shape[3:], channel_rows(big)
     hw = tuple(small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
+    small = xp_of(big).empty((weight.shape[1], big.shape[1], *hw), np.float32)
+    if routes is None and direct.is_whole(weight.shape, big.shape[2:], padding):
+        direct.whole_conv(big, _dense(weight)[0], small)
+        return _logical(small)
+    if routes is None and direct.is_thin(weight):
+        direct.thin_conv(big, _dense(weight)[0], small, stride, padding)
+        return _logical(small)
     layer = _Layer(big, (weight.shape[1], *hw), kernel, stride, padding, _plan(big, routes, len(weight)))
     filters = _filters(weight)
-    small = xp_of(big).empty((weight.shape[1], big.shape[1], *hw), np.float32)
     for columns in layer.chunks(layer.im2col):
         if layer.plan is None:
             gemm(_part(small, columns), filters[0], columns.matrix)
@@ -52,6 +59,12 @@ def conv_transpose(small: Any, weight: Any, stride: tuple, padding: tuple, route
     """Convolve small (N, A, h, w) the transposed way to big (N, B, *output_size)."""
     small = channel_rows(small)
     big = xp_of(small).empty((weight.shape[2], small.shape[1], *output_size), np.float32)
+    if routes is None and direct.is_whole(weight.shape, output_size, padding):
+        direct.whole_transpose(small, _dense(weight)[0], big)
+        return _logical(big)
+    if routes is None and direct.is_thin(weight):
+        direct.thin_transpose(small, _dense(weight)[0], big, stride, padding)
+        return _logical(big)
     layer = _Layer(big, (small.shape[0], *small.shape[2:]), weight.shape[3:], stride, padding,
                    _plan(small, routes, len(weight)))
     filters = _filters(weight)
@@ -71,6 +84,9 @@ def conv_weight(big: Any, small: Any, kernel: tuple, stride: tuple, padding: tup
     layer = _Layer(big, (small.shape[0], *small.shape[2:]), kernel, stride, padding, _plan(big, routes, bank))
     new = xp_of(big).empty if layer.samples else xp_of(big).zeros  # no samples, no product that writes it
     grad = new((bank, small.shape[0], big.shape[0], *kernel), np.float32)
+    if routes is None and layer.samples and direct.is_whole(grad.shape, big.shape[2:], padding):
+        direct.whole_weight(big, small, grad[0])
+        return grad
     flat = _filters(grad)
     for columns in layer.chunks(layer.im2col):
         add = columns.first > 0
@@ -158,6 +174,11 @@ def _logical(rows: Any) -> Any:
     return rows.swapaxes(0, 1)
 
 
+def _dense(weight: Any) -> Any:
+    """Return the filters in C order; a copy only if they are in another."""
+    return xp_of(weight).ascontiguousarray(weight)
+
+
 def _filters(weight: Any) -> Any:
     """Reshape (K, A, B, kh, kw) to matrices (K, A, B * kh * kw)."""
-    return xp_of(weight).ascontiguousarray(weight).reshape(*weight.shape[:2], -1)
+    return _dense(weight).reshape(*weight.shape[:2], -1)

@@ -135,6 +135,88 @@ extern "C" __global__ void col2im_k3s1p1(
     col2im_body(col, order, first, big, B, N, count, H, W, h, w, 3, 3, 1, 1, 1, 1);
 }
 
+// ---- convolution without columns, where one map has a single channel -----------------------------------------------
+//
+// Next to the image, and at a discriminator's last layer: each number of the other map takes part in few products, and to
+// write the columns would take longer than these.
+
+// big (N, H, W) -> small (A, N, h, w) by filters (A, kh, kw). A thread owns a number of the small map; neighbours have the
+// same filter.
+extern "C" __global__ void thin_conv(
+    const float* __restrict__ big, const float* __restrict__ filters, float* __restrict__ small,
+    int A, int N, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    EACH(i, A * N * h * w) {
+        int x = i % w, y = i / w % h, n = i / (h * w) % N, a = i / (h * w) / N;
+        const float *filter = filters + a * kh * kw, *map = big + (long long)n * H * W;
+        float sum = 0.0f;
+        for (int ki = 0; ki < kh; ++ki) {
+            int Y = y * sh - ph + ki;
+            for (int kj = 0; kj < kw; ++kj) {
+                int X = x * sw - pw + kj;
+                if (Y >= 0 && Y < H && X >= 0 && X < W) sum += filter[ki * kw + kj] * map[Y * W + X];
+            }
+        }
+        small[i] = sum;
+    }
+}
+
+// The transpose: small (A, N, h, w) -> big (N, H, W). A thread owns a pixel of the big map and gathers the small pixels
+// whose patches cover it, in all their channels.
+extern "C" __global__ void thin_transpose(
+    const float* __restrict__ small, const float* __restrict__ filters, float* __restrict__ big,
+    int A, int N, int H, int W, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw)
+{
+    EACH(i, N * H * W) {
+        int X = i % W, Y = i / W % H, n = i / (H * W);
+        float sum = 0.0f;
+        for (int ki = (Y + ph) % sh; ki < kh; ki += sh) {
+            int above = Y + ph - ki, y = above / sh;
+            if (above < 0 || y >= h) continue;
+            for (int kj = (X + pw) % sw; kj < kw; kj += sw) {
+                int left = X + pw - kj, x = left / sw;
+                if (left < 0 || x >= w) continue;
+                const float *from = small + ((long long)n * h + y) * w + x, *tap = filters + ki * kw + kj;
+                for (int a = 0; a < A; ++a) sum += from[(long long)a * N * h * w] * tap[a * kh * kw];
+            }
+        }
+        big[i] = sum;
+    }
+}
+
+// The three maps of a convolution whose window is the whole big map (B, N, P), with one filter (B, P): small is (N,).
+// A block owns a sample.
+extern "C" __global__ void whole_conv(const float* __restrict__ big, const float* __restrict__ filter,
+                                      float* __restrict__ small, int B, int N, int P)
+{
+    __shared__ float shared[THREADS];
+    for (int n = blockIdx.x; n < N; n += gridDim.x) {
+        float sum = 0.0f;
+        for (int k = threadIdx.x; k < B * P; k += THREADS)
+            sum += filter[k] * big[((long long)(k / P) * N + n) * P + k % P];
+        sum = block_sum_sync(sum, shared);
+        if (threadIdx.x == 0) small[n] = sum;
+    }
+}
+
+// big[b, n, p] = small[n] filter[b, p]
+extern "C" __global__ void whole_transpose(const float* __restrict__ small, const float* __restrict__ filter,
+                                           float* __restrict__ big, int B, int N, int P)
+{
+    EACH(i, B * N * P) big[i] = small[i / P % N] * filter[i / P / N * P + i % P];
+}
+
+// grad[b, p] = the sum over n of small[n] big[b, n, p]
+extern "C" __global__ void whole_weight(const float* __restrict__ big, const float* __restrict__ small,
+                                        float* __restrict__ grad, int B, int N, int P)
+{
+    EACH(i, B * P) {
+        float sum = 0.0f;
+        for (int n = 0; n < N; ++n) sum += small[n] * big[((long long)(i / P) * N + n) * P + i % P];
+        grad[i] = sum;
+    }
+}
+
 // ---- routes: a batch sorted by filter set, and products of each set's samples with its filters -------------------
 //
 // How many samples a set has is read from the plan, on the device: arguments and grid are the same whatever the routes.
@@ -561,43 +643,51 @@ extern "C" __global__ void row_sums(const float* __restrict__ x, float* __restri
     }
 }
 
-// y = x where x > t, else a (x - t) + t: the translated PReLU over (C, pixels). blockIdx.y is the channel, so no thread
-// has to divide. shift may be null.
+// Where pixel i of channel c lies: of maps stored (channel, sample, row, column), or with `samples` as a fully-connected
+// layer leaves them, (row, column, channel, sample); i counts pixels sample by sample in either case.
+__device__ __forceinline__ long long pixel_at(int c, int i, int C, int pixels, int samples)
+{
+    if (!samples) return (long long)c * pixels + i;
+    int each = pixels / samples;
+    return ((long long)(i % each) * C + c) * samples + i / each;
+}
+
+// y = x where x > t, else a (x - t) + t: the translated PReLU over (C, pixels). blockIdx.y is the channel. shift may be
+// null. samples: 0, or how x is stored, as above.
 extern "C" __global__ void tprelu(
     const float* __restrict__ x, const float* __restrict__ slope, const float* __restrict__ shift,
-    float* __restrict__ out, int C, int pixels)
+    float* __restrict__ out, int C, int pixels, int samples)
 {
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
         float a = slope[c], t = shift ? shift[c] : 0.0f;
-        const float* row = x + (long long)c * pixels;
         float* result = out + (long long)c * pixels;
         EACH(i, pixels) {
-            float u = row[i];
+            float u = x[pixel_at(c, i, C, pixels, samples)];
             result[i] = u > t ? u : a * (u - t) + t;
         }
     }
 }
 
-// Its whole backward pass over one reading of g and x. dx = g above the kink, a g at it and below (null: not wanted).
-// sums (2, C, gridDim.x) gets, per channel and block, the gradients to slope: the sum of g (x - t) below; to shift:
-// 1 - a times the sum of g below. Null: not wanted. row_sums adds up the blocks.
+// Its whole backward pass over one reading of g and x. dx, stored as x is: g above the kink, a g at it and below (null:
+// not wanted). sums (2, C, gridDim.x) gets, per channel and block, the gradients to slope: the sum of g (x - t) below;
+// to shift: 1 - a times the sum of g below. Null: not wanted. row_sums adds up the blocks.
 extern "C" __global__ void tprelu_back(
     const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ slope,
-    const float* __restrict__ shift, float* __restrict__ dx, float* __restrict__ sums, int C, int pixels)
+    const float* __restrict__ shift, float* __restrict__ dx, float* __restrict__ sums, int C, int pixels, int samples)
 {
     __shared__ float shared[THREADS];
     for (int c = blockIdx.y; c < C; c += gridDim.y) {
         float a = slope[c], t = shift ? shift[c] : 0.0f;
-        long long start = (long long)c * pixels;
         float for_slope = 0.0f, for_shift = 0.0f;
         EACH(i, pixels) {
-            float u = x[start + i], cotangent = g[start + i];
+            long long at = pixel_at(c, i, C, pixels, samples);
+            float u = x[at], cotangent = g[(long long)c * pixels + i];
             bool below = u <= t;
             if (below) {
                 for_slope += cotangent * (u - t);
                 for_shift += cotangent;
             }
-            if (dx) dx[start + i] = below ? a * cotangent : cotangent;
+            if (dx) dx[at] = below ? a * cotangent : cotangent;
         }
         if (!sums) continue;
         float* out = sums + (long long)c * gridDim.x + blockIdx.x;
@@ -606,6 +696,51 @@ extern "C" __global__ void tprelu_back(
         if (threadIdx.x == 0) {
             out[0] = for_slope;
             out[(long long)C * gridDim.x] = (1.0f - a) * for_shift;
+        }
+    }
+}
+
+// a (C, pixels_a) and b (C, pixels_b) side by side: out (C, pixels_a + pixels_b)
+extern "C" __global__ void join(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ out, int C,
+                                int pixels_a, int pixels_b)
+{
+    int pixels = pixels_a + pixels_b;
+    for (int c = blockIdx.y; c < C; c += gridDim.y)
+        EACH(i, pixels)
+            out[(long long)c * pixels + i] =
+                i < pixels_a ? a[(long long)c * pixels_a + i] : b[(long long)c * pixels_b + i - pixels_a];
+}
+
+// y = gain x + bias over (C, pixels), as above. step: 1, or 0 where gain and bias are single numbers.
+extern "C" __global__ void affine(const float* __restrict__ x, const float* __restrict__ gain,
+                                  const float* __restrict__ bias, float* __restrict__ y, int C, int pixels, int step)
+{
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float a = gain[c * step], b = bias[c * step];
+        EACH(i, pixels) y[(long long)c * pixels + i] = a * x[(long long)c * pixels + i] + b;
+    }
+}
+
+// Its backward pass: dx = gain g; sums (2, C, gridDim.x): per channel and block, the sums of g x and of g.
+extern "C" __global__ void affine_back(
+    const float* __restrict__ g, const float* __restrict__ x, const float* __restrict__ gain, float* __restrict__ dx,
+    float* __restrict__ sums, int C, int pixels)
+{
+    __shared__ float shared[THREADS];
+    for (int c = blockIdx.y; c < C; c += gridDim.y) {
+        float for_gain = 0.0f, for_bias = 0.0f;
+        EACH(i, pixels) {
+            long long at = (long long)c * pixels + i;
+            for_gain += g[at] * x[at];
+            for_bias += g[at];
+            dx[at] = gain[c] * g[at];
+        }
+        float* out = sums + (long long)c * gridDim.x + blockIdx.x;
+        for_gain = block_sum_sync(for_gain, shared);
+        for_bias = block_sum_sync(for_bias, shared);
+        if (threadIdx.x == 0) {
+            out[0] = for_gain;
+            out[(long long)C * gridDim.x] = for_bias;
         }
     }
 }
@@ -810,6 +945,37 @@ extern "C" __global__ void logistic_back(const float* __restrict__ g, const floa
         float z = -sign * x[i], small = expf(-fabsf(z));
         dx[i] = -sign * *g / n * (z >= 0.0f ? 1.0f : small) / (1.0f + small);
     }
+}
+
+// Both halves of a discriminator's loss, in one block: the mean of softplus(-x) over the first numbers, of softplus(x)
+// over the others.
+extern "C" __global__ void logistic_losses(const float* __restrict__ x, float* __restrict__ loss, int n, int first)
+{
+    __shared__ float shared[THREADS];
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < n; i += THREADS) {
+        float z = i < first ? -x[i] : x[i];
+        sum += (fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)))) / (i < first ? first : n - first);
+    }
+    sum = block_sum_sync(sum, shared);
+    if (threadIdx.x == 0) *loss = sum;
+}
+
+// dx = -g sign sigmoid(-sign x) / count, with sign 1 for the first numbers, -1 for the others.
+extern "C" __global__ void logistic_losses_back(const float* __restrict__ g, const float* __restrict__ x,
+                                                float* __restrict__ dx, int n, int first)
+{
+    EACH(i, n) {
+        float sign = i < first ? 1.0f : -1.0f, z = -sign * x[i], small = expf(-fabsf(z));
+        dx[i] = -sign * *g / (i < first ? first : n - first) * (z >= 0.0f ? 1.0f : small) / (1.0f + small);
+    }
+}
+
+// dx = g y (1 - y), for the value y of the sigmoid.
+extern "C" __global__ void sigmoid_back(const float* __restrict__ g, const float* __restrict__ y,
+                                        float* __restrict__ dx, int n)
+{
+    EACH(i, n) dx[i] = g[i] * y[i] * (1.0f - y[i]);
 }
 
 // y = 1 / (1 + e^-x), without overflow.
@@ -1136,9 +1302,18 @@ extern "C" __global__ void counter_normal(float* out, int n, unsigned int seed_l
     counter_fill<AsNormal>(out, n, 0, seed_lo, seed_hi, stream_lo, stream_hi);
 }
 
-// As counter_normal, with the four words of seed and stream in device memory: a recorded step gets others each time.
-extern "C" __global__ void normal_of_step(float* out, int n, const unsigned int* __restrict__ words) {
-    counter_fill<AsNormal>(out, n, 0, words[0], words[1], words[2], words[3]);
+// Numbers for several draws, each as counter_normal makes them, with its four words of seed and stream in device memory: a
+// recorded step gets others each time. out (draws, width, n / width): each draw's rows of `width` numbers, as columns.
+extern "C" __global__ void normal_of_step(float* out, int n, int width, const unsigned int* __restrict__ words,
+                                          int draws) {
+    int blocks = (n + 3) / 4;
+    EACH(i, draws * blocks) {
+        int draw = i / blocks, b = i % blocks;
+        const unsigned int* word = words + 4 * draw;
+        FourWords four = philox4x32_10(b, word[0], word[1], word[2], word[3]);
+        for (int k = 4 * b; k < 4 * b + 4 && k < n; ++k)
+            out[draw * n + k % width * (n / width) + k / width] = normal_of(four.word[k - 4 * b]);
+    }
 }
 
 extern "C" __global__ void counter_integers(int* out, int n, unsigned int high, unsigned int seed_lo,

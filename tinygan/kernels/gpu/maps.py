@@ -6,6 +6,7 @@ Each is one kernel of kernels.cu (an activation's sums per channel take a second
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from tinygan.kernels.gpu.conv import channel_rows
 from tinygan.kernels.gpu.feed import held, lasting
 from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
-PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it
+PER_THREAD = 8  # numbers that a thread of a sum adds up at least, before another block is worth it,
+MANY = 128  # or four times as many where there are so many channels, and so blocks, that these keep a GPU busy
 
 # ---- sums, activation --------------------------------------------------------------------------------------------
 
@@ -31,7 +33,7 @@ def _row_sums(x: Any) -> Any:
     xp = xp_of(x)
     if x.size == 0:
         return xp.zeros(len(x), np.float32)
-    grid = _channel_grid(*x.shape, PER_THREAD)
+    grid = _sums_grid(*x.shape)
     out = xp.empty((len(x), grid[0]), np.float32)
     launch("row_sums", grid, x, out, *x.shape)
     return out.reshape(-1) if grid[0] == 1 else _row_sums(out)
@@ -39,11 +41,11 @@ def _row_sums(x: Any) -> Any:
 
 def tprelu(x: Any, slope: Any, shift: Any) -> Any:
     """Compute the translated PReLU of x (N, C, ...); slope and shift (C,), shift None for 0."""
-    rows = channel_rows(x)
-    out = xp_of(x).empty(rows.shape, np.float32)
-    if rows.size:
-        pixels = rows.size // len(rows)
-        launch("tprelu", _channel_grid(len(rows), pixels, 1), rows, slope, shift, out, len(rows), pixels)
+    rows, samples = _stored(x)
+    out = xp_of(x).empty((x.shape[1], len(x), *x.shape[2:]), np.float32)
+    if out.size:
+        channels, pixels = len(out), out.size // len(out)
+        launch("tprelu", _channel_grid(channels, pixels, 1), rows, slope, shift, out, channels, pixels, samples)
     return out.swapaxes(0, 1)
 
 
@@ -70,19 +72,74 @@ def tprelu_below(g: Any, x: Any, shift: Any) -> Any:
 
 def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple:
     """Compute the gradients to x, slope and shift; without `sums` the last two are None."""
-    xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
-    channels = len(rows)
-    dx = xp.empty(rows.shape, np.float32)
+    xp, cotangent, (rows, samples) = xp_of(x), channel_rows(g), _stored(x)
+    channels, dx = x.shape[1], xp.empty(rows.shape, np.float32)
+    logical = dx.transpose(3, 2, 0, 1) if samples else dx.swapaxes(0, 1)
     if rows.size == 0:
-        return dx.swapaxes(0, 1), *(xp.zeros((2, channels), np.float32) if sums else (None, None))
+        return logical, *(xp.zeros((2, channels), np.float32) if sums else (None, None))
     pixels = rows.size // channels
-    grid = _channel_grid(channels, pixels, PER_THREAD)
+    grid = _sums_grid(channels, pixels)
     partial = xp.empty((2 * channels, grid[0]), np.float32) if sums else None
-    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels)
+    launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels, samples)
     if not sums:
-        return dx.swapaxes(0, 1), None, None
+        return logical, None, None
     total = partial if grid[0] == 1 else _row_sums(partial)
-    return dx.swapaxes(0, 1), *total.reshape(2, channels)
+    return logical, *total.reshape(2, channels)
+
+
+def concatenate(arrays: Sequence[Any], axis: int) -> Any:
+    """Join arrays along an axis; two batches of maps (N, C, H, W) in one launch."""
+    xp = xp_of(arrays[0])
+    shapes = [(a.ndim, *a.shape[1:]) for a in arrays]
+    if len(arrays) != 2 or axis != 0 or shapes[0][0] != 4 or shapes[0] != shapes[1] or 0 in arrays[0].shape[1:]:
+        return xp.concatenate(arrays, axis=axis)
+    a, b = map(channel_rows, arrays)
+    out = xp.empty((len(a), a.shape[1] + b.shape[1], *a.shape[2:]), np.float32)
+    if out.size:
+        sizes = a.size // len(a), b.size // len(b)
+        launch("join", _channel_grid(len(a), sum(sizes), 1), a, b, out, len(a), *sizes)
+    return out.swapaxes(0, 1)
+
+
+def affine(x: Any, gain: Any, bias: Any) -> Any:
+    """Compute gain x + bias of x (N, C, ...), gain and bias (C,) or ()."""
+    rows = channel_rows(x)
+    out = xp_of(x).empty(rows.shape, np.float32)
+    if rows.size:
+        pixels = rows.size // len(rows)
+        launch("affine", _channel_grid(len(rows), pixels, 1), rows, gain, bias, out, len(rows), pixels, gain.ndim)
+    return out.swapaxes(0, 1)
+
+
+def affine_back(g: Any, x: Any, gain: Any) -> tuple[Any, Any, Any]:
+    """Compute its gradients to x, gain and bias in one pass over g and x."""
+    xp, cotangent, rows = xp_of(x), channel_rows(g), channel_rows(x)
+    dx, channels = xp.empty(rows.shape, np.float32), len(rows)
+    gain = xp.ascontiguousarray(xp.broadcast_to(gain, channels))
+    if rows.size == 0:
+        return dx.swapaxes(0, 1), *xp.zeros((2, channels), np.float32)
+    pixels = rows.size // channels
+    grid = _sums_grid(channels, pixels)
+    partial = xp.empty((2 * channels, grid[0]), np.float32)
+    launch("affine_back", grid, cotangent, rows, gain, dx, partial, channels, pixels)
+    return dx.swapaxes(0, 1), *(partial if grid[0] == 1 else _row_sums(partial)).reshape(2, channels)
+
+
+def _stored(x: Any) -> tuple[Any, int]:
+    """Return x (N, C, ...) as it is stored, and how many samples where that is (H, W, C, N), else 0.
+
+    A fully-connected layer, whose units are ordered (row, column, channel), leaves its map so. Anything that is neither
+    that nor (C, N, ...) is copied into the latter.
+    """
+    turned = x.transpose(2, 3, 1, 0) if x.ndim == 4 else None
+    if turned is not None and turned.flags.c_contiguous and not x.swapaxes(0, 1).flags.c_contiguous:
+        return turned, len(x)
+    return channel_rows(x), 0
+
+
+def _sums_grid(channels: int, pixels: int) -> tuple[int, int]:
+    """Return the grid of a kernel that adds up each channel. One block along it needs no second launch."""
+    return _channel_grid(channels, pixels, PER_THREAD if channels < MANY else 4 * PER_THREAD)
 
 
 def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int]:
@@ -99,6 +156,30 @@ def sigmoid(x: Any) -> Any:
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
         launch("sigmoid", blocks_for(x.size), x, out, x.size)
+    return out
+
+
+def sigmoid_back(g: Any, y: Any) -> Any:
+    """Compute its gradient to x from its value y: g y (1 - y)."""
+    cotangent, rows = (channel_rows(a) if a.ndim > 1 else _dense(a) for a in (g, y))
+    out = xp_of(y).empty(rows.shape, np.float32)
+    if out.size:
+        launch("sigmoid_back", blocks_for(out.size), cotangent, rows, out, out.size)
+    return out.swapaxes(0, 1) if out.ndim > 1 else out
+
+
+def logistic_losses(x: Any, first: int) -> Any:
+    """Compute logistic_loss(x[:first], 1) + logistic_loss(x[first:], -1) of x (N,), a 0-d array."""
+    loss = xp_of(x).empty((), np.float32)
+    launch("logistic_losses", 1, _dense(x), loss, x.size, first)
+    return loss
+
+
+def logistic_losses_back(g: Any, x: Any, first: int) -> Any:
+    """Compute its gradient to x for the gradient g (0-d) of the loss."""
+    out = xp_of(x).empty(x.shape, np.float32)
+    if x.size:
+        launch("logistic_losses_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, first)
     return out
 
 

@@ -6,7 +6,7 @@ The device draws them itself, so nothing is sent there. All raise ValueError as 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,22 @@ def counter_normal(seed: int, stream: int, n: int) -> Any:
     return _draw("counter_normal", np.float32, seed, stream, n)
 
 
-def normal_of_step(seed: int, stream: Callable[[], int], n: int) -> Any:
-    """Draw n standard normal numbers of a stream, as counter_normal does: of the one that stream() returns now, or of a
-    recorded step before each replay."""
-    def fill(words: np.ndarray) -> None:
-        """Write the words of the key and the stream."""
-        words[...] = *counter.halves(seed, "seed"), *counter.halves(stream(), "stream")
+def normal_of_step(seed: int, streams: Callable[[], Sequence[int]], shape: tuple[int, int], draws: int) -> list[Any]:
+    """Draw standard normal numbers (N, length) of several streams in one launch, each as counter_normal does.
 
-    out = importlib.import_module("cupy").empty(n, np.float32)
-    launch("normal_of_step", blocks_for(-(-n // 4)), out, n, fed((4,), np.uint32, fill))
-    return out
+    The streams are those that streams() returns now, or of a recorded step before each replay. The numbers
+    are stored (length, N), which is what the first layer of a net takes without a copy.
+    """
+    def fill(words: np.ndarray) -> None:
+        """Write the words of the key and the stream of each draw."""
+        for line, stream in zip(words, streams(), strict=True):
+            line[...] = *counter.halves(seed, "seed"), *counter.halves(stream, "stream")
+
+    (samples, length), n = shape, shape[0] * shape[1]
+    out = importlib.import_module("cupy").empty((draws, length, samples), np.float32)
+    counter.check(draws * n)
+    launch("normal_of_step", blocks_for(draws * -(-n // 4)), out, n, length, fed((draws, 4), np.uint32, fill), draws)
+    return [numbers.T for numbers in out]
 
 
 def counter_integers(seed: int, stream: int, n: int, high: int) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygan.engine.tensor import Tensor, frozen, no_grad
 from tinygan.nn.layers import normalized
-from tinygan.nn.losses import discriminator_loss, generator_loss
+from tinygan.nn.losses import generator_loss, joint_loss
 from tinygan.nn.module import Module
 from tinygan.nn.optim import Optimizer
 from tinygan.ops import concatenate
@@ -34,15 +34,14 @@ def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, d
     D.zero_grad()
     with normalized(D):
         logits = D(concatenate([real, fake]))  # one call on both does the same as two, in half the operations
-        of_real, of_fake = logits[:len(real)], logits[len(real):]
-        loss = discriminator_loss(real=of_real, fake=of_fake, form=form)
+        loss = joint_loss(logits, len(real), form)
         check(loss)
         loss.backward()
-    loss, of_real, of_fake = (x.detach() for x in (loss, of_real, of_fake))
-    del logits, fake
+    loss, logits = loss.detach(), logits.detach()
+    del fake
     if optimizer is not None:
         optimizer.step()
-    return loss, of_real, of_fake
+    return loss, logits[:len(real)], logits[len(real):]
 
 
 def turn_of_g(G: Module, D: Module, optimizer: Optimizer | None, drawn: Drawn, *, kind: str = "nonsaturating",

@@ -220,7 +220,7 @@ class Discriminator(Module):
                            init_factor=c.init_scale, rng=rng, dtype=dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images * 2.0 - 1.0 if self.config.discriminator_input == "pm1" else images
+        x = ops.fused.scale_shift(images, 2.0, -1.0) if self.config.discriminator_input == "pm1" else images
         for conv, act in zip(self.convs, self.activations, strict=True):
             x = act(conv(x))
         return self.last(x).reshape(-1)

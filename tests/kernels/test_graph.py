@@ -107,7 +107,7 @@ def test_a_recorded_step_of_a_gpus_default_size_has_so_many_nodes(gpu, name, mon
         with training.stream:
             for _ in range(3):
                 training.step()
-        nodes = cpucupy.nodes(training.step._graph)
+        nodes = cpucupy.nodes(training.step.graphs[None])
     finally:
         cpucupy.null(False)
     with capsys.disabled():

@@ -442,7 +442,8 @@ CHANGES = {
 }
 SAME = {  # and those that must not
     "--device": ["auto"], "--tf32": [""], "--threads": ["2"], "--out": ["here"], "-o": ["there"],
-    "--cuda-graph": ["no"], "--overwrite": ["--out new"], "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"],
+    "--cuda-graph": ["no"], "--overwrite": ["--out new"],
+    "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"],
     "--eval-every": ["1"], "--detect-anomaly": [""],
 }
 ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--dry-run"}  # tested elsewhere

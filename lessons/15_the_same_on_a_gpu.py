@@ -140,7 +140,8 @@ x = rng.standard_normal((channels, pixels)).astype(np.float32)
 slope, shift = (rng.random(channels).astype(np.float32) for _ in range(2))
 if package:
     y = np.full_like(x, np.nan)
-    package.get_function("tprelu")((2, channels), (256,), (x, slope, shift, y, np.int32(channels), np.int32(pixels)))
+    sizes = np.int32(channels), np.int32(pixels), np.int32(0)  # 0: in the order just named
+    package.get_function("tprelu")((2, channels), (256,), (x, slope, shift, y, *sizes))
     error = abs(y - reference.tprelu(x[None], slope, shift)[0]).max()
     print(f"{len(package.names)} kernels compiled; this one differs from its definition by {error:.0e} at most")
     assert error < 1e-5

@@ -196,7 +196,7 @@ def test_launches_are_counted(place, standin):
     standin.host_blas.calls.clear()
     with gpu_tinygan.counted() as seen:
         step.run()
-    assert seen["products"] == len(standin.host_blas.calls) > 20
+    assert seen["products"] == len(standin.host_blas.calls) > 10
     assert 40 < seen["launches"] < standin.count["launches"] - seen["products"]  # CuPy's own come on top
     assert launch.launch is before and gpu_tinygan.launch.gemm.__name__ == "gemm"
 

@@ -19,7 +19,6 @@ import numpy as np
 from tinygan import Tensor, data
 from tinygan.app import cli
 from tinygan.app.device import Device, pick_device
-from tinygan.app.draw import counter_normal
 from tinygan.app.feeds import FedImages, FedNoise, FedRoutes
 from tinygan.app.gan_game import GRID, MeasuredGAN
 from tinygan.app.loop import Loop, Step, end_run, start
@@ -28,6 +27,7 @@ from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
 from tinygan.app.train_flags import TrainParser, make
 from tinygan.errors import UsageError
+from tinygan.kernels import counter
 from tinygan.models import Discriminator, GANConfig, Generator, find_classifier, turn_of_d, turn_of_g
 from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 from tinygan.ops import sigmoid
@@ -149,8 +149,8 @@ class MnistGame(MeasuredGAN):
             # The number of a stream is that of the step which is made when it is drawn.
             z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
             return z, self.routes.drawn(turn, next_routes)
-        shape = n, self.config.latent_dim
-        z = counter_normal(self.device, seed, 2 * self.step + turn, shape) if counted else next_noise()
+        length = self.config.latent_dim
+        z = counter.normal(seed, 2 * self.step + turn, n * length).reshape(n, length) if counted else next_noise()
         return Tensor(z, name="noise"), next_routes()
 
     def rehearse(self, n: int) -> None:

@@ -101,7 +101,7 @@ def measured(cpucupy: Any, cupy: Any, side: Any, steps: int) -> dict[str, float]
     count = cpucupy.count()
     names = cpucupy.nodes(side.recorded.graphs[None]) if graph else []
     copies, products = sum(name in ("copy", "memset") for name in names), names.count("gemm")
-    pools = cupy.get_default_memory_pool().total_bytes() + (side.recorded._pool.total_bytes() if graph else 0)
+    pools = cupy.get_default_memory_pool().total_bytes() + (side.recorded.pool_bytes if graph else 0)
     return {"kernels": len(names) - copies - products + count["launches"], "products": products + count["gemms"],
             "copies": copies + count["device_copies"] + count["memsets"], "uploads": count["up"],
             "waits": count["syncs"], "host ms": round(min(seconds) * 1e3, 3),

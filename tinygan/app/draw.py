@@ -18,7 +18,6 @@ from tinygan.data.files import shown
 from tinygan.data.substrates import CONDITIONS, Substrates, condition, open_substrates
 from tinygan.engine.tensor import Tensor, no_grad
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import for_array
 from tinygan.models.gan.nets import GANConfig, Generator
 from tinygan.models.gpan.nets import Batch, GPANConfig, GPANGenerator
 from tinygan.nn.module import Module
@@ -62,15 +61,6 @@ def generate_gpan(generator: GPANGenerator, batch: Batch) -> np.ndarray:
         return images.numpy()
 
     return in_batches(len(batch.g_condition), len(batch.g_condition), draw)
-
-
-def counter_normal(device: Device, seed: int, stream: int, shape: tuple[int, ...]) -> Any:
-    """Draw standard normal noise of `shape`, float32, on the device, as a function of seed and stream alone.
-
-    The same bits on every device (kernels/counter.py). A GPU makes it there, so that nothing is copied to it.
-    """
-    kernels = for_array(device.xp.empty(0, np.float32))
-    return kernels.counter_normal(seed, stream, int(np.prod(shape))).reshape(shape)
 
 
 def as_digits(images: np.ndarray) -> np.ndarray:

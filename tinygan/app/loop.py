@@ -71,9 +71,9 @@ class Step:
 
     def show(self, **numbers: float) -> None:
         """Take numbers for the progress line. Raises TinyganError, as `check` does, where one is not finite."""
-        for value in numbers.values():
-            if not np.isfinite(value):
-                self._refuse([("the loss", Tensor(np.array(value)))])
+        values = np.array(list(numbers.values()))
+        if not np.isfinite(values).all():
+            self._refuse([("the loss", Tensor(values))])
         self.shown = numbers
 
     def record(self, **numbers: float) -> None:

@@ -39,10 +39,10 @@ def conv(big: Any, weight: Any, stride: tuple, padding: tuple, routes: np.ndarra
     hw = tuple(small_size(big.shape[2 + d], kernel[d], stride[d], padding[d]) for d in (0, 1))
     small = xp_of(big).empty((weight.shape[1], big.shape[1], *hw), np.float32)
     if routes is None and direct.is_whole(weight.shape, big.shape[2:], padding):
-        direct.whole_conv(big, _dense(weight)[0], small)
+        direct.whole_conv(big, dense(weight)[0], small)
         return _logical(small)
     if routes is None and direct.is_thin(weight):
-        direct.thin_conv(big, _dense(weight)[0], small, stride, padding)
+        direct.thin_conv(big, dense(weight)[0], small, stride, padding)
         return _logical(small)
     layer = _Layer(big, (weight.shape[1], *hw), kernel, stride, padding, _plan(big, routes, len(weight)))
     filters = _filters(weight)
@@ -60,10 +60,10 @@ def conv_transpose(small: Any, weight: Any, stride: tuple, padding: tuple, route
     small = channel_rows(small)
     big = xp_of(small).empty((weight.shape[2], small.shape[1], *output_size), np.float32)
     if routes is None and direct.is_whole(weight.shape, output_size, padding):
-        direct.whole_transpose(small, _dense(weight)[0], big)
+        direct.whole_transpose(small, dense(weight)[0], big)
         return _logical(big)
     if routes is None and direct.is_thin(weight):
-        direct.thin_transpose(small, _dense(weight)[0], big, stride, padding)
+        direct.thin_transpose(small, dense(weight)[0], big, stride, padding)
         return _logical(big)
     layer = _Layer(big, (small.shape[0], *small.shape[2:]), weight.shape[3:], stride, padding,
                    _plan(small, routes, len(weight)))
@@ -165,8 +165,7 @@ def _part(small: Any, columns: Columns) -> Any:
 
 def channel_rows(x: Any) -> Any:
     """Return (N, C, ...) as a dense (C, N, ...): a view of what these kernels return, a copy of anything else."""
-    rows = x.swapaxes(0, 1)
-    return rows if rows.flags.c_contiguous else xp_of(x).ascontiguousarray(rows)
+    return dense(x.swapaxes(0, 1))
 
 
 def _logical(rows: Any) -> Any:
@@ -174,11 +173,11 @@ def _logical(rows: Any) -> Any:
     return rows.swapaxes(0, 1)
 
 
-def _dense(weight: Any) -> Any:
-    """Return the filters in C order; a copy only if they are in another."""
-    return xp_of(weight).ascontiguousarray(weight)
+def dense(x: Any) -> Any:
+    """Return an array in C order: itself, or a copy of one in another."""
+    return x if x.flags.c_contiguous else xp_of(x).ascontiguousarray(x)
 
 
 def _filters(weight: Any) -> Any:
     """Reshape (K, A, B, kh, kw) to matrices (K, A, B * kh * kw)."""
-    return _dense(weight).reshape(*weight.shape[:2], -1)
+    return dense(weight).reshape(*weight.shape[:2], -1)

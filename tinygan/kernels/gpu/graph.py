@@ -91,6 +91,11 @@ class RecordedStep:
         """Return the graphs by variant."""
         return {key: variant.graph for key, variant in self._variants.items() if variant.graph is not None}
 
+    @property
+    def pool_bytes(self) -> int:
+        """Return the bytes of device memory that the step's own arrays take."""
+        return self._pool.total_bytes()
+
     def __call__(self, *args: Any) -> Any:
         """Train one step; returns what `step` returns."""
         key, live = self._changes(*args)

@@ -551,17 +551,27 @@ __device__ __forceinline__ void product_sync(
     }
 }
 
-extern "C" __global__ void routed_product(
+template <class Math>
+__device__ __forceinline__ void either_way_sync(
     const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
     const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
     int first, int last, int is_map, int turned, int parts)
 {
     if (turned)
-        product_sync<Fp32, true>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+        product_sync<Math, true>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
                                  parts);
     else
-        product_sync<Fp32, false>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
+        product_sync<Math, false>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
                                   parts);
+}
+
+extern "C" __global__ void routed_product(
+    const float* __restrict__ filters, const float* __restrict__ from, float* __restrict__ to,
+    const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
+    int first, int last, int is_map, int turned, int parts)
+{
+    either_way_sync<Fp32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
+                          parts);
 }
 
 extern "C" __global__ void routed_product_tf32(
@@ -569,12 +579,8 @@ extern "C" __global__ void routed_product_tf32(
     const int* __restrict__ order, const int* __restrict__ starts, int sets, int A, int D, int samples, int pixels,
     int first, int last, int is_map, int turned, int parts)
 {
-    if (turned)
-        product_sync<Tf32, true>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
-                                 parts);
-    else
-        product_sync<Tf32, false>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map,
-                                  parts);
+    either_way_sync<Tf32>(filters, from, to, order, starts, sets, A, D, samples, pixels, first, last, is_map, turned,
+                          parts);
 }
 
 // grad (sets, A, D) = small times columns^T, each set's over its own slots of first to before last; add: to what is

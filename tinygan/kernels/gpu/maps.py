@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinygan.kernels.arrays import xp_of
-from tinygan.kernels.gpu.conv import channel_rows
+from tinygan.kernels.gpu.conv import channel_rows, dense
 from tinygan.kernels.gpu.feed import held, lasting
 from tinygan.kernels.gpu.launch import MAX_BLOCKS, MAX_GRID_Y, THREADS, blocks_for, launch
 
@@ -29,14 +29,19 @@ def channel_sums(x: Any) -> Any:
 
 
 def _row_sums(x: Any) -> Any:
-    """Sum (rows, columns) to (rows,); several blocks add up a long row, and their sums are added in the same way."""
+    """Sum (rows, columns) to (rows,), by several blocks where a row is long."""
     xp = xp_of(x)
     if x.size == 0:
         return xp.zeros(len(x), np.float32)
     grid = _sums_grid(*x.shape)
     out = xp.empty((len(x), grid[0]), np.float32)
     launch("row_sums", grid, x, out, *x.shape)
-    return out.reshape(-1) if grid[0] == 1 else _row_sums(out)
+    return _added(out)
+
+
+def _added(sums: Any) -> Any:
+    """Add up the sums (rows, blocks) that the blocks of a kernel have made of each row: (rows,)."""
+    return sums.reshape(-1) if sums.shape[1] == 1 else _row_sums(sums)
 
 
 def tprelu(x: Any, slope: Any, shift: Any) -> Any:
@@ -83,8 +88,7 @@ def _tprelu_back(g: Any, x: Any, slope: Any, shift: Any, *, sums: bool) -> tuple
     launch("tprelu_back", grid, cotangent, rows, slope, shift, dx, partial, channels, pixels, samples)
     if not sums:
         return logical, None, None
-    total = partial if grid[0] == 1 else _row_sums(partial)
-    return logical, *total.reshape(2, channels)
+    return logical, *_added(partial).reshape(2, channels)
 
 
 def concatenate(arrays: Sequence[Any], axis: int) -> Any:
@@ -122,7 +126,7 @@ def affine_back(g: Any, x: Any, gain: Any) -> tuple[Any, Any, Any]:
     grid = _sums_grid(channels, pixels)
     partial = xp.empty((2 * channels, grid[0]), np.float32)
     launch("affine_back", grid, cotangent, rows, gain, dx, partial, channels, pixels)
-    return dx.swapaxes(0, 1), *(partial if grid[0] == 1 else _row_sums(partial)).reshape(2, channels)
+    return dx.swapaxes(0, 1), *_added(partial).reshape(2, channels)
 
 
 def _stored(x: Any) -> tuple[Any, int]:
@@ -152,7 +156,7 @@ def _channel_grid(channels: int, pixels: int, per_thread: int) -> tuple[int, int
 
 def sigmoid(x: Any) -> Any:
     """Compute 1 / (1 + e^-x)."""
-    x = _dense(x)
+    x = dense(x)
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
         launch("sigmoid", blocks_for(x.size), x, out, x.size)
@@ -161,7 +165,7 @@ def sigmoid(x: Any) -> Any:
 
 def sigmoid_back(g: Any, y: Any) -> Any:
     """Compute its gradient to x from its value y: g y (1 - y)."""
-    cotangent, rows = (channel_rows(a) if a.ndim > 1 else _dense(a) for a in (g, y))
+    cotangent, rows = (channel_rows(a) if a.ndim > 1 else dense(a) for a in (g, y))
     out = xp_of(y).empty(rows.shape, np.float32)
     if out.size:
         launch("sigmoid_back", blocks_for(out.size), cotangent, rows, out, out.size)
@@ -171,7 +175,7 @@ def sigmoid_back(g: Any, y: Any) -> Any:
 def logistic_losses(x: Any, first: int) -> Any:
     """Compute logistic_loss(x[:first], 1) + logistic_loss(x[first:], -1) of x (N,), a 0-d array."""
     loss = xp_of(x).empty((), np.float32)
-    launch("logistic_losses", 1, _dense(x), loss, x.size, first)
+    launch("logistic_losses", 1, dense(x), loss, x.size, first)
     return loss
 
 
@@ -179,26 +183,22 @@ def logistic_losses_back(g: Any, x: Any, first: int) -> Any:
     """Compute its gradient to x for the gradient g (0-d) of the loss."""
     out = xp_of(x).empty(x.shape, np.float32)
     if x.size:
-        launch("logistic_losses_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, first)
+        launch("logistic_losses_back", blocks_for(x.size), dense(g), dense(x), out, x.size, first)
     return out
 
 
 def logistic_loss(x: Any, sign: float) -> Any:
     """Compute the mean of -log sigmoid(sign x), a 0-d array."""
     loss = xp_of(x).empty((), np.float32)
-    launch("logistic_loss", 1, _dense(x), loss, x.size, sign)
+    launch("logistic_loss", 1, dense(x), loss, x.size, sign)
     return loss
 
 
 def logistic_back(g: Any, x: Any, sign: float) -> Any:
     """Compute its gradient to x for the gradient g (0-d) of the loss."""
     out = xp_of(x).empty(x.shape, np.float32)
-    launch("logistic_back", blocks_for(x.size), _dense(g), _dense(x), out, x.size, sign)
+    launch("logistic_back", blocks_for(x.size), dense(g), dense(x), out, x.size, sign)
     return out
-
-
-def _dense(x: Any) -> Any:
-    return x if x.flags.c_contiguous else xp_of(x).ascontiguousarray(x)
 
 
 # ---- pooling and resizing ----------------------------------------------------------------------------------------

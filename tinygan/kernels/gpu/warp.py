@@ -43,8 +43,9 @@ def warp_back(g: Any, matrices: np.ndarray, sources: np.ndarray, shape: tuple) -
             return matrices.astype(np.float32)
 
         size, limits = g.shape[2:], shape[2:]
+        both = sent(lambda: np.concatenate(views_of_images(sources, shape[0])), sources)
         tables = [sent(single, matrices), sent(lambda: inverse(single(), size, limits), matrices),
-                  *(sent(lambda i=i: views_of_images(sources, shape[0])[i], sources) for i in (0, 1))]
+                  both[:len(matrices)], both[len(matrices):]]
         launch("warp_back", blocks_for(out.size // len(out)), rows, out, *tables, *out.shape[:2], len(matrices),
                *out.shape[2:], *rows.shape[2:])
     return out.swapaxes(0, 1)

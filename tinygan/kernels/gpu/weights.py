@@ -77,7 +77,8 @@ def _run_banks(kernel: str, jobs: Sequence[tuple]) -> None:
         lines[i] = (w.data.ptr, g.data.ptr if g is not None else 0, out.data.ptr, norms.data.ptr, sets, channels,
                     outer, inner, blocks, -1 if rows is None else at, scale, eps)
         if rows is not None:
-            masks.append(follows_routes(rows))
+            check_live(rows)
+            masks.append(rows)
             at += sets
         blocks += sets * -(-channels // tile(outer, inner))
     if blocks:
@@ -149,15 +150,6 @@ def used_entries(updates: Sequence[Update]) -> np.ndarray:
     return np.concatenate([np.ones(len(u.steps), bool) if u.rows is None else u.rows for u in updates])
 
 
-def follows_routes(rows: np.ndarray) -> np.ndarray:
-    """Return a mask of filter sets in use, which a recorded step reads anew before every replay.
-
-    Raises TinyganError while a step is recorded for a mask that is not the one of routes which change with it.
-    """
-    check_live(rows)
-    return rows
-
-
 def _entries(update: Update) -> np.ndarray:
     """Make one entry for a parameter, or one for each of its filter sets."""
     *means, square = update.slots
@@ -178,9 +170,7 @@ def _address(array: Any) -> np.uint64:
 
 
 def _run_entries(kernel: str, updates: Sequence[Update], rates: Any, *numbers: float) -> None:
-    for u in updates:
-        if u.rows is not None:
-            follows_routes(u.rows)
+    check_live(*(u.rows for u in updates if u.rows is not None))
     _launch_entries(kernel, np.concatenate([_entries(u) for u in updates]), rates, *numbers)
 
 

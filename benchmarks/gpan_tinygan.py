@@ -111,7 +111,7 @@ class TinyganGPAN(TinyganTrainer):
 def as_batch(batch: dict[str, Any]) -> Batch:
     """Make the step's Batch from a batch of gpan_problem.py."""
     names = ("target", "mask", "g_condition", "d_condition", "code", "noise")
-    return Batch(*(Tensor(batch[name]) for name in names), batch["routes"], WANTED)
+    return Batch(*(Tensor(batch[name]) for name in names), batch["routes"], batch.get("wanted", WANTED))
 
 
 def make(problem: VGG16Problem | GPANProblem, dtype: str = "float32") -> TinyganVGG16 | TinyganGPAN:

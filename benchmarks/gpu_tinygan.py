@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median
@@ -28,11 +29,11 @@ import cpu_counts
 import gpan_tinygan
 import numpy as np
 from cpu_worker import LR, TinyganTrainer, make_batches
-from gpan_problem import GPANProblem, VGG16Problem
+from gpan_problem import WANTED, GPANProblem, VGG16Problem
 
 from tinygan import Tensor, grad
 from tinygan.app.device import load_driver
-from tinygan.app.feeds import FedRoutes
+from tinygan.app.feeds import FedRoutes, view_arrays, view_variant
 from tinygan.kernels.arrays import to_numpy
 from tinygan.kernels.gpu import launch
 from tinygan.kernels.gpu.feed import fed
@@ -187,7 +188,16 @@ def as_maps(xp: Any, array: np.ndarray) -> Any:
     return xp.asarray(np.ascontiguousarray(array.swapaxes(0, 1))).swapaxes(0, 1)
 
 
-class TinyganStep(TinyganTrainer):
+class Steps:
+    """What the training steps share."""
+
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute the losses of so many steps, each read at its end, and the weights after them."""
+        losses = [[loss.item() for loss in self.run()] for _ in range(runs)]
+        return {"losses": np.array(losses)} | host(self.weights())
+
+
+class TinyganStep(Steps, TinyganTrainer):
     """The training step on arrays of `xp`."""
 
     period = BATCHES
@@ -210,11 +220,6 @@ class TinyganStep(TinyganTrainer):
         self.at += 1
         return losses
 
-    def bits(self, runs: int) -> dict[str, np.ndarray]:
-        """Compute the losses of so many steps, each read at its end, and the weights after them."""
-        losses = [[loss.item() for loss in self.run()] for _ in range(runs)]
-        return {"losses": np.array(losses)} | host(self.weights())
-
     def results(self) -> dict[str, np.ndarray]:
         """Compute losses and gradients from the weights as they are, then how far one step moves each parameter."""
         before = host(self.weights())
@@ -230,7 +235,7 @@ class TinyganStep(TinyganTrainer):
         return arrays | moves(before, host(self.weights()))
 
 
-class TinyganGPAN:
+class TinyganGPAN(Steps):
     """VGG16, or a training step of the GPAN, on arrays of `xp`."""
 
     def __init__(self, problem: VGG16Problem | GPANProblem, xp: Any, clock: Any) -> None:
@@ -246,10 +251,11 @@ class TinyganGPAN:
         """Return those of the nets that learn."""
         return self.side.weights()
 
-    def run(self) -> None:
-        """Take one step with the next batch."""
-        self.side.train(self.batches[self.at % self.period])
+    def run(self) -> Any:
+        """Take one step with the next batch; returns its losses."""
+        losses = self.side.train(self.batches[self.at % self.period])
         self.at += 1
+        return losses
 
     def results(self) -> dict[str, np.ndarray]:
         """Compute losses and gradients, then how far the step moved each parameter.
@@ -313,20 +319,31 @@ def net_of(key: str) -> str:
 class Recorded:
     """What the recorded sides share: the graph, and a stream of its own, which waits for no other one.
 
-    notes: why it could not be recorded; nothing where it could. The third run is the first recorded one.
+    notes: why it could not be recorded; nothing where it could. Each variant's third run is the first recorded one.
     """
 
-    def record(self, xp: Any, work: Callable[[], Any]) -> None:
-        """Let run() be the recorded form of work()."""
+    def record(self, xp: Any, work: Callable[..., Any], *changes: Callable[..., Any]) -> None:
+        """Let self.recorded be the recorded form of work; changes: RecordedStep's."""
         self.notes: list[str] = []
-        self.recorded, self.stream = RecordedStep(xp, work, self.notes.append), xp.cuda.Stream(non_blocking=True)
+        self.recorded = RecordedStep(xp, work, self.notes.append, *changes)
+        self.stream = xp.cuda.Stream(non_blocking=True)
         self.clock = CupyClock(xp, self.stream)
         self.clock.wait()  # for what was sent before, in another stream
 
+    def bits(self, runs: int) -> dict[str, np.ndarray]:
+        """Compute what the eager side computes, read inside the stream."""
+        with self.stream:
+            return super().bits(runs)
+
+    @property
+    def graph(self) -> Any:
+        """Return the graph, of several that of the variant that was recorded first; None before."""
+        return next(iter(self.recorded.graphs.values()), None)
+
     @property
     def nodes(self) -> dict[str, int] | None:
-        """Count the graph's nodes by their kind; None before it was recorded, or where they cannot be counted."""
-        graph = self.recorded.graphs.get(None)
+        """Count the nodes by their kind; None before it was recorded, or where they cannot be counted."""
+        graph = self.graph
         return None if graph is None else node_kinds(graph)
 
 
@@ -341,11 +358,6 @@ class RecordedLayer(Recorded, TinyganLayer):
         """Replay forward and backward once."""
         with self.stream:
             return self.recorded()
-
-    def bits(self, runs: int) -> dict[str, np.ndarray]:
-        """Compute what the eager side computes, read inside the stream."""
-        with self.stream:
-            return super().bits(runs)
 
 
 class RecordedTraining(Recorded, TinyganStep):
@@ -374,18 +386,44 @@ class RecordedTraining(Recorded, TinyganStep):
         self.at += 1
         return losses
 
-    def bits(self, runs: int) -> dict[str, np.ndarray]:
-        """Compute what the eager side computes, read inside the stream."""
+
+class RecordedGPAN(Recorded, TinyganGPAN):
+    """VGG16, or the GPAN's training step. Images, substrates and noise lie on the device, as PyTorch's do; routes and
+    views are sent before each replay, and a batch with blurred views has a graph of its own."""
+
+    def __init__(self, problem: VGG16Problem | GPANProblem, xp: Any, clock: Any) -> None:
+        super().__init__(problem, xp, clock)
+        first = self.batches[0]
+        self.resident = {name: xp.stack([batch[name] for batch in self.batches]) for name, array in first.items()
+                         if isinstance(array, xp.ndarray)}
+        self.routes = FedRoutes(xp, problem.batch, problem.config.bank, 1) if "routes" in first else None
+        self.record(xp, self.one_step, lambda wanted, views: (view_variant(views), [wanted, *view_arrays(views)]))
+
+    def one_step(self, wanted: np.ndarray, views: Any) -> Any:
+        """Take one step with the next batch: the code that is recorded."""
+        at = fed((1,), np.int32, lambda out: out.fill(self.at % self.period))
+        batch = {name: arrays.take(at, axis=0)[0] for name, arrays in self.resident.items()}
+        batch |= {"wanted": wanted, "views": views}
+        if self.routes is not None:
+            batch["routes"] = self.routes.drawn(0, lambda: self.batches[self.at % self.period]["routes"])
+        return self.side.train(batch)
+
+    def run(self) -> Any:
+        """Replay one step with the next batch."""
+        views = deepcopy(self.batches[self.at % self.period].get("views"))  # replays write into the recorded ones
         with self.stream:
-            return super().bits(runs)
+            losses = self.recorded(np.array(WANTED), views)
+        self.at += 1
+        return losses
 
 
-RECORDED = {LayerProblem: RecordedLayer, StepProblem: RecordedTraining}
-EAGER = {LayerProblem: TinyganLayer, StepProblem: TinyganStep}
+RECORDED = {LayerProblem: RecordedLayer, StepProblem: RecordedTraining, VGG16Problem: RecordedGPAN,
+            GPANProblem: RecordedGPAN}
+EAGER = {LayerProblem: TinyganLayer, StepProblem: TinyganStep, VGG16Problem: TinyganGPAN, GPANProblem: TinyganGPAN}
 KINDS_OF_NODES = {0: "kernel", 1: "copy", 2: "memset", 10: "allocation", 11: "free"}  # of CUDA's CUgraphNodeType
 
 
-def replayed_apart(problem: LayerProblem | StepProblem, xp: Any, clock: Any, runs: int) -> list[str]:
+def replayed_apart(problem: Any, xp: Any, clock: Any, runs: int) -> list[str]:
     """List what is not equal bit by bit after so many runs, eager ones and recorded ones."""
     eager = EAGER[type(problem)](problem, xp, clock).bits(runs)
     side = RECORDED[type(problem)](problem, xp, clock)

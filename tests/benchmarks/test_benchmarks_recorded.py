@@ -16,11 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import gpu as benchmark
 import gpu_tinygan
+from gpan_problem import GPANProblem, VGG16Problem
 from gpu_tinygan import CupyClock, HostClock, LayerProblem, RecordedTraining, StepProblem, TinyganLayer, replayed_apart
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
 LAYER, SGAN, GAN = LayerProblem(4, 6, 5, 4, 3), StepProblem(2, 3, 4), StepProblem(2, 1, 3)
+GPAN = GPANProblem(64, 2, 3, base=2, patch=2, side=32, narrow=64)  # of its three batches one is blurred: two variants
+VGG16 = VGG16Problem(2, 32, 64)
 
 
 @pytest.fixture
@@ -30,13 +33,15 @@ def place(gpu, monkeypatch):
     return benchmark.Place(gpu, CupyClock(gpu), "cpu", None, records=True)
 
 
-@pytest.mark.parametrize("problem", [LAYER, SGAN, GAN], ids=lambda problem: problem.name)
-def test_a_recorded_side_has_the_bits_of_the_eager_one(gpu, problem):
+@pytest.mark.parametrize(("problem", "variants"), [(LAYER, 1), (SGAN, 1), (GAN, 1), (VGG16, 1), (GPAN, 2)],
+                         ids=lambda value: getattr(value, "name", ""))
+def test_a_recorded_side_has_the_bits_of_the_eager_one(gpu, problem, variants):
     assert replayed_apart(problem, gpu, CupyClock(gpu), 20) == []
     side = gpu_tinygan.RECORDED[type(problem)](problem, gpu, CupyClock(gpu))
     assert side.nodes is None
-    times, wall = gpu_tinygan.timed_round(side.run, 4, side.clock)
-    assert len(times) == 4 and wall > 0 and side.recorded.replays == 2 and side.notes == []
+    times, wall = gpu_tinygan.timed_round(side.run, benchmark.WARM_UP, side.clock)
+    assert len(times) == benchmark.WARM_UP and wall > 0 and side.notes == []
+    assert len(side.recorded.graphs) == variants and side.recorded.replays == benchmark.WARM_UP - 2 * variants
     assert side.nodes["kernel"] >= 6 and "allocation" not in side.nodes
 
 
@@ -96,12 +101,13 @@ def test_launches_are_counted_by_the_device(tmp_path):
         pytest.skip("no GPU: this counts on the real CuPy without one")
     path = tmp_path / "rows.json"
     words = ["--base", "2", "--bank", "3", "--batch", "4", "--size", "64", "--gpan-batch", "2", "--steps", "2"]
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu_launches.py"), *words, "--only",
-                           "gan,sgan,layer", "--json", str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu_launches.py"), *words, "--json", str(path)],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())
     assert list(rows) == [f"{name}{form}" for name in ("GAN step base 2 K 1 batch 4", "SGAN step base 2 K 3 batch 4",
-                                                       "layer K 3 batch 4") for form in ("", ", recorded")]
+                                                       "layer K 3 batch 4", "GPAN 64 px batch 2 K 4, view")
+                          for form in ("", ", recorded")]
     assert len(done.stdout.splitlines()) == 1 + len(rows)
     for name, row in rows.items():
         recorded = name.endswith(", recorded")

@@ -59,14 +59,19 @@ PRESETS = {
     "digits": {"wanted": ["3", "5", "8"], "size": 64, "steps": 1_000, "batch_size": 8, "lr_decay": 0, "beta2": 0.99,
                "ema": 0.99, "base_channels": 16, "patch_channels": 16, "start": "substrate", "smooth": 2, "views": 3,
                "view_scale": (0.8, 1.15), "view_rotation": 0.2, "view_shift": 0.1, "view_flip": "no",
-               "view_noise": 0.05, "view_warmup": 0, "view_plain": 0.0},
+               "view_noise": 0.05, "view_warmup": 0, "view_plain": 0.0, "save_every": 100},
     "vgg16": {"wanted": None, "size": 128, "steps": 700, "batch_size": 4, "lr_decay": 900, "beta2": 0.9,
               "ema": 0.99, "base_channels": 32, "patch_channels": 32, "start": "nothing", "smooth": 1, "views": 1,
               "view_scale": (0.45, 1.1), "view_rotation": 0.35, "view_shift": 0.35, "view_flip": "yes",
-              "view_noise": 0.08, "view_warmup": 100, "view_plain": 0.5},
+              "view_noise": 0.08, "view_warmup": 100, "view_plain": 0.5, "save_every": 100},
 }
-GPU_PRESET = {"size": 1024, "steps": 20_000, "base_channels": 64, "patch_channels": 64}  # with a VGG16: the paper's
+# With a VGG16 on a GPU: the paper's size and channels; a checkpoint of 1.7 GB is not saved too often.
+GPU_PRESET = {"size": 1024, "steps": 2_000, "base_channels": 64, "patch_channels": 64, "lr_decay": 2_600,
+              "save_every": 500}
 RATES = {"adam": 6e-4, "rmsprop": 5e-5}  # the generator's learning rate; at 2e-3 RMSprop diverges
+# Adam moves every weight by about the learning rate, and so an output by that times the number of its inputs. With 64
+# channels 6e-4 diverged within 50 steps, and a quarter of it did not (RESULTS.md).
+WIDEST = 32  # base channels up to which Adam's rate holds; beyond, it falls with their square
 FREQUENT = {"classifier", "wanted", "substrate", "size", "accumulate", "bank", "cam", "views", "lr"}  # shown by --help
 LARGEST = {"batch_size": 4_096, "base_channels": 1_024, "patch_channels": 1_024, "noise_dim": 65_536, "views": 64}
 # The paper's weights; L_VGG is L_p + L_n.
@@ -299,12 +304,16 @@ def preset(flags: dict) -> dict:
     if not flags["classifier"]:
         return PRESETS["digits"]
     on_gpu = flags["device"] != "cpu" and pick_device(flags["device"]).kind == "gpu"
-    return PRESETS["vgg16"] | (GPU_PRESET if on_gpu else {})
+    values = PRESETS["vgg16"] | (GPU_PRESET if on_gpu else {})
+    width = flags["base_channels"] or values["base_channels"]
+    if flags["optimizer"] == "adam" and width > WIDEST:
+        values["lr"] = RATES["adam"] * (WIDEST / width) ** 2
+    return values
 
 
 def build_parser() -> TrainParser:
     """Make the parser: flags for the run, and those of the fields of the nets', losses' and views' settings."""
-    presets = {"": PRESETS["digits"], "with a VGG16": PRESETS["vgg16"]}
+    presets = {"": PRESETS["digits"], "with a VGG16": PRESETS["vgg16"], "with a VGG16 on a GPU": GPU_PRESET}
     p = TrainParser(__doc__.split("\n\n")[0], presets, RATES)
     group = p.add_argument_group("training")
     group.add_argument("--classifier", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py "
@@ -330,13 +339,14 @@ def build_parser() -> TrainParser:
                        f"views {p.preset('view_plain')}")
     group.add_argument("--view-warmup", type=cli.non_negative_int, help="steps over which the views' ranges grow from "
                        f"nothing {p.preset('view_warmup')}")
-    p.add_optimiser_flags(p.add_argument_group("optimizer"))
+    p.add_optimiser_flags(p.add_argument_group("optimizer"), f"; with adam and a VGG16 beyond {WIDEST} base channels "
+                          f"times ({WIDEST} / channels)^2")
     group = p.add_argument_group("conditions")
     group.add_argument("--painter-sees", choices=CONDITIONS, default="substrate", help="the generator's condition")
     group.add_argument("--critic-sees", choices=CONDITIONS, default="silhouette", help="the discriminator's condition; "
                        "given the substrate, comparing the two would be enough")
     p.add_place_flags(p.add_argument_group("place"), name="gpan", measured_with="the classifier", log_every=20,
-                      save_every=100, eval_every=100)
+                      eval_every=100)
     p.set_defaults(optimizer="adam", lr_warmup=20)
     p.hide_rare(FREQUENT)
     return p

@@ -333,7 +333,8 @@ print(f"{sum(calls.values())} operations that compute; {calls['conv_transpose']}
 assert 50 < sum(calls.values()) < 300
 
 # %% [markdown]
-# On a GPU some are several launches: the package's tests count 148 for a step like it (RESULTS.md).
+# On a GPU some of them are several launches, and some share one: the package's tests count 107 for a step like it
+# (RESULTS.md). CUDA can record them as a *graph* and start all in one call, as `train_mnist.py` does (docs/gpu.md).
 #
 # A launch does not wait. Python hands over the next one while the GPU still works on the first, and so the chip never
 # stands idle. One thing breaks this: *reading* a number, with `.item()` or `.numpy()`, since the host must wait until

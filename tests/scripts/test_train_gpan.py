@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -525,10 +526,22 @@ def test_presets_know_every_flag_that_has_no_default_of_its_own():
     """A preset's name is a flag's, and no flag that a step reads is left empty."""
     names = {action.dest for action in script.build_parser()._actions}
     assert all(set(preset) <= names for preset in (*script.PRESETS.values(), script.GPU_PRESET))
-    assert len({frozenset(preset) for preset in script.PRESETS.values()}) == 1
+    assert len({frozenset(preset) for preset in script.PRESETS.values()}) == 1 and set(script.GPU_PRESET) <= set(
+        script.PRESETS["vgg16"])
     flags, _ = script.read_flags([*TINY])
     empty = {name for name, value in flags.items() if value is None}
     assert empty == {"classifier", "substrate", "out", "resume", "sample_every"}
+
+
+def test_wide_nets_before_a_vgg16_learn_more_slowly(monkeypatch):
+    flags = {"classifier": "vgg16.h5", "device": "cpu", "optimizer": "adam", "base_channels": None}
+    assert "lr" not in script.preset(flags) and "lr" not in script.preset({**flags, "base_channels": 32})
+    assert script.preset({**flags, "base_channels": 64})["lr"] == pytest.approx(1.5e-4)
+    assert "lr" not in script.preset({**flags, "base_channels": 64, "optimizer": "rmsprop"})
+    assert "lr" not in script.preset({**flags, "base_channels": 64, "classifier": None})
+    monkeypatch.setattr(script, "pick_device", lambda name: SimpleNamespace(kind="gpu"))
+    found = script.preset({**flags, "device": "auto"})
+    assert (found["size"], found["base_channels"], found["lr"]) == (1024, 64, pytest.approx(1.5e-4))
 
 
 # ---- inside a run ------------------------------------------------------------------------------------------------

@@ -75,12 +75,12 @@ class TrainParser(cli.Parser):
         group.add_argument("--seed", type=cli.non_negative_int, default=0, help="of all random numbers: the same seed, "
                            "machine and thread count give the same bits")
 
-    def add_optimiser_flags(self, group: argparse._ArgumentGroup) -> None:
-        """Add --optimizer to --bank-updates."""
+    def add_optimiser_flags(self, group: argparse._ArgumentGroup, rate_falls: str = "") -> None:
+        """Add --optimizer to --bank-updates. rate_falls: words on where the default learning rate is less."""
         rates = ", ".join(f"{rate:g} with {name}" for name, rate in self.rates.items())
         group.add_argument("--optimizer", choices=("adam", "rmsprop"),
                            help=f"method of both nets {self.preset('optimizer')}".strip())
-        group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}]")
+        group.add_argument("--lr", type=cli.positive_float, help=f"learning rate [default: {rates}{rate_falls}]")
         group.add_argument("--d-lr", type=cli.positive_float, help="learning rate of the discriminator [default: half "
                            "of --lr with adam, --lr with rmsprop]")
         group.add_argument("--lr-decay", type=cli.non_negative_int, help="steps over which the learning rate falls to "
@@ -97,8 +97,11 @@ class TrainParser(cli.Parser):
                            "with filter sets that no sample used: nothing, or a step with gradient zero")
 
     def add_place_flags(self, group: argparse._ArgumentGroup, *, name: str, measured_with: str, log_every: int,
-                        save_every: int, eval_every: int) -> None:
-        """Add --device to --detect-anomaly: where a run works and lies, and how often it reports."""
+                        eval_every: int, save_every: int | None = None) -> None:
+        """Add --device to --detect-anomaly: where a run works and lies, and how often it reports.
+
+        save_every: None where the presets have it.
+        """
         group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
         group.add_argument("--tf32", action="store_true", help="multiply matrices in TF32 on a GPU: faster, less exact")
         group.add_argument("--cuda-graph", choices=("yes", "no"), default="yes", help="whether a step on a GPU is "
@@ -111,7 +114,8 @@ class TrainParser(cli.Parser):
         group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
         group.add_argument("--sample-every", type=cli.positive_int, help="steps between pictures [default: 0, 50, 100, "
                            "250, 500, then every 1,000]")
-        group.add_argument("--save-every", type=cli.positive_int, default=save_every, help="steps between checkpoints")
+        group.add_argument("--save-every", type=cli.positive_int, default=save_every,
+                           help=f"steps between checkpoints {self.preset('save_every')}".strip())
         group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between "
                            f"measurements with {measured_with}; 0: only at the end")
         group.add_argument("--dry-run", action="store_true", help="two steps with everything a run does, then stop")

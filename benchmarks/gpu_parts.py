@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.metadata
 import importlib.util
 import json
@@ -42,7 +43,7 @@ SHOWN = ("status", "tinygan_ms", "graph_ms", "eager_ms", "compiled_ms", "ratio",
          "tinygan_host_ms", "graph_host_ms", "nodes", "floor_ms", "difference", "notes")
 APART = 1e-3  # how far the GPU's losses and gradients may be from NumPy's, both float32
 SANITIZED = "kernel_gives and not counter"  # the table of kernels
-TESTS = ("tests/kernels/test_gpu.py", "tests/kernels/test_graph.py")
+TESTS = ("tests/kernels/test_gpu.py", "tests/kernels/test_graph.py", "tests/kernels/test_gpan_graph.py")
 REPLAYED = 6  # steps of which the recorded form must have the bits: two before it is recorded, then replays
 TENSOR_CORES = 80  # the compute capability from which a GPU multiplies TF32
 
@@ -101,7 +102,7 @@ def env(args: argparse.Namespace) -> dict:
 def smoke(args: argparse.Namespace) -> dict:
     """Take one step of a GAN and an SGAN, with NumPy's losses and gradients; replay recorded ones with equal bits."""
     from game import grown, play
-    from gpu_tinygan import CupyClock, LayerProblem, StepProblem, replayed_apart
+    from gpu_tinygan import CupyClock, LayerProblem, StepProblem, replayed
 
     cupy, _ = find_gpu()
     found: dict[str, Any] = {}
@@ -125,7 +126,7 @@ def smoke(args: argparse.Namespace) -> dict:
         launch.set_tf32(math == "tf32")
         for problem in problems:
             # The replays run in a stream that waits for no other one, and their losses are read inside it.
-            apart = replayed_apart(problem, cupy, CupyClock(cupy), REPLAYED)
+            _, apart = replayed(problem, cupy, CupyClock(cupy), REPLAYED)
             found[f"{problem.name} {math}, replayed"] = apart or "equal bits"
             right = right and not apart
     if not right:
@@ -211,6 +212,7 @@ def steps(args: argparse.Namespace) -> dict:
                 side = kind(problem, cupy, CupyClock(cupy))
                 found[f"{problem.name} {math}{form}"] = measured(side, *((3, 2) if args.small else (BATCHES, 100)))
                 del side
+                gc.collect()  # a recorded one refers to itself
                 cupy.get_default_memory_pool().free_all_blocks()
     apart = [name for name, one in found.items() if one.get("notes")]
     if apart:  # it could not be recorded, or cuBLAS allocates a workspace of its own in every replay
@@ -291,7 +293,10 @@ def gpan_1024(args: argparse.Namespace) -> dict:
         words[-3:] = ["5", "--size", "64", "--base-channels", "2", "--patch-channels", "2", "--batch-size", "2",
                       "--views", "1", "--bank", "2", "--threads", "1"]
     elif vgg16.is_file():
-        words += ["--classifier", str(vgg16), "--wanted", "flamingo"]
+        from tinygan.models import load_vgg16
+        words += ["--classifier", str(vgg16), "--wanted",
+                  "flamingo" if "flamingo" in load_vgg16(vgg16).class_names else "0"]
+        words += ["--view-warmup", "0", "--view-blur", "1"]  # two variants, so that both are recorded
     return script(args, "train_gpan.py", *words, seconds=400 if args.small else 45)
 
 

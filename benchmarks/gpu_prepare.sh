@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fill .carry/, which git ignores, with what gpu_check.py needs beside the tree: MNIST, a VGG16 whose weights are float16
-# (42 MB, half as large as it was), and gpu_check.py itself. What is missing is left out, with a line.
+# (half as large as in float32), and gpu_check.py itself. What is missing is left out, with a line.
 #
 #     bash benchmarks/gpu_prepare.sh [PYTHON]        a Python that has tinygan's requirements [default: python3]
 #

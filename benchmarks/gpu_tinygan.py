@@ -14,6 +14,7 @@ Everything takes the array module (`xp`) and a clock, so all but the GPU itself 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import time
 from collections import Counter
@@ -326,7 +327,7 @@ class Recorded:
         """Let self.recorded be the recorded form of work; changes: RecordedStep's."""
         self.notes: list[str] = []
         self.recorded = RecordedStep(xp, work, self.notes.append, *changes)
-        self.stream = xp.cuda.Stream(non_blocking=True)
+        self.stream = _own_stream(xp)
         self.clock = CupyClock(xp, self.stream)
         self.clock.wait()  # for what was sent before, in another stream
 
@@ -345,6 +346,12 @@ class Recorded:
         """Count the nodes by their kind; None before it was recorded, or where they cannot be counted."""
         graph = self.graph
         return None if graph is None else node_kinds(graph)
+
+
+@functools.cache
+def _own_stream(xp: Any) -> Any:
+    """Make the stream of all recorded sides: cuBLAS' handle and workspace for a stream stay."""
+    return xp.cuda.Stream(non_blocking=True)
 
 
 class RecordedLayer(Recorded, TinyganLayer):
@@ -388,8 +395,8 @@ class RecordedTraining(Recorded, TinyganStep):
 
 
 class RecordedGPAN(Recorded, TinyganGPAN):
-    """VGG16, or the GPAN's training step. Images, substrates and noise lie on the device, as PyTorch's do; routes and
-    views are sent before each replay, and a batch with blurred views has a graph of its own."""
+    """VGG16, or the GPAN's training step. Images, substrates and the generator's noise lie on the device, as PyTorch's
+    do; routes, views and their noise are sent before each replay. A batch with blurred views has a graph of its own."""
 
     def __init__(self, problem: VGG16Problem | GPANProblem, xp: Any, clock: Any) -> None:
         super().__init__(problem, xp, clock)
@@ -423,14 +430,16 @@ EAGER = {LayerProblem: TinyganLayer, StepProblem: TinyganStep, VGG16Problem: Tin
 KINDS_OF_NODES = {0: "kernel", 1: "copy", 2: "memset", 10: "allocation", 11: "free"}  # of CUDA's CUgraphNodeType
 
 
-def replayed_apart(problem: Any, xp: Any, clock: Any, runs: int) -> list[str]:
-    """List what is not equal bit by bit after so many runs, eager ones and recorded ones."""
+def replayed(problem: Any, xp: Any, clock: Any, runs: int) -> tuple[Any, list[str]]:
+    """Return the recorded side after so many runs, and what is not equal bit by bit to as many eager ones.
+
+    Where it could not be recorded, the list says why.
+    """
     eager = EAGER[type(problem)](problem, xp, clock).bits(runs)
     side = RECORDED[type(problem)](problem, xp, clock)
-    replayed = side.bits(runs)
-    if side.notes:
-        return side.notes
-    return [name for name, array in eager.items() if array.tobytes() != replayed[name].tobytes()]
+    recorded = side.bits(runs)
+    apart = [name for name, array in eager.items() if array.tobytes() != recorded[name].tobytes()]
+    return side, side.notes or apart
 
 
 def node_kinds(graph: Any) -> dict[str, int] | None:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu as benchmark
 import gpu_tinygan
 from gpan_problem import GPANProblem, VGG16Problem
-from gpu_tinygan import CupyClock, HostClock, LayerProblem, RecordedTraining, StepProblem, TinyganLayer, replayed_apart
+from gpu_tinygan import CupyClock, HostClock, LayerProblem, RecordedTraining, StepProblem, TinyganLayer, replayed
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def place(gpu, monkeypatch):
 @pytest.mark.parametrize(("problem", "variants"), [(LAYER, 1), (SGAN, 1), (GAN, 1), (VGG16, 1), (GPAN, 2)],
                          ids=lambda value: getattr(value, "name", ""))
 def test_a_recorded_side_has_the_bits_of_the_eager_one(gpu, problem, variants):
-    assert replayed_apart(problem, gpu, CupyClock(gpu), 20) == []
+    assert replayed(problem, gpu, CupyClock(gpu), 20)[1] == []
     side = gpu_tinygan.RECORDED[type(problem)](problem, gpu, CupyClock(gpu))
     assert side.nodes is None
     times, wall = gpu_tinygan.timed_round(side.run, benchmark.WARM_UP, side.clock)

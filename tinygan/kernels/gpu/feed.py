@@ -12,7 +12,8 @@ buffer, and before every replay all fills run, in the same order, and the buffer
 alone: counting steps, arrays made of others. `table` sends what stays as it is.
 
 What a fill reads must change with the step, too: such arrays are called live. Routes are (`follow`), the arrays that
-the caller of a recorded step gives it are (graph.py), and what `renewed` makes of them. Reading any other is refused.
+the caller of a recorded step gives it are (graph.py), and what `renewed` makes of them. `sent` and `renewed` refuse any
+other. What a function given to `fed` or `each_step` reads is not checked.
 """
 
 from __future__ import annotations

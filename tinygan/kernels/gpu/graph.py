@@ -8,7 +8,7 @@ of it again in one call. What differs between two steps (feed.py) lies in device
     while ...:
         losses = step()         # two times one_step() itself, then the recording, from then on replays of it
 
-Where the host decides what is launched, as the number of views that are blurred, a step has variants: each is a graph.
+Where the host decides what is launched, as whether a view is blurred, a step has variants: each is a graph.
 
 The rules of recording, each for a reason that a GPU does not report:
 
@@ -70,7 +70,8 @@ class RecordedStep:
 
     step: called with the arguments of each call until it is recorded; what it returns is returned by every replay,
     with new values in the same device arrays; while it is recorded it must read nothing (feed.recording() tells).
-    note(line): called once, with the reason, where it cannot be recorded; every call is then one of `step`.
+    note(line): called once for each reason why it, or a variant of it, cannot be recorded; its calls are then ones of
+    `step`.
     changes: of the arguments, (variant, live): a hashable that says what is launched, for which the step is recorded
     apart, and host arrays, whose numbers in a later call of this variant are copied into those of the recorded one. No
     more than MOST variants are recorded; note(line) says so.
@@ -115,8 +116,15 @@ class RecordedStep:
             set_recording()
 
     def _new_block(self, size: int) -> Any:
-        """Allocate memory for the pool and keep it: short of memory, a pool gives back what graphs still write into."""
-        memory = self._cupy.cuda.Memory(size)
+        """Allocate memory for the pool and keep it: short of memory, a pool gives back what graphs still write into.
+
+        What the default pool holds and does not use, as after a measurement, is given back first where it is needed.
+        """
+        try:
+            memory = self._cupy.cuda.Memory(size)
+        except self._cupy.cuda.runtime.CUDARuntimeError:
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            memory = self._cupy.cuda.Memory(size)
         self._blocks.append(memory)
         return self._cupy.cuda.MemoryPointer(memory, 0)
 
@@ -142,7 +150,7 @@ class RecordedStep:
                     graph = stream.end_capture()
             recording.send_constants()
             recording.held.append(kept_numbers())
-        except (RuntimeError, NotImplementedError, TinyganError) as problem:
+        except (RuntimeError, NotImplementedError, MemoryError, TinyganError) as problem:
             self._note_once(f"note: the step cannot be recorded as one CUDA graph ({problem}); its kernels are "
                             "launched one by one")
             return

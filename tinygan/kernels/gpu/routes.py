@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygan.kernels.arrays import xp_of
-from tinygan.kernels.gpu.feed import fed, follow
+from tinygan.kernels.gpu.feed import fed, follow, held, lasting
 from tinygan.kernels.gpu.launch import blocks_for, get_tf32, launch
 
 TALL, WIDE = 128, 64  # rows and columns of a result that a block makes; kernels.cu says the same
@@ -66,9 +66,12 @@ RESIDENT: dict[int, Plan] = {}
 
 
 def plan_of(xp: Any, device_id: int, routes: np.ndarray, bank: int) -> Plan:
-    """Return the plan of a batch's routes, host integers (N,) in [0, bank): the resident one, or an uploaded one."""
+    """Return the plan of a batch's routes, host integers (N,) in [0, bank): the resident one, or an uploaded one.
+
+    In a recorded step an uploaded plan is a constant: every replay takes these routes.
+    """
     resident = RESIDENT.get(id(routes))
-    return resident or _uploaded(xp, device_id, np.asarray(routes, np.int32).tobytes(), bank)
+    return resident or held(_uploaded(xp, device_id, np.asarray(routes, np.int32).tobytes(), bank))
 
 
 @functools.lru_cache(_KEPT_PLANS)
@@ -79,7 +82,8 @@ def _uploaded(xp: Any, device_id: int, routes: bytes, bank: int) -> Plan:
     used = np.zeros(-(-bank // 4) * 4, np.uint8)
     used[:bank] = counts > 0
     parts = np.argsort(routes, kind="stable"), np.cumsum([0, *counts]), used.view(np.int32)
-    sent = xp.asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+    with lasting(xp):
+        sent = xp.asarray(np.concatenate(parts, dtype=np.int32, casting="same_kind"))
     first, last = len(routes), len(routes) + bank + 1
     return Plan(sent[:first], sent[first:last], sent[last:].view(np.uint8)[:bank])
 

@@ -49,14 +49,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 from gpan_problem import GRADIENT_LIMIT, NARROW, GPANProblem, VGG16Problem
 from gpan_problem import MOVES_LIMIT as GPAN_MOVES_LIMIT
 from gpu_tinygan import (
+    EAGER,
     MATHS,
-    RECORDED,
+    WARM_UP,
     CupyClock,
     LayerProblem,
     StepProblem,
-    TinyganGPAN,
-    TinyganLayer,
-    TinyganStep,
     copy_speed,
     counted,
     difference,
@@ -76,9 +74,6 @@ from tinygan.models.gpan.nets import SIZES
 
 Problem = LayerProblem | StepProblem | VGG16Problem | GPANProblem
 KINDS = ("layer", "step", "vgg16", "gpan")
-# Iterations before the first round, or as many as there are different inputs. The GPAN has three, of two variants at
-# most, and each is recorded when it comes for the third time.
-WARM_UP = 10
 HANDED = 10  # iterations by which the host's share is measured
 OURS = ("tinygan", "tinygan graph")  # its forms; the others are PyTorch's
 # The largest relative difference that passes, by math mode. TF32 has 13 bits fewer, so there it only separates nonsense
@@ -236,7 +231,7 @@ def agreeing_sides(row: Row, place: Place, forms: list[str]) -> dict[str, Any]:
     # A copy, as the check moves them.
     weights = None if isinstance(row.problem, LayerProblem) else host(sides["tinygan"].weights())
     expected = sides["tinygan"].results()
-    if place.records and type(row.problem) in RECORDED:
+    if place.records:
         say(f"{row.problem.name}, {row.math}: tinygan graph: has it the same bits?")
         add_recorded(row, place, sides)
     for form in forms:
@@ -293,10 +288,9 @@ def left_out(row: Row, form: str, sides: dict[str, Any]) -> Iterator[None]:
         say(f"{row.problem.name}, {row.math}: {row.notes[-1]}")
 
 
-def make_ours(problem: Problem, place: Place) -> TinyganLayer | TinyganStep | TinyganGPAN:
+def make_ours(problem: Problem, place: Place) -> Any:
     """Make tinygan's side of a problem."""
-    kind = {LayerProblem: TinyganLayer, StepProblem: TinyganStep}.get(type(problem), TinyganGPAN)
-    return kind(problem, place.xp, place.clock)
+    return EAGER[type(problem)](problem, place.xp, place.clock)
 
 
 # PyTorch is imported in these alone, so that without it this file can be imported and one line says so.

@@ -167,7 +167,7 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("-o", "--out", type=cli.path, help="folder for the results [default: $OUT, else runs/gpu-check]")
     p.add_argument("--carry", type=cli.path, help="what gpu_prepare.sh made [default: .carry in the project]")
     p.add_argument("--seconds", type=cli.positive_float, default=545.0, help="for all parts together")
-    p.add_argument("--only", type=part_names, help=f"some of {','.join(PARTS)}")
+    p.add_argument("--only", type=cli.some_of(PARTS, "part "), help=f"some of {','.join(PARTS)}")
     p.add_argument("--done", type=cli.path, metavar="FILE", help="a results.json: leave out what is ok there")
     p.add_argument("--small", action="store_true", help="try the script itself, on a processor in the GPU's place")
     p.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # these two: for the part's own process
@@ -180,14 +180,6 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.done is not None:
         args.before = read_results(args.done)
     return args
-
-
-def part_names(text: str) -> list[str]:
-    """Parse "env,smoke" -> ["env", "smoke"]."""
-    names = text.split(",")
-    if unknown := [name for name in names if name not in PARTS]:
-        raise argparse.ArgumentTypeError(f"there is no part {unknown[0]!r}: take some of {', '.join(PARTS)}")
-    return names
 
 
 def read_results(path: Path) -> dict[str, dict]:

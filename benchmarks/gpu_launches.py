@@ -27,6 +27,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,24 +35,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gpan_problem import GPANProblem
-from gpu_tinygan import (
-    CupyClock,
-    LayerProblem,
-    RecordedGPAN,
-    RecordedLayer,
-    RecordedTraining,
-    StepProblem,
-    TinyganGPAN,
-    TinyganLayer,
-    TinyganStep,
-)
+from gpu_tinygan import EAGER, RECORDED, WARM_UP, CupyClock, LayerProblem, StepProblem
 
 from tinygan.app import cli
 from tinygan.errors import TinyganError
 
 PROCESSOR = Path(__file__).resolve().parents[1] / "tests" / "cpucupy" / "on_path"  # `import cupy` finds it there
 NAMES = ("gan", "sgan", "layer", "gpan")
-WARM_UP = 10  # a variant is recorded when it comes for the third time; the GPAN's three batches have two at most
 COLUMNS = ("kernels", "products", "copies", "uploads", "waits", "host ms", "median", "pool MB")
 
 
@@ -64,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cpucupy = importlib.import_module("cpucupy")
     cpucupy.set_limit(args.memory_gb << 30)
     cpucupy.null(True)
-    rows = {}
-    width = max(len(title) for title in rows_of(args))
+    rows, sides = {}, rows_of(args)
+    width = max(map(len, sides))
     print(f"{'':{width}} " + " ".join(f"{title:>9}" for title in COLUMNS))
-    for title, make in rows_of(args).items():
+    for title, make in sides.items():
         rows[title] = row = measured(cpucupy, cupy, make(cupy, CupyClock(cupy)), args.steps)
         gc.collect()  # a recorded side refers to itself
         cupy.get_default_memory_pool().free_all_blocks()
@@ -82,10 +72,8 @@ def rows_of(args: argparse.Namespace) -> dict[str, Callable[[Any, Any], Any]]:
     problems = {"gan": StepProblem(args.base, 1, args.batch), "sgan": StepProblem(args.base, args.bank, args.batch),
                 "layer": LayerProblem(args.bank, args.batch),
                 "gpan": GPANProblem(args.size, args.gpan_batch, base=args.base, patch=args.base)}
-    kinds = {"gan": (TinyganStep, RecordedTraining), "sgan": (TinyganStep, RecordedTraining),
-             "layer": (TinyganLayer, RecordedLayer), "gpan": (TinyganGPAN, RecordedGPAN)}
-    return {problems[name].name + form: lambda cupy, clock, kind=kind, name=name: kind(problems[name], cupy, clock)
-            for name in args.only for kind, form in zip(kinds[name], ("", ", recorded"), strict=True)}
+    return {problem.name + form: partial(kinds[type(problem)], problem) for problem in map(problems.get, args.only)
+            for kinds, form in ((EAGER, ""), (RECORDED, ", recorded"))}
 
 
 def measured(cpucupy: Any, cupy: Any, side: Any, steps: int) -> dict[str, float]:
@@ -113,7 +101,7 @@ def measured(cpucupy: Any, cupy: Any, side: Any, steps: int) -> dict[str, float]
 
 def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p = cli.Parser(description=__doc__.split("\n\n")[0])
-    p.add_argument("--only", type=names_of, default=NAMES, help=f"some of {','.join(NAMES)}")
+    p.add_argument("--only", type=cli.some_of(NAMES), default=NAMES, help=f"some of {','.join(NAMES)}")
     p.add_argument("--steps", type=cli.positive_int, default=30, help="steps whose time is taken")
     p.add_argument("--base", type=cli.positive_int, default=64, help="channels next to the image")
     p.add_argument("--bank", type=cli.positive_int, default=16, help="filter sets of the SGAN and the layer")
@@ -123,14 +111,6 @@ def read_args(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--memory-gb", type=cli.positive_int, default=16, help="device memory to allow")
     p.add_argument("--json", type=cli.path, metavar="FILE", help="write the rows there as well")
     return p.parse_args(argv)
-
-
-def names_of(text: str) -> tuple[str, ...]:
-    """Parse "gan,sgan" -> ("gan", "sgan")."""
-    names = tuple(text.split(","))
-    if unknown := set(names) - set(NAMES):
-        raise argparse.ArgumentTypeError(f"there is no {min(unknown)!r}: take some of {', '.join(NAMES)}")
-    return names
 
 
 if __name__ == "__main__":

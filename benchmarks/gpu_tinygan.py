@@ -47,6 +47,9 @@ MATHS = ("fp32", "tf32")
 # Sixteen batches have 96 lists of routes, more than the kernels keep (64): as in training, every one is sorted and
 # sent to the GPU anew.
 BATCHES = 16
+# Iterations before anything is timed, or as many as there are different inputs. The GPAN has three, of two variants at
+# most, and each is recorded when it comes for the third time.
+WARM_UP = 10
 SMALL_GRADIENT = 1e-3  # of its net's whole gradient: below it, a difference is measured against this share
 
 # ---- problems ----------------------------------------------------------------------------------------------------
@@ -190,7 +193,13 @@ def as_maps(xp: Any, array: np.ndarray) -> Any:
 
 
 class Steps:
-    """What the training steps share."""
+    """What the training steps share. take(batch) takes a step, and returns its losses."""
+
+    def run(self) -> Any:
+        """Take one step with the next batch; returns its losses."""
+        losses = self.take(self.batches[self.at % self.period])
+        self.at += 1
+        return losses
 
     def bits(self, runs: int) -> dict[str, np.ndarray]:
         """Compute the losses of so many steps, each read at its end, and the weights after them."""
@@ -215,11 +224,9 @@ class TinyganStep(Steps, TinyganTrainer):
         self.batches = [{name: a if a.dtype.kind == "i" else xp.asarray(a) for name, a in batch.items()}
                         for batch in problem.batches()]
 
-    def run(self) -> Any:
-        """Take one step with the next batch; returns both losses."""
-        losses = self.train(self.batches[self.at % BATCHES])
-        self.at += 1
-        return losses
+    def take(self, batch: dict[str, Any]) -> Any:
+        """Take one step, kernel by kernel."""
+        return self.train(batch)
 
     def results(self) -> dict[str, np.ndarray]:
         """Compute losses and gradients from the weights as they are, then how far one step moves each parameter."""
@@ -252,11 +259,9 @@ class TinyganGPAN(Steps):
         """Return those of the nets that learn."""
         return self.side.weights()
 
-    def run(self) -> Any:
-        """Take one step with the next batch; returns its losses."""
-        losses = self.side.train(self.batches[self.at % self.period])
-        self.at += 1
-        return losses
+    def take(self, batch: dict[str, Any]) -> Any:
+        """Take one step, kernel by kernel."""
+        return self.side.train(batch)
 
     def results(self) -> dict[str, np.ndarray]:
         """Compute losses and gradients, then how far the step moved each parameter.
@@ -386,12 +391,10 @@ class RecordedTraining(Recorded, TinyganStep):
                 turn, lambda: self.batches[self.at % BATCHES][next(self.turns)])
         return self.train(batch)
 
-    def run(self) -> Any:
-        """Replay one step with the next batch."""
+    def take(self, batch: dict[str, Any]) -> Any:
+        """Replay one step; the batch is that of `self.at`."""
         with self.stream:
-            losses = self.recorded()
-        self.at += 1
-        return losses
+            return self.recorded()
 
 
 class RecordedGPAN(Recorded, TinyganGPAN):
@@ -415,13 +418,10 @@ class RecordedGPAN(Recorded, TinyganGPAN):
             batch["routes"] = self.routes.drawn(0, lambda: self.batches[self.at % self.period]["routes"])
         return self.side.train(batch)
 
-    def run(self) -> Any:
-        """Replay one step with the next batch."""
-        views = deepcopy(self.batches[self.at % self.period].get("views"))  # replays write into the recorded ones
-        with self.stream:
-            losses = self.recorded(np.array(WANTED), views)
-        self.at += 1
-        return losses
+    def take(self, batch: dict[str, Any]) -> Any:
+        """Replay one step; the batch is that of `self.at`."""
+        with self.stream:  # replays write into the views that were recorded
+            return self.recorded(np.array(WANTED), deepcopy(batch.get("views")))
 
 
 RECORDED = {LayerProblem: RecordedLayer, StepProblem: RecordedTraining, VGG16Problem: RecordedGPAN,

@@ -126,3 +126,12 @@ def test_counting_without_cupy_is_one_line(monkeypatch):
     monkeypatch.setattr(gpu_launches.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TinyganError, match=r'pip install "\.\[test-cupy\]"'):
         gpu_launches.main([])
+
+
+def test_a_problem_that_there_is_not_is_one_line(capsys):
+    import gpu_launches
+
+    with pytest.raises(SystemExit, match="2"):
+        gpu_launches.read_args(["--only", "gan,vgg"])
+    assert "--only: there is no 'vgg': take some of gan, sgan, layer, gpan" in capsys.readouterr().err
+    assert gpu_launches.read_args(["--only", "sgan,gan"]).only == ("sgan", "gan")

@@ -284,6 +284,18 @@ def bank_list(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def some_of(names: Collection[str], kind: str = "") -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of "gan,sgan" -> ("gan", "sgan") for these names; kind: of what, in the message, as "part "."""
+    def parse(text: str) -> tuple[str, ...]:
+        """Parse names between commas."""
+        words = tuple(text.split(","))
+        if unknown := [word for word in words if word not in names]:
+            raise argparse.ArgumentTypeError(f"there is no {kind}{unknown[0]!r}: take some of {', '.join(names)}")
+        return words
+
+    return parse
+
+
 def grid_size(text: str) -> tuple[int, int]:
     """Read rows x columns, such as 8x8."""
     match = re.fullmatch(r"([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,5})", text)

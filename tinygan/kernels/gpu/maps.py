@@ -174,30 +174,36 @@ def sigmoid_back(g: Any, y: Any) -> Any:
 
 def logistic_losses(x: Any, first: int) -> Any:
     """Compute logistic_loss(x[:first], 1) + logistic_loss(x[first:], -1) of x (N,), a 0-d array."""
-    loss = xp_of(x).empty((), np.float32)
-    launch("logistic_losses", 1, dense(x), loss, x.size, first)
-    return loss
+    return _loss("logistic_losses", x, first)
 
 
 def logistic_losses_back(g: Any, x: Any, first: int) -> Any:
     """Compute its gradient to x for the gradient g (0-d) of the loss."""
-    out = xp_of(x).empty(x.shape, np.float32)
-    if x.size:
-        launch("logistic_losses_back", blocks_for(x.size), dense(g), dense(x), out, x.size, first)
-    return out
+    return _loss_back("logistic_losses_back", g, x, first)
 
 
 def logistic_loss(x: Any, sign: float) -> Any:
     """Compute the mean of -log sigmoid(sign x), a 0-d array."""
-    loss = xp_of(x).empty((), np.float32)
-    launch("logistic_loss", 1, dense(x), loss, x.size, sign)
-    return loss
+    return _loss("logistic_loss", x, sign)
 
 
 def logistic_back(g: Any, x: Any, sign: float) -> Any:
     """Compute its gradient to x for the gradient g (0-d) of the loss."""
+    return _loss_back("logistic_back", g, x, sign)
+
+
+def _loss(kernel: str, x: Any, which: float) -> Any:
+    """Compute a loss of x by a kernel, a 0-d array; which: its last argument."""
+    loss = xp_of(x).empty((), np.float32)
+    launch(kernel, 1, dense(x), loss, x.size, which)
+    return loss
+
+
+def _loss_back(kernel: str, g: Any, x: Any, which: float) -> Any:
+    """Compute the gradient of a loss to x by a kernel; which: its last argument."""
     out = xp_of(x).empty(x.shape, np.float32)
-    launch("logistic_back", blocks_for(x.size), dense(g), dense(x), out, x.size, sign)
+    if x.size:
+        launch(kernel, blocks_for(x.size), dense(g), dense(x), out, x.size, which)
     return out
 
 

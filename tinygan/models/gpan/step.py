@@ -165,4 +165,3 @@ def learn_generator(images: Tensor, maps: Sequence[Tensor], losses: LossGradient
         constants.insert(0, (images, sum(gradient * (share * w[name]) for name, gradient in of_images.items())))
     first, *rest = ((tensor * Tensor(constant)).sum() for tensor, constant in constants)
     sum(rest, start=first).backward()
-

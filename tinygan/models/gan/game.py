@@ -25,7 +25,8 @@ def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, d
               form: str = "logits", check: Check = lambda loss: None) -> tuple[Tensor, Tensor, Tensor]:
     """Update the discriminator on a batch of real images (N, C, side, side) and as many of G's.
 
-    Returns (loss, logits of the real images, logits of G's). form: losses.discriminator_loss's. check(loss) is called
+    Returns (loss, logits of the real images, logits of G's). D may give one logit for m images in a row, a pack (Lin et
+    al. 2018), N being a multiple of m. form: losses.discriminator_loss's. check(loss) is called
     before any weight changes, and may raise. optimizer: None computes the gradients of D and changes no weight.
     Goodfellow et al. 2014, algorithm 1.
     """
@@ -34,14 +35,15 @@ def turn_of_d(G: Module, D: Module, optimizer: Optimizer | None, real: Tensor, d
     D.zero_grad()
     with normalized(D):
         logits = D(concatenate([real, fake]))  # one call on both does the same as two, in half the operations
-        loss = joint_loss(logits, len(real), form)
+        reals = len(logits) // 2  # fewer than images where D takes packs of them
+        loss = joint_loss(logits, reals, form)
         check(loss)
         loss.backward()
     loss, logits = loss.detach(), logits.detach()
     del fake
     if optimizer is not None:
         optimizer.step()
-    return loss, logits[:len(real)], logits[len(real):]
+    return loss, logits[:reals], logits[reals:]
 
 
 def turn_of_g(G: Module, D: Module, optimizer: Optimizer | None, drawn: Drawn, *, kind: str = "nonsaturating",

@@ -167,7 +167,8 @@ def copy_integers(values: Any, what: str, samples: int, below: int) -> np.ndarra
 def whole_numbers(values: Any, what: str) -> tuple[int, ...]:
     """Read one whole number, or a sequence of them, NumPy's too, as a tuple. Raises GraphError naming what."""
     try:
-        return tuple(operator.index(n) for n in ((values,) if np.ndim(values) == 0 else values))
+        several = isinstance(values, (tuple, list)) or np.ndim(values) > 0
+        return tuple([operator.index(n) for n in (values if several else (values,))])
     except (TypeError, ValueError):
         raise GraphError(f"{what}: expected a whole number or several, not {values!r}") from None
 

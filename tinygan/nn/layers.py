@@ -212,8 +212,9 @@ def normalized(net: Module, routes: Sequence | None = None) -> Iterator[None]:
     weights have. A context within a context of the same net replaces it until it ends. Use a net in one thread at a
     time.
     """
-    layers = [m for m in net.modules() if isinstance(m, _Filters) and m.norm != "none"]
-    stochastic = [m for m in net.modules() if getattr(m, "stochastic", False)]
+    modules = list(net.modules())
+    layers = [m for m in modules if isinstance(m, _Filters) and m.norm != "none"]
+    stochastic = [m for m in modules if getattr(m, "stochastic", False)]
     columns = [None] * len(stochastic) if routes is None else routes_of(routes, [m.bank for m in stochastic])
     used = {id(m): route.used for m, route in zip(stochastic, columns, strict=True) if route is not None}
     rows = [used.get(id(m)) for m in layers]

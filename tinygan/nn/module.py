@@ -139,12 +139,17 @@ class Module:
         return copy.deepcopy(self)
 
 
+_SINGLE = (Parameter, Module, int, float, str, np.ndarray, type(None))  # the most frequent attributes
+
+
 def _named(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Yield the members of lists, tuples, deques and mappings, nested ones too, as `name.0`, ... or `name.key`.
 
     around: the containers that hold this one; a container that holds itself is entered once.
     """
-    if isinstance(value, (list, tuple, deque, Mapping)):
+    if isinstance(value, _SINGLE):
+        yield name, value
+    elif isinstance(value, (list, tuple, deque, Mapping)):
         if id(value) not in around:
             for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
                 yield from _named(f"{name}.{key}", item, (*around, id(value)))

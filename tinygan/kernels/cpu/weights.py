@@ -207,6 +207,10 @@ def _in_place(update, written: tuple[np.ndarray, ...], read: tuple[np.ndarray, .
     first = written[0]
     if first.size == 0:
         return
+    if rows is None and not by_row and first.size <= threads.BLOCK and all(
+            a.flags.c_contiguous for a in (*written, *read)):
+        update(0, *(a.reshape(-1) for a in (*written, *read)))  # most parameters of a small net: no more than this
+        return
     axes = sorted(range(first.ndim), key=lambda axis: (axis > 0, -abs(first.strides[axis])))
     ordered = [np.ascontiguousarray(a.transpose(axes)) for a in (*written, *read)]
     if rows is None and not by_row:

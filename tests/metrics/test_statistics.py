@@ -196,12 +196,17 @@ def test_twenty_against_twenty_is_exact_for_whole_numbers():
     # the two most extreme of C(40, 20) = 137,846,528,820 splits
     assert st.permutation_test(range(20), range(20, 40))[0] == pytest.approx(2 / math.comb(40, 20), rel=1e-9)
     assert st.permutation_test([3] * 20, [3] * 20) == (pytest.approx(1), True)
+    for ones in range(1, 20):  # equal groups: every split counts, and rounding may not make that more than 1
+        group = [1] * ones + [0] * (20 - ones)
+        assert 1 - 1e-12 < st.permutation_test(group, group)[0] <= 1
 
 
 def test_ten_against_ten_tries_every_split():
     numbers = np.sqrt(np.arange(1, 21))
     p, exact = st.permutation_test(numbers[:10], numbers[10:])
     assert exact and p == 2 / 184_756
+    assert st.permutation_test(numbers[:3], numbers[3:6], most=20) == (0.1, True)  # C(6, 3) = 20 are at most 20
+    assert st.permutation_test(numbers[:3], numbers[3:6], most=19)[1] is False
 
 
 def test_random_splits_come_near_to_every_split():

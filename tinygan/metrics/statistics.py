@@ -49,7 +49,7 @@ def fisher_exact(a: int, n: int, b: int, m: int) -> float:
     numbers, so without rounding. Raises TinyganError for a outside 0..n, b outside 0..m, and no trial.
     """
     (a, n), (b, m) = _rate(a, n), _rate(b, m)
-    ways = [math.comb(n, x) * math.comb(m, a + b - x) for x in range(max(0, a + b - m), min(n, a + b) + 1)]
+    ways = [math.comb(n, x) * math.comb(m, a + b - x) for x in range(a + b + 1)]  # 0 where impossible
     observed = math.comb(n, a) * math.comb(m, b)
     return sum(way for way in ways if way * 10**7 <= observed * (10**7 + 1)) / sum(ways)
 

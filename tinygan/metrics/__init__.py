@@ -1,10 +1,11 @@
 """Metrics: how many classes a generator draws and how well, what its routes do, and signs of collapse in a log.
 
-    samples.py   of labels, features and pixels: coverage, Fréchet distance, precision and recall, bins, copies
-    routes.py    of the routes: what each one draws, and how much the choice of a filter set changes
-    log.py       of a training log: its health, and when it collapsed
-    gpan.py      of a GPAN's images: hit rates, variety, speckle
-    checks.py    the arrays that these take, checked
+    samples.py      of labels, features and pixels: coverage, Fréchet distance, precision and recall, bins, copies
+    routes.py       of the routes: what each one draws, and how much the choice of a filter set changes
+    log.py          of a training log: its health, and when it collapsed
+    gpan.py         of a GPAN's images: hit rates, variety, speckle
+    statistics.py   of many runs, one number per seed: intervals, exact tests, survival curves
+    checks.py       the arrays that these take, checked
 """
 
 from tinygan.metrics.gpan import hit_rates, pixel_spread, route_variety, speckle

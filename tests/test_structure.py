@@ -24,7 +24,7 @@ MAX_READ = 2500
 # Imports go down only: a room may import the rooms on floors below its own, and nothing else. docs/architecture.md
 # draws them. __init__, what `import tinygan` offers, leaves app alone; app takes the version from it.
 FLOORS = (("errors",), ("kernels", "metrics"), ("engine", "data"), ("ops",), ("nn",), ("models",),
-          ("__init__",), ("app",))
+          ("__init__",), ("app",), ("study",))
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LAZY = {"PIL", "h5py", "matplotlib", "tqdm", "threadpoolctl", "cupy"}  # imported inside functions only
 

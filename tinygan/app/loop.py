@@ -55,6 +55,14 @@ def sample_due(step: int, total: int, every: int | None = None) -> bool:
     return step % every == 0 if every else step in PAPER_STEPS or step % 1000 == 0
 
 
+class Diverged(TinyganError):
+    """A loss that is NaN or infinite at the end of `step`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Step:
     """What is due at the end of one step: log (a row of the log), picture, measure; read: whether numbers are read."""
 
@@ -95,8 +103,8 @@ class Step:
         """Raise TinyganError naming the first tensor that is not finite."""
         tensors = [*inputs, *self._game.weights(), *outputs]
         name = next(name for name, tensor in tensors if not np.isfinite(tensor.numpy()).all())
-        raise TinyganError(f"step {self.number}: {name} is not finite; {kept(self._run)}. Try a lower --lr, another "
-                           "--seed, or --detect-anomaly to see which operation made it")
+        raise Diverged(f"step {self.number}: {name} is not finite; {kept(self._run)}. Try a lower --lr, another "
+                       "--seed, or --detect-anomaly to see which operation made it", self.number)
 
 
 class Loop:

@@ -44,6 +44,10 @@ MADE = ("log.csv", "routes.png", "cams.png", "loss.png", "training.gif", "report
         "config.json")  # beside samples/
 
 
+class Busy(TinyganError):
+    """Another process is writing the run."""
+
+
 class Run:
     """One run's folder. Make it with `Run.create` (a new run) or `Run.resume` (an existing one).
 
@@ -334,7 +338,7 @@ def _lock_folder(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise TinyganError(
+        raise Busy(
             f"another process is writing the run in {folder}: wait for it, or choose another --out"
         ) from error
     except OSError:

@@ -48,16 +48,16 @@ MIXTURES = {"grid": Mixture(np.array([(x, y) for x in range(-4, 5, 2) for y in r
 def mixture_scores(points: np.ndarray, mixture: Mixture) -> dict[str, float]:
     """Score generated points (n, 2) by PacGAN's measures.
 
-    modes: covered ones. good: share of good samples. kl: KL of the good samples' shares of the modes to equal shares,
-    in nats ("reverse KL"), ln(modes) where no sample is good. kl_all: the same of all samples, each counted with its
-    nearest mean.
+    modes: covered ones. good: share of good samples. modes_kl: KL of the good samples' shares of the modes to equal
+    shares, in nats ("reverse KL"), ln(modes) where no sample is good. modes_kl_all: the same of all samples, each
+    counted with its nearest mean.
     """
     distances = np.linalg.norm(points[:, None].astype(np.float64) - mixture.means[None], axis=2)
     near, good = distances.argmin(axis=1), distances.min(axis=1) < GOOD * mixture.std
     modes = len(mixture.means)
     of_good, of_all = (np.bincount(near[chosen], minlength=modes) for chosen in (good, slice(None)))
     return {"modes": int(np.count_nonzero(of_good)), "good": float(good.mean()),
-            "kl": label_kl(of_good) if good.any() else float(np.log(modes)), "kl_all": label_kl(of_all)}
+            "modes_kl": label_kl(of_good) if good.any() else float(np.log(modes)), "modes_kl_all": label_kl(of_all)}
 
 
 def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = DIRECTIONS) -> float:

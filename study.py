@@ -1,0 +1,112 @@
+"""Run the study of mode collapse: does a generator with banks of filters keep modes that a plain one loses?
+
+    python study.py list                        parts, arms, and how much is done
+    python study.py run --quick                 20 jobs on the 25-grid, some minutes
+    python study.py run --part A --only 1/8     every eighth job of part A: run the other shares elsewhere
+    python study.py table                       tables, tests and figures from what is there
+
+A job is one training and lies in study/PART.ARM.SEED. Stopped at any moment, it goes on with the same command. What is
+asked, measured and found: docs/study.md.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+
+import train_mnist
+from tinygan import __version__
+from tinygan.app import cli
+from tinygan.app.run import Busy
+from tinygan.app.streams import Progress
+from tinygan.errors import TinyganError, UsageError
+from tinygan.kernels import threads
+from tinygan.study import jobs
+from tinygan.study.plan import PARTS, Job, jobs_of, share_of
+
+QUICK = "A-quick"
+SCRIPTS = {"train_mnist": (train_mnist.main, train_mnist.build)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the verb says; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return {"list": list_jobs, "run": run_jobs}[args.verb](args)
+
+
+def chosen(args: Namespace) -> list[Job]:
+    """Return the jobs that the flags name."""
+    if args.quick and args.part:
+        raise UsageError("--quick is a part of its own: leave --part out")
+    parts = [QUICK] if args.quick else args.part or [part for part in PARTS if part != QUICK]
+    return share_of(jobs_of(parts), args.only)
+
+
+def list_jobs(args: Namespace) -> int:
+    """Print for each part and arm how many jobs there are, how many are done, and how long one takes."""
+    print(f"{'part':11}{'arm':40}{'done':>11}   a job takes")
+    counts: dict[tuple[str, str], list[Path]] = {}
+    for job in chosen(args):
+        counts.setdefault((job.part, job.arm), []).append(args.out / job.name)
+    for (part, arm), folders in counts.items():
+        done = [folder for folder in folders if jobs.is_done(folder)]
+        took = [seconds for folder in done if (seconds := jobs.seconds_of(folder)) is not None]
+        time = f"{sum(took) / len(took):6.0f} s" if took else "      -"
+        print(f"{part:11}{arm:40}{len(done):5} of {len(folders):2}  {time}")
+    done = sum(jobs.is_done(folder) for folders in counts.values() for folder in folders)
+    print(f"{done:,} of {sum(map(len, counts.values())):,} jobs done in {args.out}")
+    return 0
+
+
+def run_jobs(args: Namespace) -> int:
+    """Run the jobs that are not done, one after the other; returns 130 when interrupted, 1 where one failed."""
+    if not (args.quick or args.part):
+        raise UsageError("say which jobs: --part A (study.py list names the parts), or --quick")
+    todo = [job for job in chosen(args) if not jobs.is_done(args.out / job.name)]
+    print(f"{len(todo):,} jobs to do in {args.out}")
+    threads.set_threads(1)
+    progress, failed = Progress(len(todo), every=1, word="job"), 0
+    for number, job in enumerate(todo):
+        folder = args.out / job.name
+        if jobs.is_done(folder):  # by another process, meanwhile
+            continue
+        try:
+            if code := jobs.run_job(job, folder, SCRIPTS):
+                progress.close()
+                print(f"stopped in {job.name}; the same command goes on with it")
+                return code
+        except Busy:
+            progress.print_line(f"{job.name}: another process is at it")
+        except TinyganError as error:
+            failed += 1
+            progress.print_line(f"{job.name}: {error}")
+        progress.update(number + 1)
+    progress.close()
+    print(f"{len(todo) - failed:,} jobs run{f', {failed:,} failed' if failed else ''}: python study.py table --out "
+          f"{args.out}")
+    return int(failed > 0)
+
+
+def share(text: str) -> tuple[int, int]:
+    """Parse i/n, the i-th of n shares."""
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ArgumentTypeError(f"{text} is not a share such as 3/8, the third of eight")
+    return int(match[1]), int(match[2])
+
+
+def build_parser() -> cli.Parser:
+    """Define the flags of the script."""
+    p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
+    p.add_argument("verb", choices=("list", "run"), help="what to do")
+    p.add_argument("--part", action="append", help="a part, such as A or C-momentum; may be repeated")
+    p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
+    p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")
+    p.add_argument("-o", "--out", type=cli.path, default=Path("study"), help="folder of the jobs")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main, leaves_files=True))

@@ -1,0 +1,171 @@
+"""The study's own games: perceptrons on a mixture of Gaussians, and on digits. The others are those of the scripts.
+
+A game is trained by the scripts' loop (app/loop.py), so that its folder has what theirs has: config.json, log.csv,
+pictures, a checkpoint with which it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tinygan import data, metrics
+from tinygan.app import pictures
+from tinygan.app.device import Device
+from tinygan.app.draw import in_batches
+from tinygan.app.loop import Loop, Step, end_run
+from tinygan.app.run import Run
+from tinygan.app.state import Game, gradient_norm
+from tinygan.engine.tensor import Tensor
+from tinygan.models import find_classifier, turn_of_d, turn_of_g
+from tinygan.ops import sigmoid
+from tinygan.study.mixtures import MIXTURES, SAMPLES, mixture_scores, picture, sliced_wasserstein
+from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
+
+SHOWN = 64  # digits of a picture
+
+
+class MLPGame(Game):
+    """The base of both games: perceptrons, their noise and routes, and what a checkpoint holds of them."""
+
+    kind, script = "mlp", "study.py"
+    samples = (SAMPLES, SAMPLES, 200)
+
+    def __init__(self, config: MLPConfig, flags: dict, device: Device) -> None:
+        # Streams of their own, so that every arm has the same initial D, data and noise.
+        init, order, noise, routes, init_d = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(5))
+        G, D = MLPGenerator(config, rng=init), MLPDiscriminator(config, rng=init_d)
+        if flags["freeze_banks"]:
+            for layer in G.hidden:
+                layer.weight.requires_grad = False
+        super().__init__(config, flags, device, G, D)
+        self.streams = {"data": order, "noise": noise, "routes": routes}
+
+    def draw(self, n: int) -> tuple[Tensor, np.ndarray]:
+        """Draw noise and routes for n samples."""
+        z = self.G.draw_noise(self.streams["noise"], n)
+        return Tensor(z, name="noise"), self.G.draw_routes(self.streams["routes"], n, self.flags["routes"])
+
+    def generate(self, G: MLPGenerator, n: int, purpose: int) -> tuple[np.ndarray, np.ndarray]:
+        """Generate n samples (n, outputs) that are the same whenever they are drawn, and return their routes, too."""
+        rng = np.random.default_rng([self.flags["seed"], purpose])
+        z, routes = G.draw_noise(rng, n), G.draw_routes(rng, n)
+        return in_batches(n, 500, lambda part: G(Tensor(z[part]), routes[part]).numpy()), routes
+
+    def rehearse(self, n: int) -> None:
+        """Compute the gradients of a step of n samples and change nothing."""
+        rng = np.random.default_rng(0)
+        drawn = Tensor(self.G.draw_noise(rng, n)), self.G.draw_routes(rng, n)
+        turn_of_d(self.G, self.D, None, Tensor(np.zeros((n, self.config.outputs), np.float32)), drawn)
+        turn_of_g(self.G, self.D, None, drawn)
+
+    def extra(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Return the states of the streams."""
+        return {}, self.stream_states()
+
+    def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+        """Restore what `extra` returned."""
+        self.set_stream_states(header)
+
+    def next_real(self) -> Tensor:
+        """Return the next batch of real samples."""
+        raise NotImplementedError
+
+
+class MixtureGame(MLPGame):
+    """Perceptrons on a mixture: both G's weights and their moving average are scored."""
+
+    def __init__(self, flags: dict, device: Device) -> None:
+        self.mixture = MIXTURES[flags["mixture"]]
+        super().__init__(MLPConfig(scale=self.mixture.scale, **flags["net"]), flags, device)
+
+    def next_real(self) -> Tensor:
+        """Draw a batch of the mixture."""
+        return Tensor(self.mixture.draw(self.streams["data"], self.flags["batch_size"]), name="real points")
+
+    def measure(self, n: int) -> dict[str, float]:
+        """Score n points of G and of its average; the average's columns start with avg_."""
+        scores = mixture_scores(self.generate(self.G, n, 7)[0], self.mixture)
+        if self.average is not None:
+            of_average = mixture_scores(self.generate(self.average.module, n, 7)[0], self.mixture)
+            scores |= {f"avg_{name}": value for name, value in of_average.items()}
+        return scores
+
+    def draw_samples(self, run: Run) -> None:
+        """Draw 2,500 points, coloured by their filter set in the first layer."""
+        points, routes = self.generate(self.G, SAMPLES, 7)
+        run.save_sample(self.step, picture(points, self.mixture, routes[:, 0]))
+
+    def distance(self) -> float:
+        """Compute the sliced Wasserstein distance of G's points to as many of the mixture's."""
+        real = self.mixture.draw(np.random.default_rng([self.flags["seed"], 8]), SAMPLES)
+        return sliced_wasserstein(self.generate(self.G, SAMPLES, 7)[0], real)
+
+    def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
+        """Return a line on the modes that are covered."""
+        if not measured:
+            return []
+        return [f"{measured['modes']:.0f} of {len(self.mixture.means)} modes covered, {100 * measured['good']:.0f} % "
+                f"good samples, KL {measured['modes_kl']:.3f} nats"]
+
+
+class DigitGame(MLPGame):
+    """Perceptrons on MNIST's digits, 784 pixels in [0, 1]."""
+
+    samples = (2_000, 2_000, 200)
+
+    def __init__(self, flags: dict, device: Device) -> None:
+        super().__init__(MLPConfig(outputs=784, image=True, **flags["net"]), flags, device)
+        digits = data.load_mnist("train", data_dir=flags["data_dir"])
+        self.inputs = {"data": {"hash": digits.hash, "source": digits.source}}
+        self.images = digits.images.reshape(len(digits), 784)
+        self.reference = digits.images[:2_000, None].astype(np.float32) / 255
+        self.classifier = find_classifier(print)
+
+    def next_real(self) -> Tensor:
+        """Draw a batch of the training digits, with replacement."""
+        chosen = self.streams["data"].integers(0, len(self.images), self.flags["batch_size"])
+        return Tensor(self.images[chosen] / np.float32(255), name="real digits")
+
+    def draw_samples(self, run: Run) -> None:
+        """Draw 64 digits from the same noise through the same routes."""
+        digits = self.generate(self.G, SHOWN, 6)[0].reshape(SHOWN, 1, 28, 28)
+        run.save_sample(self.step, pictures.grid(digits, 8, 8))
+
+    def measure(self, n: int) -> dict[str, float]:
+        """Measure classes, KL and confidence by the digit classifier, the commonest digit's share, and the spread."""
+        digits = self.generate(self.G, n, 7)[0].reshape(n, 1, 28, 28)
+        probabilities, _ = self.classifier.classify(digits)
+        histogram = metrics.class_histogram(probabilities.argmax(axis=1))
+        return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
+                "confidence": metrics.mean_confidence(probabilities), "top_share": float(histogram.max() / n),
+                "spread": metrics.relative_spread(digits, self.reference), "samples": n}
+
+
+def train(game: MLPGame, run: Run) -> int:
+    """Train as train_mnist.py does, with --d-steps updates of D before each of G."""
+    G, D, flags = game.G, game.D, game.flags
+    with Loop(game, run) as steps:
+        for step in steps:
+            for _ in range(flags["d_steps"]):
+                real = game.next_real()
+                check = partial(step.check, inputs=[("the batch of real samples", real)])
+                d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(len(real)),
+                                                     form=flags["bce"], check=check)
+            g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(flags["batch_size"]), kind=flags["loss"],
+                               form=flags["bce"], check=check)
+            game.update_average()
+            step.show(d_loss=d_loss.item(), g_loss=g_loss.item())
+            if step.log:
+                _record(step, game, (d_loss, of_real, of_fake, g_loss))
+    return end_run(steps)
+
+
+def _record(step: Step, game: MLPGame, made: tuple[Tensor, ...]) -> None:
+    d_loss, of_real, of_fake, g_loss = made
+    step.record(d_loss=d_loss.item(), g_loss=g_loss.item(), d_real=sigmoid(of_real).mean().item(),
+                d_fake=sigmoid(of_fake).mean().item(), logit_gap=of_real.mean().item() - of_fake.mean().item(),
+                d_grad=gradient_norm(game.D), g_grad=gradient_norm(game.G))

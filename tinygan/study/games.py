@@ -26,6 +26,7 @@ from tinygan.study.mixtures import MIXTURES, SAMPLES, mixture_scores, picture, s
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 
 SHOWN = 64  # digits of a picture
+ROUTES, PER_ROUTE = 32, 200  # single routes that are scored, and points of each
 
 
 class MLPGame(Game):
@@ -103,6 +104,14 @@ class MixtureGame(MLPGame):
         """Compute the sliced Wasserstein distance of G's points to as many of the mixture's."""
         real = self.mixture.draw(np.random.default_rng([self.flags["seed"], 8]), SAMPLES)
         return sliced_wasserstein(self.generate(self.G, SAMPLES, 7)[0], real)
+
+    def modes_per_route(self) -> float:
+        """Compute how many modes a single route covers: the mean over 32 random routes, 200 points each."""
+        rng = np.random.default_rng([self.flags["seed"], 9])
+        z = self.G.draw_noise(rng, PER_ROUTE * ROUTES)
+        routes = np.repeat(self.G.draw_routes(rng, ROUTES), PER_ROUTE, axis=0)
+        points = in_batches(len(z), PER_ROUTE, lambda part: self.G(Tensor(z[part]), routes[part]).numpy())
+        return float(np.mean([mixture_scores(part, self.mixture)["modes"] for part in np.split(points, ROUTES)]))
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
         """Return a line on the modes that are covered."""

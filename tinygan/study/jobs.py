@@ -149,7 +149,8 @@ def _game_of(folder: Path, build: Build) -> Game:
 def _measured_once(job: Job, game: Game) -> dict[str, float]:
     """Measure what is too slow to be measured all along."""
     if isinstance(game, games.MixtureGame):
-        return {"distance": game.distance()}
+        of_routes = {"modes_per_route": game.modes_per_route()} if game.config.route_count > 1 else {}
+        return {"distance": game.distance(), **of_routes}
     if game.flags.get("stacked"):
         of_best = game.measure(STACKED_SAMPLES)
         game.average = None

@@ -3,8 +3,8 @@
     grid   25 Gaussians at {-4, -2, 0, 2, 4}^2, standard deviation 0.05 (PacGAN, Lin et al. 2018)
     ring   8 Gaussians on a circle of radius 1, standard deviation 0.01 (Unrolled GAN, Metz et al. 2017)
 
-A sample is good if it lies within 3 standard deviations of the nearest mean; a mode is covered if one sample of 2,500 is
-good and nearest to it. Both rules are PacGAN's.
+A sample is good if it lies within 3 standard deviations of the nearest mean; a mode is covered if one sample of 2,500
+is good and nearest to it. Both rules are PacGAN's.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ MAIN = ("gan", "sgan4", "tied4", "wide", "pac2")
 
 
 class Part(NamedTuple):
-    """A part of the study. program: who trains it, mixture and digits (games.py) or a script. settings: flags of all its
-    jobs, `net` those of perceptrons. wide: the width of the arm wide. banks: layers with a bank, for its route count.
-    arms, seeds: how many jobs."""
+    """A part of the study. program: who trains it, mixture and digits (games.py) or a script. settings: flags of all
+    its jobs, `net` those of perceptrons. wide: the width of the arm wide. banks: layers with a bank, for its route
+    count. arms, seeds: how many jobs."""
 
     title: str
     program: str

@@ -279,6 +279,7 @@ def test_checkpoint_without_a_step_is_refused(tmp_path):
         (300, None, [0, 50, 100, 250, 300]),
         (1, None, [0, 1]),
         (10, 4, [0, 4, 8, 10]),
+        (5200, "paper", [0, 50, 100, 250, 500, 1000, 1500, 2000, 2500, 2667, 3000, 3500, 4000, 4388, 5000, 5200]),
     ],
 )
 def test_sample_schedule(total, every, steps):

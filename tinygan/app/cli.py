@@ -320,6 +320,11 @@ def route_mode(text: str) -> str:
     raise argparse.ArgumentTypeError(f"must be sample, batch or group:SIZE (such as group:8), not {text!r}")
 
 
+def sample_steps(text: str) -> int | str:
+    """Read a whole number above 0, or paper."""
+    return text if text == "paper" else _integer(text, 1)
+
+
 def device(text: str) -> str:
     """Read auto, cpu, gpu or gpu:NUMBER. cuda is another word for gpu."""
     name = text.lower().replace("cuda", "gpu")

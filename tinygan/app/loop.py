@@ -43,16 +43,23 @@ from tinygan.kernels.gpu.launch import set_tf32
 QUIET = 15.0  # seconds after which progress is shown where there is no terminal
 # Ctrl-C; a request to end; a terminal that has gone (not on Windows).
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-PAPER_STEPS = (0, 50, 100, 250, 500)  # then every 1,000: the steps at which the paper shows samples
+FIRST_STEPS = (0, 50, 100, 250, 500)  # of pictures, then every 1,000
+PAPER_STEPS = (*FIRST_STEPS, 1000, 1500, 2000, 2500, 2667, 3000, 3500, 4000, 4388)  # at which the paper shows samples
 Named = Sequence[tuple[str, Tensor]]
 
 
-def sample_due(step: int, total: int, every: int | None = None) -> bool:
-    """Return whether samples are drawn after `step` steps: at 0, 50, 100, 250, 500 and each 1,000 as in the paper,
-    or at each multiple of `every` if given; and always at the last step, `total`."""
+def sample_due(step: int, total: int, every: int | str | None = None) -> bool:
+    """Return whether samples are drawn after `step` steps, which they always are after the last one, `total`.
+
+    every: None for 0, 50, 100, 250, 500 and each 1,000; a number for its multiples; "paper" for the steps at which the
+    paper shows samples, up to 4,388, and then each 1,000.
+    """
     if step == total:
         return True
-    return step % every == 0 if every else step in PAPER_STEPS or step % 1000 == 0
+    if isinstance(every, int):
+        return step % every == 0
+    first = PAPER_STEPS if every == "paper" else FIRST_STEPS
+    return step in first or (step > first[-1] and step % 1000 == 0)
 
 
 class Diverged(TinyganError):
@@ -70,7 +77,9 @@ class Step:
         flags, self.number = game.flags, game.step + 1
         total, every = flags["steps"], flags["eval_every"]
         self.picture = sample_due(self.number, total, flags["sample_every"])
-        self.measure = bool(every) and self.number % every == 0 and self.number < total
+        # Where pictures are compared with the paper's, each is measured, too.
+        with_picture = self.picture and flags["sample_every"] == "paper"
+        self.measure = (with_picture or bool(every) and self.number % every == 0) and self.number < total
         self.log = self.picture or self.measure or self.number % flags["log_every"] == 0
         self.read = self.log or game.device.kind == "cpu"
         self.shown: dict[str, float] = {}

@@ -21,10 +21,14 @@ from tinygan import __version__
 from tinygan.app import cli
 from tinygan.app.run import Busy
 from tinygan.app.streams import Progress
+from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.study import jobs
-from tinygan.study.plan import PARTS, Job, jobs_of, share_of
+from tinygan.study.figures import draw_all
+from tinygan.study.plan import PARTS, Job, share_of
+from tinygan.study.results import collect, jobs_to_run, store
+from tinygan.study.tables import tables
 
 QUICK = "A-quick"
 SCRIPTS = {"train_mnist": (train_mnist.main, train_mnist.build)}
@@ -33,7 +37,7 @@ SCRIPTS = {"train_mnist": (train_mnist.main, train_mnist.build)}
 def main(argv: list[str] | None = None) -> int:
     """Do what the verb says; returns the exit code."""
     args = build_parser().parse_args(argv)
-    return {"list": list_jobs, "run": run_jobs}[args.verb](args)
+    return VERBS[args.verb](args)
 
 
 def chosen(args: Namespace) -> list[Job]:
@@ -41,7 +45,7 @@ def chosen(args: Namespace) -> list[Job]:
     if args.quick and args.part:
         raise UsageError("--quick is a part of its own: leave --part out")
     parts = [QUICK] if args.quick else args.part or [part for part in PARTS if part != QUICK]
-    return share_of(jobs_of(parts), args.only)
+    return share_of(jobs_to_run(parts, collect(args.out, None)), args.only)
 
 
 def list_jobs(args: Namespace) -> int:
@@ -52,7 +56,7 @@ def list_jobs(args: Namespace) -> int:
         counts.setdefault((job.part, job.arm), []).append(args.out / job.name)
     for (part, arm), folders in counts.items():
         done = [folder for folder in folders if jobs.is_done(folder)]
-        took = [seconds for folder in done if (seconds := jobs.seconds_of(folder)) is not None]
+        took = [where["seconds"] for folder in done if (where := jobs.where_of(folder))]
         time = f"{sum(took) / len(took):6.0f} s" if took else "      -"
         print(f"{part:11}{arm:40}{len(done):5} of {len(folders):2}  {time}")
     done = sum(jobs.is_done(folder) for folders in counts.values() for folder in folders)
@@ -89,6 +93,25 @@ def run_jobs(args: Namespace) -> int:
     return int(failed > 0)
 
 
+def make_tables(args: Namespace) -> int:
+    """Print the tables of what is done, and write them, the results they are made of and the figures."""
+    place = args.to or args.out
+    results = collect(args.out, place)
+    if not results.by_name:
+        raise TinyganError(f"there is no result in {args.out}: python study.py run --quick makes some")
+    text = tables(results)
+    print(text)
+    store(results, place)
+    with whole_file(place / "tables.md") as file:
+        file.write(text.encode())
+    made = draw_all(results, args.out, place)
+    missing = [job for job in jobs_to_run([part for part in PARTS if part != QUICK], results)
+               if job.name not in results.by_name]
+    print(f"{len(results.by_name):,} results; tables.md and {', '.join(made) or 'no figure'} in {place}; "
+          f"{len(missing):,} planned jobs are missing" + (f", the next {missing[0].name}" if missing else ""))
+    return 0
+
+
 def share(text: str) -> tuple[int, int]:
     """Parse i/n, the i-th of n shares."""
     match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text)
@@ -97,14 +120,19 @@ def share(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+VERBS = {"list": list_jobs, "run": run_jobs, "table": make_tables}
+
+
 def build_parser() -> cli.Parser:
     """Define the flags of the script."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("verb", choices=("list", "run"), help="what to do")
+    p.add_argument("verb", choices=tuple(VERBS), help="show what is planned and done; run jobs; make tables and figures")
     p.add_argument("--part", action="append", help="a part, such as A or C-momentum; may be repeated")
     p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
     p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")
     p.add_argument("-o", "--out", type=cli.path, default=Path("study"), help="folder of the jobs")
+    p.add_argument("--to", type=cli.path, metavar="FOLDER", help="where `table` writes; results that are stored there "
+                   "already are joined [default: the folder of the jobs]")
     return p
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
     draws nothing. A log with "wanted" is a GPAN's. Raises TinyganError without matplotlib, OSError where the file
     cannot be written.
     """
-    matplotlib = _matplotlib()
+    matplotlib = import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,7 +49,7 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
     write(path, data)
 
 
-def _matplotlib():
+def import_matplotlib() -> Any:
     """Import matplotlib. Raises TinyganError, one line, where it is not installed."""
     # A backend that this matplotlib does not have would make the import fail, and none is needed here.
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)

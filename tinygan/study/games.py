@@ -26,6 +26,7 @@ from tinygan.study.mixtures import MIXTURES, SAMPLES, mixture_scores, picture, s
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 
 SHOWN = 64  # digits of a picture
+GRID_SAMPLES = 7  # the purpose of the stream that the scored samples are drawn from
 ROUTES, PER_ROUTE = 32, 200  # single routes that are scored, and points of each
 
 
@@ -89,21 +90,21 @@ class MixtureGame(MLPGame):
 
     def measure(self, n: int) -> dict[str, float]:
         """Score n points of G and of its average; the average's columns start with avg_."""
-        scores = mixture_scores(self.generate(self.G, n, 7)[0], self.mixture)
+        scores = mixture_scores(self.generate(self.G, n, GRID_SAMPLES)[0], self.mixture)
         if self.average is not None:
-            of_average = mixture_scores(self.generate(self.average.module, n, 7)[0], self.mixture)
+            of_average = mixture_scores(self.generate(self.average.module, n, GRID_SAMPLES)[0], self.mixture)
             scores |= {f"avg_{name}": value for name, value in of_average.items()}
         return scores
 
     def draw_samples(self, run: Run) -> None:
         """Draw 2,500 points, coloured by their filter set in the first layer."""
-        points, routes = self.generate(self.G, SAMPLES, 7)
+        points, routes = self.generate(self.G, SAMPLES, GRID_SAMPLES)
         run.save_sample(self.step, picture(points, self.mixture, routes[:, 0]))
 
     def distance(self) -> float:
         """Compute the sliced Wasserstein distance of G's points to as many of the mixture's."""
         real = self.mixture.draw(np.random.default_rng([self.flags["seed"], 8]), SAMPLES)
-        return sliced_wasserstein(self.generate(self.G, SAMPLES, 7)[0], real)
+        return sliced_wasserstein(self.generate(self.G, SAMPLES, GRID_SAMPLES)[0], real)
 
     def modes_per_route(self) -> float:
         """Compute how many modes a single route covers: the mean over 32 random routes, 200 points each."""
@@ -146,7 +147,7 @@ class DigitGame(MLPGame):
 
     def measure(self, n: int) -> dict[str, float]:
         """Measure classes, KL and confidence by the digit classifier, the commonest digit's share, and the spread."""
-        digits = self.generate(self.G, n, 7)[0].reshape(n, 1, 28, 28)
+        digits = self.generate(self.G, n, GRID_SAMPLES)[0].reshape(n, 1, 28, 28)
         probabilities, _ = self.classifier.classify(digits)
         histogram = metrics.class_histogram(probabilities.argmax(axis=1))
         return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),

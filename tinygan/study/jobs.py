@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -125,7 +124,7 @@ def result_of(job: Job, folder: Path, build: Build, broken: int | None) -> dict[
     result = {"job": job.name, "part": job.part, "arm": job.arm, "seed": job.seed, "broken": broken,
               "settings": settings_of(job)}
     if broken is None:
-        game = _game_of(folder, build)
+        game = restored(folder, build)
         result["weights"] = {"G": game.G.parameter_count(), "D": game.D.parameter_count()}
         final |= _measured_once(job, game)
     if of_mnist:
@@ -138,10 +137,9 @@ def result_of(job: Job, folder: Path, build: Build, broken: int | None) -> dict[
     return _rounded({**result, "final": final, "series": series, "losses": losses})
 
 
-def _game_of(folder: Path, build: Build) -> Game:
-    """Restore the game of a finished run."""
-    flags = {**runfiles.read_config(folder)["flags"]}
-    game = build(flags, None, pick_device("cpu"))
+def restored(folder: Path, build: Build = build) -> Game:
+    """Restore the game of a run from its checkpoint."""
+    game = build(runfiles.read_config(folder)["flags"], None, pick_device("cpu"))
     game.restore(*checkpoint.load(folder))
     return game
 
@@ -171,12 +169,8 @@ def _rounded(value: Any) -> Any:
 
 def _add_time(folder: Path, seconds: float, processor: float) -> None:
     """Add the time of this start to where.json."""
-    path = folder / WHERE
-    try:
-        before = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    _write_json(path, {
+    before = where_of(folder)
+    _write_json(folder / WHERE, {
         "seconds": round(before.get("seconds", 0) + seconds, 1),
         "processor_seconds": round(before.get("processor_seconds", 0) + processor, 1),
         "starts": before.get("starts", 0) + 1, "machine": platform.platform(), "processor": _processor(),
@@ -218,14 +212,14 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise TinyganError(f"{path} is damaged ({error}): delete it, and `study.py run` makes it again") from None
 
 
-def seconds_of(folder: Path) -> float | None:
-    """Return how long a job took, None where that is not known."""
+def where_of(folder: Path) -> dict[str, Any]:
+    """Return where.json of a job's folder: machine, versions, commit and seconds; {} where it cannot be read."""
     try:
-        return float(json.loads((folder / WHERE).read_text("utf-8"))["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return dict(json.loads((folder / WHERE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def is_done(folder: Path) -> bool:
     """Return whether a job has its result."""
-    return os.path.exists(folder / RESULT)
+    return (folder / RESULT).exists()

@@ -154,15 +154,12 @@ def jobs_of(parts: Sequence[str]) -> list[Job]:
     """List the jobs of parts: of the arms in MAIN first, then of the others; seed by seed, so that what is done at any
     time compares the arms of a group.
 
-    parts: names of PARTS, or a letter for all its parts but A-quick. Raises UsageError for any other.
+    parts: names of PARTS. Raises UsageError for any other.
     """
-    chosen = []
     for name in parts:
-        found = [part for part in PARTS if part == name or (part[0] == name and part != "A-quick")]
-        if not found:
-            raise UsageError(f"there is no part {name}: use one of {', '.join(PARTS)}, or A, B, C for all of a letter")
-        chosen += found
-    return [Job(part, arm, number) for part in dict.fromkeys(chosen) for main in (True, False)
+        if name not in PARTS:
+            raise UsageError(f"there is no part {name}: use one of {', '.join(PARTS)}")
+    return [Job(part, arm, number) for part in dict.fromkeys(parts) for main in (True, False)
             for number in range(PARTS[part].seeds)
             for arm in PARTS[part].arms if (arm.partition("@")[0] in MAIN) == main]
 

@@ -1,0 +1,228 @@
+"""The study's tables, as Markdown: jobs done, the primary comparisons, and every part arm by arm.
+
+A number of a seed is its last scoring's. Means have a BCa bootstrap interval over seeds, rates a Clopper-Pearson one,
+both of 95 %; p values are of permutation and Fisher tests, log-rank by permutation. Only those of the primary
+comparisons are corrected for their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tinygan.metrics.statistics import (
+    bca_interval,
+    clopper_pearson,
+    fisher_exact,
+    hodges_lehmann,
+    holm,
+    log_rank,
+    permutation_test,
+)
+from tinygan.study.plan import ARMS, PARTS
+from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
+from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison
+
+CONTROL = "gan"  # with which every arm is compared
+FEWEST = 3  # seeds of an arm for an interval
+OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then collapsed", "p, log-rank", "immediate collapse")
+
+
+class Measure(NamedTuple):
+    """A column of a part's table: a number of each seed. digits: after the point."""
+
+    name: str
+    words: str
+    digits: int = 2
+
+
+_MIXTURE = (Measure("modes", "modes", 1), Measure("good", "share of good samples"), Measure("modes_kl", "KL, nats"),
+            Measure("distance", "sliced W1"), Measure("modes_per_route", "modes of one route", 1),
+            Measure("avg_modes", "modes, averaged weights", 1), Measure("avg_modes_kl", "KL, averaged weights"))
+_STACKED = (Measure("modes", "modes of 1,000", 1), Measure("modes_kl", "KL, nats", 3),
+            Measure("modes_sure", "modes, confident samples", 1), Measure("sure", "share of those", 3),
+            Measure("confidence", "confidence"), Measure("raw_modes", "modes, last weights", 1),
+            Measure("raw_modes_kl", "KL, last weights", 3))
+_DIGITS = (Measure("classes", "classes", 1), Measure("kl", "KL, nats"), Measure("confidence", "confidence"),
+           Measure("spread", "spread"), Measure("volatility", "std of G's loss"))
+_PHOTOS = (Measure("kid", "KID", 3), Measure("frechet", "Fréchet distance", 1), Measure("precision", "precision"),
+           Measure("recall", "recall"), Measure("density", "density"), Measure("coverage", "coverage"),
+           Measure("spread", "spread"), Measure("volatility", "std of G's loss"))
+
+
+def measures_of(part: str) -> tuple[Measure, ...]:
+    """Return the measures in a part's table, the first of which its arms are compared by."""
+    if PARTS[part].program == "mixture":
+        return _MIXTURE
+    if PARTS[part].settings.get("stacked"):
+        return (_STACKED[1], _STACKED[0], *_STACKED[2:])
+    return _PHOTOS if PARTS[part].program == "train_photos" else _DIGITS
+
+
+def by_rate(part: str) -> bool:
+    """Return whether a part's arms are compared by the share of runs that ended collapsed."""
+    return measures_of(part) is _DIGITS
+
+
+# ---- numbers in words ------------------------------------------------------------------------------------------------
+
+
+def mean_words(values: Sequence[float], digits: int) -> str:
+    """Format a mean and its interval; "-" where there is none, no interval for fewer than 3 seeds."""
+    if not values:
+        return "-"
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if len(values) < FEWEST:
+        return mean
+    low, high = bca_interval(values)
+    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def difference_words(a: Sequence[float], b: Sequence[float], digits: int) -> tuple[str, float | None]:
+    """Return the difference of means with its interval and the Hodges-Lehmann shift, and the permutation test's p."""
+    if min(len(a), len(b)) < FEWEST:
+        return "-", None
+    low, high = bca_interval(a, b)
+    mean = sum(a) / len(a) - sum(b) / len(b)
+    p, exact = permutation_test(a, b)
+    words = f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}], shift {hodges_lehmann(a, b):+.{digits}f}"
+    return f"{words}, p = {p_words(p)}{'' if exact else ' (random splits)'}", p
+
+
+def rate_words(hits: int, runs: int) -> str:
+    """Format a rate and its interval."""
+    if not runs:
+        return "-"
+    low, high = clopper_pearson(hits, runs)
+    return f"{hits} of {runs} [{low:.2f}, {high:.2f}]"
+
+
+def p_words(p: float) -> str:
+    """Format a p value with two digits."""
+    return f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
+
+
+def passes_guard(result: Result) -> bool:
+    """Return whether a run's samples can be named: the quality guard of rules.py."""
+    if (good := value_of(result, "good")) is not None:
+        return good >= GUARD_GOOD
+    confidence, real = value_of(result, "confidence"), value_of(result, "real_confidence")
+    return confidence is not None and real is not None and confidence >= GUARD_CONFIDENCE * real
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------------
+
+
+def tables(results: Results) -> str:
+    """Return all tables."""
+    parts = [part for part in PARTS if results.arms(part)]
+    blocks = ["# Tables of the study\n\nMade by `python study.py table`; what they mean: docs/study.md.",
+              "## Jobs\n\n" + jobs_table(results), "## Primary comparisons\n\n" + primary_table(results)]
+    blocks += [f"## {part}. {PARTS[part].title}\n\n" + part_table(results, part) for part in parts]
+    return "\n\n".join(blocks) + "\n"
+
+
+def jobs_table(results: Results) -> str:
+    """Return how many jobs of each part are done, and what they took."""
+    lines = ["| part | | jobs done of planned | hours | a job takes, seconds |", "|---|---|---|---|---|"]
+    for name, part in PARTS.items():
+        done = [result for arm in results.arms(name) for result in results.of(name, arm)]
+        planned = len(jobs_to_run([name], results))
+        took = [result["where"]["seconds"] for result in done if result.get("where")]
+        mean = f"{sum(took) / len(took):.0f}" if took else "-"
+        lines.append(f"| {name} | {part.title} | {len(done):,} of {planned:,} | "
+                     f"{sum(took) / 3600:.1f} | {mean} |")
+    return "\n".join(lines)
+
+
+def primary_table(results: Results) -> str:
+    """Return the five comparisons that were named beforehand, with Holm's correction; one not done counts as p = 1."""
+    made = [compare(results, comparison) for comparison in PRIMARY]
+    adjusted = holm([1.0 if p is None else p for _, p in made])
+    lines = ["| part | arm | control | measure | runs | difference | p, Holm |", "|---|---|---|---|---|---|---|"]
+    for comparison, (words, p), corrected in zip(PRIMARY, made, adjusted, strict=True):
+        part, arm, control, measure, rate = comparison
+        planned = PARTS[part].seeds
+        runs = ", ".join(f"{len(results.of(part, name))} of {planned}" for name in (arm, control))
+        lines.append(f"| {part} | {ARMS[arm].words} | {ARMS[control].words} | {'ended collapsed' if rate else measure} "
+                     f"| {runs} | {words} | {'-' if p is None else p_words(corrected)} |")
+    return "\n".join(lines)
+
+
+def compare(results: Results, comparison: Comparison) -> tuple[str, float | None]:
+    """Return a comparison in words and its p value, None where a side has too few seeds."""
+    part, arm, control, measure, rate = comparison
+    a, b = results.of(part, arm), results.of(part, control)
+    if not rate:
+        digits = next(m.digits for m in measures_of(part) if m.name == measure)
+        return difference_words(results.numbers(part, arm, measure), results.numbers(part, control, measure), digits)
+    if min(len(a), len(b)) < FEWEST:
+        return "-", None
+    p = fisher_exact(hits(a, measure), len(a), hits(b, measure), len(b))
+    return (f"{rate_words(hits(a, measure), len(a))} against {rate_words(hits(b, measure), len(b))}, "
+            f"p = {p_words(p)}"), p
+
+
+def part_table(results: Results, part: str) -> str:
+    """Return the table of a part: an arm a line."""
+    outcomes, guarded = by_rate(part), PARTS[part].program != "train_photos"  # no judge names the topic of a photo
+    measures = [m for m in measures_of(part)
+                if any(results.numbers(part, arm, m.name) for arm in results.arms(part))]
+    head = ["arm", "weights of G", "runs", *(OUTCOMES if outcomes else ()), *(m.words for m in measures),
+            *(("passes the guard",) if guarded else ()),
+            *(() if outcomes else (f"{measures_of(part)[0].words}: difference to GAN",))]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for arm in results.arms(part):
+        runs = results.of(part, arm)
+        weights = {result["weights"]["G"] for result in runs if "weights" in result}
+        cells = [arm_words(arm), f"{max(weights):,}" if weights else "-", f"{len(runs)}",
+                 *(outcome_cells(results, part, arm) if outcomes else ()),
+                 *(mean_words(results.numbers(part, arm, m.name), m.digits) for m in measures),
+                 *((f"{sum(map(passes_guard, runs))} of {len(runs)}",) if guarded else ()),
+                 *(() if outcomes else (_against_control(results, part, arm),))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def arm_words(arm: str) -> str:
+    """Describe an arm; in the stress grid with its cell."""
+    name, _, cell = arm.partition("@")
+    return ARMS[name].words + (f", {cell}" if cell else "")
+
+
+def _against_control(results: Results, part: str, arm: str) -> str:
+    """Compare an arm with the GAN by the part's first measure."""
+    measure = measures_of(part)[0]
+    a, b = (results.numbers(part, name, measure.name) for name in (arm, CONTROL))
+    return "" if arm == CONTROL else difference_words(a, b, measure.digits)[0]
+
+
+def outcome_cells(results: Results, part: str, arm: str) -> list[str]:
+    """Return the cells of what became of an arm's runs, with tests against the GAN of the same settings."""
+    name, _, cell = arm.partition("@")
+    control = f"{CONTROL}@{cell}" if cell else CONTROL
+    runs, others = results.of(part, arm), results.of(part, control)
+    ended = hits(runs, "ended")
+    reached = sum(result["outcomes"]["reached"] is not None for result in runs)
+    lost = sum(result["outcomes"]["collapse"] is not None for result in runs)
+    p = p_rank = ""
+    if name != CONTROL and min(len(runs), len(others)) >= FEWEST:
+        p = p_words(fisher_exact(ended, len(runs), hits(others, "ended"), len(others)))
+        p_rank = p_words(log_rank(*survival_of(part, runs), *survival_of(part, others)))
+    return [rate_words(ended, len(runs)), p, f"{reached} of {len(runs)}", f"{lost} of {reached}", p_rank,
+            f"{hits(runs, 'immediate')} of {len(runs)}"]
+
+
+def survival_of(part: str, runs: Sequence[Result]) -> tuple[list[float], list[bool]]:
+    """Return for each run the step at which 8 classes were lost, or the last step, and whether they were lost.
+
+    A run that never reached them counts as lost from the start: else an arm that learns nothing would survive.
+    """
+    last = PARTS[part].settings["steps"]
+    steps, lost = [], []
+    for result in runs:
+        outcome = result["outcomes"]
+        step = 0 if outcome["reached"] is None else outcome["collapse"]
+        steps.append(float(last if step is None else step))
+        lost.append(step is not None)
+    return steps, lost

@@ -126,7 +126,7 @@ VERBS = {"list": list_jobs, "run": run_jobs, "table": make_tables}
 def build_parser() -> cli.Parser:
     """Define the flags of the script."""
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
-    p.add_argument("verb", choices=tuple(VERBS), help="show what is planned and done; run jobs; make tables and figures")
+    p.add_argument("verb", choices=tuple(VERBS), help="show what is done; run jobs; make tables and figures")
     p.add_argument("--part", action="append", help="a part, such as A or C-momentum; may be repeated")
     p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
     p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")

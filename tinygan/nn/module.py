@@ -39,6 +39,9 @@ class Parameter(Tensor):
         self.bank, self.bounds, self.detached = bank, bounds, False
 
 
+_PLAIN = (int, float, str, type(None))  # most attributes, which hold no parameters
+
+
 class Module:
     """The base of everything with parameters. Subclasses set attributes in __init__ and define `forward`.
 
@@ -73,6 +76,8 @@ class Module:
         walked.add(id(self))
         yield prefix, self
         for key, value in vars(self).items():
+            if isinstance(value, _PLAIN):
+                continue
             for name, item in _named(prefix + key, value):
                 if id(item) in walked:  # reached by two paths, or from a module inside it
                     continue
@@ -139,17 +144,12 @@ class Module:
         return copy.deepcopy(self)
 
 
-_SINGLE = (Parameter, Module, int, float, str, np.ndarray, type(None))  # the most frequent attributes
-
-
 def _named(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Yield the members of lists, tuples, deques and mappings, nested ones too, as `name.0`, ... or `name.key`.
 
     around: the containers that hold this one; a container that holds itself is entered once.
     """
-    if isinstance(value, _SINGLE):
-        yield name, value
-    elif isinstance(value, (list, tuple, deque, Mapping)):
+    if isinstance(value, (list, tuple, deque, Mapping)):
         if id(value) not in around:
             for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
                 yield from _named(f"{name}.{key}", item, (*around, id(value)))

@@ -85,6 +85,7 @@ def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequen
     flags, program = settings_of(job), PARTS[job.part].program
     folder.mkdir(parents=True, exist_ok=True)
     began, processor, broken = time.time(), time.process_time(), None
+    _add_time(folder, 0, 0, starts=1)
     with open(folder / OUTPUT, "a", encoding="utf-8") as out, contextlib.redirect_stdout(out), \
             contextlib.redirect_stderr(out):
         try:
@@ -167,13 +168,13 @@ def _rounded(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _add_time(folder: Path, seconds: float, processor: float) -> None:
-    """Add the time of this start to where.json."""
+def _add_time(folder: Path, seconds: float, processor: float, starts: int = 0) -> None:
+    """Add to where.json: a start at its beginning, its time at its end (a kill leaves that out)."""
     before = where_of(folder)
     _write_json(folder / WHERE, {
         "seconds": round(before.get("seconds", 0) + seconds, 1),
         "processor_seconds": round(before.get("processor_seconds", 0) + processor, 1),
-        "starts": before.get("starts", 0) + 1, "machine": platform.platform(), "processor": _processor(),
+        "starts": before.get("starts", 0) + starts, "machine": platform.platform(), "processor": _processor(),
         "versions": {"tinygan": tinygan.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "commit": _commit()})
 

@@ -42,8 +42,8 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
-           "latent_dim": 65_536}  # beyond lie typing errors
+LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096, "latent_dim": 65_536,
+           "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,17 +55,18 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: MnistGame, run: Run) -> int:
     """Run the loop: one step of the discriminator, one of the generator, and now and then pictures and measurements."""
     G, D, flags = game.G, game.D, game.flags
+    d_steps, kind, form = flags["d_steps"], flags["loss"], flags["bce"]
 
     def one_step(step: Step) -> tuple[Tensor, ...]:
         """Train both nets once; returns the loss of D, its logits of real images and of G's, and the loss of G."""
-        real = game.next_real()
-        check = partial(step.check, inputs=[("the batch of real images", real)])
-
-        # (1) discriminator: logits above 0 for real images, below 0 for G's
-        d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"], check=check)
+        # (1) discriminator: logits above 0 for real images, below 0 for G's. Once, but with --d-steps
+        for turn in range(d_steps):
+            real = game.next_real()
+            check = partial(step.check, inputs=[("the batch of real images", real)])
+            d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(turn), form=form, check=check)
 
         # (2) generator: from new noise through new routes, images to which D gives logits above 0
-        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"], check=check)
+        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(d_steps), kind=kind, form=form, check=check)
         game.update_average()
         return d_loss, of_real, of_fake, g_loss
 

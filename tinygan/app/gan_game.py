@@ -44,10 +44,15 @@ class GANGame(Game):
         super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
         self.streams = {"noise": noise, "routes": routes}
         self.multiple = self.least = config.pack
+        self.samples = (flags["eval_samples"], max(2000, flags["eval_samples"]), 200)
+        self.turns = flags["d_steps"] + 1  # batches of G's images in a step
+        if flags["freeze_banks"]:
+            for p in self.G.parameters():
+                p.requires_grad = not p.bank
         if device.kind == "gpu":
-            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, 2)
+            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, self.turns)
             self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
-                                  (flags["batch_size"], config.noise_length), 2)
+                                  (flags["batch_size"], config.noise_length), self.turns)
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
 
@@ -58,16 +63,18 @@ class GANGame(Game):
                 f"route{'s' if routes > 1 else ''}; discriminator {self.D.parameter_count():,} weights")
 
     def draw(self, turn: int) -> tuple[Tensor, np.ndarray | tuple]:
-        """Draw noise and routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
+        """Draw noise and routes for one batch; turn: below d_steps for the discriminator's, d_steps for the
+        generator's."""
         n, seed, counted = self.flags["batch_size"], self.flags["seed"], self.flags["noise"] == "counter"
         next_noise = partial(self.G.draw_noise, self.streams["noise"], n)
         next_routes = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
         if self.device.kind == "gpu":
             # The number of a stream is that of the step which is made when it is drawn.
-            z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
+            z = self.noise.drawn(turn, (lambda: self.turns * self.step) if counted else next_noise)
             return z, self.routes.drawn(turn, next_routes)
         length = self.config.noise_length
-        z = counter.normal(seed, 2 * self.step + turn, n * length).reshape(n, length) if counted else next_noise()
+        stream = self.turns * self.step + turn
+        z = counter.normal(seed, stream, n * length).reshape(n, length) if counted else next_noise()
         return Tensor(z, name="noise"), next_routes()
 
     def rehearse(self, n: int) -> None:
@@ -95,10 +102,11 @@ class GANGame(Game):
         return as_digits(images) if self.flags["size"] == 28 else images
 
     def draw_samples(self, run: Run) -> None:
-        """Draw the same noise through the same routes every time; the images' spread goes into the log."""
+        """Draw the same noise through the same routes every time; where the images' spread was not measured, that of
+        these goes into the log."""
         images = generate(self.best, self.fixed_z, self.fixed_routes, self.device)
         run.save_sample(self.step, pictures.grid(self.cut(images), GRID, GRID))
-        if self.latest:
+        if self.latest and "spread" not in self.latest:
             self.latest["spread"] = metrics.relative_spread(images, self.reference)
 
     def draw_final(self, run: Run) -> None:
@@ -121,11 +129,11 @@ class MeasuredGAN(GANGame):
     classifier: of digits; None where it is missing, or where the data shows something else.
     """
 
-    samples = (1000, 2000, 200)
     classifier: DigitNet | None
 
     def measure(self, n: int) -> dict[str, float]:
-        """Measure classes drawn, KL of their shares to equal ones, and the classifier's confidence: {} without one."""
+        """Measure classes drawn, KL of their shares to equal ones, the classifier's confidence and the images' spread:
+        {} without one."""
         if self.classifier is None:
             return {}
         rng = np.random.default_rng([self.flags["seed"], 8])
@@ -133,7 +141,8 @@ class MeasuredGAN(GANGame):
         probabilities, _ = self.classifier.classify(as_digits(images))
         histogram = metrics.class_histogram(probabilities.argmax(axis=1))
         return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), "samples": n}
+                "confidence": metrics.mean_confidence(probabilities), "samples": n,
+                "spread": metrics.relative_spread(images, self.reference)}
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
         """Return lines on the two nets and, after the last step, on the digits that were drawn."""

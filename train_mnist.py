@@ -11,25 +11,19 @@ The training loop is `train` below; what it calls is explained in the modules it
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import partial
-
-import numpy as np
 
 from tinygan import Tensor, data
 from tinygan.app import cli
-from tinygan.app.device import Device, pick_device
-from tinygan.app.feeds import FedImages, FedNoise, FedRoutes
-from tinygan.app.gan_game import GRID, MeasuredGAN
+from tinygan.app.device import Device
+from tinygan.app.feeds import FedImages
+from tinygan.app.gan_game import MeasuredGAN
 from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
-from tinygan.app.train_flags import TrainParser, make
-from tinygan.errors import UsageError
-from tinygan.kernels import counter
-from tinygan.models import Discriminator, GANConfig, Generator, find_classifier, turn_of_d, turn_of_g
-from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
+from tinygan.app.train_flags import TrainParser, fit_gan_flags, gan_config, gan_preset
+from tinygan.models import GANConfig, find_classifier, turn_of_d, turn_of_g
 from tinygan.ops import sigmoid
 
 # Defaults of flags: the same systems at a size that a GPU trains in minutes and at one that two cores train in minutes,
@@ -48,7 +42,8 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
+LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096, "latent_dim": 65_536,
+           "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,17 +55,18 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: MnistGame, run: Run) -> int:
     """Run the loop: one step of the discriminator, one of the generator, and now and then pictures and measurements."""
     G, D, flags = game.G, game.D, game.flags
+    d_steps, kind, form = flags["d_steps"], flags["loss"], flags["bce"]
 
     def one_step(step: Step) -> tuple[Tensor, ...]:
         """Train both nets once; returns the loss of D, its logits of real images and of G's, and the loss of G."""
-        real = game.next_real()
-        check = partial(step.check, inputs=[("the batch of real images", real)])
-
-        # (1) discriminator: logits above 0 for real images, below 0 for G's
-        d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"], check=check)
+        # (1) discriminator: logits above 0 for real images, below 0 for G's. Once, but with --d-steps
+        for turn in range(d_steps):
+            real = game.next_real()
+            check = partial(step.check, inputs=[("the batch of real images", real)])
+            d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(turn), form=form, check=check)
 
         # (2) generator: from new noise through new routes, images to which D gives logits above 0
-        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"], check=check)
+        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(d_steps), kind=kind, form=form, check=check)
         game.update_average()
         return d_loss, of_real, of_fake, g_loss
 
@@ -90,8 +86,7 @@ def train(game: MnistGame, run: Run) -> int:
 
 def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
     """Make the data and nets that the flags describe; run: the one to go on with, whose data they must be."""
-    config = make(GANConfig, flags, bank=(1,) if flags["model"] == "gan" else tuple(flags["bank"]),
-                  tied=flags["model"] == "tied")
+    config = gan_config(flags)
     digits = load_digits(flags, run)
     print(f"data: {digits.source}")
     game = MnistGame(config, flags, digits, device)
@@ -104,22 +99,15 @@ def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
 
 
 class MnistGame(MeasuredGAN):
-    """The game on MNIST's digits, and everything that changes during it; what draws and measures is in MeasuredGAN."""
+    """The game on MNIST's digits; what is the same for any data is in GANGame, what measures digits in MeasuredGAN."""
 
-    kind, script, otherwise = "gan", "train_mnist.py", "try smaller nets (--base-channels, --bank)"
+    script = "train_mnist.py"
 
     def __init__(self, config: GANConfig, flags: dict, digits: data.Digits, device: Device) -> None:
-        init, order, noise, routes, fixed = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(5))
-        super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
-        self.streams = {"noise": noise, "routes": routes}
-        self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], order)
+        super().__init__(config, flags, device)
+        self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], self.order)
         if device.kind == "gpu":
             self.on_gpu = FedImages(device.xp, digits.images, config.side)
-            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, 2)
-            self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
-                                  (flags["batch_size"], config.latent_dim), 2)
-        self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
-        self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
         self.reference = data.to_canvas(digits.images[:1000], config.side)
         self.classifier = None
         if digits.shows == "digits":
@@ -128,50 +116,11 @@ class MnistGame(MeasuredGAN):
             print(f"note: {digits.kind} shows {digits.shows}: classes drawn, KL and confidence are of digits, so they "
                   "are not measured")
 
-    def describe(self) -> str:
-        """Return one line about the nets."""
-        routes = self.config.route_count
-        return (f"{self.flags['model']}: generator {self.G.parameter_count():,} weights, {routes:,} "
-                f"route{'s' if routes > 1 else ''}; discriminator {self.D.parameter_count():,} weights")
-
     def next_real(self) -> Tensor:
         """Return the next batch of real images."""
         if self.device.kind == "gpu":
             return self.on_gpu.batch(self.flags["batch_size"], self.batches.__next__)
         return Tensor(data.to_canvas(self.digits.images[next(self.batches)], self.config.side), name="real images")
-
-    def draw(self, turn: int) -> tuple[Tensor, np.ndarray | tuple]:
-        """Draw noise and routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
-        n, seed, counted = self.flags["batch_size"], self.flags["seed"], self.flags["noise"] == "counter"
-        next_noise = partial(self.G.draw_noise, self.streams["noise"], n)
-        next_routes = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
-        if self.device.kind == "gpu":
-            # The number of a stream is that of the step which is made when it is drawn.
-            z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
-            return z, self.routes.drawn(turn, next_routes)
-        length = self.config.latent_dim
-        z = counter.normal(seed, 2 * self.step + turn, n * length).reshape(n, length) if counted else next_noise()
-        return Tensor(z, name="noise"), next_routes()
-
-    def rehearse(self, n: int) -> None:
-        """Compute the gradients of a step of n images and change nothing."""
-        rng = np.random.default_rng(0)
-        drawn = Tensor(self.device.put(self.G.draw_noise(rng, n))), self.G.draw_routes(rng, n)
-        blank = np.zeros((n, self.config.channels, self.config.side, self.config.side), np.float32)
-        turn_of_d(self.G, self.D, None, Tensor(self.device.put(blank)), drawn)
-        turn_of_g(self.G, self.D, None, drawn)
-
-    def extra(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Return (arrays, header entries) of the data's order, the streams and what the pictures are drawn from."""
-        order = self.batches.state()
-        arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
-        return arrays, {"batches": order, **self.stream_states()}
-
-    def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping) -> None:
-        """Restore what `extra` returned."""
-        self.batches.set_state({**header["batches"], "order": arrays["order"]})
-        self.set_stream_states(header)
-        self.fixed_z, self.fixed_routes = arrays["fixed_z"], arrays["fixed_routes"]
 
 
 # ---- flags -------------------------------------------------------------------------------------------------------
@@ -179,40 +128,16 @@ class MnistGame(MeasuredGAN):
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     """Return the flags in force, and the run to go on with if --resume was given."""
-    flags, typed, run = build_parser().read(argv, preset=preset, largest=LARGEST, name="mnist-{model}", own="model")
-    if flags["model"] == "gan":
-        if "bank" in typed and set(flags["bank"]) != {1}:
-            raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
-        flags["bank"] = (1,)
+    flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST,
+                                            name="mnist-{model}", own="model")
+    fit_gan_flags(flags, typed)
     return flags, run
-
-
-def preset(flags: dict) -> dict:
-    """Return the defaults that --preset names, or those for the device that the flags name."""
-    if flags["preset"]:
-        return PRESETS[flags["preset"]]
-    on_cpu = flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu"
-    return PRESETS["cpu" if on_cpu else "gpu"]
 
 
 def build_parser() -> TrainParser:
     """Make the parser: flags for the run, and those of GANConfig's fields."""
     p = TrainParser(__doc__.split("\n\n")[0], {"on a CPU": PRESETS["cpu"], "on a GPU": PRESETS["gpu"]}, RATES)
-    group = p.add_argument_group("training")
-    group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; one "
-                       "index for all layers (whole generators under a shared last layer)")
-    group.add_argument("--preset", choices=tuple(PRESETS), help="which defaults hold: a CPU's, a GPU's or the paper's "
-                       "sizes and optimiser [default: those of the device]")
-    p.add_training_flags(group)
-    group.add_argument("--epochs", type=cli.positive_int, help="total to reach in passes over the data")
-    p.add_settings(p.add_argument_group("nets"), GANConfig)
-    group = p.add_argument_group("optimizer")
-    p.add_optimiser_flags(group)
-    group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's loss")
-    group.add_argument("--bce", choices=FORMS, default="logits", help="form of the cross-entropy; clamped: log(sigmoid "
-                       "+ 1e-12), whose gradient can vanish")
-    group.add_argument("--noise", choices=("host", "counter"), help="NumPy's generator, or a counter-based one, which "
-                       f"a GPU computes itself, with the same bits as a CPU {p.preset('noise')}")
+    p.add_gan_flags(tuple(PRESETS))
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
     p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,

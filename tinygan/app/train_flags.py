@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tinygan import __version__
 from tinygan.app import cli
+from tinygan.app.device import pick_device
 from tinygan.app.resume import resumed
 from tinygan.app.run import Run
 from tinygan.app.state import LR_FLOOR
 from tinygan.errors import UsageError
+from tinygan.models.gan.nets import GANConfig
+from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 
 # Flags that --help shows in each script.
 FREQUENT_EVERYWHERE = {"steps", "batch_size", "routes", "seed", "device", "threads", "out", "resume", "overwrite",
@@ -74,6 +77,33 @@ class TrainParser(cli.Parser):
                            "images share a route in training")
         group.add_argument("--seed", type=cli.non_negative_int, default=0, help="of all random numbers: the same seed, "
                            "machine and thread count give the same bits")
+
+    def add_gan_flags(self, presets: Sequence[str]) -> None:
+        """Add what every script that trains a GAN has, in three groups: training, nets and optimizer.
+
+        presets: names for --preset, which decide the defaults (`gan_preset`).
+        """
+        group = self.add_argument_group("training")
+        group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "
+                           "one index for all layers (whole generators under a shared last layer)")
+        group.add_argument("--preset", choices=presets, help="which defaults hold: a CPU's, a GPU's or the paper's "
+                           "sizes and optimiser [default: those of the device]")
+        self.add_training_flags(group)
+        group.add_argument("--epochs", type=cli.positive_int, help="total to reach in passes over the data")
+        group.add_argument("--d-steps", type=cli.positive_int, default=1, help="updates of the discriminator before "
+                           "each one of the generator, on a batch each")
+        group.add_argument("--freeze-banks", action="store_true", help="leave the filter sets of the banks as they "
+                           "were drawn; what all routes share is trained")
+        group.add_argument("--eval-samples", type=cli.positive_int, default=1000, help="images that are measured at "
+                           "each --eval-every; at the end 2,000, or so many where they are more")
+        self.add_settings(self.add_argument_group("nets"), GANConfig)
+        group = self.add_argument_group("optimizer")
+        self.add_optimiser_flags(group)
+        group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's loss")
+        group.add_argument("--bce", choices=FORMS, default="logits", help="form of the cross-entropy; clamped: "
+                           "log(sigmoid + 1e-12), whose gradient can vanish")
+        group.add_argument("--noise", choices=("host", "counter"), help="NumPy's generator, or a counter-based one, "
+                           f"which a GPU computes itself, with the same bits as a CPU {self.preset('noise')}")
 
     def add_optimiser_flags(self, group: argparse._ArgumentGroup, rate_falls: str = "") -> None:
         """Add --optimizer to --bank-updates. rate_falls: words on where the default learning rate is less."""
@@ -170,6 +200,36 @@ def make(cls: type, flags: Mapping[str, Any], **others: Any) -> Any:
             value = declared["codes"][value] if declared["codes"] else value
             values[field.name] = tuple(value) if isinstance(value, list) else value
     return cls(**values, **others)
+
+
+def gan_preset(presets: Mapping[str, Mapping[str, Any]], flags: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the defaults that --preset names, or those for the device that the flags name. presets: by name."""
+    if flags["preset"]:
+        return presets[flags["preset"]]
+    on_cpu = flags["device"] == "cpu" or pick_device(flags["device"]).kind == "cpu"
+    return presets["cpu" if on_cpu else "gpu"]
+
+
+def fit_gan_flags(flags: dict, typed: Collection[str]) -> None:
+    """Fit the flags of `add_gan_flags` to the model. Raises UsageError for what does not fit together."""
+    if flags["model"] == "gan":
+        if "bank" in typed and set(flags["bank"]) != {1}:
+            raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
+        flags["bank"] = (1,)
+    if flags["freeze_banks"] and set(flags["bank"]) == {1}:
+        raise UsageError("--freeze-banks needs banks: use --model sgan or tied, with a --bank above 1")
+    if flags["batch_size"] % flags["pack"]:
+        raise UsageError(f"--batch-size {flags['batch_size']} cannot be cut into packs of --pack {flags['pack']}: take "
+                         "a multiple of it")
+    if flags["one_hot"] and flags["noise"] == "counter":
+        if "noise" in typed:
+            raise UsageError("--one-hot draws its categories with NumPy's generator: use --noise host")
+        flags["noise"] = "host"
+
+
+def gan_config(flags: Mapping[str, Any], **others: Any) -> GANConfig:
+    """Make the settings of both nets that the flags describe. others: of its fields that are no flags."""
+    return make(GANConfig, flags, tied=flags["model"] == "tied", **others)
 
 
 def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[str, int]) -> None:

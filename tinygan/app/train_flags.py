@@ -142,8 +142,8 @@ class TrainParser(cli.Parser):
                            "(its folder); without a path, with the one in --out or else the newest of this kind")
         group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
         group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
-        group.add_argument("--sample-every", type=cli.positive_int, help="steps between pictures [default: 0, 50, 100, "
-                           "250, 500, then every 1,000]")
+        group.add_argument("--sample-every", type=cli.sample_steps, help="steps between pictures, or paper: at the "
+                           "paper's steps, each measured [default: 0, 50, 100, 250, 500, then every 1,000]")
         group.add_argument("--save-every", type=cli.positive_int, default=save_every,
                            help=f"steps between checkpoints {self.preset('save_every')}".strip())
         group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between "

@@ -25,12 +25,13 @@ import numpy as np
 import tinygan
 from tinygan.app import checkpoint, runfiles
 from tinygan.app.device import Device, pick_device
+from tinygan.app.draw import as_digits
 from tinygan.app.loop import Diverged, start
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError
-from tinygan.metrics import loss_volatility
+from tinygan.metrics import loss_volatility, mean_confidence
 from tinygan.study import games
 from tinygan.study.plan import PARTS, Job, settings_of
 from tinygan.study.rules import outcomes
@@ -154,6 +155,9 @@ def _measured_once(job: Job, game: Game) -> dict[str, float]:
         of_best = game.measure(STACKED_SAMPLES)
         game.average = None
         return of_best | {f"raw_{name}": value for name, value in game.measure(STACKED_SAMPLES).items()}
+    if PARTS[job.part].program != "train_photos" and game.classifier is not None:
+        probabilities, _ = game.classifier.classify(as_digits(game.reference))
+        return {"real_confidence": mean_confidence(probabilities)}
     return {}
 
 

@@ -44,21 +44,20 @@ QUIET = 15.0  # seconds after which progress is shown where there is no terminal
 # Ctrl-C; a request to end; a terminal that has gone (not on Windows).
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 FIRST_STEPS = (0, 50, 100, 250, 500)  # of pictures, then every 1,000
-PAPER_STEPS = (*FIRST_STEPS, 1000, 1500, 2000, 2500, 2667, 3000, 3500, 4000, 4388)  # at which the paper shows samples
 Named = Sequence[tuple[str, Tensor]]
 
 
-def sample_due(step: int, total: int, every: int | str | None = None) -> bool:
+def sample_due(step: int, total: int, every: int | str | None = None, paper: Sequence[int] = ()) -> bool:
     """Return whether samples are drawn after `step` steps, which they always are after the last one, `total`.
 
     every: None for 0, 50, 100, 250, 500 and each 1,000; a number for its multiples; "paper" for the steps at which the
-    paper shows samples, up to 4,388, and then each 1,000.
+    paper shows samples, given in `paper`, and then each 1,000.
     """
     if step == total:
         return True
     if isinstance(every, int):
         return step % every == 0
-    first = PAPER_STEPS if every == "paper" else FIRST_STEPS
+    first = paper if every == "paper" else FIRST_STEPS
     return step in first or (step > first[-1] and step % 1000 == 0)
 
 
@@ -76,7 +75,7 @@ class Step:
     def __init__(self, game: Game, run: Run) -> None:
         flags, self.number = game.flags, game.step + 1
         total, every = flags["steps"], flags["eval_every"]
-        self.picture = sample_due(self.number, total, flags["sample_every"])
+        self.picture = sample_due(self.number, total, flags["sample_every"], game.paper_steps)
         # Where pictures are compared with the paper's, each is measured, too.
         with_picture = self.picture and flags["sample_every"] == "paper"
         self.measure = (with_picture or bool(every) and self.number % every == 0) and self.number < total

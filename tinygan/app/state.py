@@ -4,7 +4,7 @@ restored whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Game:
     otherwise = "try smaller nets"
     multiple = least = 1
     samples = (0, 0, 0)  # images that are measured during a run, at its end, and in a dry run
+    paper_steps: Sequence[int] = ()  # at which the paper shows samples
 
     def __init__(self, config: Any, flags: dict, device: Device, G: Module, D: Module) -> None:
         self.config, self.flags, self.device = config, flags, device

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygan.app import checkpoint, pictures
 from tinygan.app.curves import import_matplotlib
-from tinygan.app.loop import PAPER_STEPS
+from tinygan.app.gan_game import DIGIT_STEPS, PHOTO_STEPS
 from tinygan.metrics.statistics import kaplan_meier
 from tinygan.study.games import GRID_SAMPLES, MixtureGame
 from tinygan.study.jobs import restored
@@ -218,11 +218,12 @@ def paper_table(results: Results, jobs: Path, part: str) -> bytes | None:
     folders = [(arm, folder) for arm, folder in folders if (folder / "samples").is_dir()]
     if not folders:
         return None
-    with _figure(1.25 * len(PAPER_STEPS), 1.75 * len(folders)) as (figure, png):
-        axes = figure.subplots(len(folders), len(PAPER_STEPS), squeeze=False)
+    steps = PHOTO_STEPS if PARTS[part].program == "train_photos" else DIGIT_STEPS
+    with _figure(1.25 * len(steps), 1.75 * len(folders)) as (figure, png):
+        axes = figure.subplots(len(folders), len(steps), squeeze=False)
         for row, (arm, folder) in zip(axes, folders, strict=True):
             series = results.of(part, arm)[0]["series"] if results.of(part, arm) else {"step": []}
-            for axis, step in zip(row, PAPER_STEPS, strict=True):
+            for axis, step in zip(row, steps, strict=True):
                 path = folder / "samples" / f"step_{step:06d}.png"
                 axis.set_xticks([])
                 axis.set_yticks([])

@@ -14,12 +14,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinygan import __version__, data
-from tinygan.app import cli, measure, runfiles
+from tinygan.app import cli, measure, measure_stacked, runfiles
 from tinygan.app.device import pick_device
 from tinygan.app.draw import load_generator, run_folder
 from tinygan.app.measure import DrawnDigits, Row, Subject
@@ -45,15 +45,22 @@ def main(argv: list[str] | None = None) -> int:
     threads.set_threads(args.threads)
     device = pick_device(args.device)
     generator, meta = load_generator(args.checkpoint, device)
-    if generator.config.channels != 1:
+    stacked = is_stacked(meta)
+    if generator.config.channels != 1 and not stacked:
         raise TinyganError(f"{args.checkpoint} draws images of {generator.config.channels} colours; the digit "
                            "classifier takes gray ones")
+    if stacked and args.reconstruct:
+        raise UsageError(f"--reconstruct is of digits, and {args.checkpoint} draws stacked ones: leave it out")
     classifier = classifier_or_error()
     train, test = load_digits(args.data_dir, args.checkpoint)
     subject = Subject(generator, classifier, device, train, test, args.seed)
     note(f"drawing {args.n:,} samples")
-    rows, drawn = measure.measure_samples(subject, args.n, full=args.full, notify=note), None
-    if generator.config.route_count > 1:
+    drawn = None
+    if stacked:  # whose routes, features and pixels are not measured
+        rows = measure_stacked.measure_stacked(subject, args.n)
+    else:
+        rows = measure.measure_samples(subject, args.n, full=args.full, notify=note)
+    if generator.config.route_count > 1 and not stacked:
         note("measuring the routes")
         of_routes, drawn = measure.measure_routes(subject)
         rows += of_routes
@@ -63,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(measure.measure_reconstruction(subject, args.reconstruct))
     head = {"checkpoint": str(args.checkpoint), "step": meta.get("step"), "tinygan": __version__, "samples": args.n,
             "seed": args.seed, "bank": list(generator.config.bank), "routes": generator.config.route_count,
-            "features": f"the {classifier.last.weight.shape[2]} before the classifier's last layer",
+            "features": "" if stacked else f"the {classifier.last.weight.shape[2]} before the classifier's last layer",
             "train": train.source, "test": test.source,
             "comparable": all(digits.hash == ORIGINAL[split]
                               for split, digits in (("train", train), ("test", test)))}
@@ -78,6 +85,12 @@ def main(argv: list[str] | None = None) -> int:
         with whole_file(args.json) as file:
             file.write((text + "\n").encode())
     return 0
+
+
+def is_stacked(meta: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's header is that of a run on stacked digits."""
+    batches = meta.get("batches")
+    return isinstance(batches, dict) and "stacked" in batches
 
 
 def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
@@ -109,7 +122,8 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
     """Format the table as text."""
     lines = [f"{head['checkpoint']}, step {head['step']}: {head['samples']:,} samples, seed {head['seed']}, bank "
              f"{','.join(map(str, head['bank']))} ({head['routes']:,} route{'s' * (head['routes'] > 1)})",
-             f"training digits: {head['train']}", f"test digits: {head['test']}", f"features: {head['features']}"]
+             f"training digits: {head['train']}", f"test digits: {head['test']}",
+             *([f"features: {head['features']}"] if head["features"] else [])]
     if not head["comparable"]:
         lines.append("not comparable with RESULTS.md: its figures are against the 60,000 and 10,000 digits of the "
                      "original MNIST, these are not")

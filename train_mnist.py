@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import numpy as np
+
 from tinygan import Tensor, data
 from tinygan.app import cli
 from tinygan.app.device import Device
@@ -23,6 +25,7 @@ from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
 from tinygan.app.train_flags import TrainParser, fit_gan_flags, gan_config, gan_preset
+from tinygan.errors import UsageError
 from tinygan.models import GANConfig, find_classifier, turn_of_d, turn_of_g
 from tinygan.ops import sigmoid
 
@@ -86,7 +89,7 @@ def train(game: MnistGame, run: Run) -> int:
 
 def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
     """Make the data and nets that the flags describe; run: the one to go on with, whose data they must be."""
-    config = gan_config(flags)
+    config = gan_config(flags, channels=3 if flags["stacked"] else 1)
     digits = load_digits(flags, run)
     print(f"data: {digits.source}")
     game = MnistGame(config, flags, digits, device)
@@ -105,10 +108,16 @@ class MnistGame(MeasuredGAN):
 
     def __init__(self, config: GANConfig, flags: dict, digits: data.Digits, device: Device) -> None:
         super().__init__(config, flags, device)
-        self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], self.order)
+        self.digits = digits
+        if flags["stacked"]:
+            self.batches = data.StackedDigits(digits, flags["batch_size"], config.side, self.order)
+            rng = np.random.default_rng([flags["seed"], 5])
+            self.reference = next(data.StackedDigits(digits, 1000, config.side, rng))
+        else:
+            self.batches = data.Batches(len(digits), flags["batch_size"], self.order)
+            self.reference = data.to_canvas(digits.images[:1000], config.side)
         if device.kind == "gpu":
-            self.on_gpu = FedImages(device.xp, digits.images, config.side)
-        self.reference = data.to_canvas(digits.images[:1000], config.side)
+            self.on_gpu = FedImages(device.xp, digits.images, config.side, config.channels)
         self.classifier = None
         if digits.shows == "digits":
             self.classifier = find_classifier(print)
@@ -118,8 +127,12 @@ class MnistGame(MeasuredGAN):
 
     def next_real(self) -> Tensor:
         """Return the next batch of real images."""
+        stacked = self.flags["stacked"]
         if self.device.kind == "gpu":
-            return self.on_gpu.batch(self.flags["batch_size"], self.batches.__next__)
+            draw = self.batches.indices if stacked else self.batches.__next__
+            return self.on_gpu.batch(self.flags["batch_size"], draw)
+        if stacked:
+            return Tensor(next(self.batches), name="real images")
         return Tensor(data.to_canvas(self.digits.images[next(self.batches)], self.config.side), name="real images")
 
 
@@ -131,6 +144,8 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST,
                                             name="mnist-{model}", own="model")
     fit_gan_flags(flags, typed)
+    if flags["stacked"] and flags["epochs"]:
+        raise UsageError("--stacked draws fresh triples of digits for ever: give --steps in place of --epochs")
     return flags, run
 
 
@@ -140,6 +155,8 @@ def build_parser() -> TrainParser:
     p.add_gan_flags(tuple(PRESETS))
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
+    group.add_argument("--stacked", action="store_true", help="train on stacked digits: three random ones, in the "
+                       "colours red, green and blue, which make 1,000 modes to count")
     p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,
                       eval_every=500)
     p.hide_rare(FREQUENT)

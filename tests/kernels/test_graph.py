@@ -32,7 +32,7 @@ class Training:
     def __init__(self, xp, config, optimizer, note=None, counted=True, d_steps=1, freeze_banks=False):
         self.config, self.step_number, self.rng = config, 0, np.random.default_rng(1)
         self.g, self.d, self.g_optimizer, self.d_optimizer, self.average = grown(config, xp.asarray, optimizer)
-        self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32)
+        self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32, config.channels)
         self.routes = FedRoutes(xp, BATCH, config.bank, d_steps + 1)
         self.noise = FedNoise(5 if counted else None, (BATCH, config.noise_length), d_steps + 1)
         self.counted, self.d_steps, self.stream = counted, d_steps, xp.cuda.Stream(non_blocking=True)
@@ -47,7 +47,7 @@ class Training:
 
     def one_step(self):
         for turn in range(self.d_steps):
-            real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, BATCH))
+            real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, (BATCH, self.config.channels)))
             d_loss, _, _ = turn_of_d(self.g, self.d, self.d_optimizer, real, self.drawn(turn))
         g_loss = turn_of_g(self.g, self.d, self.g_optimizer, self.drawn(self.d_steps))
         self.average.update(self.g)
@@ -122,7 +122,7 @@ def test_a_recorded_step_has_so_many_nodes(gpu, name, monkeypatch, capsys):
 @pytest.mark.parametrize("settings, options", [
     ({}, {"counted": False}),
     ({"pack": 2, "d_base_channels": 3, "one_hot": (3, 2)}, {"counted": False, "d_steps": 3, "freeze_banks": True}),
-    ({"pack": 3}, {"d_steps": 2}),
+    ({"pack": 3, "channels": 3}, {"d_steps": 2}),
 ])
 def test_noise_of_the_hosts_generator_and_several_turns_of_d_are_fed_too(gpu, settings, options):
     config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2, **settings), []

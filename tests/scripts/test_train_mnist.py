@@ -217,14 +217,37 @@ def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
         metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
-def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):
+@pytest.mark.parametrize("stacked", [[], ["--stacked"]])
+def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys, stacked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "find_classifier", lambda notify=print: pytest.fail("clothes are no digits"))
-    words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1"]
+    words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1", *stacked]
     assert cli.run_main(script.main, words) == 0
     out = capsys.readouterr().out
     assert f"data: Fashion-MNIST train: {COUNT} clothes from {tmp_path / 'fashion'}\n" in out
     assert "note: Fashion-MNIST shows clothes: classes drawn, KL and confidence are of digits, so they are not" in out
+
+
+def test_triples_of_stacked_digits_are_counted_and_shown(train, tmp_path, monkeypatch, capsys):
+    """Sure's labels of 3 N channels are 012, 345, ...: ten triples, equally often, none with confidence above 0.9."""
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
+    monkeypatch.setattr(metrics_log, "EARLY", 1)
+    assert train("--stacked", "--steps", 4, "--log-every", 1, "--eval-every", 2, "--sample-every", 2,
+                 "--eval-samples", 100, "--out", "run") == 0
+    rows, printed = log_rows(tmp_path / "run"), capsys.readouterr()
+    assert [(row["modes"], row["samples"]) for row in rows] == [("", ""), ("10", "100"), ("", ""), ("10", "2000")]
+    for row in rows[1::2]:
+        assert float(row["modes_kl"]) == pytest.approx(np.log(100), rel=1e-4)
+        assert float(row["confidence"]) == pytest.approx(0.55)
+        assert (float(row["sure"]), float(row["modes_sure"])) == (0, 0) and float(row["spread"]) > 0
+    line = ("10 of 1,000 triples drawn, KL to equal shares 4.605 nats, classifier's mean confidence 0.550; 0 triples "
+            "among the 0 % of the samples with three digits above 0.9 (over {} samples)")
+    assert line.format(100) in printed.err.splitlines() and line.format("2,000") in printed.out.splitlines()
+    page = html.unescape((tmp_path / "run/report.html").read_text())
+    assert f"At step 4, {line.format('2,000')}." in page and "distinct triples of digits, of 1,000" in page
+    assert "classes" not in metrics_log.assess_log(runfiles.read_log(tmp_path / "run")).sentence
+    assert cli.run_main(load_script("sample").main, ["--checkpoint", "run", "--n", "4", "--out", "grid.png"]) == 0
+    assert pictures.read_png(tmp_path / "grid.png").shape == (70, 70, 3)
 
 
 def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):
@@ -250,8 +273,8 @@ VARIANTS = {
     "tied, batch": (3, ["--model", "tied", "--routes", "batch", "--bank", 3]),
     "affine bank, dense": (3, ["--norm", "affine", "--bank-affine", "--bank-act", "--bank-updates", "dense"]),
     "set smaller than a batch": (1, ["--batch-size", COUNT + 5]),
-    "two steps of D on packs, one-hot": (3, ["--d-steps", 2, "--pack", 2, "--d-base-channels", 3, "--one-hot", "3,2",
-                                             "--freeze-banks"]),
+    "stacked, two steps of D on packs, one-hot": (3, ["--stacked", "--d-steps", 2, "--pack", 2, "--one-hot", "3,2",
+                                                      "--freeze-banks"]),
 }
 # One step, inside an epoch, after the last batch of an epoch, inside the second one.
 STOPS = [(f"sgan, adam, after {n}", n, MAIN) for n in (1, 3, 6, 7)] + [(name, *rest) for name, rest in VARIANTS.items()]
@@ -571,6 +594,7 @@ OPTIONS = {  # flag -> other values than its default
     "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""], "--cuda-graph": ["no"], "--preset": ["paper", "gpu --bank 2"],
+    "--stacked": ["", "--size 28", "--size 64 --model gan --bank 1"],
     "--d-steps": ["2"], "--freeze-banks": ["", "--model tied --bank-act"], "--eval-samples": ["300"],
     "--d-base-channels": ["3"], "--pack": ["2", "4"], "--one-hot": ["3", "2,2 --preset gpu --bank 2"],
 }
@@ -596,11 +620,12 @@ def test_every_option_runs(train, tmp_path, plain_finish, flag):
 @pytest.mark.parametrize("words, said", [
     (["--pack", 3], "--batch-size 4 cannot be cut into packs of --pack 3: take a multiple of it"),
     (["--freeze-banks", "--model", "gan", "--bank", 1], "--freeze-banks needs banks: use --model sgan or tied"),
+    (["--stacked", "--epochs", 2], "--stacked draws fresh triples of digits for ever: give --steps"),
     (["--freeze-banks", "--bank", 1], "--freeze-banks needs banks"),
     (["--one-hot", "3", "--noise", "counter"], "--one-hot draws its categories with NumPy's generator: use --noise"),
 ])
 def test_flags_that_do_not_fit_together(train, tmp_path, capsys, words, said):
-    assert train("--steps", 1, *words) == 2
+    assert train(*([] if "--epochs" in words else ["--steps", 1]), *words) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}") and not (tmp_path / "runs").exists()
 
 

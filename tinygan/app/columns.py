@@ -50,6 +50,11 @@ COLUMNS: dict[str, Column] = {
     "confidence": Column("mean confidence of the classifier", best=max),
     "frechet": Column("Fréchet distance", best=min),
     "samples": Column("images that were classified"),
+    # of a GAN of stacked digits
+    "modes": Column("distinct triples of digits, of 1,000", "triples", PINK, best=max),
+    "modes_kl": Column("KL of the triples to equal shares (nats)", "KL to equal triples", GREEN, best=min),
+    "sure": Column("share of samples with three digits above 0.9", best=max),
+    "modes_sure": Column("distinct triples among those samples", best=max),
     # of a GPAN
     "wanted": Column("L_p: low where the classifier gives the wanted classes", "wanted, L_p", BLUE, best=min),
     "unwanted": Column("L_n: low where it gives no other class", "unwanted, L_n", SKY, best=min),
@@ -95,6 +100,7 @@ GAN_PANELS = (
     PROBABILITY_REAL,
     # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
     Panel("KL (nats)", ("kl", "classes"), right="classes", legend="center right"),
+    Panel("KL of triples (nats)", ("modes_kl", "modes"), right="modes", legend="center right"),
 )
 GPAN_PANELS = (
     Panel("the classifier's share", ("top1", "view_top1", "train_top1", "probability", "view_probability",

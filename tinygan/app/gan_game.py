@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 
 from tinygan import metrics
-from tinygan.app import cli, pictures
+from tinygan.app import cli, measure_stacked, pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import as_digits, generate
 from tinygan.app.feeds import FedNoise, FedRoutes
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.data.batches import Batches
+from tinygan.data.stacked import StackedDigits
 from tinygan.engine.tensor import Tensor
 from tinygan.kernels import counter
 from tinygan.models.classifiers.digits import DigitNet
@@ -22,6 +23,9 @@ from tinygan.models.gan.game import turn_of_d, turn_of_g
 from tinygan.models.gan.nets import Discriminator, GANConfig, Generator
 
 GRID = 8  # samples per side of the pictures
+# Steps at which Chaplygin & Chacksfield 2018 show samples, of digits and of photos, those of GAN and SGAN together.
+DIGIT_STEPS = (0, 50, 100, 250, 500, 1000, 1500, 2000, 2500, 2667, 3000, 3500, 4000, 4388)
+PHOTO_STEPS = (0, 50, 100, 500, 654, 700, 824, 871, 956, 1000, 1100, 1250, 1426, 1500, 2000, 2380)
 
 
 class GANGame(Game):
@@ -35,7 +39,8 @@ class GANGame(Game):
     """
 
     kind, otherwise = "gan", "try smaller nets (--base-channels, --bank)"
-    batches: Batches
+    paper_steps = DIGIT_STEPS
+    batches: Batches | StackedDigits
     reference: np.ndarray
 
     def __init__(self, config: GANConfig, flags: dict, device: Device) -> None:
@@ -44,7 +49,8 @@ class GANGame(Game):
         super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
         self.streams = {"noise": noise, "routes": routes}
         self.multiple = self.least = config.pack
-        self.samples = (flags["eval_samples"], max(2000, flags["eval_samples"]), 200)
+        if n := flags["eval_samples"]:
+            self.samples = (n, max(n, self.samples[1]), self.samples[2])
         self.turns = flags["d_steps"] + 1  # batches of G's images in a step
         if flags["freeze_banks"]:
             for p in self.G.parameters():
@@ -88,12 +94,14 @@ class GANGame(Game):
     def extra(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return (arrays, header entries) of the data's order, the streams and what the pictures are drawn from."""
         order = self.batches.state()
-        arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
+        arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes}
+        if "order" in order:
+            arrays["order"] = order.pop("order")
         return arrays, {"batches": order, **self.stream_states()}
 
     def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping) -> None:
         """Restore what `extra` returned."""
-        self.batches.set_state({**header["batches"], "order": arrays["order"]})
+        self.batches.set_state({**header["batches"], "order": arrays.get("order")})
         self.set_stream_states(header)
         self.fixed_z, self.fixed_routes = arrays["fixed_z"], arrays["fixed_routes"]
 
@@ -124,30 +132,37 @@ class GANGame(Game):
 
 
 class MeasuredGAN(GANGame):
-    """A GANGame of digits, with what is measured of its images.
+    """A GANGame of digits, or of stacked ones, with what is measured of its images.
 
     classifier: of digits; None where it is missing, or where the data shows something else.
     """
 
+    samples = (1000, 2000, 200)
     classifier: DigitNet | None
 
     def measure(self, n: int) -> dict[str, float]:
-        """Measure classes drawn, KL of their shares to equal ones, the classifier's confidence and the images' spread:
-        {} without one."""
+        """Measure classes drawn (of stacked digits: triples), KL of their shares to equal ones, the classifier's
+        confidence and the images' spread: {} without a classifier."""
         if self.classifier is None:
             return {}
         rng = np.random.default_rng([self.flags["seed"], 8])
         images = generate(self.best, self.G.draw_noise(rng, n), self.G.draw_routes(rng, n), self.device)
+        of_all = {"samples": n, "spread": metrics.relative_spread(images, self.reference)}
+        if self.config.channels > 1:
+            return measure_stacked.measure_triples(self.classifier, as_digits(images)) | of_all
         probabilities, _ = self.classifier.classify(as_digits(images))
         histogram = metrics.class_histogram(probabilities.argmax(axis=1))
         return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), "samples": n,
-                "spread": metrics.relative_spread(images, self.reference)}
+                "confidence": metrics.mean_confidence(probabilities), **of_all}
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
-        """Return lines on the two nets and, after the last step, on the digits that were drawn."""
+        """Return lines on the two nets and, after the last step, on the digits that were drawn; on triples of digits
+        wherever they were measured."""
         lines = super().status_lines(rows)
-        if measured:
+        triples = measured or (rows[-1] if rows else {})
+        if "modes" in triples:
+            lines.insert(0, measure_stacked.in_words(triples))
+        elif measured:
             lines.insert(0, f"{measured['classes']:.0f} of 10 digits drawn, KL to equal shares {measured['kl']:.3f} "
                             f"nats, classifier's mean confidence {measured['confidence']:.3f} "
                             f"(over {measured['samples']:,} samples)")

@@ -94,8 +94,9 @@ class TrainParser(cli.Parser):
                            "each one of the generator, on a batch each")
         group.add_argument("--freeze-banks", action="store_true", help="leave the filter sets of the banks as they "
                            "were drawn; what all routes share is trained")
-        group.add_argument("--eval-samples", type=cli.positive_int, default=1000, help="images that are measured at "
-                           "each --eval-every; at the end 2,000, or so many where they are more")
+        group.add_argument("--eval-samples", type=cli.positive_int, help="images that are measured at each "
+                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; half as many "
+                           "photos]")
         self.add_settings(self.add_argument_group("nets"), GANConfig)
         group = self.add_argument_group("optimizer")
         self.add_optimiser_flags(group)
@@ -237,7 +238,7 @@ def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[st
     if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
         raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
     for name, most in largest.items():
-        if flags[name] > most:
+        if (flags[name] or 0) > most:
             raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
     for name in ("beta1", "beta2", "ema"):
         if flags[name] == 1:

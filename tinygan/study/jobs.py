@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 import tinygan
+from tinygan import data
 from tinygan.app import checkpoint, runfiles
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import as_digits
 from tinygan.app.loop import Diverged, start
+from tinygan.app.measure_stacked import measure_triples
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.data.files import whole_file
@@ -38,6 +40,7 @@ from tinygan.study.rules import outcomes
 
 RESULT, WHERE, OUTPUT = "result.json", "where.json", "output.txt"
 DRAWN_LOSSES = 200  # points of a loss curve that are kept
+REAL_SAMPLES = 2_000  # triples of test digits in which the judge's confidence is taken
 STACKED_SAMPLES = 26_000  # of the last score on Stacked MNIST, VEEGAN's and PacGAN's number
 WINDOW, FINE = 100, 10  # steps over which the loss's standard deviation is taken, and rows that these must have
 LIVE = {"d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "logit_gap", "samples"}  # of a step, not of samples
@@ -154,11 +157,25 @@ def _measured_once(job: Job, game: Game) -> dict[str, float]:
     if game.flags.get("stacked"):
         of_best = game.measure(STACKED_SAMPLES)
         game.average = None
-        return of_best | {f"raw_{name}": value for name, value in game.measure(STACKED_SAMPLES).items()}
+        of_raw = game.measure(STACKED_SAMPLES)
+        return of_best | _prefixed("raw", of_raw) | _prefixed("real", _real_triples(job, game))
     if PARTS[job.part].program != "train_photos" and game.classifier is not None:
         probabilities, _ = game.classifier.classify(as_digits(game.reference))
         return {"real_confidence": mean_confidence(probabilities)}
     return {}
+
+
+def _real_triples(job: Job, game: Game) -> dict[str, float]:
+    """Measure triples of test digits: in one job as many as are drawn, in the others enough for the confidence."""
+    n = STACKED_SAMPLES if (job.arm, job.number) == ("gan", 0) else REAL_SAMPLES
+    images = data.load_mnist("test", data_dir=game.flags["data_dir"]).images
+    chosen = np.random.default_rng(0).integers(len(images), size=(n, 3))
+    measured = measure_triples(game.classifier, images[chosen])
+    return measured if n == STACKED_SAMPLES else {"confidence": measured["confidence"]}
+
+
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
 
 
 def _rounded(value: Any) -> Any:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tinygan.metrics import label_kl_floor
+from tinygan.metrics.modes import TRIPLES
 from tinygan.metrics.statistics import (
     bca_interval,
     clopper_pearson,
@@ -19,6 +21,7 @@ from tinygan.metrics.statistics import (
     log_rank,
     permutation_test,
 )
+from tinygan.study.jobs import STACKED_SAMPLES
 from tinygan.study.plan import ARMS, PARTS
 from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
 from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison
@@ -181,7 +184,23 @@ def part_table(results: Results, part: str) -> str:
                  *((f"{sum(map(passes_guard, runs))} of {len(runs)}",) if guarded else ()),
                  *(() if outcomes else (_against_control(results, part, arm),))]
         lines.append("| " + " | ".join(cells) + " |")
+    for words, values in _references(results, part):
+        found = ["" if values.get(m.name) is None else f"{values[m.name]:.{m.digits}f}" for m in measures]
+        cells = [words, "", "", *found]
+        lines.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
     return "\n".join(lines)
+
+
+def _references(results: Results, part: str) -> list[tuple[str, dict[str, float]]]:
+    """Return what to compare Stacked MNIST with: triples of test digits, and what perfect samples would give."""
+    if not PARTS[part].settings.get("stacked"):
+        return []
+    rows = [("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES)})]
+    for result in results.of(part, CONTROL):
+        if "real_modes" in result["final"]:
+            rows.append(("triples of test digits", {name.removeprefix("real_"): value for name, value in
+                                                    result["final"].items() if name.startswith("real_")}))
+    return rows
 
 
 def arm_words(arm: str) -> str:

@@ -31,7 +31,7 @@ from tinygan.study.results import collect, jobs_to_run, store
 from tinygan.study.tables import tables
 
 QUICK = "A-quick"
-SCRIPTS = {"train_mnist": (train_mnist.main, train_mnist.build)}
+SCRIPTS = {"train_mnist": jobs.Script(train_mnist.main, train_mnist.build, train_mnist.train)}
 
 
 def main(argv: list[str] | None = None) -> int:

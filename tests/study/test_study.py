@@ -205,15 +205,15 @@ def cut_off_after(monkeypatch, batches: int) -> None:
 
 def test_a_job_that_was_cut_off_three_times_has_the_same_result(small, tmp_path, monkeypatch):
     job = Job("A-quick", "sgan4", 1)
-    assert jobs.run_job(job, tmp_path / "whole", {}) == 0
+    assert jobs.run_job(job, tmp_path / "whole", script.SCRIPTS) == 0
     moments = np.random.default_rng(5).integers(1, 5, 3)
     for batches in moments:
         with monkeypatch.context() as patch:
             cut_off_after(patch, int(batches))
             with pytest.raises(SystemError):
-                jobs.run_job(job, tmp_path / "cut", {})
+                jobs.run_job(job, tmp_path / "cut", script.SCRIPTS)
         assert not jobs.is_done(tmp_path / "cut")
-    assert jobs.run_job(job, tmp_path / "cut", {}) == 0
+    assert jobs.run_job(job, tmp_path / "cut", script.SCRIPTS) == 0
     assert (tmp_path / "cut" / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
     assert jobs.where_of(tmp_path / "cut")["starts"] == 4
     result = jobs.read_result(tmp_path / "whole")
@@ -254,7 +254,7 @@ def test_a_run_that_becomes_nan_is_a_result(small, tmp_path, monkeypatch):
     original = games.DigitGame.next_real
     monkeypatch.setattr(games.DigitGame, "next_real", lambda game: original(game) if game.step < 7 else Tensor(
         np.full((8, 784), np.nan, np.float32)))
-    assert jobs.run_job(Job("D", "tied4", 0), tmp_path / "nan", {}) == 0
+    assert jobs.run_job(Job("D", "tied4", 0), tmp_path / "nan", script.SCRIPTS) == 0
     result = jobs.read_result(tmp_path / "nan")
     assert result["broken"] == 8 and result["outcomes"]["ended"] and result["series"]["step"] == [4]
 

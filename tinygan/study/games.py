@@ -1,13 +1,12 @@
 """The study's own games: perceptrons on a mixture of Gaussians, and on digits. The others are those of the scripts.
 
-A game is trained by the scripts' loop (app/loop.py), so that its folder has what theirs has: config.json, log.csv,
+A game is trained by the loop of train_mnist.py, so that its folder has what that script's has: config.json, log.csv,
 pictures, a checkpoint with which it goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ from tinygan import data, metrics
 from tinygan.app import pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import in_batches
-from tinygan.app.loop import Loop, Step, end_run
 from tinygan.app.run import Run
-from tinygan.app.state import Game, gradient_norm
+from tinygan.app.state import Game
 from tinygan.engine.tensor import Tensor
 from tinygan.models import find_classifier, turn_of_d, turn_of_g
-from tinygan.ops import sigmoid
 from tinygan.study.mixtures import MIXTURES, SAMPLES, mixture_scores, picture, sliced_wasserstein
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 
@@ -46,8 +43,9 @@ class MLPGame(Game):
         super().__init__(config, flags, device, G, D)
         self.streams = {"data": order, "noise": noise, "routes": routes}
 
-    def draw(self, n: int) -> tuple[Tensor, np.ndarray]:
-        """Draw noise and routes for n samples."""
+    def draw(self, turn: int) -> tuple[Tensor, np.ndarray]:
+        """Draw noise and routes for one batch; all turns draw from the same streams."""
+        n = self.flags["batch_size"]
         z = self.G.draw_noise(self.streams["noise"], n)
         return Tensor(z, name="noise"), self.G.draw_routes(self.streams["routes"], n, self.flags["routes"])
 
@@ -153,29 +151,3 @@ class DigitGame(MLPGame):
         return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
                 "confidence": metrics.mean_confidence(probabilities), "top_share": float(histogram.max() / n),
                 "spread": metrics.relative_spread(digits, self.reference), "samples": n}
-
-
-def train(game: MLPGame, run: Run) -> int:
-    """Train as train_mnist.py does, with --d-steps updates of D before each of G."""
-    G, D, flags = game.G, game.D, game.flags
-    with Loop(game, run) as steps:
-        for step in steps:
-            for _ in range(flags["d_steps"]):
-                real = game.next_real()
-                check = partial(step.check, inputs=[("the batch of real samples", real)])
-                d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(len(real)),
-                                                     form=flags["bce"], check=check)
-            g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(flags["batch_size"]), kind=flags["loss"],
-                               form=flags["bce"], check=check)
-            game.update_average()
-            step.show(d_loss=d_loss.item(), g_loss=g_loss.item())
-            if step.log:
-                _record(step, game, (d_loss, of_real, of_fake, g_loss))
-    return end_run(steps)
-
-
-def _record(step: Step, game: MLPGame, made: tuple[Tensor, ...]) -> None:
-    d_loss, of_real, of_fake, g_loss = made
-    step.record(d_loss=d_loss.item(), g_loss=g_loss.item(), d_real=sigmoid(of_real).mean().item(),
-                d_fake=sigmoid(of_fake).mean().item(), logit_gap=of_real.mean().item() - of_fake.mean().item(),
-                d_grad=gradient_norm(game.D), g_grad=gradient_norm(game.G))

@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,10 +49,16 @@ LIVE = {"d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "logit_gap",
 _FIXED = {"device": "cpu", "tf32": False, "cuda_graph": "no", "threads": 1, "detect_anomaly": False, "dry_run": False,
           "overwrite": True, "resume": None, "data_dir": None, "optimizer": "adam", "lr_decay": 0, "lr_warmup": 0,
           "bank_updates": "lazy", "loss": "nonsaturating", "bce": "logits", "d_steps": 1}
-# A program trains in a folder to the end, from its checkpoint if there is one, and returns an exit code; its second
-# function builds the game of a finished folder.
 Build = Callable[[dict, Run | None, Device], Game]
-Script = tuple[Callable[[list[str]], int], Build]
+Train = Callable[[Game, Run], int]
+
+
+class Script(NamedTuple):
+    """The functions of a training script: of its command line, of its game, and its loop."""
+
+    main: Callable[[list[str]], int]
+    build: Build
+    train: Train
 
 
 def build(flags: dict, run: Run | None, device: Device) -> games.MLPGame:
@@ -61,11 +67,11 @@ def build(flags: dict, run: Run | None, device: Device) -> games.MLPGame:
     return game(flags, device)
 
 
-def train_perceptrons(flags: Mapping[str, Any], folder: Path) -> int:
+def train_perceptrons(flags: Mapping[str, Any], folder: Path, train: Train) -> int:
     """Train a game of games.py in a folder, from its checkpoint if there is one; returns the exit code."""
     flags = {**_FIXED, **flags, "out": folder}
     run = Run.resume(folder, flags) if (folder / checkpoint.FILE_NAME).exists() else None
-    return start(flags if run is None else run.flags, run, name="study", build=build, train=games.train)
+    return start(flags if run is None else run.flags, run, name="study", build=build, train=train)
 
 
 def words_of(flags: Mapping[str, Any]) -> list[str]:
@@ -83,7 +89,8 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
 def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequence[str] = ()) -> int:
     """Train a job in `folder` and write its result; returns 130 where it was interrupted, else 0.
 
-    scripts: {program: (main, build)} of the training scripts. extra: more words for those, such as --photos FOLDER.
+    scripts: the training scripts by name, train_mnist among them, whose loop trains the games of games.py, too. extra:
+    more words for those, such as --photos FOLDER.
     Raises TinyganError where the training cannot go on (Busy where another process is at it).
     """
     flags, program = settings_of(job), PARTS[job.part].program
@@ -97,15 +104,15 @@ def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequen
                 goes_on = (folder / checkpoint.FILE_NAME).exists()
                 place = [f"--resume={folder}"] if goes_on else [
                     f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags), *extra]
-                code = scripts[program][0](place)
+                code = scripts[program].main(place)
             else:
-                code = train_perceptrons(flags, folder)
+                code = train_perceptrons(flags, folder, scripts["train_mnist"].train)
         except Diverged as error:
             broken, code = error.step, 0
         _add_time(folder, time.time() - began, time.process_time() - processor)
         if code:
             return code
-        result = result_of(job, folder, scripts[program][1] if program in scripts else build, broken)
+        result = result_of(job, folder, scripts[program].build if program in scripts else build, broken)
     _write_json(folder / RESULT, result)
     return 0
 

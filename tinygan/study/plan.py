@@ -125,9 +125,9 @@ PARTS = {
                     tuple(f"gan@{cell}" for cell in CELLS), 5),
     "C-cells": Part("MNIST, in those that do", "train_mnist", _STRESS, 22, 3,
                     tuple(f"{arm}@{cell}" for cell in CELLS for arm in ("gan", "sgan4", "tied4", "wide")), 20),
-    "B-half": Part("Stacked MNIST, D a quarter as wide as G", "train_mnist",
+    "B-half": Part('Stacked MNIST, D of 4-8-16 channels, "1/2 G"', "train_mnist",
                    {**_STACKED, "d_base_channels": 4, "steps": 20_000, "lr_decay": 20_000}, 40, 3, MAIN, 5),
-    "B-quarter": Part("Stacked MNIST, D an eighth as wide as G", "train_mnist",
+    "B-quarter": Part('Stacked MNIST, D of 2-4-8 channels, "1/4 G"', "train_mnist",
                       {**_STACKED, "d_base_channels": 2, "steps": 20_000, "lr_decay": 20_000}, 40, 3, MAIN, 5),
 }
 

@@ -42,7 +42,8 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "latent_dim": 65_536}  # beyond lie typing errors
+LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
+           "latent_dim": 65_536}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -79,7 +79,7 @@ def layers(config: GANConfig) -> list[Layer]:
     depth, start = config.depth, config.side // 2 ** config.depth
     widths = [config.channels] + [config.base_channels * 2 ** i for i in range(depth)]  # from the image inwards
     sides = [config.side // 2 ** i for i in range(depth + 1)]
-    both = [Layer("G", config.latent_dim, widths[-1] * start ** 2, 1, 1, 1, config.bank[0], True, False)]
+    both = [Layer("G", config.noise_length, widths[-1] * start ** 2, 1, 1, 1, config.bank[0], True, False)]
     for i in reversed(range(depth)):
         both.append(Layer("G", widths[i + 1], widths[i], 4, sides[i + 1], sides[i], config.bank[depth - i], False,
                           i == 0))

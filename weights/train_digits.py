@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package besi
 
 from tinygan import Tensor, __version__, data
 from tinygan.app import cli
+from tinygan.data import answer_key
 from tinygan.data.hdf5 import write_hdf5
 from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.models import DigitNet
-from tinygan.models.classifiers import answer_key
 from tinygan.models.classifiers.digits import FORMAT, SHIPPED, VERSION, answers
 from tinygan.nn import EMA, Adam, cross_entropy
 

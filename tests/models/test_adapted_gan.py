@@ -269,6 +269,10 @@ def test_ways_to_give_the_bank(bank):
     ({"bank": 2.5}, "bank 2.5: give one whole number"),
     ({"bank": ("4", 4, 4, 1)}, "bank 4,4,4,1: give one whole number"),
     ({"bank": "16"}, "bank 16: give one whole number"),
+    ({"d_base_channels": -1}, "d_base_channels is -1: use a whole number of 0 or more"),
+    ({"pack": 0}, "pack is 0: use a whole number of 1 or more"),
+    ({"one_hot": (4, 1)}, "one_hot 4,1: give whole numbers from 2 to 65,536"),
+    ({"one_hot": "44"}, "one_hot 4,4: give whole numbers from 2 to 65,536"),
     ({"bank": (2, 3, 3, 1), "tied": True}, "bank 2,3,3,1: a tied ensemble has one index for all layers"),
 ])
 def test_wrong_settings(options, message):
@@ -279,7 +283,8 @@ def test_wrong_settings(options, message):
 
 
 @pytest.mark.parametrize("config", [GANConfig(), GANConfig(size=64, channels=3, bank=1, norm="affine", act="prelu"),
-                                    GANConfig(bank=(3, 1, 3, 1), tied=True, clamp="none", slope=0.25)])
+                                    GANConfig(bank=(3, 1, 3, 1), tied=True, clamp="none", slope=0.25),
+                                    GANConfig(d_base_channels=8, pack=2, one_hot=[4, 4])])
 def test_settings_go_through_json(config):
     assert GANConfig(**json.loads(json.dumps(config.to_dict()))) == config
 
@@ -372,6 +377,7 @@ def train(g, d, rng, steps=1, mode="sample"):
     {"norm": "affine", "bank_affine": True},
     {"norm": "none", "bank_affine": True}, {"bank_act": True}, {"bank_act": True, "act": "prelu"},
     {"init_factor": 1.0}, {"discriminator_input": "01"}, {"output": "tanh"},
+    {"d_base_channels": 3, "pack": 2, "one_hot": (2, 3), "channels": 3},
 ], ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default")
 def test_every_option_trains(options, rng):
     g, d = nets(tiny(**options))
@@ -408,6 +414,30 @@ def test_options_mean_what_they_say(rng):
               .named_parameters()}
     assert shapes["deconvs.0.gain"] == (2, 4) and shapes["activations.2.shift"] == (2, 2)
     assert shapes["deconvs.2.gain"] == (1, 1)
+
+
+def test_a_discriminator_of_packs_takes_images_in_a_row_as_channels(rng):
+    """Its logits are those of an ordinary one with the same weights for images of twice as many colours."""
+    g, d = nets(tiny(pack=3, d_base_channels=5))
+    assert [c.weight.shape[1:3] for c in d.convs] == [(5, 3), (10, 5), (20, 10)] and g.deconvs[0].weight.shape[1] == 8
+    pictures = rng.random((6, 1, 32, 32), dtype=np.float32)
+    _, plain = nets(tiny(channels=3, d_base_channels=5))
+    plain.load_state_dict(d.state_dict())
+    logits = d(Tensor(pictures))
+    assert logits.shape == (2,) and np.array_equal(logits.data, plain(Tensor(pictures.reshape(2, 3, 32, 32))).data)
+
+
+def test_one_hot_vectors_follow_noise_that_stays_as_it_is(rng):
+    g, _ = nets(tiny(one_hot=(4, 9)))
+    assert g.config.noise_length == 16 == g.projection.weight.shape[1]
+    z = g.draw_noise(np.random.default_rng(5), 4000)
+    assert z.dtype == np.float32 and np.array_equal(
+        z[:, :3], nets(tiny())[0].draw_noise(np.random.default_rng(5), 4000))
+    for code, k in ((z[:, 3:7], 4), (z[:, 7:], 9)):
+        assert set(np.unique(code)) == {0, np.float32(k ** 0.5)} and ((code != 0).sum(axis=1) == 1).all()
+        assert (code ** 2).mean() == pytest.approx(1)
+        assert chi_square((code != 0).sum(axis=0)) < 26.1  # 0.1 % point of 8 degrees of freedom
+    assert np.isfinite(images(g, z[:2], [[0, 1, 0, 0]] * 2)).all()
 
 
 @pytest.mark.parametrize("player", [0, 1])

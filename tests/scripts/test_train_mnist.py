@@ -552,6 +552,7 @@ OPTIONS = {  # flag -> other values than its default
     "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""], "--cuda-graph": ["no"], "--preset": ["paper", "gpu --bank 2"],
+    "--d-base-channels": ["3"], "--pack": ["2", "4"], "--one-hot": ["3", "2,2 --preset gpu --bank 2"],
 }
 ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--data-dir"}  # tested elsewhere
 
@@ -570,6 +571,15 @@ def test_every_option_runs(train, tmp_path, plain_finish, flag):
         if not {"--out", "-o", "--dry-run"} & set(words):
             words += ["--out", tmp_path / f"run{number}"]
         assert train(*words) == 0, words
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--pack", 3], "--batch-size 4 cannot be cut into packs of --pack 3: take a multiple of it"),
+    (["--one-hot", "3", "--noise", "counter"], "--one-hot draws its categories with NumPy's generator: use --noise"),
+])
+def test_flags_that_do_not_fit_together(train, tmp_path, capsys, words, said):
+    assert train("--steps", 1, *words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}") and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("model", ["sgan", "gan", "tied"])

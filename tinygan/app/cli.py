@@ -29,9 +29,10 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but for flags whose default is nothing or stands in the help text itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if isinstance(action.default, tuple):
+        if isinstance(action.default, tuple) and action.default:
             return f"{action.help} (default: {as_typed(action.default)})"
-        given = action.default is None or action.default is False or "[default" in (action.help or "")
+        nothing = any(action.default is value for value in (None, False, ()))
+        given = nothing or "[default" in (action.help or "")
         return action.help if given else super()._get_help_string(action)
 
 
@@ -282,6 +283,13 @@ def bank_list(text: str) -> tuple[int, ...]:
             f"must be whole numbers above 0 with commas, such as 16,16,16,1, not {text!r}"
         )
     return tuple(int(part) for part in text.split(","))
+
+
+def category_list(text: str) -> tuple[int, ...]:
+    """Read whole numbers above 1 with commas, or nothing. Such as "4,4,4"; an empty text is none."""
+    if not re.fullmatch(r"([1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*)?", text) or "1" in text.split(","):
+        raise argparse.ArgumentTypeError(f"must be whole numbers above 1 with commas, such as 4,4,4, not {text!r}")
+    return tuple(int(part) for part in text.split(",") if part)
 
 
 def some_of(names: Collection[str], kind: str = "") -> Callable[[str], tuple[str, ...]]:

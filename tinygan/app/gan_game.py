@@ -30,7 +30,7 @@ class GANGame(Game):
     A script's game is a subclass. It adds next_real(), which returns a batch of real images, and where it can `measure`
     and `status_lines`. It sets batches: an iterator with state() and set_state(), as data.Batches, made with the random
     generator `order`; and reference: real images, (n, C, side, side) in [0, 1], with whose spread that of the samples
-    is compared. fixed_z: noise of the sample pictures, (GRID * GRID, latent). fixed_routes: their routes,
+    is compared. fixed_z: noise of the sample pictures, (GRID * GRID, noise_length). fixed_routes: their routes,
     (GRID * GRID, layers).
     """
 
@@ -43,10 +43,11 @@ class GANGame(Game):
             np.random.default_rng([flags["seed"], purpose]) for purpose in range(5))
         super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
         self.streams = {"noise": noise, "routes": routes}
+        self.multiple = self.least = config.pack
         if device.kind == "gpu":
             self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, 2)
             self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
-                                  (flags["batch_size"], config.latent_dim), 2)
+                                  (flags["batch_size"], config.noise_length), 2)
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
 
@@ -65,7 +66,7 @@ class GANGame(Game):
             # The number of a stream is that of the step which is made when it is drawn.
             z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
             return z, self.routes.drawn(turn, next_routes)
-        length = self.config.latent_dim
+        length = self.config.noise_length
         z = counter.normal(seed, 2 * self.step + turn, n * length).reshape(n, length) if counted else next_noise()
         return Tensor(z, name="noise"), next_routes()
 

@@ -27,6 +27,7 @@ from tinygan.models.classifiers.digits import DigitNet
 from tinygan.models.gan.nets import Generator
 from tinygan.nn.module import Parameter
 from tinygan.nn.optim import RMSprop
+from tinygan.ops import concatenate
 
 ROUTES, PER_ROUTE = 64, 100  # routes measured, and noise vectors for each
 LAYER_SAMPLES = 1000  # images for the effect of one layer
@@ -284,33 +285,39 @@ def measure_reconstruction(s: Subject, count: int) -> Row:
     """Compute the mean over test digits x of the smallest mean squared error between G(z) and x.
 
     The test of Xiang & Li 2017 (arXiv 1704.03971): z starts at 0 and takes 50 steps of RMSprop, rate 0.01. With
-    routes, 8 random ones are tried per digit and the best counts (our choice). A digit that the generator cannot
-    make shows as a large error.
+    routes, 8 random ones are tried per digit and the best counts (our choice); so are one-hot vectors beside z. A
+    digit that the generator cannot make shows as a large error.
     """
     digits = s.test.images[s.rng(3).permutation(len(s.test))[:count]]
-    tries = RECONSTRUCT_ROUTES if s.generator.config.route_count > 1 else 1
+    config = s.generator.config
+    tries = RECONSTRUCT_ROUTES if config.route_count > 1 or config.one_hot else 1
     rng, errors = s.rng(4), []
     for start in range(0, len(digits), 64):
-        target = data.to_canvas(digits[start:start + 64], s.generator.config.side)
+        target = data.to_canvas(digits[start:start + 64], config.side)
         target = np.repeat(target, tries, axis=0)
         routes = s.generator.draw_routes(rng, len(target))
-        errors.append(reconstruct(s.generator, s.device, target, routes).reshape(-1, tries).min(axis=1))
+        codes = s.generator.draw_noise(rng, len(target))[:, config.latent_dim:] if config.one_hot else None
+        errors.append(reconstruct(s.generator, s.device, target, routes, codes).reshape(-1, tries).min(axis=1))
     # In both columns the error is a mean over the canvas, whose border is black.
     mean_digit = s.train.images.mean(axis=0, dtype=np.float64)
     compare = float(((digits - mean_digit) ** 2).mean() / 255 ** 2) * 28 ** 2 / 32 ** 2
-    tried = f", best of {tries} routes" if tries > 1 else ""
+    tried = f", best of {tries} {'routes' if config.route_count > 1 else 'categories'}" if tries > 1 else ""
     return Row("reconstruction", "reconstruction", f"mean squared error{tried}", float(np.concatenate(errors).mean()),
                compare, f"the mean training digit; {len(digits):,} test digits")
 
 
-def reconstruct(generator: Generator, device: Device, target: np.ndarray, routes: np.ndarray) -> np.ndarray:
-    """Compute the mean squared error (N,) that gradient descent on z reaches for each target (N, 1, side, side)."""
+def reconstruct(generator: Generator, device: Device, target: np.ndarray, routes: np.ndarray,
+                codes: np.ndarray | None = None) -> np.ndarray:
+    """Compute the mean squared error (N,) that gradient descent on z reaches for each target (N, 1, side, side).
+
+    codes: the one-hot vectors (N, sum of one_hot) that follow z and stay as they are; None where there are none.
+    """
     z = Parameter(device.put(np.zeros((len(target), generator.config.latent_dim), np.float32)))
     optimizer = RMSprop([("z", z)], lr=RECONSTRUCT_LR)
-    goal = Tensor(device.put(target))
+    goal, after = Tensor(device.put(target)), [] if codes is None else [Tensor(device.put(codes))]
     with frozen(generator):
         for _ in range(RECONSTRUCT_STEPS + 1):
-            difference = generator(z, routes) - goal
+            difference = generator(concatenate([z, *after], axis=1), routes) - goal
             errors = (difference * difference).mean(axis=(1, 2, 3))
             z.grad = None
             errors.sum().backward()  # a sum: each z then has the gradient of the error of its image

@@ -149,7 +149,7 @@ class Game:
     def restore(self, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
         """Set everything to what `state` returned. Raises TinyganError if the checkpoint is of another game."""
         try:
-            if header["config"] != self.config.to_dict():
+            if not describes(header["config"], self.config):
                 raise TinyganError("the checkpoint was made with other settings of the nets than this run's flags")
             if not isinstance(header["step"], int) or header["step"] < 0:
                 raise ValueError("step")
@@ -162,6 +162,12 @@ class Game:
             self.step = header["step"]
         except (KeyError, TypeError, ValueError) as error:
             raise TinyganError(f"the checkpoint lacks or garbles {error}: it is not one of {self.script}") from None
+
+
+def describes(stored: Any, config: Any) -> bool:
+    """Return whether a checkpoint's settings are those of `config`; fields that it lacks, an older one's, have their
+    defaults."""
+    return isinstance(stored, dict) and {**type(config)().to_dict(), **stored} == config.to_dict()
 
 
 def refuse_other_entries(expected: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> None:

@@ -210,6 +210,13 @@ def fit_gan_flags(flags: dict, typed: Collection[str]) -> None:
         if "bank" in typed and set(flags["bank"]) != {1}:
             raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
         flags["bank"] = (1,)
+    if flags["batch_size"] % flags["pack"]:
+        raise UsageError(f"--batch-size {flags['batch_size']} cannot be cut into packs of --pack {flags['pack']}: take "
+                         "a multiple of it")
+    if flags["one_hot"] and flags["noise"] == "counter":
+        if "noise" in typed:
+            raise UsageError("--one-hot draws its categories with NumPy's generator: use --noise host")
+        flags["noise"] = "host"
 
 
 def gan_config(flags: Mapping[str, Any], **others: Any) -> GANConfig:

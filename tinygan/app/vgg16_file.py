@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
+from tinygan.data import answer_key
 from tinygan.data.hdf5 import write_hdf5
 from tinygan.errors import TinyganError, UsageError
-from tinygan.models.classifiers import answer_key
 from tinygan.models.classifiers.vgg16 import CONVOLUTIONS, FORMAT, KINDS, LAYOUT, STEP, VERSION, VGG16, answers
 
 

@@ -4,7 +4,7 @@
 
 It is made of the layers of the adapted GAN's discriminator (filters of length one, translated PReLUs). Its weights,
 digits.h5, were made by weights/train_digits.py; loading recomputes stored answers and refuses the file if they differ
-(answer_key.py).
+(data/answer_key.py).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from tinygan import ops
+from tinygan.data import answer_key
 from tinygan.data.hdf5 import open_hdf5
 from tinygan.engine.tensor import Tensor, no_grad
 from tinygan.errors import Refused, TinyganError
-from tinygan.models.classifiers import answer_key
 from tinygan.models.classifiers.base import Classifier
 from tinygan.nn.layers import Conv2d, Linear, TPReLU
 

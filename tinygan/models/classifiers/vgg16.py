@@ -9,7 +9,7 @@ makes them learnable). The scale of the net's input and its mean colours differ 
 callers give images in [-1, 1].
 
 The weights come from a file that weights/convert_vgg16.py makes of Keras' or torchvision's. Loading recomputes stored
-answers and refuses the file if they differ (answer_key.py).
+answers and refuses the file if they differ (data/answer_key.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from tinygan import ops
+from tinygan.data import answer_key
 from tinygan.data.hdf5 import Reader, open_hdf5
 from tinygan.engine.tensor import Tensor, describe, no_grad
 from tinygan.errors import Refused, TinyganError, UsageError
-from tinygan.models.classifiers import answer_key
 from tinygan.models.classifiers.base import Classifier
 from tinygan.nn.module import Module, Parameter
 from tinygan.ops.fused import conv_relu

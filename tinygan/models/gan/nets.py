@@ -30,6 +30,7 @@ from tinygan.ops.routes import routes_of
 
 SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
 MAX_BANK = 1_024  # filter sets of one layer
+MAX_CATEGORIES = 65_536  # of one one-hot vector
 ACTIVATIONS = ("tprelu", "prelu")
 OUTPUTS = ("sigmoid", "tanh")
 
@@ -44,7 +45,7 @@ class NetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary for JSON; the class called with it gives the configuration back."""
-        return {**asdict(self), "bank": list(self.bank)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def check_settings(config: NetConfig, allowed: dict[str, tuple], least: dict[str, int]) -> None:
@@ -91,7 +92,12 @@ class GANConfig(NetConfig):
     """The settings of both nets: shapes, normalisation, activations. What the paper leaves open is a setting.
 
     size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
-        Xiang & Li's code), doubling with every halving of the side. latent_dim: length of z ~ N(0, 1).
+        Xiang & Li's code), doubling with every halving of the side; d_base_channels: of the discriminator, where it
+        is another number than 0. latent_dim: length of z ~ N(0, 1).
+    one_hot: categories of one-hot vectors that follow z, one drawn evenly for each number. Their 1 is sqrt(categories),
+        so that their mean square is 1, as the noise's (our choice).
+    pack: images that the discriminator takes at once, as the channels of one: it then tells packs of real images from
+        packs of generated ones, in which a lack of variety shows (PacGAN, Lin et al. 2018). 1: images, as usual.
     bank: filter sets of the projection and of each transposed convolution; one number means that many everywhere
         but in the last layer, which is shared by all routes ("to provide refinement"). 1 is the plain GAN.
     tied: all layers use the same index: K whole generators under a shared last layer, the costly equivalent that the
@@ -111,7 +117,10 @@ class GANConfig(NetConfig):
     size: int = setting(32, "pixels; 28 is padded to 32", tuple(SIZES))
     channels: int = 1
     base_channels: int = setting(64, kind="positive_int")
+    d_base_channels: int = setting(0, "of the discriminator; 0: as base_channels", kind="non_negative_int")
+    pack: int = setting(1, "images that the discriminator takes at once (PacGAN)", kind="positive_int")
     latent_dim: int = setting(128, "length of the noise", kind="positive_int")
+    one_hot: tuple[int, ...] = setting((), "categories of one-hot vectors beside the noise", kind="category_list")
     bank: tuple[int, ...] = setting((16,), "filter sets per layer; one number: all but the last", kind="bank_list")
     tied: bool = False
     norm: str = setting("strict", "weight normalisation", NORMS)
@@ -128,7 +137,10 @@ class GANConfig(NetConfig):
     def __post_init__(self) -> None:
         check_settings(self, {"size": tuple(SIZES), "channels": (1, 3), "norm": NORMS, "act": ACTIVATIONS,
                               "clamp": CLAMPS, "output": OUTPUTS, "discriminator_input": ("pm1", "01")},
-                       {"base_channels": 1, "latent_dim": 1})
+                       {"base_channels": 1, "latent_dim": 1, "d_base_channels": 0, "pack": 1})
+        if not all(isinstance(k, int) and 2 <= k <= MAX_CATEGORIES for k in self.one_hot):
+            raise UsageError(f"one_hot {','.join(map(str, self.one_hot))}: give whole numbers from 2 to "
+                             f"{MAX_CATEGORIES:,}")
         for name, factor in (("init_factor", self.init_factor), ("init_scale", self.init_scale)):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")
@@ -141,6 +153,12 @@ class GANConfig(NetConfig):
             raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
                              "all its banks must be of one size (or 1)")
         object.__setattr__(self, "bank", bank)
+        object.__setattr__(self, "one_hot", tuple(self.one_hot))
+
+    @property
+    def noise_length(self) -> int:
+        """Return the length of the noise and the one-hot vectors together."""
+        return self.latent_dim + sum(self.one_hot)
 
     @property
     def side(self) -> int:
@@ -162,7 +180,7 @@ class GANConfig(NetConfig):
 
 
 class Generator(Module):
-    """z (N, latent_dim) and routes (N, depth + 1) -> images (N, channels, side, side) in [0, 1]."""
+    """z (N, noise_length) and routes (N, depth + 1) -> images (N, channels, side, side) in [0, 1]."""
 
     def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
         c, n = config, config.depth
@@ -173,7 +191,7 @@ class Generator(Module):
         # A fully-connected layer is a transposed convolution of a 1 x 1 map, and every output unit has a norm,
         # as in Xiang & Li's code. Its units are ordered (row, column, channel): channels-last, like all that the
         # kernels make.
-        self.projection = StochasticConvTranspose2d(c.latent_dim, widths[0] * self.start ** 2, 1, bank=c.bank[0],
+        self.projection = StochasticConvTranspose2d(c.noise_length, widths[0] * self.start ** 2, 1, bank=c.bank[0],
                                                     init_factor=c.init_factor * c.init_scale, **common)
         self.activations = [activation(c, width, dtype, bank if c.bank_act else 1)
                             for width, bank in zip(widths[:-1], c.bank[:-1], strict=True)]
@@ -198,8 +216,14 @@ class Generator(Module):
         return ops.sigmoid(x) if self.config.output == "sigmoid" else (ops.tanh(x) + 1.0) * 0.5
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw z (n, latent_dim), standard normal, float32, on the host: the same numbers on any device."""
-        return rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
+        """Draw z (n, noise_length), float32, on the host: the same numbers on any device.
+
+        The first latent_dim numbers of a row are standard normal, the others are the one-hot vectors.
+        """
+        normal = rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
+        codes = [np.eye(k, dtype=np.float32)[rng.integers(k, size=n)] * np.float32(k ** 0.5)
+                 for k in self.config.one_hot]
+        return np.concatenate([normal, *codes], axis=1)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
         """Draw filter-set indices (n, depth + 1) for n samples. mode, errors: as of the function `draw_routes`."""
@@ -207,12 +231,15 @@ class Generator(Module):
 
 
 class Discriminator(Module):
-    """Images (N, channels, side, side) in [0, 1] -> logits (N,): positive means "real"."""
+    """Images (N, channels, side, side) in [0, 1] -> logits (N / pack,): positive means "real".
+
+    pack images in a row are taken as one of pack * channels channels; N is a multiple of pack.
+    """
 
     def __init__(self, config: GANConfig, *, rng: np.random.Generator, dtype: type = np.float32) -> None:
         c, n = config, config.depth
         self.config = config
-        widths = [c.channels] + [c.base_channels * 2 ** i for i in range(n)]
+        widths = [c.pack * c.channels] + [(c.d_base_channels or c.base_channels) * 2 ** i for i in range(n)]
         self.convs = [Conv2d(widths[i], widths[i + 1], 4, stride=2, padding=1, norm=c.norm,
                              init_factor=c.init_scale, rng=rng, dtype=dtype) for i in range(n)]
         self.activations = [activation(c, width, dtype) for width in widths[1:]]
@@ -220,7 +247,9 @@ class Discriminator(Module):
                            init_factor=c.init_scale, rng=rng, dtype=dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = ops.fused.scale_shift(images, 2.0, -1.0) if self.config.discriminator_input == "pm1" else images
+        pack = self.config.pack
+        x = images if pack == 1 else images.reshape(len(images) // pack, -1, *images.shape[2:])
+        x = ops.fused.scale_shift(x, 2.0, -1.0) if self.config.discriminator_input == "pm1" else x
         for conv, act in zip(self.convs, self.activations, strict=True):
             x = act(conv(x))
         return self.last(x).reshape(-1)

@@ -92,7 +92,8 @@ def restore_generator(path: str | os.PathLike, arrays: Mapping[str, np.ndarray],
         raise TinyganError(f"{path} is a run of train_gpan.py: its report.html has what was measured of it, and "
                            "sample.py draws from it")
     if meta.get("kind") != "gan" or not isinstance(meta.get("config"), dict):
-        raise TinyganError(f"{path}: this checkpoint is not one of train_mnist.py or train_photos.py")
+        raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py or "
+                           "train_photos.py")
     try:
         config = GANConfig(**meta["config"])
     except TypeError as error:

@@ -27,6 +27,7 @@ from tinygan.metrics.coarse import COARSE_WORDS
 from tinygan.models.classifiers.vgg16 import load_vgg16
 
 LAYER = "conv5_3"
+SCALE = 10.0  # VGG16's numbers are divided by it; their root mean square is about 7 with the published weights
 AT_ONCE = 50  # images that go through VGG16 at a time
 SUBSETS, SUBSET = 100, 1000  # of the kernel distance, as in its paper
 BLOCK = 1024  # photos that are searched at a time for the nearest one: as floats all at once may not fit into memory
@@ -44,7 +45,9 @@ def find_features(vgg16: str | os.PathLike | None, device: Device) -> Features:
     """Return the features of VGG16 from its weight file, computed on `device`, or the stand-in where none is given.
 
     Images enter VGG16 at their own size, not resized to the 224 pixels that it was trained with: the same for photos
-    and images, and fast. Raises TinyganError for a file that holds none.
+    and images, and fast. Its numbers are divided by 10 (our choice), so that the terms of the kernel (x.y / F + 1)^3
+    are of one size: of numbers as they are the cubed one decides alone, and with it a few photos that stand out. Raises
+    TinyganError for a file that holds none.
     """
     if vgg16 is None:
         return Features(metrics.coarse_features, COARSE_WORDS)
@@ -53,10 +56,10 @@ def find_features(vgg16: str | os.PathLike | None, device: Device) -> Features:
     def compute(images: np.ndarray) -> np.ndarray:
         """Average the map over its places."""
         return in_batches(len(images), AT_ONCE, lambda part: net.maps(
-            Tensor(device.put(images[part] * 2 - 1)), LAYER).numpy().mean(axis=(2, 3)))
+            Tensor(device.put(images[part] * 2 - 1)), LAYER).numpy().mean(axis=(2, 3)) / SCALE)
 
-    return Features(compute, f"{len(net.layers[LAYER].bias)} means of {LAYER} of the VGG16 in {Path(vgg16).name}, of "
-                             "images at their own size")
+    return Features(compute, f"{len(net.layers[LAYER].bias)} means of {LAYER} of the VGG16 in {Path(vgg16).name}, "
+                             f"divided by {SCALE:g}, of images at their own size")
 
 
 def read_photos(folder: str | os.PathLike, size: int, say: Callable[[str], None] = print) -> Photos:

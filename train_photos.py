@@ -49,7 +49,7 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 SIZES = (32, 64, 128)
-FREQUENT = {"model", "preset", "bank", "base_channels", "size", "lr", "photos", "flip", "vgg16", "sample_every"}
+FREQUENT = {"model", "preset", "bank", "base_channels", "size", "photos", "flip", "vgg16", "sample_every"}
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
            "latent_dim": 65_536}  # beyond lie typing errors
 PAIRS = 4 * GRID  # samples of nearest.png

@@ -30,6 +30,7 @@ LAYER = "conv5_3"
 SCALE = 10.0  # VGG16's numbers are divided by it; their root mean square is about 7 with the published weights
 AT_ONCE = 50  # images that go through VGG16 at a time
 SUBSETS, SUBSET = 100, 1000  # of the kernel distance, as in its paper
+PAIRS = 10_000  # of images, whose mean distance is the spread
 BLOCK = 1024  # photos that are searched at a time for the nearest one: as floats all at once may not fit into memory
 OF_FEATURES = ("kid", "kid_std", "frechet", "precision", "recall", "density", "coverage")
 
@@ -196,8 +197,8 @@ def measure_photos(measures: PhotoMeasures, images: np.ndarray, checkpoint: Path
         "nearest_any": lambda: nearest_photos(fake, every)[2],
         "features": lambda: distances(f_real, f_fake),
         "features_real": lambda: distances(f_real, f_other),
-        "spread": lambda: metrics.pairwise_spread(fake, real)["ratio"],
-        "spread_real": lambda: metrics.pairwise_spread(other, real)["ratio"],
+        "spread": lambda: metrics.pairwise_spread(fake, real, pairs=PAIRS)["ratio"],
+        "spread_real": lambda: metrics.pairwise_spread(other, real, pairs=PAIRS)["ratio"],
     }
     notify(f"measuring ({len(work)} jobs on {threads.get_threads()} threads)")
     values: dict[str, Any] = {}

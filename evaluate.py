@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinygan import __version__, data
-from tinygan.app import cli, measure, measure_photos, runfiles
+from tinygan.app import cli, measure, measure_photos, measure_stacked, runfiles
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import generate, load_generator, run_folder
 from tinygan.app.measure import DrawnDigits, Row, Subject
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if of_photos:
         more, rows, drawn = *evaluate_photos(args, generator, run, device), None
     else:
-        more, rows, drawn = evaluate_digits(args, generator, device)
+        more, rows, drawn = evaluate_digits(args, generator, device, is_stacked(meta))
     head |= more
     text = as_json(head, rows, drawn)
     if str(args.json) == "-":
@@ -93,19 +93,28 @@ def stored(checkpoint: Path) -> dict[str, Any]:
     return runfiles.read_config(folder) if (folder / "config.json").is_file() else {}
 
 
-def evaluate_digits(args: argparse.Namespace, generator: Generator, device: Device
+def evaluate_digits(args: argparse.Namespace, generator: Generator, device: Device, stacked: bool
                     ) -> tuple[dict[str, Any], list[Row], DrawnDigits | None]:
-    """Measure a run of digits; return what the head of the table says of it, the rows, and what routes draw."""
-    if generator.config.channels != 1:
+    """Measure a run of digits; return what the head of the table says of it, the rows, and what routes draw.
+
+    stacked: whether it is one of stacked digits.
+    """
+    if generator.config.channels != 1 and not stacked:
         raise TinyganError(f"{args.checkpoint} draws images of {generator.config.channels} colours; the digit "
                            "classifier takes gray ones (where it is a run of train_photos.py: say with --photos where "
                            "its photos are)")
+    if stacked and args.reconstruct:
+        raise UsageError(f"--reconstruct is of digits, and {args.checkpoint} draws stacked ones: leave it out")
     classifier = classifier_or_error()
     train, test = load_digits(args.data_dir, args.checkpoint)
     subject = Subject(generator, classifier, device, train, test, args.seed)
     note(f"drawing {args.n:,} samples")
-    rows, drawn = measure.measure_samples(subject, args.n, full=args.full, notify=note), None
-    if generator.config.route_count > 1:
+    drawn = None
+    if stacked:  # whose routes, features and pixels are not measured
+        rows = measure_stacked.measure_stacked(subject, args.n)
+    else:
+        rows = measure.measure_samples(subject, args.n, full=args.full, notify=note)
+    if generator.config.route_count > 1 and not stacked:
         note("measuring the routes")
         of_routes, drawn = measure.measure_routes(subject)
         rows += of_routes
@@ -113,7 +122,7 @@ def evaluate_digits(args: argparse.Namespace, generator: Generator, device: Devi
     if args.reconstruct:
         note(f"reconstructing {args.reconstruct:,} test digits")
         rows.append(measure.measure_reconstruction(subject, args.reconstruct))
-    head = {"features": f"the {classifier.last.weight.shape[2]} before the classifier's last layer",
+    head = {"features": "" if stacked else f"the {classifier.last.weight.shape[2]} before the classifier's last layer",
             "train": train.source, "test": test.source,
             "comparable": all(digits.hash == ORIGINAL[split]
                               for split, digits in (("train", train), ("test", test)))}
@@ -147,6 +156,12 @@ def evaluate_photos(args: argparse.Namespace, generator: Generator, run: Mapping
             "learned_from": known["source"] if known and known["hash"] != photos.hash else photos.source}, rows
 
 
+def is_stacked(meta: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's header is that of a run on stacked digits."""
+    batches = meta.get("batches")
+    return isinstance(batches, dict) and "stacked" in batches
+
+
 def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
     """Load the training and the test digits in `folder`; None: the folder that the run of `checkpoint` was trained on.
 
@@ -176,7 +191,7 @@ def as_table(head: dict[str, Any], rows: list[Row]) -> str:
     """Format the table as text."""
     lines = [f"{head['checkpoint']}, step {head['step']}: {head['samples']:,} samples, seed {head['seed']}, bank "
              f"{','.join(map(str, head['bank']))} ({head['routes']:,} route{'s' * (head['routes'] > 1)})",
-             *(f"{words}: {head[key]}" for key, words in HEAD.items() if key in head)]
+             *(f"{words}: {head[key]}" for key, words in HEAD.items() if head.get(key))]
     if "photos" in head and head["learned_from"] != head["photos"]:
         lines.append(f"these are not the photos that the run learned from: {head['learned_from']}")
     if not head.get("comparable", True):

@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import numpy as np
+
 from tinygan import Tensor, data
 from tinygan.app import cli
 from tinygan.app.device import Device
@@ -23,6 +25,7 @@ from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
 from tinygan.app.train_flags import TrainParser, fit_gan_flags, gan_config, gan_preset
+from tinygan.errors import UsageError
 from tinygan.models import GANConfig, find_classifier, turn_of_d, turn_of_g
 from tinygan.ops import sigmoid
 
@@ -42,8 +45,8 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
-           "latent_dim": 65_536}  # beyond lie typing errors
+LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096, "latent_dim": 65_536,
+           "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,17 +58,18 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: MnistGame, run: Run) -> int:
     """Run the loop: one step of the discriminator, one of the generator, and now and then pictures and measurements."""
     G, D, flags = game.G, game.D, game.flags
+    d_steps, kind, form = flags["d_steps"], flags["loss"], flags["bce"]
 
     def one_step(step: Step) -> tuple[Tensor, ...]:
         """Train both nets once; returns the loss of D, its logits of real images and of G's, and the loss of G."""
-        real = game.next_real()
-        check = partial(step.check, inputs=[("the batch of real images", real)])
-
-        # (1) discriminator: logits above 0 for real images, below 0 for G's
-        d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"], check=check)
+        # (1) discriminator: logits above 0 for real images, below 0 for G's. Once, but with --d-steps
+        for turn in range(d_steps):
+            real = game.next_real()
+            check = partial(step.check, inputs=[("the batch of real images", real)])
+            d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(turn), form=form, check=check)
 
         # (2) generator: from new noise through new routes, images to which D gives logits above 0
-        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"], check=check)
+        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(d_steps), kind=kind, form=form, check=check)
         game.update_average()
         return d_loss, of_real, of_fake, g_loss
 
@@ -85,7 +89,7 @@ def train(game: MnistGame, run: Run) -> int:
 
 def build(flags: dict, run: Run | None, device: Device) -> MnistGame:
     """Make the data and nets that the flags describe; run: the one to go on with, whose data they must be."""
-    config = gan_config(flags)
+    config = gan_config(flags, channels=3 if flags["stacked"] else 1)
     digits = load_digits(flags, run)
     print(f"data: {digits.source}")
     game = MnistGame(config, flags, digits, device)
@@ -104,10 +108,16 @@ class MnistGame(MeasuredGAN):
 
     def __init__(self, config: GANConfig, flags: dict, digits: data.Digits, device: Device) -> None:
         super().__init__(config, flags, device)
-        self.digits, self.batches = digits, data.Batches(len(digits), flags["batch_size"], self.order)
+        self.digits = digits
+        if flags["stacked"]:
+            self.batches = data.StackedDigits(digits, flags["batch_size"], config.side, self.order)
+            rng = np.random.default_rng([flags["seed"], 5])
+            self.reference = next(data.StackedDigits(digits, 1000, config.side, rng))
+        else:
+            self.batches = data.Batches(len(digits), flags["batch_size"], self.order)
+            self.reference = data.to_canvas(digits.images[:1000], config.side)
         if device.kind == "gpu":
-            self.on_gpu = FedImages(device.xp, digits.images, config.side)
-        self.reference = data.to_canvas(digits.images[:1000], config.side)
+            self.on_gpu = FedImages(device.xp, digits.images, config.side, config.channels)
         self.classifier = None
         if digits.shows == "digits":
             self.classifier = find_classifier(print)
@@ -117,8 +127,12 @@ class MnistGame(MeasuredGAN):
 
     def next_real(self) -> Tensor:
         """Return the next batch of real images."""
+        stacked = self.flags["stacked"]
         if self.device.kind == "gpu":
-            return self.on_gpu.batch(self.flags["batch_size"], self.batches.__next__)
+            draw = self.batches.indices if stacked else self.batches.__next__
+            return self.on_gpu.batch(self.flags["batch_size"], draw)
+        if stacked:
+            return Tensor(next(self.batches), name="real images")
         return Tensor(data.to_canvas(self.digits.images[next(self.batches)], self.config.side), name="real images")
 
 
@@ -130,6 +144,8 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST,
                                             name="mnist-{model}", own="data_dir")
     fit_gan_flags(flags, typed)
+    if flags["stacked"] and flags["epochs"]:
+        raise UsageError("--stacked draws fresh triples of digits for ever: give --steps in place of --epochs")
     return flags, run
 
 
@@ -139,6 +155,8 @@ def build_parser() -> TrainParser:
     p.add_gan_flags(tuple(PRESETS), data.batches.SIZES)
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
+    group.add_argument("--stacked", action="store_true", help="train on stacked digits: three random ones, in the "
+                       "colours red, green and blue, which make 1,000 modes to count")
     p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,
                       eval_every=500)
     p.hide_rare(FREQUENT)

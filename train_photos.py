@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from tinygan import Tensor, data
+from tinygan import Tensor, data, metrics
 from tinygan.app import cli, measure_photos, pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import generate
@@ -51,7 +51,7 @@ RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 SIZES = (32, 64, 128)
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "photos", "flip", "vgg16", "sample_every"}
 LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
-           "latent_dim": 65_536}  # beyond lie typing errors
+           "latent_dim": 65_536, "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 PAIRS = 4 * GRID  # samples of nearest.png
 
 
@@ -64,17 +64,18 @@ def main(argv: list[str] | None = None) -> int:
 def train(game: PhotoGame, run: Run) -> int:
     """Run the loop: one step of the discriminator, one of the generator, and now and then pictures and measurements."""
     G, D, flags = game.G, game.D, game.flags
+    d_steps, kind, form = flags["d_steps"], flags["loss"], flags["bce"]
 
     def one_step(step: Step) -> tuple[Tensor, ...]:
         """Train both nets once; returns the loss of D, its logits of photos and of G's images, and the loss of G."""
-        real = game.next_real()
-        check = partial(step.check, inputs=[("the batch of real images", real)])
-
-        # (1) discriminator: logits above 0 for photos, below 0 for G's images
-        d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(0), form=flags["bce"], check=check)
+        # (1) discriminator: logits above 0 for photos, below 0 for G's images. Once, but with --d-steps
+        for turn in range(d_steps):
+            real = game.next_real()
+            check = partial(step.check, inputs=[("the batch of real images", real)])
+            d_loss, of_real, of_fake = turn_of_d(G, D, game.d_optimizer, real, game.draw(turn), form=form, check=check)
 
         # (2) generator: from new noise through new routes, images to which D gives logits above 0
-        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(1), kind=flags["loss"], form=flags["bce"], check=check)
+        g_loss = turn_of_g(G, D, game.g_optimizer, game.draw(d_steps), kind=kind, form=form, check=check)
         game.update_average()
         return d_loss, of_real, of_fake, g_loss
 
@@ -141,10 +142,11 @@ class PhotoGame(GANGame):
         return Tensor(images, name="real images")
 
     def measure(self, n: int) -> dict[str, float]:
-        """Measure how near n images come to the photos."""
+        """Measure how near n images come to the photos, and their spread."""
         rng = np.random.default_rng([self.flags["seed"], 8])
         z, routes = self.G.draw_noise(rng, n), self.G.draw_routes(rng, n)
-        return self.measures.measure(generate(self.best, z, routes, self.device))
+        images = generate(self.best, z, routes, self.device)
+        return self.measures.measure(images) | {"spread": metrics.relative_spread(images, self.reference)}
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
         """Return lines on the two nets and, after the last step, on what was measured."""

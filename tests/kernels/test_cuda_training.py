@@ -78,7 +78,8 @@ def test_the_device_is_named_with_its_precision(train, tmp_path, capsys):
     "--optimizer adam --bank-updates dense", "--loss saturating", "--bce clamped", "--norm affine", "--norm none",
     "--act prelu", "--act prelu --norm none", "--clamp forward", "--clamp none", "--bank-affine --norm affine",
     "--bank-affine --norm none", "--bank-act", "--d-input 01", "--output tanh", "--ema 0.9", "--lr-warmup 3",
-    "--detect-anomaly"])
+    "--detect-anomaly", "--d-steps 3", "--pack 2 --d-base-channels 3", "--one-hot 3,2 --noise host", "--freeze-banks",
+    "--stacked --pack 2", "--stacked --size 64"])
 def test_every_net_and_loss_runs_on_either_device_alike(train, tmp_path, words):
     """Three steps with each option that decides what is computed."""
     for device in ("gpu", "cpu"):
@@ -94,7 +95,9 @@ def test_tf32_means_nothing_to_a_processor(train, capsys):
     assert "--tf32 is for GPUs: ignored" in capsys.readouterr().out and not launch.get_tf32()
 
 
-@pytest.mark.parametrize("options", [[], ["--optimizer", "adam", "--noise", "counter"], ["--model", "tied"]])
+@pytest.mark.parametrize("options", [
+    [], ["--optimizer", "adam", "--noise", "counter"], ["--model", "tied"],
+    "--d-steps 2 --pack 2 --one-hot 3 --noise host --freeze-banks".split()])
 def test_a_resumed_run_has_the_bytes_of_one_that_was_never_stopped(train, tmp_path, options):
     def saved(folder):
         return (tmp_path / folder / "checkpoint.npz").read_bytes()

@@ -29,24 +29,27 @@ STEPS, BATCH = 54, 6
 class Training:
     """A GAN on random images, on a stream of its own, whose step may be recorded."""
 
-    def __init__(self, xp, config, optimizer, note=None, counted=True):
+    def __init__(self, xp, config, optimizer, note=None, counted=True, d_steps=1, freeze_banks=False):
         self.config, self.step_number, self.rng = config, 0, np.random.default_rng(1)
         self.g, self.d, self.g_optimizer, self.d_optimizer, self.average = grown(config, xp.asarray, optimizer)
-        self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32)
-        self.routes = FedRoutes(xp, BATCH, config.bank, 2)
-        self.noise = FedNoise(5 if counted else None, (BATCH, config.latent_dim), 2)
-        self.counted, self.stream = counted, xp.cuda.Stream(non_blocking=True)
+        self.images = FedImages(xp, self.rng.integers(0, 256, (20, 28, 28), np.uint8), 32, config.channels)
+        self.routes = FedRoutes(xp, BATCH, config.bank, d_steps + 1)
+        self.noise = FedNoise(5 if counted else None, (BATCH, config.noise_length), d_steps + 1)
+        self.counted, self.d_steps, self.stream = counted, d_steps, xp.cuda.Stream(non_blocking=True)
+        for p in self.g.parameters() if freeze_banks else ():
+            p.requires_grad = not p.bank
         self.step = self.one_step if note is None else RecordedStep(xp, self.one_step, note)
 
     def drawn(self, turn):
-        noise = self.noise.drawn(turn, (lambda: 2 * self.step_number) if self.counted else
-                                 lambda: self.rng.standard_normal(self.noise.shape))
+        noise = self.noise.drawn(turn, (lambda: (self.d_steps + 1) * self.step_number) if self.counted else
+                                 lambda: self.g.draw_noise(self.rng, BATCH))
         return noise, self.routes.drawn(turn, lambda: self.g.draw_routes(self.rng, BATCH))
 
     def one_step(self):
-        real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, BATCH))
-        d_loss, _, _ = turn_of_d(self.g, self.d, self.d_optimizer, real, self.drawn(0))
-        g_loss = turn_of_g(self.g, self.d, self.g_optimizer, self.drawn(1))
+        for turn in range(self.d_steps):
+            real = self.images.batch(BATCH, lambda: self.rng.integers(0, 20, (BATCH, self.config.channels)))
+            d_loss, _, _ = turn_of_d(self.g, self.d, self.d_optimizer, real, self.drawn(turn))
+        g_loss = turn_of_g(self.g, self.d, self.g_optimizer, self.drawn(self.d_steps))
         self.average.update(self.g)
         return d_loss, g_loss
 
@@ -116,10 +119,15 @@ def test_a_recorded_step_has_so_many_nodes(gpu, name, monkeypatch, capsys):
     assert 0 < len(nodes) <= most
 
 
-def test_noise_of_the_hosts_generator_is_fed_too(gpu):
-    config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2), []
+@pytest.mark.parametrize("settings, options", [
+    ({}, {"counted": False}),
+    ({"pack": 2, "d_base_channels": 3, "one_hot": (3, 2)}, {"counted": False, "d_steps": 3, "freeze_banks": True}),
+    ({"pack": 3, "channels": 3}, {"d_steps": 2}),
+])
+def test_noise_of_the_hosts_generator_and_several_turns_of_d_are_fed_too(gpu, settings, options):
+    config, notes = GANConfig(base_channels=4, latent_dim=8, bank=2, **settings), []
     (losses, state), (replayed, after) = (
-        Training(gpu, config, Adam, note, counted=False).run(8) for note in (None, notes.append))
+        Training(gpu, config, Adam, note, **options).run(8) for note in (None, notes.append))
     assert not notes and losses == replayed
     assert all(state[key].tobytes() == after[key].tobytes() for key in state)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from script_tools import write_mnist
+from script_tools import TINY, write_mnist
 
 from tinygan import data
-from tinygan.app import checkpoint, measure
+from tinygan.app import checkpoint, measure, measure_stacked
 from tinygan.app.device import pick_device
 from tinygan.data.mnist import BUNDLED
 from tinygan.errors import TinyganError
@@ -112,6 +112,32 @@ def test_every_row_is_printed_and_in_the_json(runs, tmp_path, capsys, model, eff
     assert not re.search(r"\bnan\b|\binf\b", table)
     first, second = re.findall(r"^    (?:samples|training labels) .*$", table, re.MULTILINE)
     assert len(first) == len(second) and "against what" in table
+
+
+def test_a_run_on_stacked_digits(runs, tmp_path, capsys):
+    words = [*TINY, "--stacked", "--steps", "2", "--data-dir", str(BUNDLED), "--eval-every", "0", "--out",
+             str(tmp_path / "run")]
+    assert train_mnist.cli.run_main(train_mnist.main, words) == 0
+    capsys.readouterr()
+    words = ["--checkpoint", tmp_path / "run", "--n", 400, "--data-dir", BUNDLED]
+    assert run(*words, "--json", tmp_path / "figures.json") == 0
+    found, table = json.loads((tmp_path / "figures.json").read_text())["rows"], capsys.readouterr().out
+    assert list(found) == ["modes", "modes_kl", "confidence", "sure", "modes_sure"] and "features" not in table
+    assert all(row["label"] in table and row["compare_with"] in table for row in found.values())
+    real = {key: row["compare"] for key, row in found.items()}
+    assert 300 < real["modes_sure"] < real["modes"] < 360  # of 400 even draws of 1,000: 330 on average
+    assert found["modes_kl"]["compare_with"] == "400 triples of test digits; perfect samples 1.2488"
+    assert real["modes_kl"] == pytest.approx(1.25, abs=0.15) and real["confidence"] > 0.98 > real["sure"] > 0.9
+    code, line = answer(capsys, *words, "--reconstruct", 2)
+    assert code == 2 and "--reconstruct is of digits" in line
+
+
+def test_a_generator_of_real_triples_measures_like_real_triples(subject, monkeypatch):
+    monkeypatch.setattr(measure, "generate", lambda g, z, routes, device: next(
+        data.StackedDigits(subject.train, len(z), 32, np.random.default_rng(4))))
+    value, compare = values(measure_stacked.measure_stacked(subject, 600))
+    assert value["modes_kl"] == pytest.approx(compare["modes_kl"], abs=0.1)
+    assert value["sure"] == pytest.approx(compare["sure"], abs=0.04) and value["modes"] > 400
 
 
 def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):
@@ -303,6 +329,20 @@ def test_reconstruction_goes_down_and_finds_what_the_generator_can_draw(subject,
     np.testing.assert_allclose(errors[0], start, rtol=1e-4)
     assert (errors[1] < errors[0]).all() and errors[2].mean() < 0.5 * errors[0].mean()
     assert all(p.requires_grad and p.grad is None for p in generator.parameters())
+
+
+def test_reconstruction_moves_the_noise_and_leaves_the_categories(subject, monkeypatch):
+    """From the categories that made a digit it comes nearer than from others; and the row says what was tried."""
+    generator = Generator(GANConfig(base_channels=4, latent_dim=3, one_hot=(3,), bank=1, init_factor=1.0),
+                          rng=np.random.default_rng(0))
+    z = generator.draw_noise(np.random.default_rng(0), 6)
+    target, code = measure.generate(generator, z, np.zeros((6, 4), int), CPU), z[:, 3:]
+    monkeypatch.setattr(measure, "RECONSTRUCT_STEPS", 60)
+    own, other = (measure.reconstruct(generator, CPU, target, np.zeros((6, 4), int), codes)
+                  for codes in (code, np.roll(code, 1, axis=1)))
+    assert own.mean() < 0.5 * other.mean()
+    row = measure.measure_reconstruction(subject._replace(generator=generator), 2)
+    assert "best of 8 categories" in row.label and row.value > 0
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from tinygan import Tensor, data
 from tinygan.app import checkpoint, cli, gan_game, pictures, runfiles
 from tinygan.app.device import pick_device
 from tinygan.data.mnist import BUNDLED
+from tinygan.kernels import counter
 from tinygan.metrics import log as metrics_log
 from tinygan.models.classifiers.load import find_classifier
 from tinygan.models.gan.game import turn_of_d, turn_of_g
@@ -168,12 +170,14 @@ class Sure:
         return (0.05 + 0.5 * np.eye(10))[labels], np.zeros((len(images), 2), np.float32)
 
 
-@pytest.mark.parametrize("every, samples", [(2, ["1000", "2000"]), (4, ["", "2000"]), (0, ["", "2000"])])
+@pytest.mark.parametrize("every, samples, n", [
+    (2, ["1000", "2000"], 1000), (4, ["", "2000"], 1000), (0, ["", "2000"], 1000), (2, ["300", "2000"], 300),
+    (2, ["2500", "2500"], 2500)])
 def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, monkeypatch, plain_finish, capsys, every,
-                                                             samples):
-    """Now and then with 1,000 images, at the end, whatever --eval-every says, with 2,000."""
+                                                             samples, n):
+    """Now and then with --eval-samples images, at the end, whatever --eval-every says, with 2,000 or more."""
     monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
-    assert train("--steps", 4, "--log-every", 2, "--eval-every", every) == 0
+    assert train("--steps", 4, "--log-every", 2, "--eval-every", every, "--eval-samples", n) == 0
     rows = log_rows(tmp_path / "runs/mnist-sgan-1")
     assert [row["samples"] for row in rows] == samples
     assert [row["classes"] for row in rows] == ["10" if n else "" for n in samples]
@@ -182,8 +186,21 @@ def test_measurements_of_a_classifier_are_logged_and_printed(train, tmp_path, mo
     # Where the run goes on, its row stays as it is.
     before = (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes()
     assert train("--resume", "--steps", 5) == 0
-    assert [row["samples"] for row in log_rows(tmp_path / "runs/mnist-sgan-1")] == [*samples, "2000"]
+    assert [row["samples"] for row in log_rows(tmp_path / "runs/mnist-sgan-1")] == [*samples, samples[-1]]
     assert (tmp_path / "runs/mnist-sgan-1/log.csv").read_bytes().startswith(before)
+
+
+def test_the_spread_is_that_of_the_images_that_were_measured(training, monkeypatch):
+    """In a row with both a measurement and a picture, too, whose 64 images have another."""
+    training.classifier = Sure()
+    measured = training.measure(50)
+    drawn = gan_game.generate(training.best, training.fixed_z, training.fixed_routes, training.device)
+    for latest, expected in ((dict(measured), measured["spread"]),
+                             ({"g_loss": 1.0}, metrics_log.relative_spread(drawn, training.reference))):
+        training.latest = latest
+        training.draw_samples(SimpleNamespace(save_sample=lambda step, picture: None))
+        assert training.latest["spread"] == expected
+    assert metrics_log.relative_spread(drawn, training.reference) != measured["spread"] > 0
 
 
 def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
@@ -200,14 +217,37 @@ def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
         metrics_log.line([row for row in rows if row["step"] <= step]) for step in (3, 6)]
 
 
-def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys):
+@pytest.mark.parametrize("stacked", [[], ["--stacked"]])
+def test_what_is_no_digit_is_not_measured_as_one(tmp_path, monkeypatch, plain_finish, capsys, stacked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(script, "find_classifier", lambda notify=print: pytest.fail("clothes are no digits"))
-    words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1"]
+    words = [*TINY, "--data-dir", str(write_mnist(tmp_path / "fashion")), "--steps", "1", "--eval-every", "1", *stacked]
     assert cli.run_main(script.main, words) == 0
     out = capsys.readouterr().out
     assert f"data: Fashion-MNIST train: {COUNT} clothes from {tmp_path / 'fashion'}\n" in out
     assert "note: Fashion-MNIST shows clothes: classes drawn, KL and confidence are of digits, so they are not" in out
+
+
+def test_triples_of_stacked_digits_are_counted_and_shown(train, tmp_path, monkeypatch, capsys):
+    """Sure's labels of 3 N channels are 012, 345, ...: ten triples, equally often, none with confidence above 0.9."""
+    monkeypatch.setattr(script, "find_classifier", lambda notify=print: Sure())
+    monkeypatch.setattr(metrics_log, "EARLY", 1)
+    assert train("--stacked", "--steps", 4, "--log-every", 1, "--eval-every", 2, "--sample-every", 2,
+                 "--eval-samples", 100, "--out", "run") == 0
+    rows, printed = log_rows(tmp_path / "run"), capsys.readouterr()
+    assert [(row["modes"], row["samples"]) for row in rows] == [("", ""), ("10", "100"), ("", ""), ("10", "2000")]
+    for row in rows[1::2]:
+        assert float(row["modes_kl"]) == pytest.approx(np.log(100), rel=1e-4)
+        assert float(row["confidence"]) == pytest.approx(0.55)
+        assert (float(row["sure"]), float(row["modes_sure"])) == (0, 0) and float(row["spread"]) > 0
+    line = ("10 of 1,000 triples drawn, KL to equal shares 4.605 nats, classifier's mean confidence 0.550; 0 triples "
+            "among the 0 % of the samples with three digits above 0.9 (over {} samples)")
+    assert line.format(100) in printed.err.splitlines() and line.format("2,000") in printed.out.splitlines()
+    page = html.unescape((tmp_path / "run/report.html").read_text())
+    assert f"At step 4, {line.format('2,000')}." in page and "distinct triples of digits, of 1,000" in page
+    assert "classes" not in metrics_log.assess_log(runfiles.read_log(tmp_path / "run")).sentence
+    assert cli.run_main(load_script("sample").main, ["--checkpoint", "run", "--n", "4", "--out", "grid.png"]) == 0
+    assert pictures.read_png(tmp_path / "grid.png").shape == (70, 70, 3)
 
 
 def test_the_shipped_classifier_measures(train, monkeypatch, plain_finish, capsys):
@@ -233,6 +273,8 @@ VARIANTS = {
     "tied, batch": (3, ["--model", "tied", "--routes", "batch", "--bank", 3]),
     "affine bank, dense": (3, ["--norm", "affine", "--bank-affine", "--bank-act", "--bank-updates", "dense"]),
     "set smaller than a batch": (1, ["--batch-size", COUNT + 5]),
+    "stacked, two steps of D on packs, one-hot": (3, ["--stacked", "--d-steps", 2, "--pack", 2, "--one-hot", "3,2",
+                                                      "--freeze-banks"]),
 }
 # One step, inside an epoch, after the last batch of an epoch, inside the second one.
 STOPS = [(f"sgan, adam, after {n}", n, MAIN) for n in (1, 3, 6, 7)] + [(name, *rest) for name, rest in VARIANTS.items()]
@@ -552,6 +594,8 @@ OPTIONS = {  # flag -> other values than its default
     "--out": ["here"], "-o": ["there"], "--overwrite": ["--out new"],
     "--log-every": ["1"], "--sample-every": ["1"], "--save-every": ["1"], "--eval-every": ["0"], "--dry-run": [""],
     "--detect-anomaly": [""], "--cuda-graph": ["no"], "--preset": ["paper", "gpu --bank 2"],
+    "--stacked": ["", "--size 28", "--size 64 --model gan --bank 1"],
+    "--d-steps": ["2"], "--freeze-banks": ["", "--model tied --bank-act"], "--eval-samples": ["300"],
     "--d-base-channels": ["3"], "--pack": ["2", "4"], "--one-hot": ["3", "2,2 --preset gpu --bank 2"],
 }
 ELSEWHERE = {"-h", "--help", "--version", "--set", "--list-settings", "--resume", "--data-dir"}  # tested elsewhere
@@ -575,10 +619,13 @@ def test_every_option_runs(train, tmp_path, plain_finish, flag):
 
 @pytest.mark.parametrize("words, said", [
     (["--pack", 3], "--batch-size 4 cannot be cut into packs of --pack 3: take a multiple of it"),
+    (["--freeze-banks", "--model", "gan", "--bank", 1], "--freeze-banks needs banks: use --model sgan or tied"),
+    (["--stacked", "--epochs", 2], "--stacked draws fresh triples of digits for ever: give --steps"),
+    (["--freeze-banks", "--bank", 1], "--freeze-banks needs banks"),
     (["--one-hot", "3", "--noise", "counter"], "--one-hot draws its categories with NumPy's generator: use --noise"),
 ])
 def test_flags_that_do_not_fit_together(train, tmp_path, capsys, words, said):
-    assert train("--steps", 1, *words) == 2
+    assert train(*([] if "--epochs" in words else ["--steps", 1]), *words) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}") and not (tmp_path / "runs").exists()
 
 
@@ -623,6 +670,37 @@ def test_noise_from_a_counter_is_new_at_every_turn_and_the_same_in_every_run(tra
         assert train("--noise", "counter", "--steps", 3) == 0
     noise = [z.numpy().tobytes() for z, _ in drawn]
     assert len(set(noise)) == 6 and noise[:6] == noise[6:]
+
+
+def test_each_step_of_d_has_images_noise_and_routes_of_its_own(train, monkeypatch, plain_finish):
+    """Two steps with --d-steps 2: three turns each; with a counter its numbers never come again."""
+    drawn, draw, real, next_real = [], script.MnistGame.draw, [], script.MnistGame.next_real
+
+    def spy(training, turn):
+        drawn.append((turn, draw(training, turn)))
+        return drawn[-1][1]
+
+    def spy_real(training):
+        real.append(next_real(training))
+        return real[-1]
+
+    monkeypatch.setattr(script.MnistGame, "draw", spy)
+    monkeypatch.setattr(script.MnistGame, "next_real", spy_real)
+    assert train("--noise", "counter", "--steps", 2, "--d-steps", 2) == 0
+    assert [turn for turn, _ in drawn] == [0, 1, 2] * 2 and len({x.numpy().tobytes() for x in real}) == 4
+    noise = [z.numpy().ravel() for _, (z, _) in drawn]
+    assert np.array_equal(noise, [counter.normal(0, stream, 16) for stream in range(6)])
+
+
+def test_frozen_banks_stay_as_they_were_drawn(train, tmp_path, plain_finish):
+    names = {}
+    for out, steps in (("start", 1), ("end", 4)):
+        assert train("--freeze-banks", "--steps", steps, "--out", out, "--bank-act") == 0
+        names[out] = {name: array for name, array in checkpoint.load(tmp_path / out)[0].items()
+                      if name.startswith("generator/")}
+    moved = {name.removeprefix("generator/") for name, array in names["end"].items()
+             if not np.array_equal(array, names["start"][name])}
+    assert moved == {"deconvs.2.weight", "deconvs.2.gain", "deconvs.2.bias"}
 
 
 def test_a_bank_of_one_is_the_plain_gan(train, tmp_path, plain_finish):

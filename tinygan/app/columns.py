@@ -49,6 +49,11 @@ COLUMNS: dict[str, Column] = {
     "kl": Column("KL of the classes to equal shares (nats)", "KL to equal classes", GREEN, best=min),
     "confidence": Column("mean confidence of the classifier", best=max),
     "samples": Column("images that were measured"),
+    # of a GAN of stacked digits
+    "modes": Column("distinct triples of digits, of 1,000", "triples", PINK, best=max),
+    "modes_kl": Column("KL of the triples to equal shares (nats)", "KL to equal triples", GREEN, best=min),
+    "sure": Column("share of samples with three digits above 0.9", best=max),
+    "modes_sure": Column("distinct triples among those samples", best=max),
     # of a GAN of photos
     "kid": Column("kernel distance of features to the photos'", "kernel distance", BLUE, best=min),
     "kid_std": Column("its standard deviation over subsets"),
@@ -105,6 +110,7 @@ GAN_PANELS = (
     Panel("share of samples or photos", ("precision", "recall", "coverage"), scale="share"),
     # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
     Panel("KL (nats)", ("kl", "classes"), right="classes", legend="center right"),
+    Panel("KL of triples (nats)", ("modes_kl", "modes"), right="modes", legend="center right"),
 )
 GPAN_PANELS = (
     Panel("the classifier's share", ("top1", "view_top1", "train_top1", "probability", "view_probability",

@@ -25,20 +25,24 @@ from tinygan.ops.routes import Route, routes_of
 class FedImages:
     """A data set of uint8 images (count, 28, 28) in a GPU's memory, from which batches are taken.
 
-    side: of the canvas (data.to_canvas). A canvas of 64 is made on the host and sent, as it is interpolated.
+    side: of the canvas (data.to_canvas). A canvas of 64 is made on the host and sent, as it is interpolated. channels:
+    how many of the images make one of a batch, one for each of its colours.
     """
 
-    def __init__(self, xp: Any, images: np.ndarray, side: int) -> None:
-        self.images, self.side = images, side
+    def __init__(self, xp: Any, images: np.ndarray, side: int, channels: int = 1) -> None:
+        self.images, self.side, self.channels = images, side, channels
         self.resident = xp.asarray(images) if side <= 32 else None
 
     def batch(self, n: int, draw: Callable[[], np.ndarray]) -> Tensor:
-        """Return the images whose indices (n,) draw() returns, (n, 1, side, side) in [0, 1]."""
+        """Return the images whose indices (n,), or (n, channels), draw() returns: (n, channels, side, side) in
+        [0, 1]."""
+        count, shape = n * self.channels, (n, self.channels, self.side, self.side)
         if self.resident is None:
-            return Tensor(fed((n, 1, self.side, self.side), np.float32, lambda out: np.copyto(
-                out, to_canvas(self.images[draw()], self.side))), name="real images")
-        indices = fed((n,), np.int32, lambda out: np.copyto(out, draw(), casting="same_kind"))
-        return Tensor(canvas(self.resident, indices, (self.side - self.images.shape[1]) // 2), name="real images")
+            return Tensor(fed(shape, np.float32, lambda out: np.copyto(
+                out, to_canvas(self.images[draw().ravel()], self.side).reshape(shape))), name="real images")
+        indices = fed((count,), np.int32, lambda out: np.copyto(out, draw().ravel(), casting="same_kind"))
+        images = canvas(self.resident, indices, (self.side - self.images.shape[1]) // 2)
+        return Tensor(images.reshape(shape), name="real images")
 
 
 class FedPhotos:

@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 
 from tinygan import metrics
-from tinygan.app import cli, pictures
+from tinygan.app import cli, measure_stacked, pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import as_digits, generate
 from tinygan.app.feeds import FedNoise, FedRoutes
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.data.batches import Batches
+from tinygan.data.stacked import StackedDigits
 from tinygan.engine.tensor import Tensor
 from tinygan.kernels import counter
 from tinygan.models.classifiers.digits import DigitNet
@@ -35,7 +36,7 @@ class GANGame(Game):
     """
 
     kind, otherwise = "gan", "try smaller nets (--base-channels, --bank)"
-    batches: Batches
+    batches: Batches | StackedDigits
     reference: np.ndarray
 
     def __init__(self, config: GANConfig, flags: dict, device: Device) -> None:
@@ -44,10 +45,16 @@ class GANGame(Game):
         super().__init__(config, flags, device, Generator(config, rng=init), Discriminator(config, rng=init))
         self.streams = {"noise": noise, "routes": routes}
         self.multiple = self.least = config.pack
+        if n := flags["eval_samples"]:
+            self.samples = (n, max(n, self.samples[1]), self.samples[2])
+        self.turns = flags["d_steps"] + 1  # batches of G's images in a step
+        if flags["freeze_banks"]:
+            for p in self.G.parameters():
+                p.requires_grad = not p.bank
         if device.kind == "gpu":
-            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, 2)
+            self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, self.turns)
             self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
-                                  (flags["batch_size"], config.noise_length), 2)
+                                  (flags["batch_size"], config.noise_length), self.turns)
         self.fixed_z = self.G.draw_noise(fixed, GRID * GRID)
         self.fixed_routes = self.G.draw_routes(fixed, GRID * GRID)
 
@@ -58,16 +65,18 @@ class GANGame(Game):
                 f"route{'s' if routes > 1 else ''}; discriminator {self.D.parameter_count():,} weights")
 
     def draw(self, turn: int) -> tuple[Tensor, np.ndarray | tuple]:
-        """Draw noise and routes for one batch; turn: 0 for the discriminator's, 1 for the generator's."""
+        """Draw noise and routes for one batch; turn: below d_steps for the discriminator's, d_steps for the
+        generator's."""
         n, seed, counted = self.flags["batch_size"], self.flags["seed"], self.flags["noise"] == "counter"
         next_noise = partial(self.G.draw_noise, self.streams["noise"], n)
         next_routes = partial(self.G.draw_routes, self.streams["routes"], n, self.flags["routes"])
         if self.device.kind == "gpu":
             # The number of a stream is that of the step which is made when it is drawn.
-            z = self.noise.drawn(turn, (lambda: 2 * self.step) if counted else next_noise)
+            z = self.noise.drawn(turn, (lambda: self.turns * self.step) if counted else next_noise)
             return z, self.routes.drawn(turn, next_routes)
         length = self.config.noise_length
-        z = counter.normal(seed, 2 * self.step + turn, n * length).reshape(n, length) if counted else next_noise()
+        stream = self.turns * self.step + turn
+        z = counter.normal(seed, stream, n * length).reshape(n, length) if counted else next_noise()
         return Tensor(z, name="noise"), next_routes()
 
     def rehearse(self, n: int) -> None:
@@ -81,12 +90,14 @@ class GANGame(Game):
     def extra(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return (arrays, header entries) of the data's order, the streams and what the pictures are drawn from."""
         order = self.batches.state()
-        arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes, "order": order.pop("order")}
+        arrays = {"fixed_z": self.fixed_z, "fixed_routes": self.fixed_routes}
+        if "order" in order:
+            arrays["order"] = order.pop("order")
         return arrays, {"batches": order, **self.stream_states()}
 
     def set_extra(self, arrays: Mapping[str, np.ndarray], header: Mapping) -> None:
         """Restore what `extra` returned."""
-        self.batches.set_state({**header["batches"], "order": arrays["order"]})
+        self.batches.set_state({**header["batches"], "order": arrays.get("order")})
         self.set_stream_states(header)
         self.fixed_z, self.fixed_routes = arrays["fixed_z"], arrays["fixed_routes"]
 
@@ -95,10 +106,11 @@ class GANGame(Game):
         return as_digits(images) if self.flags["size"] == 28 else images
 
     def draw_samples(self, run: Run) -> None:
-        """Draw the same noise through the same routes every time; the images' spread goes into the log."""
+        """Draw the same noise through the same routes every time; where the images' spread was not measured, that of
+        these goes into the log."""
         images = generate(self.best, self.fixed_z, self.fixed_routes, self.device)
         run.save_sample(self.step, pictures.grid(self.cut(images), GRID, GRID))
-        if self.latest:
+        if self.latest and "spread" not in self.latest:
             self.latest["spread"] = metrics.relative_spread(images, self.reference)
 
     def draw_final(self, run: Run) -> None:
@@ -116,7 +128,7 @@ class GANGame(Game):
 
 
 class MeasuredGAN(GANGame):
-    """A GANGame of digits, with what is measured of its images.
+    """A GANGame of digits, or of stacked ones, with what is measured of its images.
 
     classifier: of digits; None where it is missing, or where the data shows something else.
     """
@@ -125,20 +137,28 @@ class MeasuredGAN(GANGame):
     classifier: DigitNet | None
 
     def measure(self, n: int) -> dict[str, float]:
-        """Measure classes drawn, KL of their shares to equal ones, and the classifier's confidence: {} without one."""
+        """Measure classes drawn (of stacked digits: triples), KL of their shares to equal ones, the classifier's
+        confidence and the images' spread: {} without a classifier."""
         if self.classifier is None:
             return {}
         rng = np.random.default_rng([self.flags["seed"], 8])
         images = generate(self.best, self.G.draw_noise(rng, n), self.G.draw_routes(rng, n), self.device)
+        of_all = {"samples": n, "spread": metrics.relative_spread(images, self.reference)}
+        if self.config.channels > 1:
+            return measure_stacked.measure_triples(self.classifier, as_digits(images)) | of_all
         probabilities, _ = self.classifier.classify(as_digits(images))
         histogram = metrics.class_histogram(probabilities.argmax(axis=1))
         return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), "samples": n}
+                "confidence": metrics.mean_confidence(probabilities), **of_all}
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
-        """Return lines on the two nets and, after the last step, on the digits that were drawn."""
+        """Return lines on the two nets and, after the last step, on the digits that were drawn; on triples of digits
+        wherever they were measured."""
         lines = super().status_lines(rows)
-        if measured:
+        triples = measured or (rows[-1] if rows else {})
+        if "modes" in triples:
+            lines.insert(0, measure_stacked.in_words(triples))
+        elif measured:
             lines.insert(0, f"{measured['classes']:.0f} of 10 digits drawn, KL to equal shares {measured['kl']:.3f} "
                             f"nats, classifier's mean confidence {measured['confidence']:.3f} "
                             f"(over {measured['samples']:,} samples)")

@@ -234,15 +234,17 @@ def measure_training(checkpoint: Path, notify: Callable[[str], None] = lambda li
         steps, by=max(500, int(steps[0])), d_loss=log["d_loss"], g_loss=log["g_loss"], logit_gap=log.get("logit_gap"),
         pixel_std=log.get("spread"), data_pixel_std=1.0, entropy=[math.log(10) - kl for kl in log["kl"]]
         if "kl" in log else None)
-    rows = [("immediate_collapse", "signs of immediate collapse at step 500", len(reasons), None, every),
-            ("hard_collapse", "step of hard collapse", metrics_log.hard_collapse(
-                steps, log["d_loss"], log["g_grad"]), None, every),
-            ("reached", "step at which 8 classes were reached", lived.get("reached"), None,
-             f"{len(measured)} measured"),
-            ("lost", "step at which 8 classes were first lost", lived.get("lost_first"), None,
-             f"{len(measured)} measured"),
-            ("volatility", f"G's loss: std within {WINDOW} logged values", metrics_log.loss_volatility(
-                log["g_loss"], window=WINDOW), None, every)]
+    rows: list[tuple] = [
+        ("immediate_collapse", "signs of immediate collapse at step 500", len(reasons), None, every),
+        ("hard_collapse", "step of hard collapse", metrics_log.hard_collapse(
+            steps, log["d_loss"], log["g_grad"]), None, every)]
+    if "modes" not in log:  # of stacked digits, whose classes are a thousand
+        rows += [("reached", "step at which 8 classes were reached", lived.get("reached"), None,
+                  f"{len(measured)} measured"),
+                 ("lost", "step at which 8 classes were first lost", lived.get("lost_first"), None,
+                  f"{len(measured)} measured")]
+    rows.append(("volatility", f"G's loss: std within {WINDOW} logged values", metrics_log.loss_volatility(
+        log["g_loss"], window=WINDOW), None, every))
     return [Row("training", *row) for row in rows]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tinygan.app import pictures
 from tinygan.app.columns import COLUMNS, Column
 from tinygan.app.gpan_measure import in_words
+from tinygan.app.measure_stacked import in_words as triples_in_words
 from tinygan.app.runfiles import read_config, read_log, samples
 from tinygan.data.files import reading, whole_file
 from tinygan.errors import TinyganError
@@ -82,7 +83,15 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
         cut = "" if len(story) <= 12 else f" (the first and last 6 of {len(story)} changes)"
         items = "".join(f"<li>step {step:,}: {html.escape(state.sentence)}</li>" for step, state in shown)
         text += f"<details><summary>How it came to this{cut}</summary><ul>{items}</ul></details>"
-    return gpan + text
+    return gpan + _of_triples(rows) + text
+
+
+def _of_triples(rows: Sequence[Mapping[str, float]]) -> str:
+    """Describe the triples of stacked digits that were measured last; "" for another run."""
+    measured = [row for row in rows if "modes" in row]
+    if not measured:
+        return ""
+    return f'<p class="health">At step {measured[-1]["step"]:,}, {html.escape(triples_in_words(measured[-1]))}.</p>'
 
 
 def _of_classifier(rows: Sequence[Mapping[str, float]]) -> str:

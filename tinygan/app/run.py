@@ -38,7 +38,7 @@ GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
 # Flags of where, how long and how often, not of what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
     {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "photos", "device", "tf32", "threads", "dry_run"}
-    | {"detect_anomaly", "log_every", "sample_every", "save_every", "eval_every"}
+    | {"detect_anomaly", "log_every", "sample_every", "save_every", "eval_every", "eval_samples"}
 )
 MADE = ("log.csv", "routes.png", "nearest.png", "cams.png", "loss.png", "training.gif", "report.html",
         checkpoint.FILE_NAME, "config.json")  # beside samples/

@@ -95,6 +95,13 @@ class TrainParser(cli.Parser):
                            "sizes and optimiser [default: those of the device]")
         self.add_training_flags(group)
         group.add_argument("--epochs", type=cli.positive_int, help="total to reach in passes over the data")
+        group.add_argument("--d-steps", type=cli.positive_int, default=1, help="updates of the discriminator before "
+                           "each one of the generator, on a batch each")
+        group.add_argument("--freeze-banks", action="store_true", help="leave the filter sets of the banks as they "
+                           "were drawn; what all routes share is trained")
+        group.add_argument("--eval-samples", type=cli.positive_int, help="images that are measured at each "
+                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; half as many "
+                           "photos]")
         self.add_settings(self.add_argument_group("nets"), GANConfig, {"size": sizes})
         group = self.add_argument_group("optimizer")
         self.add_optimiser_flags(group)
@@ -215,6 +222,8 @@ def fit_gan_flags(flags: dict, typed: Collection[str]) -> None:
         if "bank" in typed and set(flags["bank"]) != {1}:
             raise UsageError("--model gan has no filter banks: leave --bank out, or use --model sgan")
         flags["bank"] = (1,)
+    if flags["freeze_banks"] and set(flags["bank"]) == {1}:
+        raise UsageError("--freeze-banks needs banks: use --model sgan or tied, with a --bank above 1")
     if flags["batch_size"] % flags["pack"]:
         raise UsageError(f"--batch-size {flags['batch_size']} cannot be cut into packs of --pack {flags['pack']}: take "
                          "a multiple of it")
@@ -234,7 +243,7 @@ def check_numbers(flags: Mapping[str, Any], typed: set[str], largest: Mapping[st
     if flags["optimizer"] == "rmsprop" and {"beta1", "beta2"} & typed:
         raise UsageError("--beta1 and --beta2 are Adam's: leave them out, or use --optimizer adam")
     for name, most in largest.items():
-        if flags[name] > most:
+        if (flags[name] or 0) > most:
             raise UsageError(f"--{name.replace('_', '-')} {flags[name]}: the most that makes sense here is {most:,}")
     for name in ("beta1", "beta2", "ema"):
         if flags[name] == 1:

@@ -11,6 +11,8 @@
     files.py         the one way to open a file whose origin is unknown
     hdf5.py          arrays and attributes of an HDF5 file, each checked before it is read
     batches.py       uint8 digits -> float32 canvases; an endless shuffled order that can be saved and resumed
+    stacked.py       endless triples of digits, one in each colour channel
+    answer_key.py    the checks of a weight file
     bundled/         6,000 real digits for a machine that is offline; weights/make_bundled.py made them
 
 Nothing here uses tensors or networks. h5py and Pillow are imported where a file needs them.
@@ -21,7 +23,8 @@ from tinygan.data.download import cache_dir
 from tinygan.data.idx import read_images, read_labels
 from tinygan.data.mnist import Digits, load_mnist
 from tinygan.data.photos import Photos, load_photos
+from tinygan.data.stacked import StackedDigits
 from tinygan.data.substrates import Substrates, condition, drawn_shapes, open_substrates
 
-__all__ = ["Batches", "Digits", "Photos", "Substrates", "cache_dir", "condition", "drawn_shapes", "load_mnist",
-           "load_photos", "open_substrates", "read_images", "read_labels", "to_canvas"]
+__all__ = ["Batches", "Digits", "Photos", "StackedDigits", "Substrates", "cache_dir", "condition", "drawn_shapes",
+           "load_mnist", "load_photos", "open_substrates", "read_images", "read_labels", "to_canvas"]

@@ -2,6 +2,7 @@
 
     samples.py   of labels, features and pixels: coverage, Fréchet distance, precision and recall, bins, copies
     routes.py    of the routes: what each one draws, and how much the choice of a filter set changes
+    modes.py     of stacked digits: which of the 1,000 triples are drawn
     log.py       of a training log: its health, and when it collapsed
     coarse.py    features of photos that need no trained net
     gpan.py      of a GPAN's images: hit rates, variety, speckle
@@ -20,6 +21,7 @@ from tinygan.metrics.log import (
     relative_spread,
     survival,
 )
+from tinygan.metrics.modes import stacked_modes
 from tinygan.metrics.routes import (
     Drawn,
     change_one_layer,
@@ -63,4 +65,5 @@ __all__ = ["Bins", "Drawn", "Health", "assess", "assess_log", "change_one_layer"
            "hard_collapse", "hit_rates", "immediate_collapse", "js_divergence", "kernel_distance", "kmeans",
            "label_entropy", "label_kl", "label_kl_floor", "loss_volatility", "make_bins", "mean_confidence", "ndb",
            "nearest", "pairwise_spread", "per_layer_effect", "pixel_spread", "pixel_std", "prdc", "relative_spread",
-           "route_information", "route_variety", "share_confident", "specialised_classes", "speckle", "survival"]
+           "route_information", "route_variety", "share_confident", "specialised_classes", "speckle", "stacked_modes",
+           "survival"]

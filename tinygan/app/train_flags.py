@@ -100,8 +100,8 @@ class TrainParser(cli.Parser):
         group.add_argument("--freeze-banks", action="store_true", help="leave the filter sets of the banks as they "
                            "were drawn; what all routes share is trained")
         group.add_argument("--eval-samples", type=cli.positive_int, help="images that are measured at each "
-                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; half as many "
-                           "photos]")
+                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; of photos half "
+                           "as many]")
         self.add_settings(self.add_argument_group("nets"), GANConfig, {"size": sizes})
         group = self.add_argument_group("optimizer")
         self.add_optimiser_flags(group)

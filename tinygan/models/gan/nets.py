@@ -221,8 +221,7 @@ class Generator(Module):
         The first latent_dim numbers of a row are standard normal, the others are the one-hot vectors.
         """
         normal = rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
-        codes = [np.eye(k, dtype=np.float32)[rng.integers(k, size=n)] * np.float32(k ** 0.5)
-                 for k in self.config.one_hot]
+        codes = [(np.arange(k) == rng.integers(k, size=(n, 1))) * np.float32(k ** 0.5) for k in self.config.one_hot]
         return np.concatenate([normal, *codes], axis=1)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:

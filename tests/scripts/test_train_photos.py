@@ -223,6 +223,14 @@ def test_each_script_offers_its_own_sizes(capsys, monkeypatch):
         if line.startswith("nets.size"))
 
 
+@pytest.mark.parametrize("words, expected", [
+    ([], 0.125), (["--size", "128"], 0.5), (["--size", "128", "--init-scale", "0.25"], 0.25),
+    (["--size", "128", "--preset", "paper"], 1.0)])
+def test_initial_weights_are_larger_at_128_pixels(words, expected):
+    flags, _ = script.read_flags(["--photos", "x", "--device", "cpu", *words])
+    assert flags["init_scale"] == expected and flags["size"] == (128 if words else 64)
+
+
 # ---- sample.py and evaluate.py -------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw_gan(args: argparse.Namespace, arrays: dict[str, np.ndarray], meta: dict, device: Device, n: int
              ) -> tuple[int, Iterator[np.ndarray]]:
-    """Return the side in pixels and a generator of images of a run of train_mnist.py.
+    """Return the side in pixels and a generator of images of a run of train_mnist.py or train_photos.py.
 
     It yields n images in parts (..., C, side, side), float32 in [0, 1]. Raises UsageError for the flags of a GPAN.
     """

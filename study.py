@@ -17,6 +17,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import train_mnist
+import train_photos
 from tinygan import __version__
 from tinygan.app import cli
 from tinygan.app.run import Busy
@@ -31,7 +32,8 @@ from tinygan.study.results import collect, jobs_to_run, store
 from tinygan.study.tables import tables
 
 QUICK = "A-quick"
-SCRIPTS = {"train_mnist": jobs.Script(train_mnist.main, train_mnist.build, train_mnist.train)}
+SCRIPTS = {script.__name__: jobs.Script(script.main, script.build, script.train)
+           for script in (train_mnist, train_photos)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +71,11 @@ def run_jobs(args: Namespace) -> int:
     if not (args.quick or args.part):
         raise UsageError("say which jobs: --part A (study.py list names the parts), or --quick")
     todo = [job for job in chosen(args) if not jobs.is_done(args.out / job.name)]
+    photos = [job for job in todo if PARTS[job.part].program == "train_photos"]
+    if photos and args.photos is None:
+        raise UsageError(f"{photos[0].name} needs --photos: name the folder of the photos to learn from")
+    extra = {"train_photos": [f"--{name}={value}" for name, value in (("photos", args.photos), ("vgg16", args.vgg16))
+                              if value]}
     print(f"{len(todo):,} jobs to do in {args.out}")
     threads.set_threads(1)
     progress, failed = Progress(len(todo), every=1, word="job"), 0
@@ -77,7 +84,7 @@ def run_jobs(args: Namespace) -> int:
         if jobs.is_done(folder):  # by another process, meanwhile
             continue
         try:
-            if code := jobs.run_job(job, folder, SCRIPTS):
+            if code := jobs.run_job(job, folder, SCRIPTS, extra):
                 progress.close()
                 print(f"stopped in {job.name}; the same command goes on with it")
                 return code
@@ -131,6 +138,9 @@ def build_parser() -> cli.Parser:
     p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
     p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")
     p.add_argument("-o", "--out", type=cli.path, default=Path("study"), help="folder of the jobs")
+    p.add_argument("--photos", type=cli.path, metavar="FOLDER", help="of part E: the pictures to learn from")
+    p.add_argument("--vgg16", type=cli.path, metavar="FILE", help="of part E: a VGG16 in whose features photos are "
+                   "compared [default: train_photos.py's stand-in]")
     p.add_argument("--to", type=cli.path, metavar="FOLDER", help="where `table` writes; results that are stored there "
                    "already are joined [default: the folder of the jobs]")
     return p

@@ -142,7 +142,7 @@ class MnistGame(MeasuredGAN):
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     """Return the flags in force, and the run to go on with if --resume was given."""
     flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST,
-                                            name="mnist-{model}", own="model")
+                                            name="mnist-{model}", own="data_dir")
     fit_gan_flags(flags, typed)
     if flags["stacked"] and flags["epochs"]:
         raise UsageError("--stacked draws fresh triples of digits for ever: give --steps in place of --epochs")
@@ -152,7 +152,7 @@ def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
 def build_parser() -> TrainParser:
     """Make the parser: flags for the run, and those of GANConfig's fields."""
     p = TrainParser(__doc__.split("\n\n")[0], {"on a CPU": PRESETS["cpu"], "on a GPU": PRESETS["gpu"]}, RATES)
-    p.add_gan_flags(tuple(PRESETS))
+    p.add_gan_flags(tuple(PRESETS), data.batches.SIZES)
     group = p.add_argument_group("place")
     group.add_argument("--data-dir", type=cli.path, help="folder with the four MNIST files")
     group.add_argument("--stacked", action="store_true", help="train on stacked digits: three random ones, in the "

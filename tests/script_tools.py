@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tinygan.app import checkpoint
 from tinygan.data.sets import find_set
@@ -126,3 +127,16 @@ def check_training_without_a_log(train, folder: Path, run: type, monkeypatch, ca
     assert checkpoint.load(folder / "run")[1]["step"] == 3
     text = "".join(capsys.readouterr())
     assert "error" not in text and text.count("note: ") <= 4 and ("log.csv" in text) == (kind != "empty")
+
+
+def write_photos(folder: Path, count: int = 16, side: int = 40) -> Path:
+    """Made-up pictures: a coloured block on a slope of two other colours, all different, none its own mirror image."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        slope = np.linspace(0, 1, side)[None, :, None]
+        pixels = np.tile(rng.integers(0, 120, 3) + slope * rng.integers(20, 136, 3), (side, 1, 1))
+        top, left = rng.integers(0, side // 2, 2)
+        pixels[top : top + side // 3, left : left + side // 3] = rng.integers(0, 256, 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03d}.png")
+    return folder

@@ -10,11 +10,12 @@ import re
 import numpy as np
 import pytest
 from game import grown, play
-from script_tools import TINY, load_script, over, write_mnist
+from script_tools import TINY, load_script, over, write_mnist, write_photos
 
 from tinygan.app import cli
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import generate
+from tinygan.app.feeds import FedPhotos
 from tinygan.errors import TinyganError
 from tinygan.kernels.gpu import launch
 from tinygan.models.gan.nets import GANConfig
@@ -247,6 +248,45 @@ def test_asking_for_a_gpu_that_is_not_there_fails_in_one_line(monkeypatch):
     with pytest.raises(TinyganError, match="no GPU to use: CuPy is not installed"):
         pick_device("gpu")
     assert "no GPU: CuPy is not installed" in pick_device("auto").line
+
+
+# ---- photos --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train_photos(xp, train, tmp_path, monkeypatch):
+    """As `train`, of train_photos.py on made-up photos."""
+    photos, of_photos = write_photos(tmp_path / "photos"), load_script("train_photos")
+    monkeypatch.setattr(of_photos.Run, "finish", lambda run: [])
+    monkeypatch.setattr(of_photos.PhotoGame, "samples", (10, 10, 10))
+    on_stand_in = "stand-in" in str(xp.cuda.runtime.getDeviceProperties(0)["name"])
+    first = [word if word != "cpu" else "gpu" for word in TINY] + ["--cuda-graph", "no"] * on_stand_in
+    first += ["--photos", str(photos), "--size", "32", "--eval-every", "0"]
+    return lambda *words: cli.run_main(of_photos.main, over([] if "--resume" in words else first, words))
+
+
+def test_photos_train_alike_on_either_device_and_go_on(train_photos, tmp_path):
+    for device in ("gpu", "cpu"):
+        assert train_photos(*SAME, "--steps", 12, "--log-every", 1, "--device", device,
+                            "--out", tmp_path / device) == 0
+    rows = [numbers(tmp_path / device) for device in ("gpu", "cpu")]
+    assert len(rows[0]) == len(rows[1]) == 12
+    assert max(abs(a[name] - b[name]) / (abs(b[name]) + 0.01)
+               for a, b in zip(*rows, strict=True) for name in ("d_loss", "g_loss", "d_real", "d_fake")) < 1e-3
+    assert train_photos(*SAME, "--steps", 5, "--out", tmp_path / "part") == 0
+    assert train_photos("--resume", tmp_path / "part", "--steps", 12) == 0
+    assert (tmp_path / "part/checkpoint.npz").read_bytes() == (tmp_path / "gpu/checkpoint.npz").read_bytes()
+
+
+@pytest.mark.parametrize("side, channels", [(32, 3), (64, 3), (8, 1)])
+def test_a_batch_of_photos_is_made_on_the_device_to_the_bit(xp, side, channels):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, channels, side, side)).astype(np.uint8)
+    indices, mirrored = np.array([8, 0, 3, 3]), np.array([True, False, True, False])
+    expected = np.divide(images[indices], np.float32(255), dtype=np.float32)
+    expected[mirrored] = expected[mirrored, ..., ::-1]
+    batch = FedPhotos(xp, images).batch(4, lambda: (indices, mirrored))
+    np.testing.assert_array_equal(batch.numpy(), expected)
 
 
 def test_optimisers_keep_what_they_update_in_one_buffer(xp):

@@ -33,13 +33,16 @@ from test_cuda import (  # noqa: F401 - collected here once more, with this file
     test_wrong_products_are_refused,
 )
 from test_cuda_training import (  # noqa: F401
+    test_a_batch_of_photos_is_made_on_the_device_to_the_bit,
     test_a_gpus_checkpoint_goes_on_and_draws_on_a_processor,
     test_a_resumed_run_has_the_bytes_of_one_that_was_never_stopped,
     test_every_net_and_loss_runs_on_either_device_alike,
     test_optimisers_keep_what_they_update_in_one_buffer,
+    test_photos_train_alike_on_either_device_and_go_on,
     test_the_device_is_named_with_its_precision,
     test_twenty_steps_on_either_device_are_the_same_training,
     train,
+    train_photos,
 )
 from test_kernels import (  # noqa: F401 - every kernel of CudaKernels, by this file's `module`
     Tried,

@@ -38,7 +38,7 @@ def images(g, z, routes=None):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size, side, depth", [(28, 32, 3), (32, 32, 3), (64, 64, 4)])
+@pytest.mark.parametrize("size, side, depth", [(28, 32, 3), (32, 32, 3), (64, 64, 4), (128, 128, 5)])
 def test_shapes(size, side, depth, channels, rng):
     config = tiny(size=size, channels=channels)
     assert (config.side, config.depth, len(config.bank)) == (side, depth, depth + 1)
@@ -246,7 +246,7 @@ def test_ways_to_give_the_bank(bank):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"size": 48}, "size is 48: use one of 28, 32, 64"),
+    ({"size": 48}, "size is 48: use one of 28, 32, 64, 128"),
     ({"size": "32"}, "size is '32': use one of"),
     ({"channels": 2}, "channels is 2: use one of 1, 3"),
     ({"norm": "batch"}, "norm is 'batch': use one of strict, affine, none"),

@@ -210,7 +210,7 @@ def test_console_and_report_say_the_same(train, tmp_path, monkeypatch, capsys):
     printed, page = capsys.readouterr(), html.unescape((tmp_path / "run/report.html").read_text())
     step, sentence = re.findall(r"^step (\d+): (.*)$", printed.out, re.MULTILINE)[-1]
     assert step == "7" and f"At step 7, {sentence}." in page and "10 of 10 classes, KL 0.00 nats" in sentence
-    assert "images that were classified" in page
+    assert "images that were measured" in page
     # So do the lines on the way, which the report tells as its story: they are of the log as it was then.
     rows = runfiles.read_log(tmp_path / "run")
     assert re.findall(r"^step \d+: .*$", printed.err, re.MULTILINE) == [

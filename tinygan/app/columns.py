@@ -48,13 +48,21 @@ COLUMNS: dict[str, Column] = {
     "classes": Column("classes present", "classes present", PINK, best=max),
     "kl": Column("KL of the classes to equal shares (nats)", "KL to equal classes", GREEN, best=min),
     "confidence": Column("mean confidence of the classifier", best=max),
-    "frechet": Column("Fréchet distance", best=min),
-    "samples": Column("images that were classified"),
+    "samples": Column("images that were measured"),
     # of a GAN of stacked digits
     "modes": Column("distinct triples of digits, of 1,000", "triples", PINK, best=max),
     "modes_kl": Column("KL of the triples to equal shares (nats)", "KL to equal triples", GREEN, best=min),
     "sure": Column("share of samples with three digits above 0.9", best=max),
     "modes_sure": Column("distinct triples among those samples", best=max),
+    # of a GAN of photos
+    "kid": Column("kernel distance of features to the photos'", "kernel distance", BLUE, best=min),
+    "kid_std": Column("its standard deviation over subsets"),
+    "frechet": Column("Fréchet distance of features to the photos'", "Fréchet distance", RED, best=min),
+    "precision": Column("precision: share of samples that lie among the photos", "precision", BLUE, best=max),
+    "recall": Column("recall: share of photos that lie among the samples", "recall", RED, best=max),
+    "density": Column("density of the photos where samples lie (data = 1)", best=max),
+    "coverage": Column("coverage: share of photos with a sample near", "coverage", GREEN, best=max),
+    "nearest": Column("mean distance of a sample to the nearest photo (pixels)"),
     # of a GPAN
     "wanted": Column("L_p: low where the classifier gives the wanted classes", "wanted, L_p", BLUE, best=min),
     "unwanted": Column("L_n: low where it gives no other class", "unwanted, L_n", SKY, best=min),
@@ -98,6 +106,8 @@ PROBABILITY_REAL = Panel("D's probability 'real'", ("d_real", "d_fake"), scale="
 GAN_PANELS = (
     Panel("loss", ("d_loss", "g_loss")),
     PROBABILITY_REAL,
+    Panel("distance of features", ("kid", "frechet"), scale="log"),
+    Panel("share of samples or photos", ("precision", "recall", "coverage"), scale="share"),
     # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
     Panel("KL (nats)", ("kl", "classes"), right="classes", legend="center right"),
     Panel("KL of triples (nats)", ("modes_kl", "modes"), right="modes", legend="center right"),

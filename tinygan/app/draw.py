@@ -76,7 +76,7 @@ def as_digits(images: np.ndarray) -> np.ndarray:
 
 
 def load_generator(path: str | os.PathLike, device: Device, *, average: bool = True) -> tuple[Generator, dict]:
-    """Load the generator of a run of train_mnist.py (its folder or checkpoint file) and the checkpoint's header.
+    """Load the generator of a GAN's run (its folder or checkpoint file) and the checkpoint's header.
 
     average: take the moving average of the weights where the run kept one: its images are better.
     Raises TinyganError in one line if there is no checkpoint of a GAN there.
@@ -92,7 +92,8 @@ def restore_generator(path: str | os.PathLike, arrays: Mapping[str, np.ndarray],
         raise TinyganError(f"{path} is a run of train_gpan.py: its report.html has what was measured of it, and "
                            "sample.py draws from it")
     if meta.get("kind") != "gan" or not isinstance(meta.get("config"), dict):
-        raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py")
+        raise TinyganError(f"{path}: this checkpoint is not one of a GAN made by train_mnist.py or "
+                           "train_photos.py")
     try:
         config = GANConfig(**meta["config"])
     except TypeError as error:

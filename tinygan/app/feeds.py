@@ -45,6 +45,29 @@ class FedImages:
         return Tensor(images.reshape(shape), name="real images")
 
 
+class FedPhotos:
+    """Photos, uint8 (count, C, side, side), in a GPU's memory, each also mirrored, from which batches are taken."""
+
+    def __init__(self, xp: Any, images: np.ndarray) -> None:
+        self.count, self.channels, self.side = images.shape[:3]
+        both = np.concatenate([images, images[..., ::-1]])
+        # Each colour counts as one image of `canvas`.
+        self.resident = xp.asarray(both.reshape(-1, self.side, self.side))
+
+    def batch(self, n: int, draw: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Tensor:
+        """Return the photos whose indices (n,), and whether they are mirrored (n,), draw() returns: (n, C, side, side)
+        in [0, 1]."""
+        def fill(planes: np.ndarray) -> None:
+            """Number the colours of the photos drawn."""
+            indices, mirrored = draw()
+            first = (indices + self.count * mirrored) * self.channels
+            planes[...] = (first[:, None] + np.arange(self.channels)).ravel()
+
+        planes = fed((n * self.channels,), np.int32, fill)
+        images = canvas(self.resident, planes, 0)
+        return Tensor(images.reshape(n, self.channels, self.side, self.side), name="real images")
+
+
 class FedRoutes:
     """The routes of n samples through layers with these banks, drawn anew for every step in the same arrays.
 

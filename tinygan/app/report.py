@@ -124,6 +124,8 @@ def _pictures(folder: Path) -> str:
          "score of the wanted classes", "wide"),
         ("training.gif", "The same noise, step by step", "", "pixels"),
         ("routes.png", "Routes", of_routes, "pixels"),
+        ("nearest.png", "Samples and the photos nearest to them", "rows in pairs: samples, those nearest to a photo "
+         "first, and under each the photo that its pixels are nearest to (mirrored where that is nearer)", "pixels"),
         ("loss.png", "Curves", "", "wide"),
     ):
         if (folder / name).is_file():

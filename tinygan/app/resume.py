@@ -14,7 +14,8 @@ from tinygan.app.run import MAY_CHANGE, Run
 from tinygan.data.mnist import BUNDLED
 from tinygan.errors import TinyganError, UsageError
 
-FILES = ("classifier", "substrate")  # flags that name files whose content a run depends on
+FILES = ("classifier", "substrate", "vgg16")  # flags that name files whose content a run depends on
+FOLDERS = ("data_dir", "photos")  # those of its data, which are compared when they are loaded
 
 
 def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: str) -> tuple[dict, Run]:
@@ -41,8 +42,8 @@ def resumed(parser: cli.Parser, flags: dict, typed: set[str], name: str, own: st
         run.flags["epochs"] = None  # the total typed last holds
     # config.json is a text that anybody may edit: its values must be ones that could be typed.
     flags = vars(parser.parse_args(as_words({**run.flags, "resume": str(folder)})))
-    run.flags |= {name: flags[name] for name in ("data_dir", *FILES) if flags.get(name)}  # as paths: kept absolute
-    for name in ("data_dir", *FILES):
+    run.flags |= {name: flags[name] for name in (*FOLDERS, *FILES) if flags.get(name)}  # as paths: kept absolute
+    for name in (*FOLDERS, *FILES):
         for path in _listed(flags.get(name)):
             if not (runfiles.is_there(path) if name == "data_dir" else path.exists()):
                 flag = "--" + name.replace("_", "-")

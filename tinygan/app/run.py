@@ -37,11 +37,11 @@ from tinygan.errors import TinyganError, UsageError
 GIF_WIDTH = 800  # pixels at most, so that the film can still be mailed
 # Flags of where, how long and how often, not of what is computed: a resumed run may change them.
 MAY_CHANGE = frozenset(
-    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "device", "tf32", "threads", "dry_run"}
+    {"steps", "epochs", "out", "resume", "overwrite", "data_dir", "photos", "device", "tf32", "threads", "dry_run"}
     | {"detect_anomaly", "log_every", "sample_every", "save_every", "eval_every", "eval_samples"}
 )
-MADE = ("log.csv", "routes.png", "cams.png", "loss.png", "training.gif", "report.html", checkpoint.FILE_NAME,
-        "config.json")  # beside samples/
+MADE = ("log.csv", "routes.png", "nearest.png", "cams.png", "loss.png", "training.gif", "report.html",
+        checkpoint.FILE_NAME, "config.json")  # beside samples/
 
 
 class Busy(TinyganError):

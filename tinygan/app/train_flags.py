@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -49,15 +50,19 @@ class TrainParser(cli.Parser):
         """Leave out of --help what is neither in `frequent` nor in FREQUENT_EVERYWHERE; called after the last flag."""
         self.hide_all_but(frequent | FREQUENT_EVERYWHERE, self._names)
 
-    def add_settings(self, group: argparse._ArgumentGroup, cls: type) -> None:
-        """Add a flag for every setting of a dataclass (models.settings), which --set calls GROUP.FIELD."""
+    def add_settings(self, group: argparse._ArgumentGroup, cls: type,
+                     choices_of: Mapping[str, tuple] = types.MappingProxyType({})) -> None:
+        """Add a flag for every setting of a dataclass (models.settings), which --set calls GROUP.FIELD.
+
+        choices_of: {flag: the values that this script takes}, where these are not all that the setting has.
+        """
         for field, about in settings_of(cls):
             flag, codes = about["flag"], about["codes"]
             options: dict[str, Any] = {"help": f"{about['words']} {self.preset(flag)}".strip() or None}
             if isinstance(field.default, bool) and not codes:
                 options["action"] = "store_true"
             else:
-                default, choices = field.default, about["choices"]
+                default, choices = field.default, choices_of.get(flag, about["choices"])
                 if codes:
                     default, choices = next(word for word in codes if codes[word] == default), tuple(codes)
                 options |= {"default": None if self.preset(flag) else default, "choices": choices}
@@ -78,10 +83,10 @@ class TrainParser(cli.Parser):
         group.add_argument("--seed", type=cli.non_negative_int, default=0, help="of all random numbers: the same seed, "
                            "machine and thread count give the same bits")
 
-    def add_gan_flags(self, presets: Sequence[str]) -> None:
+    def add_gan_flags(self, presets: Sequence[str], sizes: tuple[int, ...]) -> None:
         """Add what every script that trains a GAN has, in three groups: training, nets and optimizer.
 
-        presets: names for --preset, which decide the defaults (`gan_preset`).
+        presets: names for --preset, which decide the defaults (`gan_preset`). sizes: of images in pixels.
         """
         group = self.add_argument_group("training")
         group.add_argument("--model", choices=("sgan", "gan", "tied"), default="sgan", help="banks of filters; none; "
@@ -95,9 +100,9 @@ class TrainParser(cli.Parser):
         group.add_argument("--freeze-banks", action="store_true", help="leave the filter sets of the banks as they "
                            "were drawn; what all routes share is trained")
         group.add_argument("--eval-samples", type=cli.positive_int, help="images that are measured at each "
-                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; half as many "
-                           "photos]")
-        self.add_settings(self.add_argument_group("nets"), GANConfig)
+                           "--eval-every, and at the end at least [default: 1,000, at the end 2,000; of photos half "
+                           "as many]")
+        self.add_settings(self.add_argument_group("nets"), GANConfig, {"size": sizes})
         group = self.add_argument_group("optimizer")
         self.add_optimiser_flags(group)
         group.add_argument("--loss", choices=GENERATOR_LOSSES, default="nonsaturating", help="the generator's loss")

@@ -152,7 +152,7 @@ def from_folder(path: str | Path, size: int, channels: int = 3, *, threshold: fl
     images = [file for file in files
               if file.suffix.lower() in SUFFIXES and not file.name.lower().endswith(MASK_SUFFIX)]
     if not images:
-        raise TinyganError(f"no images in {shown(folder)}: {_contents(files)}; expected {', '.join(SUFFIXES)}")
+        raise TinyganError(f"no images in {shown(folder)}: {describe_files(files)}; expected {', '.join(SUFFIXES)}")
     masks = {place: _masks_in(place) for place in {file.parent for file in images}}
     items, problems = [], []
     for file in images:
@@ -200,7 +200,7 @@ def _check_options(size: int, channels: int, threshold: float) -> None:
         raise UsageError(f"the near-white threshold lies in [-1, 1), black to white, not {threshold}")
 
 
-def _contents(files: list[Path]) -> str:
+def describe_files(files: list[Path]) -> str:
     """Describe the files of a folder without images, counted by extension."""
     if not files:
         return "it is empty"

@@ -1,6 +1,7 @@
 """Metrics: how many classes a generator draws and how well, what its routes do, and signs of collapse in a log.
 
-    samples.py      of labels, features and pixels: coverage, Fréchet distance, precision and recall, bins, copies
+    samples.py      of labels, features and pixels: coverage, Fréchet and kernel distance, precision, recall, copies
+    coarse.py       features of photos without a trained net
     routes.py       of the routes: what each one draws, and how much the choice of a filter set changes
     modes.py        of stacked digits: which of the 1,000 triples are drawn
     log.py          of a training log: its health, and when it collapsed
@@ -9,6 +10,7 @@
     checks.py       the arrays that these take, checked
 """
 
+from tinygan.metrics.coarse import coarse_features
 from tinygan.metrics.gpan import hit_rates, pixel_spread, route_variety, speckle
 from tinygan.metrics.log import (
     Health,
@@ -43,6 +45,7 @@ from tinygan.metrics.samples import (
     frechet_distance,
     frechet_from_statistics,
     js_divergence,
+    kernel_distance,
     kmeans,
     label_entropy,
     label_kl,
@@ -57,10 +60,11 @@ from tinygan.metrics.samples import (
     share_confident,
 )
 
-__all__ = ["Bins", "Drawn", "Health", "assess", "assess_log", "change_one_layer", "class_histogram",
-           "classes_covered", "classifier_score", "copy_check", "dead_routes", "drawn_by_route", "drawn_by_set",
+__all__ = ["Bins", "Drawn", "Health", "assess", "assess_log", "change_one_layer", "class_histogram", "classes_covered",
+           "classifier_score", "coarse_features", "copy_check", "dead_routes", "drawn_by_route", "drawn_by_set",
            "entropy_given_route", "eta_squared", "feature_statistics", "frechet_distance", "frechet_from_statistics",
-           "hard_collapse", "hit_rates", "immediate_collapse", "js_divergence", "kmeans", "label_entropy", "label_kl",
-           "label_kl_floor", "loss_volatility", "make_bins", "mean_confidence", "ndb", "nearest", "pairwise_spread",
-           "per_layer_effect", "pixel_spread", "pixel_std", "prdc", "relative_spread", "route_information",
-           "route_variety", "share_confident", "specialised_classes", "speckle", "stacked_modes", "survival"]
+           "hard_collapse", "hit_rates", "immediate_collapse", "js_divergence", "kernel_distance", "kmeans",
+           "label_entropy", "label_kl", "label_kl_floor", "loss_volatility", "make_bins", "mean_confidence", "ndb",
+           "nearest", "pairwise_spread", "per_layer_effect", "pixel_spread", "pixel_std", "prdc", "relative_spread",
+           "route_information", "route_variety", "share_confident", "specialised_classes", "speckle", "stacked_modes",
+           "survival"]

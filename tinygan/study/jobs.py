@@ -39,6 +39,7 @@ from tinygan.study.plan import PARTS, Job, settings_of
 from tinygan.study.rules import outcomes
 
 RESULT, WHERE, OUTPUT = "result.json", "where.json", "output.txt"
+SCORED = ("classes", "modes", "kid")  # columns of a log: a row with one of them is a scoring
 DRAWN_LOSSES = 200  # points of a loss curve that are kept
 REAL_SAMPLES = 2_000  # triples of test digits in which the judge's confidence is taken
 STACKED_SAMPLES = 26_000  # of the last score on Stacked MNIST, VEEGAN's and PacGAN's number
@@ -86,11 +87,12 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequence[str] = ()) -> int:
+def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Mapping[str, Sequence[str]] | None = None
+            ) -> int:
     """Train a job in `folder` and write its result; returns 130 where it was interrupted, else 0.
 
     scripts: the training scripts by name, train_mnist among them, whose loop trains the games of games.py, too. extra:
-    more words for those, such as --photos FOLDER.
+    more words for each of them, such as --photos=FOLDER.
     Raises TinyganError where the training cannot go on (Busy where another process is at it).
     """
     flags, program = settings_of(job), PARTS[job.part].program
@@ -103,7 +105,8 @@ def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequen
             if program in scripts:
                 goes_on = (folder / checkpoint.FILE_NAME).exists()
                 place = [f"--resume={folder}"] if goes_on else [
-                    f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags), *extra]
+                    f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags),
+                    *(extra or {}).get(program, ())]
                 code = scripts[program].main(place)
             else:
                 code = train_perceptrons(flags, folder, scripts["train_mnist"].train)
@@ -128,8 +131,8 @@ def result_of(job: Job, folder: Path, build: Build, broken: int | None) -> dict[
     deviation of G's loss within 100 steps, where the log is fine enough for it.
     """
     rows = runfiles.read_log(folder) if (folder / "log.csv").exists() else []
-    of_mnist = any("classes" in row for row in rows)
-    scorings = [row for row in rows if math.isfinite(row.get("classes" if of_mnist else "modes", math.nan))]
+    scorings = [row for row in rows if any(math.isfinite(row.get(name, math.nan)) for name in SCORED)]
+    of_mnist = any("classes" in row for row in scorings)
     names = sorted({name for row in scorings for name in row} - LIVE)
     series = {name: [row.get(name, math.nan) for row in scorings] for name in names}
     final = {name: values[-1] for name, values in series.items() if values}
@@ -166,7 +169,9 @@ def _measured_once(job: Job, game: Game) -> dict[str, float]:
         game.average = None
         of_raw = game.measure(STACKED_SAMPLES)
         return of_best | _prefixed("raw", of_raw) | _prefixed("real", _real_triples(job, game))
-    if PARTS[job.part].program != "train_photos" and game.classifier is not None:
+    if PARTS[job.part].program == "train_photos":
+        return _prefixed("real", game.measures.measure_real(game.samples[1])) if _is_first(job) else {}
+    if game.classifier is not None:
         probabilities, _ = game.classifier.classify(as_digits(game.reference))
         return {"real_confidence": mean_confidence(probabilities)}
     return {}
@@ -174,11 +179,16 @@ def _measured_once(job: Job, game: Game) -> dict[str, float]:
 
 def _real_triples(job: Job, game: Game) -> dict[str, float]:
     """Measure triples of test digits: in one job as many as are drawn, in the others enough for the confidence."""
-    n = STACKED_SAMPLES if (job.arm, job.number) == ("gan", 0) else REAL_SAMPLES
+    n = STACKED_SAMPLES if _is_first(job) else REAL_SAMPLES
     images = data.load_mnist("test", data_dir=game.flags["data_dir"]).images
     chosen = np.random.default_rng(0).integers(len(images), size=(n, 3))
     measured = measure_triples(game.classifier, images[chosen])
     return measured if n == STACKED_SAMPLES else {"confidence": measured["confidence"]}
+
+
+def _is_first(job: Job) -> bool:
+    """Return whether a job is the one in its part that real data is measured with."""
+    return (job.arm, job.number) == ("gan", 0)
 
 
 def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

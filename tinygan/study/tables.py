@@ -27,6 +27,7 @@ from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
 from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison
 
 CONTROL = "gan"  # with which every arm is compared
+REAL = {"train_mnist": "triples of test digits", "train_photos": "other photos"}  # rows of real data
 FEWEST = 3  # seeds of an arm for an interval
 OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then collapsed", "p, log-rank", "immediate collapse")
 
@@ -192,14 +193,14 @@ def part_table(results: Results, part: str) -> str:
 
 
 def _references(results: Results, part: str) -> list[tuple[str, dict[str, float]]]:
-    """Return what to compare Stacked MNIST with: triples of test digits, and what perfect samples would give."""
-    if not PARTS[part].settings.get("stacked"):
-        return []
-    rows = [("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES)})]
+    """Return what to compare generated samples with: what perfect ones would give, and real data measured alike."""
+    rows = []
+    if PARTS[part].settings.get("stacked"):
+        rows.append(("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES)}))
     for result in results.of(part, CONTROL):
-        if "real_modes" in result["final"]:
-            rows.append(("triples of test digits", {name.removeprefix("real_"): value for name, value in
-                                                    result["final"].items() if name.startswith("real_")}))
+        if f"real_{measures_of(part)[0].name}" in result["final"]:
+            rows.append((REAL[PARTS[part].program], {name.removeprefix("real_"): value for name, value in
+                                                     result["final"].items() if name.startswith("real_")}))
     return rows
 
 

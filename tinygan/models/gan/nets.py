@@ -28,7 +28,7 @@ from tinygan.nn.layers import CLAMPS, NORMS, Conv2d, StochasticConvTranspose2d, 
 from tinygan.nn.module import Module
 from tinygan.ops.routes import routes_of
 
-SIZES = {28: 32, 32: 32, 64: 64}  # image side -> side the nets work on (28 is padded by 2 on each side)
+SIZES = {28: 32, 32: 32, 64: 64, 128: 128}  # image side -> side the nets work on (28 is padded by 2 on each side)
 MAX_BANK = 1_024  # filter sets of one layer
 MAX_CATEGORIES = 65_536  # of one one-hot vector
 ACTIVATIONS = ("tprelu", "prelu")
@@ -91,7 +91,7 @@ def activation(config: NetConfig, width: int, dtype: type, bank: int = 1) -> TPR
 class GANConfig(NetConfig):
     """The settings of both nets: shapes, normalisation, activations. What the paper leaves open is a setting.
 
-    size, channels: image side (28, 32 or 64) and 1 or 3 colours. base_channels: channels next to the image (64 in
+    size, channels: image side (28, 32, 64 or 128) and 1 or 3 colours. base_channels: channels next to the image (64 in
         Xiang & Li's code), doubling with every halving of the side; d_base_channels: of the discriminator, where it
         is another number than 0. latent_dim: length of z ~ N(0, 1).
     one_hot: categories of one-hot vectors that follow z, one drawn evenly for each number. Their 1 is sqrt(categories),

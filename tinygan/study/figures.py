@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.app import checkpoint, pictures
+from tinygan.app import pictures
 from tinygan.app.curves import import_matplotlib
 from tinygan.app.gan_game import DIGIT_STEPS, PHOTO_STEPS
 from tinygan.metrics.statistics import kaplan_meier
 from tinygan.study.games import GRID_SAMPLES, MixtureGame
-from tinygan.study.jobs import restored
-from tinygan.study.mixtures import COLOURS, SAMPLES, Mixture
+from tinygan.study.jobs import is_done, restored
+from tinygan.study.mixtures import COLOURS, SAMPLES, Mixture, mixture_scores
 from tinygan.study.plan import ARMS, FIRST_SEED, MAIN, PARTS, Job
 from tinygan.study.results import Results
 from tinygan.study.tables import arm_words, survival_of
@@ -93,18 +93,19 @@ def modes_against_steps(results: Results, part: str) -> bytes | None:
             axis.tick_params(labelsize=7)
             axis.set_xlabel("step", fontsize=8)
         axes[0].set_ylabel("modes covered", fontsize=8)
+        axes[0].set_ylim(bottom=0)
     return png[0]
 
 
 def points(jobs: Path, part: str) -> bytes | None:
     """Draw the points of a mixture's generators, a row for each of three seeds, in the colour of the first layer's set.
 
-    From the checkpoints in the jobs' folders.
+    From the checkpoints of jobs that are done.
     """
     if PARTS[part].program != "mixture":
         return None
     found = {(arm, number): folder for number in range(SEEDS_SHOWN) for arm in MAIN if arm in PARTS[part].arms
-             if (folder := jobs / Job(part, arm, number).name / checkpoint.FILE_NAME).exists()}
+             if is_done(folder := jobs / Job(part, arm, number).name)}
     arms = [arm for arm in MAIN if any((arm, number) in found for number in range(SEEDS_SHOWN))]
     rows = sorted({number for _, number in found})
     if not found:
@@ -115,8 +116,7 @@ def points(jobs: Path, part: str) -> bytes | None:
             for column, arm in enumerate(arms):
                 axis = axes[row][column]
                 if (arm, number) in found:
-                    game = restored(found[arm, number].parent)
-                    _scatter(axis, game)
+                    _scatter(axis, restored(found[arm, number]))
                 axis.set_xticks([])
                 axis.set_yticks([])
                 if row == 0:
@@ -132,6 +132,7 @@ def _scatter(axis: Any, game: MixtureGame) -> None:
     reach = 1.3 * np.abs(mixture.means).max()
     axis.scatter(*mixture.means.T, s=55, color="#d7d7d7", linewidths=0)
     axis.scatter(*drawn.T, s=0.6, color=COLOURS[routes[:, 0] % len(COLOURS)] / 255, linewidths=0)
+    axis.set_xlabel(f"{mixture_scores(drawn, mixture)['modes']} of {len(mixture.means)} modes", fontsize=6)
     axis.set_xlim(-reach, reach)
     axis.set_ylim(-reach, reach)
     axis.set_aspect("equal")
@@ -167,7 +168,7 @@ def survival_curves(results: Results, part: str) -> bytes | None:
     arms = [arm for arm in PARTS[part].arms if results.of(part, arm)]
     if not arms:
         return None
-    with _figure(6, 3.2) as (figure, png):
+    with _figure(6, 4) as (figure, png):
         axis = figure.subplots()
         for arm in arms:
             runs = results.of(part, arm)
@@ -179,7 +180,7 @@ def survival_curves(results: Results, part: str) -> bytes | None:
         axis.set_xlabel("step", fontsize=8)
         axis.set_ylabel("share of runs not collapsed", fontsize=8)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return png[0]
 
 

@@ -90,7 +90,8 @@ def hits(results: Sequence[Result], outcome: str) -> int:
 def _kept(result: Result, folder: Path) -> Result:
     """Return what is stored of a result: all but its settings, which the plan has, and curves that nobody draws."""
     dropped = {"settings"} | (set() if result["part"] in DRAWN else {"losses"})
-    return {name: value for name, value in result.items() if name not in dropped} | {"where": where_of(folder)}
+    where = {name: value for name, value in where_of(folder).items() if name != "machine"}
+    return {name: value for name, value in result.items() if name not in dropped} | {"where": where}
 
 
 def store(results: Results, folder: Path) -> None:

@@ -47,7 +47,11 @@ def chosen(args: Namespace) -> list[Job]:
     if args.quick and args.part:
         raise UsageError("--quick is a part of its own: leave --part out")
     parts = [QUICK] if args.quick else args.part or [part for part in PARTS if part != QUICK]
-    return share_of(jobs_to_run(parts, collect(args.out, None)), args.only)
+    every = jobs_to_run(parts, collect(args.out, None))
+    arms = {job.arm for job in every}
+    if unknown := set(args.arm or ()) - arms:
+        raise UsageError(f"there is no arm {min(unknown)} in {', '.join(parts)}: use {', '.join(sorted(arms))}")
+    return share_of([job for job in every if not args.arm or job.arm in args.arm], args.only)
 
 
 def list_jobs(args: Namespace) -> int:
@@ -135,6 +139,7 @@ def build_parser() -> cli.Parser:
     p = cli.Parser(description=__doc__.split("\n\n")[0], version=__version__)
     p.add_argument("verb", choices=tuple(VERBS), help="show what is done; run jobs; make tables and figures")
     p.add_argument("--part", action="append", help="a part, such as A or C-momentum; may be repeated")
+    p.add_argument("--arm", action="append", help="an arm, such as sgan4; may be repeated [default: all of the part]")
     p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
     p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")
     p.add_argument("-o", "--out", type=cli.path, default=Path("study"), help="folder of the jobs")

@@ -278,6 +278,8 @@ def test_only_cells_that_collapse_are_compared():
     (["run", "--part", "Z"], "there is no part Z: use one of A, A-ring"),
     (["run", "--quick", "--part", "A"], "leave --part out"),
     (["run", "--quick", "--only", "3/2"], "3/2 is not a share such as 3/8"),
+    (["list", "--quick", "--arm", "sgan5"], "there is no arm sgan5 in A-quick: use gan, sgan4, tied4, wide"),
+    (["run", "--part", "E"], "E.gan.100 needs --photos: name the folder"),
     (["table", "--out", "nowhere"], "there is no result in nowhere: python study.py run --quick"),
 ])
 def test_bad_flags_get_one_line(words, line, capsys, monkeypatch, tmp_path):

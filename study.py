@@ -140,7 +140,7 @@ def build_parser() -> cli.Parser:
     p.add_argument("verb", choices=tuple(VERBS), help="show what is done; run jobs; make tables and figures")
     p.add_argument("--part", action="append", help="a part, such as A or C-momentum; may be repeated")
     p.add_argument("--arm", action="append", help="an arm, such as sgan4; may be repeated [default: all of the part]")
-    p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 3,000 steps each")
+    p.add_argument("--quick", action="store_true", help="four arms of five seeds on the 25-grid, 1,500 steps each")
     p.add_argument("--only", type=share, default=(1, 1), metavar="I/N", help="every N-th job, from the I-th on")
     p.add_argument("-o", "--out", type=cli.path, default=Path("study"), help="folder of the jobs")
     p.add_argument("--photos", type=cli.path, metavar="FOLDER", help="of part E: the pictures to learn from")

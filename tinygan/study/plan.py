@@ -100,7 +100,7 @@ COLLAPSING = 3
 PARTS = {
     "A": Part("25-grid of Gaussians", "mixture", {**_MIXTURE, "mixture": "grid"}, 255, 3, MAIN + _REST, 20),
     "A-ring": Part("8-ring of Gaussians", "mixture", {**_MIXTURE, "mixture": "ring"}, 255, 3, MAIN, 10),
-    "A-quick": Part("25-grid, 3,000 steps", "mixture", {**_MIXTURE, "mixture": "grid", "steps": 3_000}, 255, 3,
+    "A-quick": Part("25-grid, 1,500 steps", "mixture", {**_MIXTURE, "mixture": "grid", "steps": 1_500}, 255, 3,
                     ("gan", "sgan4", "tied4", "wide"), 5),
     "C-momentum": Part("MNIST, Adam 0.016 with beta1 0.9", "train_mnist",
                        {**_STRESS, "lr": 16e-3, "d_lr": 16e-3, "beta1": 0.9}, 22, 3,

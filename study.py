@@ -27,11 +27,12 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.kernels import threads
 from tinygan.study import jobs
 from tinygan.study.figures import draw_all
-from tinygan.study.plan import PARTS, Job, share_of
-from tinygan.study.results import collect, jobs_to_run, store
+from tinygan.study.plan import PARTS, Job, jobs_of, share_of
+from tinygan.study.results import cells_found, collect, is_wanted, jobs_to_run, store
 from tinygan.study.tables import tables
 
 QUICK = "A-quick"
+PILOTS = len(jobs_of(["C-pilot"]))
 SCRIPTS = {script.__name__: jobs.Script(script.main, script.build, script.train)
            for script in (train_mnist, train_photos)}
 
@@ -47,11 +48,17 @@ def chosen(args: Namespace) -> list[Job]:
     if args.quick and args.part:
         raise UsageError("--quick is a part of its own: leave --part out")
     parts = [QUICK] if args.quick else args.part or [part for part in PARTS if part != QUICK]
-    every = jobs_to_run(parts, collect(args.out, None))
+    every = jobs_of(parts)
     arms = {job.arm for job in every}
     if unknown := set(args.arm or ()) - arms:
         raise UsageError(f"there is no arm {min(unknown)} in {', '.join(parts)}: use {', '.join(sorted(arms))}")
-    return share_of([job for job in every if not args.arm or job.arm in args.arm], args.only)
+    shared = share_of([job for job in every if not args.arm or job.arm in args.arm], args.only)
+    results = collect(args.out, None)  # after the sharing: what each share is must not depend on what is done
+    if args.verb == "run" and "C-cells" in parts and (missing := PILOTS - len(results.part("C-pilot"))):
+        raise UsageError(f"--part C-cells takes the settings in which the GAN collapses, and {missing} jobs of C-pilot "
+                         f"are missing in {args.out}: run them first")
+    found = cells_found(results)
+    return [job for job in shared if is_wanted(job, found)]
 
 
 def list_jobs(args: Namespace) -> int:
@@ -82,7 +89,7 @@ def run_jobs(args: Namespace) -> int:
                               if value]}
     print(f"{len(todo):,} jobs to do in {args.out}")
     threads.set_threads(1)
-    progress, failed = Progress(len(todo), every=1, word="job"), 0
+    progress, run, failed = Progress(len(todo), every=1, word="job"), 0, 0
     for number, job in enumerate(todo):
         folder = args.out / job.name
         if jobs.is_done(folder):  # by another process, meanwhile
@@ -92,20 +99,23 @@ def run_jobs(args: Namespace) -> int:
                 progress.close()
                 print(f"stopped in {job.name}; the same command goes on with it")
                 return code
+            run += 1
         except Busy:
             progress.print_line(f"{job.name}: another process is at it")
-        except TinyganError as error:
+        except (TinyganError, OSError) as error:  # the others may fare better
             failed += 1
-            progress.print_line(f"{job.name}: {error}")
+            progress.print_line(f"{job.name}: {error}; where it cannot be mended, delete {folder}: the job then begins "
+                                "anew")
         progress.update(number + 1)
     progress.close()
-    print(f"{len(todo) - failed:,} jobs run{f', {failed:,} failed' if failed else ''}: python study.py table --out "
-          f"{args.out}")
+    print(f"{run:,} jobs run{f', {failed:,} failed' if failed else ''}: python study.py table --out {args.out}")
     return int(failed > 0)
 
 
 def make_tables(args: Namespace) -> int:
     """Print the tables of what is done, and write them, the results they are made of and the figures."""
+    if args.part or args.arm or args.quick:
+        raise UsageError("table takes all results that are there: leave --part, --arm and --quick out")
     place = args.to or args.out
     results = collect(args.out, place)
     if not results.by_name:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,17 @@ from tinygan.models import GANConfig, Generator, turn_of_d
 from tinygan.study import games, jobs
 from tinygan.study.mixtures import MIXTURES, mixture_scores, picture, sliced_wasserstein
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
-from tinygan.study.plan import ARMS, CELLS, PARTS, Job, jobs_of, settings_of, share_of
+from tinygan.study.plan import ARMS, CELLS, MOMENTUM, PARTS, Job, jobs_of, settings_of, share_of
 from tinygan.study.results import Results, collect, jobs_to_run, store
-from tinygan.study.rules import PRIMARY, collapse_step, ended_collapsed, outcomes
-from tinygan.study.tables import survival_of, tables
+from tinygan.study.rules import (
+    PRIMARY,
+    broken_values,
+    collapse_step,
+    ended_collapsed,
+    outcomes,
+    survival_of,
+)
+from tinygan.study.tables import tables
 
 script = load_script("study")
 
@@ -74,6 +83,8 @@ def test_shares_divide_the_jobs():
     shares = [share_of(every, (i, 3)) for i in (1, 2, 3)]
     assert sorted(job.name for share in shares for job in share) == sorted(job.name for job in every)
     assert len(every) == 20 and max(map(len, shares)) - min(map(len, shares)) <= 1
+    for n in (2, 4):  # no share is of a few arms alone
+        assert {job.arm for job in share_of(every, (1, n))} == {"gan", "sgan4", "tied4", "wide"}
 
 
 def test_the_primary_comparisons_are_planned():
@@ -109,9 +120,15 @@ def test_outcomes_of_a_run():
         "ended": True, "reached": None, "collapse": None, "recovered": False, "immediate": False}
     assert outcomes(scorings(1, 1, 1, 1, 1, kl=2.3), rows, None)["immediate"]  # label entropy of 0
     assert outcomes(scorings(9), [{**row, "logit_gap": 21.0} for row in rows], None)["immediate"]
-    runs = [{"outcomes": {"reached": None, "collapse": None}}, {"outcomes": {"reached": 50, "collapse": 300}},
-            {"outcomes": {"reached": 50, "collapse": None}}]
-    assert survival_of("C-momentum", runs) == ([0.0, 300.0, 500.0], [True, True, False])
+    runs = [{"reached": None, "collapse": None}, {"reached": 50, "collapse": 300}, {"reached": 50, "collapse": None}]
+    assert survival_of(runs, 500) == ([0.0, 300.0, 500.0], [True, True, False])
+
+
+def test_a_broken_run_counts_as_the_worst():
+    assert broken_values("A") == {"modes": 0, "good": 0.0, "modes_kl": pytest.approx(np.log(25))}
+    assert broken_values("B")["modes_kl"] == pytest.approx(np.log(1000)) and broken_values("E") == {}
+    assert outcomes([], [], 20) == {"ended": True, "reached": None, "collapse": None, "recovered": False,
+                                    "immediate": True}
 
 
 # ---- mixtures --------------------------------------------------------------------------------------------------------
@@ -250,13 +267,80 @@ def test_the_tables_come_from_the_stored_results_too(small, tmp_path, capsys):
         tmp_path / "t" / "results" / "A-quick.jsonl").read_bytes()
 
 
-def test_a_run_that_becomes_nan_is_a_result(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("last", "steps"), [(7, [4]), (1, [])])
+def test_a_run_that_becomes_nan_is_a_result(small, tmp_path, monkeypatch, last, steps):
     original = games.DigitGame.next_real
-    monkeypatch.setattr(games.DigitGame, "next_real", lambda game: original(game) if game.step < 7 else Tensor(
+    monkeypatch.setattr(games.DigitGame, "next_real", lambda game: original(game) if game.step < last else Tensor(
         np.full((8, 784), np.nan, np.float32)))
-    assert jobs.run_job(Job("D", "tied4", 0), tmp_path / "nan", script.SCRIPTS) == 0
-    result = jobs.read_result(tmp_path / "nan")
-    assert result["broken"] == 8 and result["outcomes"]["ended"] and result["series"]["step"] == [4]
+    job = Job("D", "tied4", 0)
+    assert jobs.run_job(job, tmp_path / job.name, script.SCRIPTS) == 0
+    result = jobs.read_result(tmp_path / job.name)
+    assert result["broken"] == last + 1 and result["outcomes"]["ended"] and result["series"].get("step", []) == steps
+    assert "| 1, 1 broke | 1 of 1" in tables(collect(tmp_path, None))
+
+
+def test_weights_that_become_nan_where_they_are_scored_are_found(small, tmp_path, monkeypatch):
+    def poisoned(game, kept=games.MixtureGame.update_average):
+        kept(game)
+        if game.step == 7:  # in the update of step 8, which is scored; its losses are finite
+            game.G.last.weight.data[...] = np.nan
+
+    monkeypatch.setattr(games.MixtureGame, "update_average", poisoned)
+    job = Job("A-quick", "gan", 0)
+    assert jobs.run_job(job, tmp_path / job.name, script.SCRIPTS) == 0
+    result = jobs.read_result(tmp_path / job.name)
+    assert result["broken"] == 8 and result["final"]["modes"] == 0
+
+
+def test_what_does_not_belong_together_is_refused(small, tmp_path, monkeypatch):
+    job = Job("A-quick", "gan", 0)
+    folder = tmp_path / job.name
+    with monkeypatch.context() as patch:
+        cut_off_after(patch, 5)
+        with pytest.raises(SystemError):
+            jobs.run_job(job, folder, script.SCRIPTS)
+    with monkeypatch.context() as patch:
+        patch.setitem(PARTS, "A-quick", small["A-quick"]._replace(settings={**small["A-quick"].settings, "lr": 0.5}))
+        with pytest.raises(TinyganError, match="was begun with lr 0.001, and the plan has 0.5: delete the folder"):
+            jobs.run_job(job, folder, script.SCRIPTS)
+    assert jobs.run_job(job, folder, script.SCRIPTS) == 0
+    store(collect(tmp_path, None), tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        patch.setitem(PARTS, "A-quick", small["A-quick"]._replace(settings={**small["A-quick"].settings, "lr": 0.5}))
+        with pytest.raises(TinyganError, match="A-quick.gan.100 is of other settings than the plan's"):
+            collect(tmp_path / "nothing", tmp_path / "kept")
+    other = jobs.read_result(folder) | {"job": "A-quick.gan.101", "seed": 101, "inputs": {"data": "others"}}
+    other["settings"]["seed"] = 101
+    (tmp_path / "A-quick.gan.101").mkdir()
+    (tmp_path / "A-quick.gan.101" / "result.json").write_text(json.dumps(other))
+    with pytest.raises(TinyganError, match="A-quick.gan.101 and A-quick.gan.100 learned from, or were measured with"):
+        collect(tmp_path, None)
+
+
+def test_a_log_that_lacks_a_scoring_is_refused(small, tmp_path):
+    job = Job("A-quick", "gan", 2)
+    folder = tmp_path / job.name
+    assert jobs.run_job(job, folder, script.SCRIPTS) == 0
+    (folder / "result.json").unlink()
+    lines = (folder / "log.csv").read_text().splitlines()
+    (folder / "log.csv").write_text("\n".join(line for line in lines if not line.startswith("8,")) + "\n")
+    with pytest.raises(TinyganError, match="has no scoring of step 8"):
+        jobs.run_job(job, folder, script.SCRIPTS)
+
+
+def test_a_job_that_another_process_is_at_is_left_alone(small, tmp_path, capsys):
+    job = Job("A-quick", "gan", 0)
+    folder = tmp_path / job.name
+    folder.mkdir()
+    held = subprocess.Popen([sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1], 'w'); "
+                             "fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()",
+                             str(folder / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        held.stdout.readline()
+        assert script.main(["run", "--quick", "--only", "1/6", "--out", str(tmp_path)]) == 0
+    finally:
+        held.communicate()
+    assert "another process is at it" in capsys.readouterr().err and not (folder / "where.json").exists()
 
 
 def test_a_damaged_result_is_named(tmp_path):
@@ -268,6 +352,7 @@ def test_a_damaged_result_is_named(tmp_path):
 def test_only_cells_that_collapse_are_compared():
     cell = next(iter(CELLS))
     pilots = {f"p{i}": {"part": "C-pilot", "arm": f"gan@{cell}", "outcomes": {"ended": i < 3}} for i in range(5)}
+    assert cell != MOMENTUM and not any(MOMENTUM in job.arm for job in jobs_of(["C-cells"]))
     assert {job.arm.partition("@")[2] for job in jobs_to_run(["C-cells"], Results(pilots))} == {cell}
     pilots["p2"]["outcomes"]["ended"] = False
     assert jobs_to_run(["C-cells"], Results(pilots)) == []
@@ -281,6 +366,8 @@ def test_only_cells_that_collapse_are_compared():
     (["list", "--quick", "--arm", "sgan5"], "there is no arm sgan5 in A-quick: use gan, sgan4, tied4, wide"),
     (["run", "--part", "E"], "E.gan.100 needs --photos: name the folder"),
     (["table", "--out", "nowhere"], "there is no result in nowhere: python study.py run --quick"),
+    (["table", "--part", "A"], "table takes all results that are there: leave --part"),
+    (["run", "--part", "C-cells"], "480 jobs of C-pilot are missing"),
 ])
 def test_bad_flags_get_one_line(words, line, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -150,10 +150,7 @@ class MeasuredGAN(GANGame):
         of_all = {"samples": n, "spread": metrics.relative_spread(images, self.reference)}
         if self.config.channels > 1:
             return measure_stacked.measure_triples(self.classifier, as_digits(images)) | of_all
-        probabilities, _ = self.classifier.classify(as_digits(images))
-        histogram = metrics.class_histogram(probabilities.argmax(axis=1))
-        return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), **of_all}
+        return measure_digits(self.classifier, as_digits(images)) | of_all
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
         """Return lines on the two nets and, after the last step, on the digits that were drawn; on triples of digits
@@ -167,3 +164,11 @@ class MeasuredGAN(GANGame):
                             f"nats, classifier's mean confidence {measured['confidence']:.3f} "
                             f"(over {measured['samples']:,} samples)")
         return lines
+
+
+def measure_digits(classifier: DigitNet, images: np.ndarray) -> dict[str, float]:
+    """Measure images (N, 1, 28, 28): the classes drawn, KL of their shares to equal ones (nats), mean confidence."""
+    probabilities, _ = classifier.classify(images)
+    histogram = metrics.class_histogram(probabilities.argmax(axis=1))
+    return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
+            "confidence": metrics.mean_confidence(probabilities)}

@@ -31,7 +31,7 @@ import numpy as np
 from tinygan.app import checkpoint
 from tinygan.app.device import Device, first_line, memory_is_full, pick_device
 from tinygan.app.run import Run
-from tinygan.app.state import Game
+from tinygan.app.state import Diverged, Game
 from tinygan.app.streams import Progress
 from tinygan.engine.debug import anomaly
 from tinygan.engine.tensor import Tensor
@@ -59,14 +59,6 @@ def sample_due(step: int, total: int, every: int | str | None = None, paper: Seq
         return step % every == 0
     first = paper if every == "paper" else FIRST_STEPS
     return step in first or (step > first[-1] and step % 1000 == 0)
-
-
-class Diverged(TinyganError):
-    """A loss that is NaN or infinite at the end of `step`."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 class Step:
@@ -170,6 +162,7 @@ class Loop:
         game, run = self.game, self.run
         game.latest = step.row
         if step.measure:
+            game.check_weights()
             game.latest |= game.measure(game.samples[0])
         if step.picture:
             game.draw_samples(run)

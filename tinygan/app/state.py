@@ -22,6 +22,14 @@ from tinygan.nn.optim import EMA, Adam, Optimizer, RMSprop
 LR_FLOOR = 0.02  # of the learning rate; --lr-decay ends there rather than at 0, so that a longer run still learns
 
 
+class Diverged(TinyganError):
+    """A loss or a weight that is NaN or infinite after `step`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Game:
     """A generator G and a discriminator D that learn from each other, and all that changes while they do.
 
@@ -76,6 +84,12 @@ class Game:
     def weights(self) -> list[tuple[str, Tensor]]:
         """List every learned tensor with its full name, such as generator.deconvs.0.weight."""
         return [*self.G.named_parameters("generator."), *self.D.named_parameters("discriminator.")]
+
+    def check_weights(self) -> None:
+        """Raise Diverged, naming the tensor, if a weight is not finite."""
+        for name, p in self.weights():
+            if not np.isfinite(p.numpy()).all():
+                raise Diverged(f"step {self.step}: {name} is not finite; this state was not saved", self.step)
 
     def zero_grad(self) -> None:
         """Drop the gradients of both nets."""
@@ -135,11 +149,9 @@ class Game:
     def state(self) -> tuple[dict[str, np.ndarray], dict]:
         """Return (arrays, header) for the checkpoint: all that decides what comes next, no clock and no path.
 
-        Raises TinyganError, naming the tensor, if a weight is not finite: such a state must not replace a good one.
+        Raises Diverged if a weight is not finite: such a state must not replace a good one.
         """
-        for name, p in self.weights():
-            if not np.isfinite(p.numpy()).all():
-                raise TinyganError(f"step {self.step}: {name} is not finite; this state was not saved")
+        self.check_weights()
         arrays = {}
         for part, holder in self._holders().items():
             arrays |= with_prefix(part, holder.state_dict())

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from tinygan.app import pictures
+from tinygan.app import checkpoint, pictures
 from tinygan.app.curves import import_matplotlib
 from tinygan.app.gan_game import DIGIT_STEPS, PHOTO_STEPS
 from tinygan.metrics.statistics import kaplan_meier
 from tinygan.study.games import GRID_SAMPLES, MixtureGame
-from tinygan.study.jobs import is_done, restored
+from tinygan.study.jobs import build, is_done
 from tinygan.study.mixtures import COLOURS, SAMPLES, Mixture, mixture_scores
-from tinygan.study.plan import ARMS, FIRST_SEED, MAIN, PARTS, Job
+from tinygan.study.plan import ARMS, FIRST_SEED, MAIN, PARTS, Job, kind_of
 from tinygan.study.results import Results
-from tinygan.study.tables import arm_words, survival_of
+from tinygan.study.summary import restored
+from tinygan.study.tables import arm_words, survival
 
 COLOUR = {"gan": "#444444", "sgan4": "#0072b2", "tied4": "#009e73", "wide": "#e69f00", "pac2": "#cc79a7",
           "sgan16": "#56b4e9", "slow": "#d55e00"}
@@ -49,7 +50,8 @@ def _figures(results: Results, jobs: Path) -> list[tuple[str, Callable[[], bytes
                 for part in ("C-momentum", "C", "D")]
     for part in ("C", "E"):
         figures += [(f"losses-{part}.png", lambda part=part: loss_curves(results, part)),
-                    (f"samples-{part}.png", lambda part=part: paper_table(results, jobs, part))]
+                    (f"samples-{part}.png", lambda part=part: paper_table(results, jobs, part)),
+                    (f"nearest-{part}.png", lambda part=part: nearest_photos(jobs, part))]
     return figures
 
 
@@ -84,10 +86,11 @@ def modes_against_steps(results: Results, part: str) -> bytes | None:
     with _figure(2.6 * len(arms), 2.8) as (figure, png):
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, (arm, seeds) in zip(axes, arms, strict=True):
-            steps = seeds[0]["step"]
+            longest = max((series["step"] for series in seeds), key=len)
             for series in seeds:
                 axis.plot(series["step"], series["modes"], color=COLOUR[arm], alpha=0.3, linewidth=0.7)
-            axis.plot(steps, np.median([series["modes"] for series in seeds], axis=0), color=COLOUR[arm], linewidth=2.2)
+            whole = [series["modes"] for series in seeds if len(series["step"]) == len(longest)]  # a NaN ended others
+            axis.plot(longest, np.median(whole, axis=0), color=COLOUR[arm], linewidth=2.2)
             axis.set_title(f"{ARMS[arm].words}\n{len(seeds)} seeds", fontsize=8)
             axis.grid(alpha=0.3)
             axis.tick_params(labelsize=7)
@@ -102,10 +105,10 @@ def points(jobs: Path, part: str) -> bytes | None:
 
     From the checkpoints of jobs that are done.
     """
-    if PARTS[part].program != "mixture":
+    if kind_of(part) != "points":
         return None
     found = {(arm, number): folder for number in range(SEEDS_SHOWN) for arm in MAIN if arm in PARTS[part].arms
-             if is_done(folder := jobs / Job(part, arm, number).name)}
+             if is_done(folder := jobs / Job(part, arm, number).name) and (folder / checkpoint.FILE_NAME).exists()}
     arms = [arm for arm in MAIN if any((arm, number) in found for number in range(SEEDS_SHOWN))]
     rows = sorted({number for _, number in found})
     if not found:
@@ -116,7 +119,7 @@ def points(jobs: Path, part: str) -> bytes | None:
             for column, arm in enumerate(arms):
                 axis = axes[row][column]
                 if (arm, number) in found:
-                    _scatter(axis, restored(found[arm, number]))
+                    _scatter(axis, restored(found[arm, number], build))
                 axis.set_xticks([])
                 axis.set_yticks([])
                 if row == 0:
@@ -172,13 +175,13 @@ def survival_curves(results: Results, part: str) -> bytes | None:
         axis = figure.subplots()
         for arm in arms:
             runs = results.of(part, arm)
-            steps, share = kaplan_meier(*survival_of(part, runs))
+            steps, share = kaplan_meier(*survival(part, runs))
             last = PARTS[part].settings["steps"]
             axis.step([0, *steps, last], [1, *share, share[-1] if len(share) else 1], where="post",
                       color=COLOUR.get(arm, "#888888"), label=f"{arm_words(arm)} ({len(runs)})", linewidth=1.8)
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("step", fontsize=8)
-        axis.set_ylabel("share of runs not collapsed", fontsize=8)
+        axis.set_ylabel("share of runs with 8 classes not lost\n(never reached: from the start)", fontsize=8)
         axis.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     return png[0]
@@ -219,11 +222,11 @@ def paper_table(results: Results, jobs: Path, part: str) -> bytes | None:
     folders = [(arm, folder) for arm, folder in folders if (folder / "samples").is_dir()]
     if not folders:
         return None
-    steps = PHOTO_STEPS if PARTS[part].program == "train_photos" else DIGIT_STEPS
+    steps = PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS
     with _figure(1.25 * len(steps), 1.75 * len(folders)) as (figure, png):
         axes = figure.subplots(len(folders), len(steps), squeeze=False)
         for row, (arm, folder) in zip(axes, folders, strict=True):
-            series = results.of(part, arm)[0]["series"] if results.of(part, arm) else {"step": []}
+            series = results.by_name.get(folder.name, {"series": {"step": []}})["series"]
             for axis, step in zip(row, steps, strict=True):
                 path = folder / "samples" / f"step_{step:06d}.png"
                 axis.set_xticks([])
@@ -244,8 +247,22 @@ def _corner(picture: np.ndarray) -> np.ndarray:
 def _under(series: dict[str, Sequence[float]], step: int) -> str:
     """Return what was measured at a step: classes and KL, or KID."""
     if step not in series["step"]:
-        return ""
+        return "" if step else "untrained"
     at = list(series["step"]).index(step)
     if "classes" in series:
         return f"{series['classes'][at]:.0f} classes, KL {series['kl'][at]:.2f}"
     return f"KID {series['kid'][at]:.2f}" if "kid" in series else ""
+
+
+def nearest_photos(jobs: Path, part: str) -> bytes | None:
+    """Draw samples of GAN and SGAN with the photo that is nearest to each below it: nearest.png of their first seeds."""
+    found = [(arm, jobs / Job(part, arm, 0).name / "nearest.png") for arm in ("gan", "sgan4")]
+    found = [(arm, path) for arm, path in found if path.exists()]
+    if not found:
+        return None
+    with _figure(5 * len(found), 5.3) as (figure, png):
+        for axis, (arm, path) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            axis.imshow(pictures.read_png(path))
+            axis.set_axis_off()
+            axis.set_title(f"{ARMS[arm].words}: samples, and below each the nearest photo", fontsize=8)
+    return png[0]

@@ -15,10 +15,12 @@ from tinygan import data, metrics
 from tinygan.app import pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import in_batches
+from tinygan.app.gan_game import measure_digits
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.engine.tensor import Tensor
-from tinygan.models import find_classifier, turn_of_d, turn_of_g
+from tinygan.models import turn_of_d, turn_of_g
+from tinygan.models.classifiers.digits import load
 from tinygan.study.mixtures import MIXTURES, SAMPLES, mixture_scores, picture, sliced_wasserstein
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 
@@ -131,7 +133,7 @@ class DigitGame(MLPGame):
         self.inputs = {"data": {"hash": digits.hash, "source": digits.source}}
         self.images = digits.images.reshape(len(digits), 784)
         self.reference = digits.images[:2_000, None].astype(np.float32) / 255
-        self.classifier = find_classifier(print)
+        self.classifier = load()
 
     def next_real(self) -> Tensor:
         """Draw a batch of the training digits, with replacement."""
@@ -144,10 +146,7 @@ class DigitGame(MLPGame):
         run.save_sample(self.step, pictures.grid(digits, 8, 8))
 
     def measure(self, n: int) -> dict[str, float]:
-        """Measure classes, KL and confidence by the digit classifier, the commonest digit's share, and the spread."""
+        """Measure classes, KL and confidence by the digit classifier, and the spread."""
         digits = self.generate(self.G, n, GRID_SAMPLES)[0].reshape(n, 1, 28, 28)
-        probabilities, _ = self.classifier.classify(digits)
-        histogram = metrics.class_histogram(probabilities.argmax(axis=1))
-        return {"classes": metrics.classes_covered(histogram), "kl": metrics.label_kl(histogram),
-                "confidence": metrics.mean_confidence(probabilities), "top_share": float(histogram.max() / n),
-                "spread": metrics.relative_spread(digits, self.reference), "samples": n}
+        return {**measure_digits(self.classifier, digits), "samples": n,
+                "spread": metrics.relative_spread(digits, self.reference)}

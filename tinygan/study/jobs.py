@@ -11,46 +11,36 @@ result.json depends on the job alone (and on NumPy's and the machine's arithmeti
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import tinygan
-from tinygan import data
-from tinygan.app import checkpoint, runfiles
-from tinygan.app.device import Device, pick_device
-from tinygan.app.draw import as_digits
-from tinygan.app.loop import Diverged, start
-from tinygan.app.measure_stacked import measure_triples
-from tinygan.app.run import Run
-from tinygan.app.state import Game
+from tinygan.app import checkpoint
+from tinygan.app.device import Device
+from tinygan.app.loop import start
+from tinygan.app.run import Busy, Run
+from tinygan.app.runfiles import read_config
+from tinygan.app.state import Diverged, Game
 from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError
-from tinygan.metrics import loss_volatility, mean_confidence
 from tinygan.study import games
 from tinygan.study.plan import PARTS, Job, settings_of
-from tinygan.study.rules import outcomes
+from tinygan.study.summary import Build, result_of
 
-RESULT, WHERE, OUTPUT = "result.json", "where.json", "output.txt"
-SCORED = ("classes", "modes", "kid")  # columns of a log: a row with one of them is a scoring
-DRAWN_LOSSES = 200  # points of a loss curve that are kept
-REAL_SAMPLES = 2_000  # triples of test digits in which the judge's confidence is taken
-STACKED_SAMPLES = 26_000  # of the last score on Stacked MNIST, VEEGAN's and PacGAN's number
-WINDOW, FINE = 100, 10  # steps over which the loss's standard deviation is taken, and rows that these must have
-LIVE = {"d_loss", "g_loss", "d_real", "d_fake", "d_grad", "g_grad", "logit_gap", "samples"}  # of a step, not of samples
+RESULT, WHERE, OUTPUT, LOCK = "result.json", "where.json", "output.txt", "lock"
 
 # The flags of a game of games.py that no job changes.
 _FIXED = {"device": "cpu", "tf32": False, "cuda_graph": "no", "threads": 1, "detect_anomaly": False, "dry_run": False,
           "overwrite": True, "resume": None, "data_dir": None, "optimizer": "adam", "lr_decay": 0, "lr_warmup": 0,
           "bank_updates": "lazy", "loss": "nonsaturating", "bce": "logits", "d_steps": 1}
-Build = Callable[[dict, Run | None, Device], Game]
 Train = Callable[[Game, Run], int]
 
 
@@ -63,9 +53,12 @@ class Script(NamedTuple):
 
 
 def build(flags: dict, run: Run | None, device: Device) -> games.MLPGame:
-    """Make the game of perceptrons that the flags describe."""
-    game = games.MixtureGame if "mixture" in flags else games.DigitGame
-    return game(flags, device)
+    """Make the game of perceptrons that the flags describe; run: the one to go on with, whose digits they must be."""
+    game = (games.MixtureGame if "mixture" in flags else games.DigitGame)(flags, device)
+    if run is not None:
+        for name, made_of in game.inputs.items():
+            run.check_input(name, made_of, "put the old ones where they were, or delete the folder")
+    return game
 
 
 def train_perceptrons(flags: Mapping[str, Any], folder: Path, train: Train) -> int:
@@ -93,117 +86,71 @@ def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Mappin
 
     scripts: the training scripts by name, train_mnist among them, whose loop trains the games of games.py, too. extra:
     more words for each of them, such as --photos=FOLDER.
-    Raises TinyganError where the training cannot go on (Busy where another process is at it).
+    Raises Busy where another process is at it, TinyganError or OSError where it cannot go on.
     """
-    flags, program = settings_of(job), PARTS[job.part].program
     folder.mkdir(parents=True, exist_ok=True)
-    began, processor, broken = time.time(), time.process_time(), None
-    _add_time(folder, 0, 0, starts=1)
-    with open(folder / OUTPUT, "a", encoding="utf-8") as out, contextlib.redirect_stdout(out), \
-            contextlib.redirect_stderr(out):
+    with _locked(folder):
+        if is_done(folder):  # by the process that had the lock
+            return 0
+        began, processor = time.time(), time.process_time()
+        _add_time(folder, 0, 0, starts=1)
         try:
-            if program in scripts:
-                goes_on = (folder / checkpoint.FILE_NAME).exists()
-                place = [f"--resume={folder}"] if goes_on else [
-                    f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags),
-                    *(extra or {}).get(program, ())]
-                code = scripts[program].main(place)
-            else:
-                code = train_perceptrons(flags, folder, scripts["train_mnist"].train)
-        except Diverged as error:
-            broken, code = error.step, 0
-        _add_time(folder, time.time() - began, time.process_time() - processor)
-        if code:
-            return code
-        result = result_of(job, folder, scripts[program].build if program in scripts else build, broken)
-    _write_json(folder / RESULT, result)
-    return 0
+            with open(folder / OUTPUT, "a", encoding="utf-8") as out, contextlib.redirect_stdout(out), \
+                    contextlib.redirect_stderr(out):
+                code, broken = _train(job, folder, scripts, (extra or {}).get(PARTS[job.part].program, ()))
+                if not code:
+                    script = scripts.get(PARTS[job.part].program)
+                    result = result_of(job, folder, script.build if script else build, broken)
+        finally:
+            _add_time(folder, time.time() - began, time.process_time() - processor)
+        if not code:
+            _write_json(folder / RESULT, result)
+        return code
 
 
-# ---- the result ------------------------------------------------------------------------------------------------------
+def _train(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequence[str]) -> tuple[int, int | None]:
+    """Train a job to its end, from its checkpoint if there is one; return the exit code and the step of a NaN."""
+    flags, script = settings_of(job), scripts.get(PARTS[job.part].program)
+    goes_on = (folder / checkpoint.FILE_NAME).exists()
+    if goes_on:
+        _check_settings(folder, flags)
+    try:
+        if script is None:
+            return train_perceptrons(flags, folder, scripts["train_mnist"].train), None
+        place = [f"--resume={folder}"] if goes_on else [
+            f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags)]
+        return script.main([*place, *extra]), None
+    except Diverged as error:
+        return 0, error.step
 
 
-def result_of(job: Job, folder: Path, build: Build, broken: int | None) -> dict[str, Any]:
-    """Return what the tables need of a finished job.
+def _check_settings(folder: Path, flags: Mapping[str, Any]) -> None:
+    """Raise TinyganError where a folder's run was begun with other settings than the plan has now."""
+    began = json.loads(json.dumps(read_config(folder)["flags"]))
+    for name, value in json.loads(json.dumps(flags)).items():
+        if (began.get(name) or None) != (value or None):
+            raise TinyganError(f"{folder} was begun with {name} {began.get(name)}, and the plan has {value}: delete the "
+                               "folder, and the job runs anew")
 
-    broken: the step at which a NaN ended it. series: {column: values} of the rows in which samples were measured.
-    final: the last of them, and what is measured once, at the end. losses: G's and D's, thinned. volatility: standard
-    deviation of G's loss within 100 steps, where the log is fine enough for it.
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a job's folder, so that no two processes are at it; without locks (Windows) do nothing.
+
+    A file's lock rather than the folder's own (app/run.py): network disks know no other, and it is held until the
+    result is there. Raises Busy where another process holds it.
     """
-    rows = runfiles.read_log(folder) if (folder / "log.csv").exists() else []
-    scorings = [row for row in rows if any(math.isfinite(row.get(name, math.nan)) for name in SCORED)]
-    of_mnist = any("classes" in row for row in scorings)
-    names = sorted({name for row in scorings for name in row} - LIVE)
-    series = {name: [row.get(name, math.nan) for row in scorings] for name in names}
-    final = {name: values[-1] for name, values in series.items() if values}
-    result = {"job": job.name, "part": job.part, "arm": job.arm, "seed": job.seed, "broken": broken,
-              "settings": settings_of(job)}
-    if broken is None:
-        game = restored(folder, build)
-        result["weights"] = {"G": game.G.parameter_count(), "D": game.D.parameter_count()}
-        final |= _measured_once(job, game)
-    if of_mnist:
-        result["outcomes"] = outcomes(scorings, rows, broken)
-    apart = int(rows[1]["step"] - rows[0]["step"]) if len(rows) > 1 else WINDOW
-    if len(rows) >= WINDOW // apart >= FINE:
-        result["volatility"] = loss_volatility([row["g_loss"] for row in rows], window=WINDOW // apart)
-    thin = rows[::max(1, -(-len(rows) // DRAWN_LOSSES))]
-    losses = {name: [row[name] for row in thin] for name in ("step", "d_loss", "g_loss")}
-    return _rounded({**result, "final": final, "series": series, "losses": losses})
-
-
-def restored(folder: Path, build: Build = build) -> Game:
-    """Restore the game of a run from its checkpoint."""
-    game = build(runfiles.read_config(folder)["flags"], None, pick_device("cpu"))
-    game.restore(*checkpoint.load(folder))
-    return game
-
-
-def _measured_once(job: Job, game: Game) -> dict[str, float]:
-    """Measure what is too slow to be measured all along."""
-    if isinstance(game, games.MixtureGame):
-        of_routes = {"modes_per_route": game.modes_per_route()} if game.config.route_count > 1 else {}
-        return {"distance": game.distance(), **of_routes}
-    if game.flags.get("stacked"):
-        of_best = game.measure(STACKED_SAMPLES)
-        game.average = None
-        of_raw = game.measure(STACKED_SAMPLES)
-        return of_best | _prefixed("raw", of_raw) | _prefixed("real", _real_triples(job, game))
-    if PARTS[job.part].program == "train_photos":
-        return _prefixed("real", game.measures.measure_real(game.samples[1])) if _is_first(job) else {}
-    if game.classifier is not None:
-        probabilities, _ = game.classifier.classify(as_digits(game.reference))
-        return {"real_confidence": mean_confidence(probabilities)}
-    return {}
-
-
-def _real_triples(job: Job, game: Game) -> dict[str, float]:
-    """Measure triples of test digits: in one job as many as are drawn, in the others enough for the confidence."""
-    n = STACKED_SAMPLES if _is_first(job) else REAL_SAMPLES
-    images = data.load_mnist("test", data_dir=game.flags["data_dir"]).images
-    chosen = np.random.default_rng(0).integers(len(images), size=(n, 3))
-    measured = measure_triples(game.classifier, images[chosen])
-    return measured if n == STACKED_SAMPLES else {"confidence": measured["confidence"]}
-
-
-def _is_first(job: Job) -> bool:
-    """Return whether a job is the one in its part that real data is measured with."""
-    return (job.arm, job.number) == ("gan", 0)
-
-
-def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in values.items()}
-
-
-def _rounded(value: Any) -> Any:
-    """Round numbers to 6 digits, and write what is not finite as null: JSON has nothing else for it."""
-    if isinstance(value, Mapping):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the two ways in which systems say so
+            raise Busy(f"another process is at {folder}") from None
+        yield
 
 
 def _add_time(folder: Path, seconds: float, processor: float, starts: int = 0) -> None:
@@ -226,11 +173,12 @@ def _processor() -> str:
     return platform.processor()
 
 
+@functools.cache  # what runs is what was there when the process began
 def _commit() -> str | None:
-    """Return the commit of these files, None where they are not in a repository."""
+    """Return the commit of these files, with -dirty where they were edited since; None outside a repository."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                              text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=Path(__file__).parent,
+                              capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     return None
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from tinygan import ops
 from tinygan.engine.tensor import Tensor
 from tinygan.errors import UsageError
-from tinygan.models.gan.nets import draw_routes, full_bank
+from tinygan.models.gan.nets import draw_noise, draw_routes, full_bank
 from tinygan.nn.layers import Conv2d, StochasticConvTranspose2d, TPReLU
 from tinygan.nn.module import Module
 from tinygan.ops.routes import routes_of
@@ -87,15 +87,8 @@ class MLPGenerator(Module):
         return ops.sigmoid(y) if self.config.image else y * self.config.scale
 
     def draw_noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw z (n, latent_dim + one_hot), float32: normal noise and, where there is one, a one-hot vector.
-
-        It is scaled so that its entries have a mean square of 1, as those of the noise (our choice).
-        """
-        z = rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
-        if not self.config.one_hot:
-            return z
-        chosen = np.eye(self.config.one_hot, dtype=np.float32)[rng.integers(0, self.config.one_hot, n)]
-        return np.concatenate([z, chosen * np.float32(self.config.one_hot ** 0.5)], axis=1)
+        """Draw z (n, latent_dim + one_hot), float32: normal noise and, where there is one, a one-hot vector."""
+        return draw_noise(rng, n, self.config.latent_dim, (self.config.one_hot,) if self.config.one_hot else ())
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
         """Draw filter-set indices (n, layers) for n samples. mode, errors: as of models.draw_routes."""

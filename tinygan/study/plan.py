@@ -1,7 +1,7 @@
 """The study's plan: its parts, the arms that are compared in each, and the settings of every job.
 
-A job is one training: a part, an arm, a seed. Everything here and in rules.py was written before the first job ran, and
-no seed here was used to choose a setting: the trials behind them had the seeds 0 to 9.
+A job is one training: a part, an arm, a seed. The arms, the settings of a part and the rules in rules.py stood before
+its first job ran, and no seed here was used to choose a setting: the trials behind them had the seeds 0 to 9.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ CELLS = {f"{name}_f{factor}_d{d_steps}_{loss}": {**rate, "init_factor": float(fa
          for name, rate in _OPTIMIZERS.items() for factor in ("1", "0.01", "10") for d_steps in (1, 5)
          for loss, form in _LOSSES.items()}
 COLLAPSING = 3
+MOMENTUM = "adam0.9-16e-3_f1_d1_ns"  # the cell that is part C-momentum, and not done again in C-cells
 
 PARTS = {
     "A": Part("25-grid of Gaussians", "mixture", {**_MIXTURE, "mixture": "grid"}, 255, 3, MAIN + _REST, 20),
@@ -124,12 +125,19 @@ PARTS = {
     "C-pilot": Part("MNIST, which settings make the GAN collapse", "train_mnist", _STRESS, 22, 3,
                     tuple(f"gan@{cell}" for cell in CELLS), 5),
     "C-cells": Part("MNIST, in those that do", "train_mnist", _STRESS, 22, 3,
-                    tuple(f"{arm}@{cell}" for cell in CELLS for arm in ("gan", "sgan4", "tied4", "wide")), 20),
+                    tuple(f"{arm}@{cell}" for cell in CELLS if cell != MOMENTUM
+                          for arm in ("gan", "sgan4", "tied4", "wide")), 20),
     "B-half": Part('Stacked MNIST, D of 4-8-16 channels, "1/2 G"', "train_mnist",
                    {**_STACKED, "d_base_channels": 4, "steps": 20_000, "lr_decay": 20_000}, 40, 3, MAIN, 5),
     "B-quarter": Part('Stacked MNIST, D of 2-4-8 channels, "1/4 G"', "train_mnist",
                       {**_STACKED, "d_base_channels": 2, "steps": 20_000, "lr_decay": 20_000}, 40, 3, MAIN, 5),
 }
+
+
+def kind_of(part: str) -> str:
+    """Return what the samples of a part are: points, triples (of digits), digits or photos."""
+    program, stacked = PARTS[part].program, PARTS[part].settings.get("stacked")
+    return {"mixture": "points", "train_photos": "photos"}.get(program, "triples" if stacked else "digits")
 
 
 class Job(NamedTuple):
@@ -152,16 +160,21 @@ class Job(NamedTuple):
 
 def jobs_of(parts: Sequence[str]) -> list[Job]:
     """List the jobs of parts: of the arms in MAIN first, then of the others; seed by seed, so that what is done at any
-    time compares the arms of a group.
+    time compares the arms of a group. Each seed begins with another arm: else every n-th job would be of one arm.
 
     parts: names of PARTS. Raises UsageError for any other.
     """
     for name in parts:
         if name not in PARTS:
             raise UsageError(f"there is no part {name}: use one of {', '.join(PARTS)}")
-    return [Job(part, arm, number) for part in dict.fromkeys(parts) for main in (True, False)
-            for number in range(PARTS[part].seeds)
-            for arm in PARTS[part].arms if (arm.partition("@")[0] in MAIN) == main]
+    jobs = []
+    for part in dict.fromkeys(parts):
+        for main in (True, False):
+            arms = [arm for arm in PARTS[part].arms if (arm.partition("@")[0] in MAIN) == main]
+            for number in range(PARTS[part].seeds):
+                first = number % max(len(arms), 1)
+                jobs += [Job(part, arm, number) for arm in arms[first:] + arms[:first]]
+    return jobs
 
 
 def settings_of(job: Job) -> dict[str, Any]:

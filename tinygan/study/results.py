@@ -6,6 +6,7 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError
 from tinygan.study.jobs import read_result, where_of
-from tinygan.study.plan import CELLS, COLLAPSING, PARTS, Job, jobs_of
+from tinygan.study.plan import CELLS, COLLAPSING, PARTS, Job, jobs_of, settings_of
 
 FOLDER = "results"
 DRAWN = ("C", "E")  # parts whose loss curves are drawn; of the others they are not kept
@@ -35,6 +36,10 @@ class Results:
     def of(self, part: str, arm: str) -> list[Result]:
         """Return the results of an arm, by seed."""
         return self._by_arm.get((part, arm), [])
+
+    def part(self, part: str) -> list[Result]:
+        """Return the results of a part."""
+        return [result for arm in PARTS[part].arms for result in self.of(part, arm)]
 
     def numbers(self, part: str, arm: str, measure: str) -> list[float]:
         """Return one number for each seed of an arm: a measure at the last step; a seed without it is left out."""
@@ -62,24 +67,55 @@ def collect(out: Path, stored: Path | None) -> Results:
     """
     found: dict[str, Result] = {}
     for path in sorted((stored / FOLDER).glob("*.jsonl")) if stored else ():
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
             try:
                 result = json.loads(line)
-                found[result["job"]] = result
+                found[result["job"]] = result | {"part": result["part"], "arm": result["arm"], "final": result["final"]}
             except (ValueError, TypeError, KeyError):
                 raise TinyganError(f"{path}, line {number}, is no result of a job: delete the line, and run the job "
                                    "again") from None
-    for job in jobs_of(list(PARTS)):
-        result = read_result(out / job.name)
+    planned = {job.name: job for job in jobs_of(list(PARTS))}
+    for name in planned:
+        result = read_result(out / name)
         if result is not None:
-            found[job.name] = _kept(result, out / job.name)
+            found[name] = _kept(result, out / name)
+    _check(found, planned)
     return Results(found)
+
+
+def _check(found: Mapping[str, Result], planned: Mapping[str, Job]) -> None:
+    """Raise TinyganError for results of other settings than the plan's, or of other data than those beside them."""
+    inputs: dict[str, tuple[str, Any]] = {}
+    for name, result in found.items():
+        if name not in planned or result.get("plan") != _plan_of(settings_of(planned[name])):
+            raise TinyganError(f"the result of {name} is of other settings than the plan's: delete it where it lies, "
+                               "and run the job again")
+        first, data = inputs.setdefault(result["part"], (name, result.get("inputs")))
+        if result.get("inputs") != data:
+            raise TinyganError(f"{name} and {first} learned from, or were measured with, different data: delete one of "
+                               "them, and run it again with the other's")
+
+
+def _plan_of(settings: Any) -> str:
+    """Return a short hash of a job's settings."""
+    text = json.dumps(settings, sort_keys=True, default=list)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def jobs_to_run(parts: Sequence[str], results: Results) -> list[Job]:
     """List the jobs of parts; of C-cells only those in cells in which the GAN collapsed in C-pilot."""
-    found = {cell for cell in CELLS if hits(results.of("C-pilot", f"gan@{cell}"), "ended") >= COLLAPSING}
-    return [job for job in jobs_of(parts) if job.part != "C-cells" or job.arm.partition("@")[2] in found]
+    found = cells_found(results)
+    return [job for job in jobs_of(parts) if is_wanted(job, found)]
+
+
+def cells_found(results: Results) -> set[str]:
+    """Return the cells of the stress grid in which the GAN ended collapsed in enough of its pilot runs."""
+    return {cell for cell in CELLS if hits(results.of("C-pilot", f"gan@{cell}"), "ended") >= COLLAPSING}
+
+
+def is_wanted(job: Job, found: set[str]) -> bool:
+    """Return whether a job is to be run: in C-cells only those in the cells found."""
+    return job.part != "C-cells" or job.arm.partition("@")[2] in found
 
 
 def hits(results: Sequence[Result], outcome: str) -> int:
@@ -91,7 +127,8 @@ def _kept(result: Result, folder: Path) -> Result:
     """Return what is stored of a result: all but its settings, which the plan has, and curves that nobody draws."""
     dropped = {"settings"} | (set() if result["part"] in DRAWN else {"losses"})
     where = {name: value for name, value in where_of(folder).items() if name != "machine"}
-    return {name: value for name, value in result.items() if name not in dropped} | {"where": where}
+    return {name: value for name, value in result.items() if name not in dropped} | {
+        "plan": _plan_of(result["settings"]), "where": where}
 
 
 def store(results: Results, folder: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from tinygan.metrics import immediate_collapse, survival
 from tinygan.metrics.log import NARROW_CLASSES
+from tinygan.metrics.modes import TRIPLES
+from tinygan.study.mixtures import MIXTURES
+from tinygan.study.plan import PARTS, kind_of
 
 FEW_CLASSES, HIGH_KL, LOW_SPREAD = 5, 1.0, 0.25  # a scoring is collapsed below, above, below
 TWICE = 2  # scorings in a row that are collapsed make a collapse
@@ -74,6 +77,31 @@ def _immediate(scoring: Scoring) -> bool:
     """Return whether the samples of one scoring show an immediate collapse, by metrics.immediate_collapse."""
     return bool(immediate_collapse([scoring["step"]], entropy=[math.log(10) - scoring["kl"]],
                                    pixel_std=[scoring["spread"]], data_pixel_std=1.0))
+
+
+def broken_values(part: str) -> dict[str, float]:
+    """Return what a run that broke at a NaN counts as: no mode, all in one class; nothing for photos, whose distance
+    has no worst value."""
+    kind = kind_of(part)
+    if kind == "points":
+        modes = len(MIXTURES[PARTS[part].settings["mixture"]].means)
+        return {"modes": 0, "good": 0.0, "modes_kl": math.log(modes)}
+    return {"triples": {"modes": 0, "modes_kl": math.log(TRIPLES), "modes_sure": 0, "sure": 0.0},
+            "digits": {"classes": 0, "kl": math.log(10)}}.get(kind, {})
+
+
+def survival_of(runs: Sequence[Mapping[str, Any]], last: int) -> tuple[list[float], list[bool]]:
+    """Return for each run, given by its `outcomes`, the step at which 8 classes were lost, and whether they were lost.
+
+    A run that keeps them is censored at the last step; one that never reached them counts as lost from the start,
+    since an arm that learns nothing would survive otherwise.
+    """
+    steps, lost = [], []
+    for run in runs:
+        step = 0 if run["reached"] is None else run["collapse"]
+        steps.append(float(last if step is None else step))
+        lost.append(step is not None)
+    return steps, lost
 
 
 class Comparison(NamedTuple):

@@ -21,15 +21,15 @@ from tinygan.metrics.statistics import (
     log_rank,
     permutation_test,
 )
-from tinygan.study.jobs import STACKED_SAMPLES
-from tinygan.study.plan import ARMS, PARTS
+from tinygan.study.plan import ARMS, PARTS, kind_of
 from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
-from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison
+from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison, survival_of
+from tinygan.study.summary import STACKED_SAMPLES
 
 CONTROL = "gan"  # with which every arm is compared
-REAL = {"train_mnist": "triples of test digits", "train_photos": "other photos"}  # rows of real data
+REAL = {"triples": "triples of test digits", "photos": "other photos"}  # rows of real data
 FEWEST = 3  # seeds of an arm for an interval
-OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then collapsed", "p, log-rank", "immediate collapse")
+OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then lost them", "p, log-rank", "immediate collapse")
 
 
 class Measure(NamedTuple):
@@ -40,10 +40,10 @@ class Measure(NamedTuple):
     digits: int = 2
 
 
-_MIXTURE = (Measure("modes", "modes", 1), Measure("good", "share of good samples"), Measure("modes_kl", "KL, nats"),
+_POINTS = (Measure("modes", "modes", 1), Measure("good", "share of good samples"), Measure("modes_kl", "KL, nats"),
             Measure("distance", "sliced W1"), Measure("modes_per_route", "modes of one route", 1),
             Measure("avg_modes", "modes, averaged weights", 1), Measure("avg_modes_kl", "KL, averaged weights"))
-_STACKED = (Measure("modes", "modes of 1,000", 1), Measure("modes_kl", "KL, nats", 3),
+_TRIPLES = (Measure("modes_kl", "KL, nats", 3), Measure("modes", "modes of 1,000", 1),
             Measure("modes_sure", "modes, confident samples", 1), Measure("sure", "share of those", 3),
             Measure("confidence", "confidence"), Measure("raw_modes", "modes, last weights", 1),
             Measure("raw_modes_kl", "KL, last weights", 3))
@@ -56,16 +56,7 @@ _PHOTOS = (Measure("kid", "KID", 3), Measure("frechet", "Fréchet distance", 1),
 
 def measures_of(part: str) -> tuple[Measure, ...]:
     """Return the measures in a part's table, the first of which its arms are compared by."""
-    if PARTS[part].program == "mixture":
-        return _MIXTURE
-    if PARTS[part].settings.get("stacked"):
-        return (_STACKED[1], _STACKED[0], *_STACKED[2:])
-    return _PHOTOS if PARTS[part].program == "train_photos" else _DIGITS
-
-
-def by_rate(part: str) -> bool:
-    """Return whether a part's arms are compared by the share of runs that ended collapsed."""
-    return measures_of(part) is _DIGITS
+    return {"points": _POINTS, "triples": _TRIPLES, "digits": _DIGITS, "photos": _PHOTOS}[kind_of(part)]
 
 
 # ---- numbers in words ------------------------------------------------------------------------------------------------
@@ -130,7 +121,7 @@ def jobs_table(results: Results) -> str:
     """Return how many jobs of each part are done, and what they took."""
     lines = ["| part | | jobs done of planned | hours | a job takes, seconds |", "|---|---|---|---|---|"]
     for name, part in PARTS.items():
-        done = [result for arm in results.arms(name) for result in results.of(name, arm)]
+        done = results.part(name)
         planned = len(jobs_to_run([name], results))
         took = [result["where"]["seconds"] for result in done if result.get("where")]
         mean = f"{sum(took) / len(took):.0f}" if took else "-"
@@ -140,7 +131,10 @@ def jobs_table(results: Results) -> str:
 
 
 def primary_table(results: Results) -> str:
-    """Return the five comparisons that were named beforehand, with Holm's correction; one not done counts as p = 1."""
+    """Return the five comparisons that were named beforehand, with Holm's correction.
+
+    One whose runs are not all done has no p value, lest anybody stop at a good one, and counts as p = 1.
+    """
     made = [compare(results, comparison) for comparison in PRIMARY]
     adjusted = holm([1.0 if p is None else p for _, p in made])
     lines = ["| part | arm | control | measure | runs | difference | p, Holm |", "|---|---|---|---|---|---|---|"]
@@ -154,14 +148,14 @@ def primary_table(results: Results) -> str:
 
 
 def compare(results: Results, comparison: Comparison) -> tuple[str, float | None]:
-    """Return a comparison in words and its p value, None where a side has too few seeds."""
+    """Return a comparison in words and its p value; "-" and None until both sides have all their runs."""
     part, arm, control, measure, rate = comparison
     a, b = results.of(part, arm), results.of(part, control)
+    if min(len(a), len(b)) < PARTS[part].seeds:
+        return "-", None
     if not rate:
         digits = next(m.digits for m in measures_of(part) if m.name == measure)
         return difference_words(results.numbers(part, arm, measure), results.numbers(part, control, measure), digits)
-    if min(len(a), len(b)) < FEWEST:
-        return "-", None
     p = fisher_exact(hits(a, measure), len(a), hits(b, measure), len(b))
     return (f"{rate_words(hits(a, measure), len(a))} against {rate_words(hits(b, measure), len(b))}, "
             f"p = {p_words(p)}"), p
@@ -169,7 +163,7 @@ def compare(results: Results, comparison: Comparison) -> tuple[str, float | None
 
 def part_table(results: Results, part: str) -> str:
     """Return the table of a part: an arm a line."""
-    outcomes, guarded = by_rate(part), PARTS[part].program != "train_photos"  # no judge names the topic of a photo
+    outcomes, guarded = kind_of(part) == "digits", kind_of(part) != "photos"  # no judge names the topic of a photo
     measures = [m for m in measures_of(part)
                 if any(results.numbers(part, arm, m.name) for arm in results.arms(part))]
     head = ["arm", "weights of G", "runs", *(OUTCOMES if outcomes else ()), *(m.words for m in measures),
@@ -179,7 +173,9 @@ def part_table(results: Results, part: str) -> str:
     for arm in results.arms(part):
         runs = results.of(part, arm)
         weights = {result["weights"]["G"] for result in runs if "weights" in result}
-        cells = [arm_words(arm), f"{max(weights):,}" if weights else "-", f"{len(runs)}",
+        broken = sum(result["broken"] is not None for result in runs)
+        cells = [arm_words(arm), f"{max(weights):,}" if weights else "-",
+                 f"{len(runs)}" + (f", {broken} broke" if broken else ""),
                  *(outcome_cells(results, part, arm) if outcomes else ()),
                  *(mean_words(results.numbers(part, arm, m.name), m.digits) for m in measures),
                  *((f"{sum(map(passes_guard, runs))} of {len(runs)}",) if guarded else ()),
@@ -195,11 +191,11 @@ def part_table(results: Results, part: str) -> str:
 def _references(results: Results, part: str) -> list[tuple[str, dict[str, float]]]:
     """Return what to compare generated samples with: what perfect ones would give, and real data measured alike."""
     rows = []
-    if PARTS[part].settings.get("stacked"):
+    if kind_of(part) == "triples":
         rows.append(("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES)}))
     for result in results.of(part, CONTROL):
         if f"real_{measures_of(part)[0].name}" in result["final"]:
-            rows.append((REAL[PARTS[part].program], {name.removeprefix("real_"): value for name, value in
+            rows.append((REAL[kind_of(part)], {name.removeprefix("real_"): value for name, value in
                                                      result["final"].items() if name.startswith("real_")}))
     return rows
 
@@ -228,21 +224,13 @@ def outcome_cells(results: Results, part: str, arm: str) -> list[str]:
     p = p_rank = ""
     if name != CONTROL and min(len(runs), len(others)) >= FEWEST:
         p = p_words(fisher_exact(ended, len(runs), hits(others, "ended"), len(others)))
-        p_rank = p_words(log_rank(*survival_of(part, runs), *survival_of(part, others)))
-    return [rate_words(ended, len(runs)), p, f"{reached} of {len(runs)}", f"{lost} of {reached}", p_rank,
+        p_rank = p_words(log_rank(*survival(part, runs), *survival(part, others)))
+    again = hits(runs, "recovered")
+    return [rate_words(ended, len(runs)), p, f"{reached} of {len(runs)}",
+            f"{lost} of {reached}" + (f" ({again} came back)" if again else ""), p_rank,
             f"{hits(runs, 'immediate')} of {len(runs)}"]
 
 
-def survival_of(part: str, runs: Sequence[Result]) -> tuple[list[float], list[bool]]:
-    """Return for each run the step at which 8 classes were lost, or the last step, and whether they were lost.
-
-    A run that never reached them counts as lost from the start: else an arm that learns nothing would survive.
-    """
-    last = PARTS[part].settings["steps"]
-    steps, lost = [], []
-    for result in runs:
-        outcome = result["outcomes"]
-        step = 0 if outcome["reached"] is None else outcome["collapse"]
-        steps.append(float(last if step is None else step))
-        lost.append(step is not None)
-    return steps, lost
+def survival(part: str, runs: Sequence[Result]) -> tuple[list[float], list[bool]]:
+    """Return when, and whether, each run lost 8 classes (rules.survival_of)."""
+    return survival_of([result["outcomes"] for result in runs], PARTS[part].settings["steps"])

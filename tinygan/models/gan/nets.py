@@ -220,9 +220,7 @@ class Generator(Module):
 
         The first latent_dim numbers of a row are standard normal, the others are the one-hot vectors.
         """
-        normal = rng.standard_normal((n, self.config.latent_dim), dtype=np.float32)
-        codes = [(np.arange(k) == rng.integers(k, size=(n, 1))) * np.float32(k ** 0.5) for k in self.config.one_hot]
-        return np.concatenate([normal, *codes], axis=1)
+        return draw_noise(rng, n, self.config.latent_dim, self.config.one_hot)
 
     def draw_routes(self, rng: np.random.Generator, n: int, mode: str = "sample") -> np.ndarray:
         """Draw filter-set indices (n, depth + 1) for n samples. mode, errors: as of the function `draw_routes`."""
@@ -252,6 +250,16 @@ class Discriminator(Module):
         for conv, act in zip(self.convs, self.activations, strict=True):
             x = act(conv(x))
         return self.last(x).reshape(-1)
+
+
+def draw_noise(rng: np.random.Generator, n: int, length: int, one_hot: Sequence[int] = ()) -> np.ndarray:
+    """Draw noise (n, length), standard normal, float32, and beside it one-hot vectors of so many categories each.
+
+    A one-hot vector is scaled by the root of its length, so that its entries have a mean square of 1, as the noise's.
+    """
+    codes = [rng.standard_normal((n, length), dtype=np.float32)]
+    codes += [(np.arange(k) == rng.integers(k, size=(n, 1))) * np.float32(k ** 0.5) for k in one_hot]
+    return np.concatenate(codes, axis=1)
 
 
 def draw_routes(rng: np.random.Generator, n: int, bank: tuple[int, ...], mode: str = "sample", *,

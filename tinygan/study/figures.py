@@ -255,7 +255,7 @@ def _under(series: dict[str, Sequence[float]], step: int) -> str:
 
 
 def nearest_photos(jobs: Path, part: str) -> bytes | None:
-    """Draw samples of GAN and SGAN with the photo that is nearest to each below it: nearest.png of their first seeds."""
+    """Draw samples of GAN and SGAN, and below each the photo that is nearest to it: nearest.png of the first seeds."""
     found = [(arm, jobs / Job(part, arm, 0).name / "nearest.png") for arm in ("gan", "sgan4")]
     found = [(arm, path) for arm, path in found if path.exists()]
     if not found:

@@ -129,8 +129,8 @@ def _check_settings(folder: Path, flags: Mapping[str, Any]) -> None:
     began = json.loads(json.dumps(read_config(folder)["flags"]))
     for name, value in json.loads(json.dumps(flags)).items():
         if (began.get(name) or None) != (value or None):
-            raise TinyganError(f"{folder} was begun with {name} {began.get(name)}, and the plan has {value}: delete the "
-                               "folder, and the job runs anew")
+            raise TinyganError(f"{folder} was begun with {name} {began.get(name)}, and the plan has {value}: delete "
+                               "the folder, and the job runs anew")
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from tinygan.study import jobs
 from tinygan.study.figures import draw_all
 from tinygan.study.plan import PARTS, Job, jobs_of, share_of
 from tinygan.study.results import cells_found, collect, is_wanted, jobs_to_run, store
-from tinygan.study.tables import tables
+from tinygan.study.tables import arm_words, tables
 
 QUICK = "A-quick"
 PILOTS = len(jobs_of(["C-pilot"]))
@@ -62,16 +62,18 @@ def chosen(args: Namespace) -> list[Job]:
 
 
 def list_jobs(args: Namespace) -> int:
-    """Print for each part and arm how many jobs there are, how many are done, and how long one takes."""
-    print(f"{'part':11}{'arm':40}{'done':>11}   a job takes")
+    """Print for each part, or each arm of the parts named, how many jobs there are and done, and how long one takes."""
+    by_arm = bool(args.part or args.quick)
+    print(f"{'part':12}{'arm' if by_arm else '':54}{'done':>12}   a job takes")
     counts: dict[tuple[str, str], list[Path]] = {}
     for job in chosen(args):
-        counts.setdefault((job.part, job.arm), []).append(args.out / job.name)
-    for (part, arm), folders in counts.items():
+        words = arm_words(job.arm) if by_arm else PARTS[job.part].title
+        counts.setdefault((job.part, f"{job.arm:14}{words}" if by_arm else words), []).append(args.out / job.name)
+    for (part, words), folders in counts.items():
         done = [folder for folder in folders if jobs.is_done(folder)]
         took = [where["seconds"] for folder in done if (where := jobs.where_of(folder))]
         time = f"{sum(took) / len(took):6.0f} s" if took else "      -"
-        print(f"{part:11}{arm:40}{len(done):5} of {len(folders):2}  {time}")
+        print(f"{part:12}{words:54}{len(done):5} of {len(folders):3}   {time}")
     done = sum(jobs.is_done(folder) for folders in counts.values() for folder in folders)
     print(f"{done:,} of {sum(map(len, counts.values())):,} jobs done in {args.out}")
     return 0

@@ -252,7 +252,8 @@ def test_two_shares_copied_together_give_the_same_tables(small, tmp_path, capsys
         texts.append(tables(results))
     assert texts[0] == texts[1] and "| SGAN, 4 sets a layer | 133,506 | 3 |" in texts[0]
     assert script.main(["list", "--quick", "--out", str(tmp_path / "all")]) == 0
-    assert "3 of  3" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 of   3" in printed and "6 of 6 jobs done" in printed
 
 
 def test_the_tables_come_from_the_stored_results_too(small, tmp_path, capsys):

@@ -276,7 +276,7 @@ SAMPLE = [
 ]
 
 OTHERS = [
-    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "have no --model"),
+    ("train_mnist", "resume of a GPAN's run", resume(lambda p: p.run), FAILED, "have no --data-dir"),
     ("train_mnist", "resume of a GPAN's checkpoint", resume(lambda p: p.run / checkpoint.FILE_NAME), FAILED,
      "is not a run of"),
     ("evaluate", "a GPAN's run", run_and(), FAILED, "report.html has what was measured"),

@@ -140,7 +140,7 @@ axes[0].hist(by_chance, bins=40, color=lesson.GREY)
 axes[0].axvline(difference, color=lesson.RED)
 axes[0].set(title="differences by chance; red: ours", yticks=[])
 widths = {}
-for seeds in (2, 3, 5, 10, len(gan)):
+for seeds in sorted({2, 3, 5, 10, len(gan)}):
     draws = [rng.choice(sgan, seeds).mean() - rng.choice(gan, seeds).mean() for _ in range(2_000)]
     widths[seeds] = np.quantile(draws, [0.025, 0.975])
 axes[1].fill_between(list(widths), *np.array(list(widths.values())).T, color=lesson.BLUE, alpha=0.3)

@@ -91,8 +91,8 @@ lesson.save(fig, "16_two_generators")
 # ## Twenty seeds
 #
 # One seed proves nothing: another one may turn the order round. The study (docs/study.md) trained each arm from many
-# seeds, for 10,000 steps; its results lie in docs/study. Below, a number is one seed's modes at the last step. (Your own
-# twenty: `python study.py run --quick` trains four arms from five seeds in some eight minutes.)
+# seeds, for 10,000 steps; its results lie in docs/study. Below, a number is one seed's modes at the last step. (For
+# results of your own, `python study.py run --quick` trains four arms from five seeds in some eight minutes.)
 
 # %%
 stored = (lesson.ROOT / "docs" / "study" / "results" / "A.jsonl").read_text("utf-8")

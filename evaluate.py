@@ -167,19 +167,17 @@ def load_digits(folder: Path | None, checkpoint: Path) -> list[data.Digits]:
 
     Raises TinyganError where they are not, or not there any more.
     """
-    stored = None
-    if folder is None and (run_folder(checkpoint) / "config.json").is_file():
-        stored = runfiles.read_config(run_folder(checkpoint))["flags"].get("data_dir")
-        if stored is not None and not isinstance(stored, str):
-            raise TinyganError(f"config.json names {stored!r} as the run's --data-dir, which is no path: say with "
-                               "--data-dir where the digits are")
-        if stored is not None and not runfiles.is_there(stored):
-            raise TinyganError(f"the run was trained on the digits in {stored}, which is gone, or not there from this "
-                               "folder: say with --data-dir where they are now")
+    kept = stored(checkpoint).get("flags", {}).get("data_dir") if folder is None else None
+    if kept is not None and not isinstance(kept, str):
+        raise TinyganError(f"config.json names {kept!r} as the run's --data-dir, which is no path: say with "
+                           "--data-dir where the digits are")
+    if kept is not None and not runfiles.is_there(kept):
+        raise TinyganError(f"the run was trained on the digits in {kept}, which is gone, or not there from this "
+                           "folder: say with --data-dir where they are now")
     try:
-        return [data.load_mnist(split, data_dir=folder or stored, say=note) for split in ("train", "test")]
+        return [data.load_mnist(split, data_dir=folder or kept, say=note) for split in ("train", "test")]
     except TinyganError as error:
-        if stored is None:
+        if kept is None:
             raise
         raise TinyganError(f"{error}; that is the folder of the run's digits: name another with --data-dir") from None
 

@@ -24,7 +24,6 @@ from tinygan.app.run import Busy
 from tinygan.app.streams import Progress
 from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError, UsageError
-from tinygan.kernels import threads
 from tinygan.study import jobs
 from tinygan.study.figures import draw_all
 from tinygan.study.plan import PARTS, Job, jobs_of, share_of
@@ -53,8 +52,10 @@ def chosen(args: Namespace) -> list[Job]:
     if unknown := set(args.arm or ()) - arms:
         raise UsageError(f"there is no arm {min(unknown)} in {', '.join(parts)}: use {', '.join(sorted(arms))}")
     shared = share_of([job for job in every if not args.arm or job.arm in args.arm], args.only)
+    if "C-cells" not in parts:
+        return shared
     results = collect(args.out, None)  # after the sharing: what each share is must not depend on what is done
-    if args.verb == "run" and "C-cells" in parts and (missing := PILOTS - len(results.part("C-pilot"))):
+    if args.verb == "run" and (missing := PILOTS - len(results.part("C-pilot"))):
         raise UsageError(f"--part C-cells takes the settings in which the GAN collapses, and {missing} jobs of C-pilot "
                          f"are missing in {args.out}: run them first")
     found = cells_found(results)
@@ -90,7 +91,6 @@ def run_jobs(args: Namespace) -> int:
     extra = {"train_photos": [f"--{name}={value}" for name, value in (("photos", args.photos), ("vgg16", args.vgg16))
                               if value]}
     print(f"{len(todo):,} jobs to do in {args.out}")
-    threads.set_threads(1)
     progress, run, failed = Progress(len(todo), every=1, word="job"), 0, 0
     for number, job in enumerate(todo):
         folder = args.out / job.name

@@ -24,7 +24,7 @@ from tinygan.app.loop import Loop, Step, end_run, start
 from tinygan.app.resume import load_digits
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
-from tinygan.app.train_flags import TrainParser, fit_gan_flags, gan_config, gan_preset
+from tinygan.app.train_flags import LARGEST_OF_GAN, TrainParser, fit_gan_flags, gan_config, gan_preset
 from tinygan.errors import UsageError
 from tinygan.models import GANConfig, find_classifier, turn_of_d, turn_of_g
 from tinygan.ops import sigmoid
@@ -45,8 +45,6 @@ PRESETS = {
 }
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "optimizer", "lr", "data_dir", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096, "latent_dim": 65_536,
-           "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,7 +139,7 @@ class MnistGame(MeasuredGAN):
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     """Return the flags in force, and the run to go on with if --resume was given."""
-    flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST,
+    flags, typed, run = build_parser().read(argv, preset=partial(gan_preset, PRESETS), largest=LARGEST_OF_GAN,
                                             name="mnist-{model}", own="data_dir")
     fit_gan_flags(flags, typed)
     if flags["stacked"] and flags["epochs"]:
@@ -158,7 +156,7 @@ def build_parser() -> TrainParser:
     group.add_argument("--stacked", action="store_true", help="train on stacked digits: three random ones, in the "
                        "colours red, green and blue, which make 1,000 modes to count")
     p.add_place_flags(group, name="mnist-MODEL", measured_with="the digit classifier", log_every=50, save_every=500,
-                      eval_every=500)
+                      eval_every=500, paper_steps=True)
     p.hide_rare(FREQUENT)
     return p
 

@@ -30,7 +30,7 @@ from tinygan.app.measure_photos import PhotoMeasures, as_floats
 from tinygan.app.resume import file_inputs
 from tinygan.app.run import Run
 from tinygan.app.state import gradient_norm
-from tinygan.app.train_flags import TrainParser, fit_gan_flags, gan_config, gan_preset
+from tinygan.app.train_flags import LARGEST_OF_GAN, TrainParser, fit_gan_flags, gan_config, gan_preset
 from tinygan.errors import UsageError
 from tinygan.models import GANConfig, turn_of_d, turn_of_g
 from tinygan.ops import sigmoid
@@ -53,8 +53,6 @@ AT_128 = {"init_scale": 0.5}
 RATES = {"adam": 2e-3, "rmsprop": 1e-4}  # the generator's learning rate
 SIZES = (32, 64, 128)
 FREQUENT = {"model", "preset", "bank", "base_channels", "size", "photos", "flip", "vgg16", "sample_every"}
-LARGEST = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096,
-           "latent_dim": 65_536, "d_steps": 1_000, "eval_samples": 1_000_000}  # beyond lie typing errors
 PAIRS = 4 * GRID  # samples of nearest.png
 
 
@@ -146,9 +144,7 @@ class PhotoGame(GANGame):
 
     def measure(self, n: int) -> dict[str, float]:
         """Measure how near n images come to the photos, and their spread."""
-        rng = np.random.default_rng([self.flags["seed"], 8])
-        z, routes = self.G.draw_noise(rng, n), self.G.draw_routes(rng, n)
-        images = generate(self.best, z, routes, self.device)
+        images = self.images_to_measure(n)
         return self.measures.measure(images) | {"spread": metrics.relative_spread(images, self.reference)}
 
     def status_lines(self, rows: list[dict[str, float]], measured: Mapping[str, float] | None = None) -> list[str]:
@@ -172,7 +168,7 @@ class PhotoGame(GANGame):
 
 def read_flags(argv: list[str] | None) -> tuple[dict, Run | None]:
     """Return the flags in force, and the run to go on with if --resume was given."""
-    flags, typed, run = build_parser().read(argv, preset=preset, largest=LARGEST,
+    flags, typed, run = build_parser().read(argv, preset=preset, largest=LARGEST_OF_GAN,
                                             name="photos-{model}", own="photos")
     if flags["photos"] is None:
         raise UsageError("there is no --photos: name the folder of pictures to learn from")
@@ -199,7 +195,7 @@ def build_parser() -> TrainParser:
     group.add_argument("--vgg16", type=cli.path, metavar="FILE", help="a VGG16 made by weights/convert_vgg16.py, whose "
                        "features images are measured with [default: colours and edges on a coarse grid]")
     p.add_place_flags(p.add_argument_group("place"), name="photos-MODEL", measured_with="the photos", log_every=50,
-                      save_every=500, eval_every=500)
+                      save_every=500, eval_every=500, paper_steps=True)
     p.hide_rare(FREQUENT)
     return p
 

@@ -89,6 +89,7 @@ TRAIN = [
     # classes
     ("unknown class", vgg("--wanted", "zebar"), USAGE, "did you mean zebra?"),
     ("unknown class among known ones", vgg("--wanted", "zebra,flamingo"), USAGE, "unknown class 'flamingo'"),
+    ("the steps of the paper's digits", flags("--sample-every", "paper"), USAGE, "must be a whole number"),
     ("unknown digit", flags("--wanted", "nine"), USAGE, "there are 10"),
     ("a class of a VGG16", flags("--wanted", "flamingo"), USAGE,
      "of the digit classifier, and --classifier weights/vgg16.h5 has others"),

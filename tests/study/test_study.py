@@ -15,6 +15,7 @@ from tinygan.errors import TinyganError, UsageError
 from tinygan.metrics import label_kl
 from tinygan.models import GANConfig, Generator, turn_of_d
 from tinygan.study import games, jobs
+from tinygan.study.figures import loss_curves
 from tinygan.study.mixtures import MIXTURES, mixture_scores, picture, sliced_wasserstein
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 from tinygan.study.plan import ARMS, CELLS, MOMENTUM, PARTS, Job, jobs_of, settings_of, share_of
@@ -357,6 +358,16 @@ def test_only_cells_that_collapse_are_compared():
     assert {job.arm.partition("@")[2] for job in jobs_to_run(["C-cells"], Results(pilots))} == {cell}
     pilots["p2"]["outcomes"]["ended"] = False
     assert jobs_to_run(["C-cells"], Results(pilots)) == []
+
+
+def test_curves_are_drawn_where_a_nan_ended_the_first_run_early():
+    def result(seed: int, *steps: int) -> dict:
+        values = [1.0] * len(steps)
+        return {"part": "C", "arm": "gan", "losses": {"step": list(steps), "d_loss": values, "g_loss": values},
+                "seed": seed, "series": {}}
+
+    drawn = loss_curves(Results({"a": result(100, 10, 20), "b": result(101, 10, 20, 30)}), "C")
+    assert drawn.getvalue().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("words", "line"), [

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,10 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
     draws nothing. A log with "wanted" is a GPAN's. Raises TinyganError without matplotlib, OSError where the file
     cannot be written.
     """
-    matplotlib = import_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     values = {name: np.asarray(column, dtype=np.float64) for name, column in log.items()}
     chosen = [panel for panel in (GPAN_PANELS if "wanted" in values else GAN_PANELS)
               if any(np.isfinite(values.get(name, np.nan)).any() for name in panel.curves)] or GAN_PANELS[:1]
-    data = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's settings may need LaTeX, or fonts that are not there
-        figure = Figure(figsize=(8, sum(panel.height for panel in chosen) + 0.5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)  # draws into memory: no display, no global state
+    with drawing(8, sum(panel.height for panel in chosen) + 0.5, dpi=110) as (figure, data):
         axes = figure.subplots(len(chosen), 1, sharex=True, squeeze=False,
                                height_ratios=[panel.height for panel in chosen])[:, 0]
         for axis, panel in zip(axes, chosen, strict=True):
@@ -45,11 +37,29 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
         axes[-1].set_xlabel("training step")
         if title:
             figure.suptitle(title, parse_math=False)  # a folder's name may hold a $
-        figure.savefig(data, format="png", metadata={"Software": None})
     write(path, data)
 
 
-def import_matplotlib() -> Any:
+@contextlib.contextmanager
+def drawing(width: float, height: float, *, dpi: int) -> Iterator[tuple[Any, io.BytesIO]]:
+    """Make a matplotlib figure of width x height inches that is in memory, as PNG, after the `with` block.
+
+    Raises TinyganError without matplotlib.
+    """
+    matplotlib = _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    data = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's settings may need LaTeX, or fonts that are not there
+        figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+        FigureCanvasAgg(figure)  # draws into memory: no display, no global state
+        yield figure, data
+        figure.savefig(data, format="png", metadata={"Software": None})
+
+
+def _matplotlib():
     """Import matplotlib. Raises TinyganError, one line, where it is not installed."""
     # A backend that this matplotlib does not have would make the import fail, and none is needed here.
     backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)

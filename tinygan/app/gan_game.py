@@ -21,6 +21,7 @@ from tinygan.kernels import counter
 from tinygan.models.classifiers.digits import DigitNet
 from tinygan.models.gan.game import turn_of_d, turn_of_g
 from tinygan.models.gan.nets import Discriminator, GANConfig, Generator
+from tinygan.nn.module import Module
 
 GRID = 8  # samples per side of the pictures
 # Steps at which Chaplygin & Chacksfield 2018 show samples, of digits and of photos, those of GAN and SGAN together.
@@ -53,8 +54,7 @@ class GANGame(Game):
             self.samples = (n, max(n, self.samples[1]), self.samples[2])
         self.turns = flags["d_steps"] + 1  # batches of G's images in a step
         if flags["freeze_banks"]:
-            for p in self.G.parameters():
-                p.requires_grad = not p.bank
+            freeze_banks(self.G)
         if device.kind == "gpu":
             self.routes = FedRoutes(device.xp, flags["batch_size"], config.bank, self.turns)
             self.noise = FedNoise(flags["seed"] if flags["noise"] == "counter" else None,
@@ -105,6 +105,11 @@ class GANGame(Game):
         self.set_stream_states(header)
         self.fixed_z, self.fixed_routes = arrays["fixed_z"], arrays["fixed_routes"]
 
+    def images_to_measure(self, n: int) -> np.ndarray:
+        """Generate n images (n, C, side, side) from noise and routes that are the same at every measurement."""
+        rng = np.random.default_rng([self.flags["seed"], 8])
+        return generate(self.best, self.G.draw_noise(rng, n), self.G.draw_routes(rng, n), self.device)
+
     def cut(self, images: np.ndarray) -> np.ndarray:
         """Cut images from the canvas to --size: 28 pixels are trained on a canvas of 32."""
         return as_digits(images) if self.flags["size"] == 28 else images
@@ -145,8 +150,7 @@ class MeasuredGAN(GANGame):
         confidence and the images' spread: {} without a classifier."""
         if self.classifier is None:
             return {}
-        rng = np.random.default_rng([self.flags["seed"], 8])
-        images = generate(self.best, self.G.draw_noise(rng, n), self.G.draw_routes(rng, n), self.device)
+        images = self.images_to_measure(n)
         of_all = {"samples": n, "spread": metrics.relative_spread(images, self.reference)}
         if self.config.channels > 1:
             return measure_stacked.measure_triples(self.classifier, as_digits(images)) | of_all
@@ -164,6 +168,12 @@ class MeasuredGAN(GANGame):
                             f"nats, classifier's mean confidence {measured['confidence']:.3f} "
                             f"(over {measured['samples']:,} samples)")
         return lines
+
+
+def freeze_banks(net: Module) -> None:
+    """Make the filter sets of a net's banks constants; what all routes share stays as it is."""
+    for p in net.parameters():
+        p.requires_grad = not p.bank
 
 
 def measure_digits(classifier: DigitNet, images: np.ndarray) -> dict[str, float]:

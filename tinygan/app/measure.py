@@ -238,7 +238,7 @@ def measure_training(checkpoint: Path, notify: Callable[[str], None] = lambda li
         ("immediate_collapse", "signs of immediate collapse at step 500", len(reasons), None, every),
         ("hard_collapse", "step of hard collapse", metrics_log.hard_collapse(
             steps, log["d_loss"], log["g_grad"]), None, every)]
-    if "modes" not in log:  # of stacked digits, whose classes are a thousand
+    if not {"modes", "nearest"} & set(log):  # of stacked digits and of photos, which have no ten classes
         rows += [("reached", "step at which 8 classes were reached", lived.get("reached"), None,
                   f"{len(measured)} measured"),
                  ("lost", "step at which 8 classes were first lost", lived.get("lost_first"), None,

@@ -208,9 +208,7 @@ def measure_photos(measures: PhotoMeasures, images: np.ndarray, checkpoint: Path
     notify(f"measuring ({len(work)} jobs on {threads.get_threads()} threads)")
     values: dict[str, Any] = {}
     threads.run([lambda name=name, job=job: values.update({name: job()}) for name, job in work.items()])
-    # Which classes were drawn is not known of photos.
-    of_log = [row for row in measure_training(checkpoint, notify) if row.key not in ("reached", "lost")]
-    return _rows(values, m, len(every)) + of_log
+    return _rows(values, m, len(every)) + measure_training(checkpoint, notify)
 
 
 def _rows(values: Mapping[str, Any], m: int, count: int) -> list[Row]:

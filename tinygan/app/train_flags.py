@@ -23,6 +23,9 @@ from tinygan.nn.losses import FORMS, GENERATOR_LOSSES
 FREQUENT_EVERYWHERE = {"steps", "batch_size", "routes", "seed", "device", "threads", "out", "resume", "overwrite",
                        "log_every", "eval_every", "dry_run"}
 SHORT = {"latent_dim": ("--nz",)}  # other names of flags
+# Of a GAN's flags: beyond lie typing errors.
+LARGEST_OF_GAN = {"batch_size": 65_536, "base_channels": 4_096, "d_base_channels": 4_096, "latent_dim": 65_536,
+                  "d_steps": 1_000, "eval_samples": 1_000_000}
 D_SHARE = {"adam": 0.5, "rmsprop": 1.0}  # the discriminator's learning rate, as a share of the generator's
 
 
@@ -133,10 +136,11 @@ class TrainParser(cli.Parser):
                            "with filter sets that no sample used: nothing, or a step with gradient zero")
 
     def add_place_flags(self, group: argparse._ArgumentGroup, *, name: str, measured_with: str, log_every: int,
-                        eval_every: int, save_every: int | None = None) -> None:
+                        eval_every: int, save_every: int | None = None, paper_steps: bool = False) -> None:
         """Add --device to --detect-anomaly: where a run works and lies, and how often it reports.
 
-        save_every: None where the presets have it.
+        save_every: None where the presets have it. paper_steps: whether --sample-every takes "paper", as of a game with
+        paper_steps.
         """
         group.add_argument("--device", type=cli.device, default="auto", help="auto, cpu, gpu or gpu:N")
         group.add_argument("--tf32", action="store_true", help="multiply matrices in TF32 on a GPU: faster, less exact")
@@ -148,8 +152,9 @@ class TrainParser(cli.Parser):
                            "(its folder); without a path, with the one in --out or else the newest of this kind")
         group.add_argument("--overwrite", action="store_true", help="replace the run in --out")
         group.add_argument("--log-every", type=cli.positive_int, default=log_every, help="steps between log rows")
-        group.add_argument("--sample-every", type=cli.sample_steps, help="steps between pictures, or paper: at the "
-                           "paper's steps, each measured [default: 0, 50, 100, 250, 500, then every 1,000]")
+        or_paper = ", or paper: at the paper's steps, each measured" if paper_steps else ""
+        group.add_argument("--sample-every", type=cli.sample_steps if paper_steps else cli.positive_int,
+                           help=f"steps between pictures{or_paper} [default: 0, 50, 100, 250, 500, then every 1,000]")
         group.add_argument("--save-every", type=cli.positive_int, default=save_every,
                            help=f"steps between checkpoints {self.preset('save_every')}".strip())
         group.add_argument("--eval-every", type=cli.non_negative_int, default=eval_every, help="steps between "

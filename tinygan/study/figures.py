@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinygan.app import checkpoint, pictures
-from tinygan.app.curves import import_matplotlib
+from tinygan.app.curves import drawing
 from tinygan.app.gan_game import DIGIT_STEPS, PHOTO_STEPS
 from tinygan.metrics.statistics import kaplan_meier
 from tinygan.study.games import GRID_SAMPLES, MixtureGame
@@ -35,13 +35,13 @@ def draw_all(results: Results, jobs: Path, folder: Path) -> list[str]:
         data = draw()
         if data is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            pictures.write(folder / name, io.BytesIO(data))
+            pictures.write(folder / name, data)
             made.append(name)
     return made
 
 
-def _figures(results: Results, jobs: Path) -> list[tuple[str, Callable[[], bytes | None]]]:
-    figures: list[tuple[str, Callable[[], bytes | None]]] = []
+def _figures(results: Results, jobs: Path) -> list[tuple[str, Callable[[], io.BytesIO | None]]]:
+    figures: list[tuple[str, Callable[[], io.BytesIO | None]]] = []
     for part in ("A", "A-ring", "A-quick", "B", "B-half", "B-quarter"):
         figures += [(f"modes-{part}.png", lambda part=part: modes_against_steps(results, part)),
                     (f"points-{part}.png", lambda part=part: points(jobs, part))]
@@ -55,52 +55,39 @@ def _figures(results: Results, jobs: Path) -> list[tuple[str, Callable[[], bytes
     return figures
 
 
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[Any, list[bytes]]]:
-    """Make a figure that is drawn into memory; its PNG is in the list after the block."""
-    matplotlib = import_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    data, png = io.BytesIO(), []
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, png
-        figure.savefig(data, format="png", metadata={"Software": None})
-    png.append(data.getvalue())
+_figure = partial(drawing, dpi=100)
 
 
-def _columns(results: Results, part: str, measure: str) -> list[tuple[str, list[dict[str, list[float]]]]]:
-    """List (arm, series of its seeds) of the main arms whose scorings have a measure."""
-    found = [(arm, [r["series"] for r in results.of(part, arm) if measure in r["series"]]) for arm in MAIN]
-    return [(arm, series) for arm, series in found if series]
+def _seeds_and_median(axis: Any, curves: Sequence[tuple[Sequence[float], Sequence[float]]], colour: str,
+                      words: str = "") -> None:
+    """Draw the curve (steps, values) of every seed thin, and bold the median of those that a NaN did not end early."""
+    for steps, values in curves:
+        axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.7)
+    longest = max((steps for steps, _ in curves), key=len)
+    whole = [values for steps, values in curves if len(steps) == len(longest)]
+    axis.plot(longest, np.median(whole, axis=0), color=colour, linewidth=2.2, label=words)
 
 
-def modes_against_steps(results: Results, part: str) -> bytes | None:
+def modes_against_steps(results: Results, part: str) -> io.BytesIO | None:
     """Draw the modes covered at each scoring: a panel for each main arm, every seed thin and the median bold."""
-    arms = _columns(results, part, "modes")
+    found = [(arm, [r["series"] for r in results.of(part, arm) if "modes" in r["series"]]) for arm in MAIN]
+    arms = [(arm, series) for arm, series in found if series]
     if not arms:
         return None
     with _figure(2.6 * len(arms), 2.8) as (figure, png):
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, (arm, seeds) in zip(axes, arms, strict=True):
-            longest = max((series["step"] for series in seeds), key=len)
-            for series in seeds:
-                axis.plot(series["step"], series["modes"], color=COLOUR[arm], alpha=0.3, linewidth=0.7)
-            whole = [series["modes"] for series in seeds if len(series["step"]) == len(longest)]  # a NaN ended others
-            axis.plot(longest, np.median(whole, axis=0), color=COLOUR[arm], linewidth=2.2)
+            _seeds_and_median(axis, [(series["step"], series["modes"]) for series in seeds], COLOUR[arm])
             axis.set_title(f"{ARMS[arm].words}\n{len(seeds)} seeds", fontsize=8)
             axis.grid(alpha=0.3)
             axis.tick_params(labelsize=7)
             axis.set_xlabel("step", fontsize=8)
         axes[0].set_ylabel("modes covered", fontsize=8)
         axes[0].set_ylim(bottom=0)
-    return png[0]
+    return png
 
 
-def points(jobs: Path, part: str) -> bytes | None:
+def points(jobs: Path, part: str) -> io.BytesIO | None:
     """Draw the points of a mixture's generators, a row for each of three seeds, in the colour of the first layer's set.
 
     From the checkpoints of jobs that are done.
@@ -125,7 +112,7 @@ def points(jobs: Path, part: str) -> bytes | None:
                 if row == 0:
                     axis.set_title(ARMS[arm].words, fontsize=7)
             axes[row][0].set_ylabel(f"seed {FIRST_SEED + number}", fontsize=7)
-    return png[0]
+    return png
 
 
 def _scatter(axis: Any, game: MixtureGame) -> None:
@@ -141,7 +128,7 @@ def _scatter(axis: Any, game: MixtureGame) -> None:
     axis.set_aspect("equal")
 
 
-def kl_against_k(results: Results, part: str) -> bytes | None:
+def kl_against_k(results: Results, part: str) -> io.BytesIO | None:
     """Draw the KL of the modes' shares against the sets of a layer, with the controls beside: all seeds and means."""
     sizes = [("gan", 1), ("sgan2", 2), ("sgan4", 4), ("sgan8", 8), ("sgan16", 16)]
     controls = [arm for arm in PARTS[part].arms if arm not in dict(sizes)]
@@ -163,10 +150,10 @@ def kl_against_k(results: Results, part: str) -> bytes | None:
         axis.set_ylabel("KL to equal modes, nats", fontsize=8)
         axis.grid(alpha=0.3, axis="y")
         axis.set_ylim(bottom=0)
-    return png[0]
+    return png
 
 
-def survival_curves(results: Results, part: str) -> bytes | None:
+def survival_curves(results: Results, part: str) -> io.BytesIO | None:
     """Draw Kaplan-Meier curves of runs that have 8 classes: a run without them counts as lost from the start."""
     arms = [arm for arm in PARTS[part].arms if results.of(part, arm)]
     if not arms:
@@ -184,10 +171,10 @@ def survival_curves(results: Results, part: str) -> bytes | None:
         axis.set_ylabel("share of runs with 8 classes not lost\n(never reached: from the start)", fontsize=8)
         axis.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=7, ncols=2)
-    return png[0]
+    return png
 
 
-def loss_curves(results: Results, part: str) -> bytes | None:
+def loss_curves(results: Results, part: str) -> io.BytesIO | None:
     """Draw the losses as the paper's Figures 2, 3, 5 and 6 do: GAN beside SGAN on the same axes, all seeds thin."""
     arms = [arm for arm in ("gan", "sgan4") if results.of(part, arm)]
     if not arms:
@@ -197,11 +184,7 @@ def loss_curves(results: Results, part: str) -> bytes | None:
         for axis, arm in zip(axes, arms, strict=True):
             runs = [result["losses"] for result in results.of(part, arm)]
             for name, colour, words in (("d_loss", "#0072b2", "D"), ("g_loss", "#d55e00", "G")):
-                for losses in runs:
-                    axis.plot(losses["step"], losses[name], color=colour, alpha=0.25, linewidth=0.6)
-                whole = [losses[name] for losses in runs if len(losses[name]) == max(len(r[name]) for r in runs)]
-                axis.plot(runs[0]["step"][:len(whole[0])], np.median(whole, axis=0), color=colour, linewidth=1.6,
-                          label=words)
+                _seeds_and_median(axis, [(losses["step"], losses[name]) for losses in runs], colour, words)
             axis.axhline(PRACTICAL_MAXIMUM, color="grey", linestyle=":", linewidth=0.9)
             axis.set_yscale("symlog", linthresh=1)
             axis.set_ylim(0, 40)
@@ -210,10 +193,10 @@ def loss_curves(results: Results, part: str) -> bytes | None:
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
         axes[0].set_ylabel("loss, nats (dotted: 27.6, the paper's practical maximum)", fontsize=7)
-    return png[0]
+    return png
 
 
-def paper_table(results: Results, jobs: Path, part: str) -> bytes | None:
+def paper_table(results: Results, jobs: Path, part: str) -> io.BytesIO | None:
     """Draw samples at the paper's steps, GAN above SGAN, with what was measured of each written underneath.
 
     Of the first seed, 4 x 4 images each, from the jobs' folders.
@@ -236,7 +219,7 @@ def paper_table(results: Results, jobs: Path, part: str) -> bytes | None:
                 axis.set_title(f"{step:,}", fontsize=7)
                 axis.set_xlabel(_under(series, step), fontsize=6)
             row[0].set_ylabel(ARMS[arm].words, fontsize=7)
-    return png[0]
+    return png
 
 
 def _corner(picture: np.ndarray) -> np.ndarray:
@@ -254,7 +237,7 @@ def _under(series: dict[str, Sequence[float]], step: int) -> str:
     return f"KID {series['kid'][at]:.2f}" if "kid" in series else ""
 
 
-def nearest_photos(jobs: Path, part: str) -> bytes | None:
+def nearest_photos(jobs: Path, part: str) -> io.BytesIO | None:
     """Draw samples of GAN and SGAN, and below each the photo that is nearest to it: nearest.png of the first seeds."""
     found = [(arm, jobs / Job(part, arm, 0).name / "nearest.png") for arm in ("gan", "sgan4")]
     found = [(arm, path) for arm, path in found if path.exists()]
@@ -265,4 +248,4 @@ def nearest_photos(jobs: Path, part: str) -> bytes | None:
             axis.imshow(pictures.read_png(path))
             axis.set_axis_off()
             axis.set_title(f"{ARMS[arm].words}: samples, and below each the nearest photo", fontsize=8)
-    return png[0]
+    return png

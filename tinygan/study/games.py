@@ -15,7 +15,7 @@ from tinygan import data, metrics
 from tinygan.app import pictures
 from tinygan.app.device import Device
 from tinygan.app.draw import in_batches
-from tinygan.app.gan_game import measure_digits
+from tinygan.app.gan_game import freeze_banks, measure_digits
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.engine.tensor import Tensor
@@ -40,8 +40,7 @@ class MLPGame(Game):
         init, order, noise, routes, init_d = (np.random.default_rng([flags["seed"], purpose]) for purpose in range(5))
         G, D = MLPGenerator(config, rng=init), MLPDiscriminator(config, rng=init_d)
         if flags["freeze_banks"]:
-            for layer in G.hidden:
-                layer.weight.requires_grad = False
+            freeze_banks(G)
         super().__init__(config, flags, device, G, D)
         self.streams = {"data": order, "noise": noise, "routes": routes}
 

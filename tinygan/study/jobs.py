@@ -26,6 +26,7 @@ import tinygan
 from tinygan.app import checkpoint
 from tinygan.app.device import Device
 from tinygan.app.loop import start
+from tinygan.app.resume import as_words
 from tinygan.app.run import Busy, Run
 from tinygan.app.runfiles import read_config
 from tinygan.app.state import Diverged, Game
@@ -36,6 +37,7 @@ from tinygan.study.plan import PARTS, Job, settings_of
 from tinygan.study.summary import Build, result_of
 
 RESULT, WHERE, OUTPUT, LOCK = "result.json", "where.json", "output.txt", "lock"
+PARTS_OF_A_RESULT = {"job", "part", "arm", "seed", "broken", "series", "final"}
 
 # The flags of a game of games.py that no job changes.
 _FIXED = {"device": "cpu", "tf32": False, "cuda_graph": "no", "threads": 1, "detect_anomaly": False, "dry_run": False,
@@ -66,18 +68,6 @@ def train_perceptrons(flags: Mapping[str, Any], folder: Path, train: Train) -> i
     flags = {**_FIXED, **flags, "out": folder}
     run = Run.resume(folder, flags) if (folder / checkpoint.FILE_NAME).exists() else None
     return start(flags if run is None else run.flags, run, name="study", build=build, train=train)
-
-
-def words_of(flags: Mapping[str, Any]) -> list[str]:
-    """Write the command line that gives a script these flags."""
-    words = []
-    for name, value in flags.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, (tuple, list)):
-            words += [f"{flag}={','.join(map(str, value))}"] if value else []
-        elif value is not False:
-            words.append(flag if value is True else f"{flag}={value}")
-    return words
 
 
 def run_job(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Mapping[str, Sequence[str]] | None = None
@@ -118,7 +108,7 @@ def _train(job: Job, folder: Path, scripts: Mapping[str, Script], extra: Sequenc
         if script is None:
             return train_perceptrons(flags, folder, scripts["train_mnist"].train), None
         place = [f"--resume={folder}"] if goes_on else [
-            f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *words_of(flags)]
+            f"--out={folder}", "--overwrite", "--device=cpu", "--threads=1", *as_words(flags)]
         return script.main([*place, *extra]), None
     except Diverged as error:
         return 0, error.step
@@ -187,16 +177,21 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return result.json of a job's folder, None where it is not there yet. Raises TinyganError where it is damaged."""
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return result.json of a job's folder. Raises TinyganError where it is damaged or not there."""
     path = folder / RESULT
-    if not path.exists():
-        return None
     try:
-        result = json.loads(path.read_text("utf-8"))
-        return {**result, "series": dict(result["series"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return parse_result(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise TinyganError(f"{path} is damaged ({error}): delete it, and `study.py run` makes it again") from None
+
+
+def parse_result(text: str) -> dict[str, Any]:
+    """Parse a result. Raises ValueError for anything else."""
+    result = json.loads(text)
+    if not isinstance(result, dict) or not PARTS_OF_A_RESULT <= result.keys():
+        raise ValueError(f"it lacks some of {', '.join(sorted(PARTS_OF_A_RESULT))}")
+    return result
 
 
 def where_of(folder: Path) -> dict[str, Any]:

@@ -11,22 +11,20 @@ experiments with plain perceptrons (docs/study.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from tinygan import ops
 from tinygan.engine.tensor import Tensor
-from tinygan.errors import UsageError
-from tinygan.models.gan.nets import draw_noise, draw_routes, full_bank
+from tinygan.models.gan.nets import NetConfig, draw_noise, draw_routes, full_bank
 from tinygan.nn.layers import Conv2d, StochasticConvTranspose2d, TPReLU
 from tinygan.nn.module import Module
 from tinygan.ops.routes import routes_of
 
 
 @dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(NetConfig):
     """The settings of both perceptrons.
 
     outputs: numbers of a sample. latent_dim: length of the noise. width, d_width: units of each hidden layer of G and
@@ -50,19 +48,7 @@ class MLPConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        bank = full_bank(self.bank, self.layers, "(hidden layers)")
-        if self.tied and len({k for k in bank if k > 1}) > 1:
-            raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble needs banks of one size (or 1)")
-        object.__setattr__(self, "bank", bank)
-
-    @property
-    def route_count(self) -> int:
-        """Count the routes: the product of the bank sizes, or with tied the size of one bank."""
-        return max(self.bank) if self.tied else int(np.prod(self.bank))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary for JSON."""
-        return {**asdict(self), "bank": list(self.bank)}
+        object.__setattr__(self, "bank", full_bank(self.bank, self.layers, "(hidden layers)", tied=self.tied))
 
 
 class MLPGenerator(Module):

@@ -15,7 +15,7 @@ from typing import Any
 
 from tinygan.data.files import whole_file
 from tinygan.errors import TinyganError
-from tinygan.study.jobs import read_result, where_of
+from tinygan.study.jobs import RESULT, parse_result, read_result, where_of
 from tinygan.study.plan import CELLS, COLLAPSING, PARTS, Job, jobs_of, settings_of
 
 FOLDER = "results"
@@ -69,16 +69,14 @@ def collect(out: Path, stored: Path | None) -> Results:
     for path in sorted((stored / FOLDER).glob("*.jsonl")) if stored else ():
         for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
             try:
-                result = json.loads(line)
-                found[result["job"]] = result | {"part": result["part"], "arm": result["arm"], "final": result["final"]}
-            except (ValueError, TypeError, KeyError):
+                result = parse_result(line)
+                found[result["job"]] = result
+            except ValueError:
                 raise TinyganError(f"{path}, line {number}, is no result of a job: delete the line, and run the job "
                                    "again") from None
     planned = {job.name: job for job in jobs_of(list(PARTS))}
-    for name in planned:
-        result = read_result(out / name)
-        if result is not None:
-            found[name] = _kept(result, out / name)
+    for folder in sorted(path.parent for path in out.glob(f"*/{RESULT}") if path.parent.name in planned):
+        found[folder.name] = _kept(read_result(folder), folder)
     _check(found, planned)
     return Results(found)
 

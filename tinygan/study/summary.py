@@ -18,7 +18,6 @@ from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.errors import TinyganError
 from tinygan.metrics import loss_volatility, mean_confidence
-from tinygan.study.games import MixtureGame
 from tinygan.study.plan import Job, kind_of, settings_of
 from tinygan.study.rules import broken_values, outcomes
 
@@ -83,7 +82,7 @@ def _check_scorings(job: Job, folder: Path, steps: Sequence[int], broken: int | 
 
 def _measured_once(job: Job, game: Game) -> dict[str, float]:
     """Measure what is too slow to be measured all along."""
-    if isinstance(game, MixtureGame):
+    if kind_of(job.part) == "points":
         of_routes = {"modes_per_route": game.modes_per_route()} if game.config.route_count > 1 else {}
         return {"distance": game.distance(), **of_routes}
     if kind_of(job.part) == "triples":

@@ -84,12 +84,12 @@ def difference_words(a: Sequence[float], b: Sequence[float], digits: int) -> tup
     return f"{words}, p = {p_words(p)}{'' if exact else ' (random splits)'}", p
 
 
-def rate_words(hits: int, runs: int) -> str:
+def rate_words(count: int, runs: int) -> str:
     """Format a rate and its interval."""
     if not runs:
         return "-"
-    low, high = clopper_pearson(hits, runs)
-    return f"{hits} of {runs} [{low:.2f}, {high:.2f}]"
+    low, high = clopper_pearson(count, runs)
+    return f"{count} of {runs} [{low:.2f}, {high:.2f}]"
 
 
 def p_words(p: float) -> str:

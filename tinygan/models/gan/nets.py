@@ -36,9 +36,10 @@ OUTPUTS = ("sigmoid", "tanh")
 
 
 class NetConfig:
-    """The base of GANConfig and GPANConfig, frozen dataclasses: the fields that both have."""
+    """The base of the settings of nets with banks, frozen dataclasses. act, slope, clamp: where these are a choice."""
 
     bank: tuple[int, ...]
+    tied: bool = False
     act: str
     slope: float
     clamp: str
@@ -46,6 +47,11 @@ class NetConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary for JSON; the class called with it gives the configuration back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def route_count(self) -> int:
+        """Count the routes: the product of the bank sizes, or with tied the size of one bank."""
+        return max(self.bank) if self.tied else int(np.prod(self.bank))
 
 
 def check_settings(config: NetConfig, allowed: dict[str, tuple], least: dict[str, int]) -> None:
@@ -64,11 +70,13 @@ def check_settings(config: NetConfig, allowed: dict[str, tuple], least: dict[str
         raise UsageError(f"slope is {config.slope}: use a number from 0 to 1")
 
 
-def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False) -> tuple[int, ...]:
+def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False, tied: bool = False
+              ) -> tuple[int, ...]:
     """Return the number of filter sets of each layer; one number is repeated for all layers.
 
     place: the layers in words, for the error message. shared_last: a single number leaves the last layer one set.
-    Raises UsageError for another length and for anything but whole numbers from 1 to MAX_BANK.
+    Raises UsageError for another length, for anything but whole numbers from 1 to MAX_BANK, and for a tied ensemble's
+    banks of several sizes.
     """
     bank = tuple(bank) if isinstance(bank, (list, tuple)) else (bank,)
     given = ",".join(map(str, bank))
@@ -76,6 +84,9 @@ def full_bank(bank: Any, layers: int, place: str, *, shared_last: bool = False) 
         bank = bank * (layers - shared_last) + (1,) * shared_last
     if len(bank) != layers or not all(isinstance(k, int) and 1 <= k <= MAX_BANK for k in bank):
         raise UsageError(f"bank {given}: give one whole number from 1 to {MAX_BANK:,}, or {layers} of them {place}")
+    if tied and len({k for k in bank if k > 1}) > 1:
+        raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
+                         "all its banks must be of one size (or 1)")
     return bank
 
 
@@ -145,13 +156,10 @@ class GANConfig(NetConfig):
             if not 0 < factor < float("inf"):
                 raise UsageError(f"{name} is {factor}: use a positive number")
         bank = full_bank(self.bank, self.depth + 1, f"(projection and {self.depth} transposed convolutions at "
-                         f"{self.size} pixels)", shared_last=True)
+                         f"{self.size} pixels)", shared_last=True, tied=self.tied)
         if self.bank_affine and self.norm == "strict":
             raise UsageError("bank_affine gives every filter set its own scale and bias, which strict weight "
                              "normalisation has none of: use norm affine or none")
-        if self.tied and len({k for k in bank if k > 1}) > 1:
-            raise UsageError(f"bank {','.join(map(str, bank))}: a tied ensemble has one index for all layers, so "
-                             "all its banks must be of one size (or 1)")
         object.__setattr__(self, "bank", bank)
         object.__setattr__(self, "one_hot", tuple(self.one_hot))
 
@@ -172,11 +180,6 @@ class GANConfig(NetConfig):
         while side >= 8:
             side, depth = side // 2, depth + 1
         return depth
-
-    @property
-    def route_count(self) -> int:
-        """Count the routes: the product of the bank sizes, or with tied the size of one bank."""
-        return max(self.bank) if self.tied else int(np.prod(self.bank))
 
 
 class Generator(Module):

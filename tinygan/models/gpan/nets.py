@@ -115,11 +115,6 @@ class GPANConfig(NetConfig):
         """List the sides of the outputs of the ordinary layers after them, the image's last."""
         return [side for side in [*reversed(_halvings(self.size)), self.size] if side > self.stochastic_sides[-1]]
 
-    @property
-    def route_count(self) -> int:
-        """Count the routes: the product of the bank sizes."""
-        return int(np.prod(self.bank))
-
     def encoder_width(self, side: int) -> int:
         """Return the number of channels of the encoder's map of this side."""
         return self.base_channels * min(WIDEST, self.encoder_side // (2 * side))

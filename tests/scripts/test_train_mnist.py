@@ -244,7 +244,7 @@ def test_triples_of_stacked_digits_are_counted_and_shown(train, tmp_path, monkey
             "among the 0 % of the samples with three digits above 0.9 (over {} samples)")
     assert line.format(100) in printed.err.splitlines() and line.format("2,000") in printed.out.splitlines()
     page = html.unescape((tmp_path / "run/report.html").read_text())
-    assert f"At step 4, {line.format('2,000')}." in page and "distinct triples of digits, of 1,000" in page
+    assert f"At step 4, {line.format('2,000')}." in page and "distinct triples, of 1,000" in page
     assert "classes" not in metrics_log.assess_log(runfiles.read_log(tmp_path / "run")).sentence
     assert cli.run_main(load_script("sample").main, ["--checkpoint", "run", "--n", "4", "--out", "grid.png"]) == 0
     assert pictures.read_png(tmp_path / "grid.png").shape == (70, 70, 3)

@@ -237,6 +237,8 @@ def test_a_job_that_was_cut_off_three_times_has_the_same_result(small, tmp_path,
     result = jobs.read_result(tmp_path / "whole")
     assert result["series"]["step"] == [4, 8, 12] and result["broken"] is None
     assert {"modes", "good", "modes_kl", "distance", "modes_per_route", "avg_modes"} <= result["final"].keys()
+    assert "was not made" not in (tmp_path / "whole" / "output.txt").read_text()
+    assert "modes covered" in (tmp_path / "whole" / "report.html").read_text()
 
 
 def test_two_shares_copied_together_give_the_same_tables(small, tmp_path, capsys):

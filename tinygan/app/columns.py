@@ -49,9 +49,9 @@ COLUMNS: dict[str, Column] = {
     "kl": Column("KL of the classes to equal shares (nats)", "KL to equal classes", GREEN, best=min),
     "confidence": Column("mean confidence of the classifier", best=max),
     "samples": Column("images that were measured"),
-    # of a GAN of stacked digits
-    "modes": Column("distinct triples of digits, of 1,000", "triples", PINK, best=max),
-    "modes_kl": Column("KL of the triples to equal shares (nats)", "KL to equal triples", GREEN, best=min),
+    # of a GAN of stacked digits, and of one of the study's points
+    "modes": Column("modes covered (of stacked digits: distinct triples, of 1,000)", "modes", PINK, best=max),
+    "modes_kl": Column("KL of the modes to equal shares (nats)", "KL to equal modes", GREEN, best=min),
     "sure": Column("share of samples with three digits above 0.9", best=max),
     "modes_sure": Column("distinct triples among those samples", best=max),
     # of a GAN of photos
@@ -110,7 +110,7 @@ GAN_PANELS = (
     Panel("share of samples or photos", ("precision", "recall", "coverage"), scale="share"),
     # A good run ends with one curve at the top and one at the bottom: there is room for the legend between.
     Panel("KL (nats)", ("kl", "classes"), right="classes", legend="center right"),
-    Panel("KL of triples (nats)", ("modes_kl", "modes"), right="modes", legend="center right"),
+    Panel("KL of modes (nats)", ("modes_kl", "modes"), right="modes", legend="center right"),
 )
 GPAN_PANELS = (
     Panel("the classifier's share", ("top1", "view_top1", "train_top1", "probability", "view_probability",

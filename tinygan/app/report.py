@@ -88,7 +88,7 @@ def _health(rows: Sequence[Mapping[str, float]]) -> str:
 
 def _of_triples(rows: Sequence[Mapping[str, float]]) -> str:
     """Describe the triples of stacked digits that were measured last; "" for another run."""
-    measured = [row for row in rows if "modes" in row]
+    measured = [row for row in rows if "modes_sure" in row]  # the study's points have modes, too
     if not measured:
         return ""
     return f'<p class="health">At step {measured[-1]["step"]:,}, {html.escape(triples_in_words(measured[-1]))}.</p>'

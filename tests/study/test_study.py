@@ -11,11 +11,12 @@ import pytest
 from script_tools import ROOT, load_script
 
 from tinygan import Tensor
+from tinygan.app import pictures
 from tinygan.errors import TinyganError, UsageError
 from tinygan.metrics import label_kl
 from tinygan.models import GANConfig, Generator, turn_of_d
 from tinygan.study import games, jobs
-from tinygan.study.figures import loss_curves
+from tinygan.study.figures import loss_curves, paper_table
 from tinygan.study.mixtures import MIXTURES, mixture_scores, picture, sliced_wasserstein
 from tinygan.study.mlp import MLPConfig, MLPDiscriminator, MLPGenerator
 from tinygan.study.plan import ARMS, CELLS, MOMENTUM, PARTS, Job, jobs_of, settings_of, share_of
@@ -370,6 +371,21 @@ def test_curves_are_drawn_where_a_nan_ended_the_first_run_early():
 
     drawn = loss_curves(Results({"a": result(100, 10, 20), "b": result(101, 10, 20, 30)}), "C")
     assert drawn.getvalue().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("part", "there", "other"), [("C", [0, 50, 4_388], 1), ("E", [0, 654, 2_380, 10_000], 7)])
+def test_the_papers_table_shows_every_step_that_is_there(part, there, other, tmp_path, monkeypatch):
+    assert paper_table(Results({}), tmp_path, part) is None
+    for arm in ("gan", "sgan4"):
+        folder = tmp_path / f"{part}.{arm}.100" / "samples"
+        folder.mkdir(parents=True)
+        for step in [*there, other]:
+            pictures.save_png(folder / f"step_{step:06d}.png", np.zeros((20, 20), np.uint8))
+    shown, read = [], pictures.read_png
+    monkeypatch.setattr(pictures, "read_png", lambda path: shown.append(path) or read(path))
+    assert paper_table(Results({}), tmp_path, part).getvalue().startswith(b"\x89PNG")
+    assert [(path.parts[-3], path.name) for path in shown] == [
+        (f"{part}.{arm}.100", f"step_{step:06d}.png") for arm in ("gan", "sgan4") for step in there]
 
 
 @pytest.mark.parametrize(("words", "line"), [

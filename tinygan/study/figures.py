@@ -78,7 +78,7 @@ def modes_against_steps(results: Results, part: str) -> io.BytesIO | None:
         axes = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axis, (arm, seeds) in zip(axes, arms, strict=True):
             _seeds_and_median(axis, [(series["step"], series["modes"]) for series in seeds], COLOUR[arm])
-            axis.set_title(f"{ARMS[arm].words}\n{len(seeds)} seeds", fontsize=8)
+            axis.set_title(f"{ARMS[arm].words}\nseeds: {len(seeds)}", fontsize=8)
             axis.grid(alpha=0.3)
             axis.tick_params(labelsize=7)
             axis.set_xlabel("step", fontsize=8)
@@ -188,7 +188,7 @@ def loss_curves(results: Results, part: str) -> io.BytesIO | None:
             axis.axhline(PRACTICAL_MAXIMUM, color="grey", linestyle=":", linewidth=0.9)
             axis.set_yscale("symlog", linthresh=1)
             axis.set_ylim(0, 40)
-            axis.set_title(f"{ARMS[arm].words}, {len(runs)} seeds", fontsize=9)
+            axis.set_title(f"{ARMS[arm].words}, seeds: {len(runs)}", fontsize=9)
             axis.set_xlabel("step", fontsize=8)
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
@@ -197,28 +197,33 @@ def loss_curves(results: Results, part: str) -> io.BytesIO | None:
 
 
 def paper_table(results: Results, jobs: Path, part: str) -> io.BytesIO | None:
-    """Draw samples at the paper's steps, GAN above SGAN, with what was measured of each written underneath.
+    """Draw samples at the paper's steps and the last, GAN above SGAN, with what was measured of each underneath.
 
-    Of the first seed, 4 x 4 images each, from the jobs' folders.
+    Of the first seed, 4 x 4 images each, from the jobs' folders; the steps in two halves, one below the other.
     """
     folders = [(arm, jobs / Job(part, arm, 0).name) for arm in ("gan", "sgan4")]
     folders = [(arm, folder) for arm, folder in folders if (folder / "samples").is_dir()]
     if not folders:
         return None
-    steps = PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS
-    with _figure(1.25 * len(steps), 1.75 * len(folders)) as (figure, png):
-        axes = figure.subplots(len(folders), len(steps), squeeze=False)
-        for row, (arm, folder) in zip(axes, folders, strict=True):
+    steps = sorted({*(PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS), PARTS[part].settings["steps"]})
+    half = -(-len(steps) // 2)
+    with _figure(1.25 * half, 1.6 * 2 * len(folders)) as (figure, png):
+        axes = figure.subplots(2 * len(folders), half, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for i, (arm, folder) in enumerate(folders):
             series = results.by_name.get(folder.name, {"series": {"step": []}})["series"]
-            for axis, step in zip(row, steps, strict=True):
+            for number, step in enumerate(steps):
                 path = folder / "samples" / f"step_{step:06d}.png"
-                axis.set_xticks([])
-                axis.set_yticks([])
                 if path.exists():
+                    axis = axes[number // half * len(folders) + i][number % half]
                     axis.imshow(_corner(pictures.read_png(path)), cmap="gray", vmin=0, vmax=255)
-                axis.set_title(f"{step:,}", fontsize=7)
-                axis.set_xlabel(_under(series, step), fontsize=6)
-            row[0].set_ylabel(ARMS[arm].words, fontsize=7)
+                    axis.set(xticks=[], yticks=[])
+                    axis.set_axis_on()
+                    axis.set_title(f"step {step:,}", fontsize=7)
+                    axis.set_xlabel(_under(series, step), fontsize=6)
+                    if number % half == 0:
+                        axis.set_ylabel(ARMS[arm].words, fontsize=7)
     return png
 
 

@@ -41,12 +41,11 @@ def loss_plot(path: str | os.PathLike, log: Mapping[str, Sequence[float]], *, ti
 
 
 @contextlib.contextmanager
-def drawing(width: float, height: float, *, dpi: int, photos: bool = False) -> Iterator[tuple[Any, io.BytesIO]]:
-    """Make a matplotlib figure of width x height inches that is in memory after the `with` block.
+def drawing(width: float, height: float, *, dpi: int, jpeg: bool = False) -> Iterator[tuple[Any, io.BytesIO]]:
+    """Make a matplotlib figure of width x height inches that is in memory, as PNG, after the `with` block.
 
-    photos: as JPEG, where a PNG would be four times as large; else as PNG.
-
-    Raises TinyganError without matplotlib.
+    jpeg: as JPEG in its place, for figures of images, whose PNG would be up to six times as large. Raises TinyganError
+    without matplotlib.
     """
     matplotlib = _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,7 +57,7 @@ def drawing(width: float, height: float, *, dpi: int, photos: bool = False) -> I
         figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
         FigureCanvasAgg(figure)  # draws into memory: no display, no global state
         yield figure, data
-        if photos:
+        if jpeg:
             figure.savefig(data, format="jpeg", pil_kwargs={"quality": 85})
         else:
             figure.savefig(data, format="png", metadata={"Software": None})

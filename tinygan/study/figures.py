@@ -207,7 +207,7 @@ def paper_table(results: Results, jobs: Path, part: str) -> io.BytesIO | None:
         return None
     steps = sorted({*(PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS), PARTS[part].settings["steps"]})
     half = -(-len(steps) // 2)
-    with _figure(1.25 * half, 1.6 * 2 * len(folders), photos=True) as (figure, jpeg):
+    with _figure(1.25 * half, 1.6 * 2 * len(folders), jpeg=True) as (figure, data):
         axes = figure.subplots(2 * len(folders), half, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
@@ -224,7 +224,7 @@ def paper_table(results: Results, jobs: Path, part: str) -> io.BytesIO | None:
                     axis.set_xlabel(_under(series, step), fontsize=6)
                     if number % half == 0:
                         axis.set_ylabel(ARMS[arm].words, fontsize=7)
-    return jpeg
+    return data
 
 
 def _corner(picture: np.ndarray) -> np.ndarray:
@@ -248,9 +248,9 @@ def nearest_photos(jobs: Path, part: str) -> io.BytesIO | None:
     found = [(arm, path) for arm, path in found if path.exists()]
     if not found:
         return None
-    with _figure(5 * len(found), 5.3, photos=True) as (figure, jpeg):
+    with _figure(5 * len(found), 5.3, jpeg=True) as (figure, data):
         for axis, (arm, path) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
             axis.imshow(pictures.read_png(path))
             axis.set_axis_off()
             axis.set_title(f"{ARMS[arm].words}: samples, and below each the nearest photo", fontsize=8)
-    return jpeg
+    return data

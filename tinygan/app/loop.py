@@ -219,7 +219,8 @@ def end_run(steps: Loop) -> int:
     """End a run: its last pictures and measurements, curves, animation and report; returns the exit code."""
     game, run = steps.game, steps.run
     if steps.stopped:
-        print(f"stopped at step {game.step}; saved. Go on with: python {game.script} --resume {run.folder}")
+        go_on = game.resume_command.format(script=game.script, folder=run.folder)
+        print(f"stopped at step {game.step}; saved. Go on with: {go_on}")
         return 130
     game.draw_final(run)
     measured = game.measure(game.samples[2 if game.flags["dry_run"] else 1])
@@ -233,7 +234,8 @@ def end_run(steps: Loop) -> int:
     if game.flags["dry_run"]:
         print("dry run: one full cycle of training, saving and drawing works")
         return 0
-    print(f"done: {run.folder}/report.html shows it all; more images: python sample.py --checkpoint {run.folder}")
+    more = f"; more images: {game.sample_command.format(folder=run.folder)}" if game.sample_command else ""
+    print(f"done: {run.folder}/report.html shows it all{more}")
     return 0
 
 

@@ -40,6 +40,8 @@ class Game:
     """
 
     kind = script = ""
+    resume_command = "python {script} --resume {folder}"  # what a run that was stopped, and one at its end, advise
+    sample_command = "python sample.py --checkpoint {folder}"  # "" where it cannot draw from such nets
     otherwise = "try smaller nets"
     multiple = least = 1
     samples = (0, 0, 0)  # images that are measured during a run, at its end, and in a dry run

@@ -33,6 +33,7 @@ class MLPGame(Game):
     """The base of both games: perceptrons, their noise and routes, and what a checkpoint holds of them."""
 
     kind, script = "mlp", "study.py"
+    resume_command, sample_command = "python study.py run, with the words it was started with", ""
     samples = (SAMPLES, SAMPLES, 200)
 
     def __init__(self, config: MLPConfig, flags: dict, device: Device) -> None:

@@ -374,7 +374,8 @@ def test_curves_are_drawn_where_a_nan_ended_the_first_run_early():
     assert drawn.getvalue().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("part", "there", "other"), [("C", [0, 50, 4_388], 1), ("E", [0, 654, 2_380, 10_000], 7)])
+@pytest.mark.parametrize(("part", "there", "other"), [
+    ("C", [0, 50, 4_388], 1), ("D", [0, 1_000, 9_000, 10_000], 4_388), ("E", [0, 654, 2_380, 10_000], 7)])
 def test_the_papers_table_shows_every_step_that_is_there(part, there, other, tmp_path, monkeypatch):
     assert paper_table(Results({}), tmp_path, part) is None
     for arm in ("gan", "sgan4"):

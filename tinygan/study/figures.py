@@ -48,9 +48,9 @@ def _figures(results: Results, jobs: Path) -> list[tuple[str, Callable[[], io.By
     figures += [(f"kl-against-k-{part}.png", lambda part=part: kl_against_k(results, part)) for part in ("A", "B")]
     figures += [(f"survival-{part}.png", lambda part=part: survival_curves(results, part))
                 for part in ("C-momentum", "C", "D")]
+    figures += [(f"samples-{part}.jpg", lambda part=part: paper_table(results, jobs, part)) for part in ("C", "D", "E")]
     for part in ("C", "E"):
         figures += [(f"losses-{part}.png", lambda part=part: loss_curves(results, part)),
-                    (f"samples-{part}.jpg", lambda part=part: paper_table(results, jobs, part)),
                     (f"nearest-{part}.jpg", lambda part=part: nearest_photos(jobs, part))]
     return figures
 
@@ -199,13 +199,16 @@ def loss_curves(results: Results, part: str) -> io.BytesIO | None:
 def paper_table(results: Results, jobs: Path, part: str) -> io.BytesIO | None:
     """Draw samples at the paper's steps and the last, GAN above SGAN, with what was measured of each underneath.
 
-    Of the first seed, 4 x 4 images each, from the jobs' folders; the steps in two halves, one below the other.
+    Of the first seed, 4 x 4 images each, from the jobs' folders; the steps in two halves, one below the other. A part
+    whose jobs drew at steps of their own (D) is shown at those.
     """
     folders = [(arm, jobs / Job(part, arm, 0).name) for arm in ("gan", "sgan4")]
     folders = [(arm, folder) for arm, folder in folders if (folder / "samples").is_dir()]
     if not folders:
         return None
-    steps = sorted({*(PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS), PARTS[part].settings["steps"]})
+    last, every = PARTS[part].settings["steps"], PARTS[part].settings["sample_every"]
+    papers = PHOTO_STEPS if kind_of(part) == "photos" else DIGIT_STEPS
+    steps = sorted({*(papers if every == "paper" else range(0, last, every)), last})
     half = -(-len(steps) // 2)
     with _figure(1.25 * half, 1.6 * 2 * len(folders), jpeg=True) as (figure, data):
         axes = figure.subplots(2 * len(folders), half, squeeze=False)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,15 @@ def test_a_job_that_was_cut_off_three_times_has_the_same_result(small, tmp_path,
     printed = (tmp_path / "whole" / "output.txt").read_text()
     assert "was not made" not in printed and printed.endswith("/report.html shows it all\n")  # sample.py cannot draw it
     assert "modes covered" in (tmp_path / "whole" / "report.html").read_text()
+
+
+def test_a_job_that_is_interrupted_says_how_it_goes_on(small, tmp_path, monkeypatch):
+    original = games.MixtureGame.next_real
+    monkeypatch.setattr(games.MixtureGame, "next_real",
+                        lambda game: signal.raise_signal(signal.SIGINT) or original(game))
+    assert jobs.run_job(Job("A-quick", "gan", 0), tmp_path, script.SCRIPTS) == 130
+    printed = (tmp_path / "output.txt").read_text()  # not --resume, which study.py does not have
+    assert printed.endswith("Go on with: python study.py run, with the words it was started with\n")
 
 
 def test_two_shares_copied_together_give_the_same_tables(small, tmp_path, capsys):

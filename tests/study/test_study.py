@@ -423,3 +423,15 @@ def test_bad_flags_get_one_line(words, line, capsys, monkeypatch, tmp_path):
 def test_the_committed_tables_are_those_of_the_committed_results():
     folder = ROOT / "docs" / "study"
     assert (folder / "tables.md").read_text("utf-8") == tables(collect(Path("nowhere"), folder))
+
+
+def test_a_primary_comparison_has_no_p_value_before_its_last_run():
+    whole = collect(Path("nowhere"), ROOT / "docs" / "study")
+    part = Results({name: result for name, result in whole.by_name.items() if name != "A.gan.119"})
+    lines, fewer = ([line.split(" | ") for line in tables(results).splitlines() if line.startswith("| A | SGAN") or
+                     line.startswith(("| SGAN, 4 sets a layer | 133,506 |", "| 4 whole generators | 133,506 |"))][:3]
+                    for results in (whole, part))
+    assert "p = " in lines[0][5] and float(lines[0][6].split()[0]) < 1e-7
+    assert fewer[0][4:] == ["20 of 20, 19 of 20", "-", "- |"]
+    assert "p = " in lines[1][-2] and fewer[1][-2:] == ["-", " |"]  # the table of the part does not give it away
+    assert "p = " in fewer[2][-2] and "p = " in fewer[2][-1]  # 4 whole generators against GAN and SGAN, exploratory

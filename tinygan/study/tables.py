@@ -26,7 +26,7 @@ from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
 from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison, survival_of
 from tinygan.study.summary import STACKED_SAMPLES
 
-CONTROL = "gan"  # with which every arm is compared
+CONTROL, CLAIM = "gan", "sgan4"  # with which every arm is compared
 REAL = {"triples": "triples of test digits", "photos": "other photos"}  # rows of real data
 FEWEST = 3  # seeds of an arm for an interval
 OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then lost them", "p, log-rank", "immediate collapse")
@@ -133,7 +133,7 @@ def jobs_table(results: Results) -> str:
 def primary_table(results: Results) -> str:
     """Return the five comparisons that were named beforehand, with Holm's correction.
 
-    One whose runs are not all done has no p value, lest anybody stop at a good one, and counts as p = 1.
+    One whose runs are not all done has no p value (_enough) and counts as p = 1.
     """
     made = [compare(results, comparison) for comparison in PRIMARY]
     adjusted = holm([1.0 if p is None else p for _, p in made])
@@ -142,7 +142,8 @@ def primary_table(results: Results) -> str:
         part, arm, control, measure, rate = comparison
         planned = PARTS[part].seeds
         runs = ", ".join(f"{len(results.of(part, name))} of {planned}" for name in (arm, control))
-        lines.append(f"| {part} | {ARMS[arm].words} | {ARMS[control].words} | {'ended collapsed' if rate else measure} "
+        compared = OUTCOMES[0] if rate else _measure(part, measure).words
+        lines.append(f"| {part} | {ARMS[arm].words} | {ARMS[control].words} | {compared} "
                      f"| {runs} | {words} | {'-' if p is None else p_words(corrected)} |")
     return "\n".join(lines)
 
@@ -150,42 +151,55 @@ def primary_table(results: Results) -> str:
 def compare(results: Results, comparison: Comparison) -> tuple[str, float | None]:
     """Return a comparison in words and its p value; "-" and None until both sides have all their runs."""
     part, arm, control, measure, rate = comparison
-    a, b = results.of(part, arm), results.of(part, control)
-    if min(len(a), len(b)) < PARTS[part].seeds:
+    if not _enough(results, part, arm, control):
         return "-", None
     if not rate:
-        digits = next(m.digits for m in measures_of(part) if m.name == measure)
-        return difference_words(results.numbers(part, arm, measure), results.numbers(part, control, measure), digits)
+        return difference_words(results.numbers(part, arm, measure), results.numbers(part, control, measure),
+                                _measure(part, measure).digits)
+    a, b = results.of(part, arm), results.of(part, control)
     p = fisher_exact(hits(a, measure), len(a), hits(b, measure), len(b))
     return (f"{rate_words(hits(a, measure), len(a))} against {rate_words(hits(b, measure), len(b))}, "
             f"p = {p_words(p)}"), p
 
 
+def _measure(part: str, name: str) -> Measure:
+    return next(measure for measure in measures_of(part) if measure.name == name)
+
+
+def _enough(results: Results, part: str, arm: str, control: str) -> bool:
+    """Return whether two arms have the runs for a test: 3 each, all of them in a primary comparison, lest anybody stop
+    at a good p value."""
+    primary = any(part == c.part and {arm, control} == {c.arm, c.control} for c in PRIMARY)
+    return min(len(results.of(part, name)) for name in (arm, control)) >= (PARTS[part].seeds if primary else FEWEST)
+
+
 def part_table(results: Results, part: str) -> str:
-    """Return the table of a part: an arm a line."""
-    outcomes, guarded = kind_of(part) == "digits", kind_of(part) != "photos"  # no judge names the topic of a photo
+    """Return the table of a part: an arm a line, then what perfect samples or real data would give."""
     measures = [m for m in measures_of(part)
                 if any(results.numbers(part, arm, m.name) for arm in results.arms(part))]
-    head = ["arm", "weights of G", "runs", *(OUTCOMES if outcomes else ()), *(m.words for m in measures),
-            *(("passes the guard",) if guarded else ()),
-            *(() if outcomes else (f"{measures_of(part)[0].words}: difference to GAN",))]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for arm in results.arms(part):
-        runs = results.of(part, arm)
-        weights = {result["weights"]["G"] for result in runs if "weights" in result}
-        broken = sum(result["broken"] is not None for result in runs)
-        cells = [arm_words(arm), f"{max(weights):,}" if weights else "-",
-                 f"{len(runs)}" + (f", {broken} broke" if broken else ""),
-                 *(outcome_cells(results, part, arm) if outcomes else ()),
-                 *(mean_words(results.numbers(part, arm, m.name), m.digits) for m in measures),
-                 *((f"{sum(map(passes_guard, runs))} of {len(runs)}",) if guarded else ()),
-                 *(() if outcomes else (_against_control(results, part, arm),))]
-        lines.append("| " + " | ".join(cells) + " |")
-    for words, values in _references(results, part):
-        found = ["" if values.get(m.name) is None else f"{values[m.name]:.{m.digits}f}" for m in measures]
-        cells = [words, "", "", *found]
-        lines.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
-    return "\n".join(lines)
+    rows = [_cells(results, part, arm, measures) for arm in results.arms(part)]
+    head = list(rows[0])
+    rows += [{"arm": words} | {m.words: f"{values[m.name]:.{m.digits}f}" for m in measures if m.name in values}
+             for words, values in _references(results, part)]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head),
+                      *("| " + " | ".join(row.get(name, "") for name in head) + " |" for row in rows)])
+
+
+def _cells(results: Results, part: str, arm: str, measures: Sequence[Measure]) -> dict[str, str]:
+    """Return the cells of an arm by their columns."""
+    runs, kind = results.of(part, arm), kind_of(part)
+    weights = {result["weights"]["G"] for result in runs if "weights" in result}
+    broken = sum(result["broken"] is not None for result in runs)
+    cells = {"arm": arm_words(arm), "weights of G": f"{max(weights):,}" if weights else "-",
+             "runs": f"{len(runs)}" + (f", {broken} broke" if broken else "")}
+    if kind == "digits":
+        cells |= zip(OUTCOMES, outcome_cells(results, part, arm), strict=True)
+    cells |= {m.words: mean_words(results.numbers(part, arm, m.name), m.digits) for m in measures}
+    if kind != "photos":  # no judge names the topic of a photo
+        cells["passes the guard"] = f"{sum(map(passes_guard, runs))} of {len(runs)}"
+    if kind != "digits":
+        cells |= _differences(results, part, arm)
+    return cells
 
 
 def _references(results: Results, part: str) -> list[tuple[str, dict[str, float]]]:
@@ -206,11 +220,18 @@ def arm_words(arm: str) -> str:
     return ARMS[name].words + (f", {cell}" if cell else "")
 
 
-def _against_control(results: Results, part: str, arm: str) -> str:
-    """Compare an arm with the GAN by the part's first measure."""
+def _differences(results: Results, part: str, arm: str) -> dict[str, str]:
+    """Compare an arm with the GAN, and with the SGAN that claims what the other arms may do as well, by the part's
+    first measure."""
     measure = measures_of(part)[0]
-    a, b = (results.numbers(part, name, measure.name) for name in (arm, CONTROL))
-    return "" if arm == CONTROL else difference_words(a, b, measure.digits)[0]
+    cells = {f"{measure.words}: difference to {words}": "" for words in ("GAN", "SGAN")}
+    for column, control in zip(cells, (CONTROL, CLAIM), strict=True):
+        if arm == control:
+            break  # what is right of it stands in the other arm's line
+        a, b = (results.numbers(part, name, measure.name) for name in (arm, control))
+        enough = _enough(results, part, arm, control)
+        cells[column] = difference_words(a, b, measure.digits)[0] if enough else "-"
+    return cells
 
 
 def outcome_cells(results: Results, part: str, arm: str) -> list[str]:
@@ -222,7 +243,7 @@ def outcome_cells(results: Results, part: str, arm: str) -> list[str]:
     reached = sum(result["outcomes"]["reached"] is not None for result in runs)
     lost = sum(result["outcomes"]["collapse"] is not None for result in runs)
     p = p_rank = ""
-    if name != CONTROL and min(len(runs), len(others)) >= FEWEST:
+    if name != CONTROL and _enough(results, part, arm, control):
         p = p_words(fisher_exact(ended, len(runs), hits(others, "ended"), len(others)))
         p_rank = p_words(log_rank(*survival(part, runs), *survival(part, others)))
     again = hits(runs, "recovered")

@@ -110,7 +110,7 @@ def evaluate_digits(args: argparse.Namespace, generator: Generator, device: Devi
     subject = Subject(generator, classifier, device, train, test, args.seed)
     note(f"drawing {args.n:,} samples")
     drawn = None
-    if stacked:  # whose routes, features and pixels are not measured
+    if stacked:  # whose features and pixels are not measured
         rows = measure_stacked.measure_stacked(subject, args.n)
     else:
         rows = measure.measure_samples(subject, args.n, full=args.full, notify=note)

@@ -340,6 +340,14 @@ def test_quality_measures_see_noise(rng):
 # ---- Routes ----
 
 
+def test_classes_per_route_by_hand():
+    routes = [[0, 1], [0, 1], [0, 1], [1, 1], [1, 1], [0, 0]]
+    assert mr.classes_per_route([7, 2, 7, 500, 500, 7], routes, classes=1000) == pytest.approx((2 + 1 + 1) / 3)
+    assert mr.classes_per_route([7, 2, 7, 5, 5, 7], np.zeros(6, int)) == 3
+    with pytest.raises(TinyganError, match="0 to 9"):
+        mr.classes_per_route([10], [0])
+
+
 def test_information_when_the_route_decides_the_label(rng):
     routes = np.stack([rng.integers(0, 5, 2000), rng.integers(0, 2, 2000)], axis=1)
     labels = routes[:, 0] + 5 * routes[:, 1]

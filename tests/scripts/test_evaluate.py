@@ -122,7 +122,9 @@ def test_a_run_on_stacked_digits(runs, tmp_path, capsys):
     words = ["--checkpoint", tmp_path / "run", "--n", 400, "--data-dir", BUNDLED]
     assert run(*words, "--json", tmp_path / "figures.json") == 0
     found, table = json.loads((tmp_path / "figures.json").read_text())["rows"], capsys.readouterr().out
-    assert list(found) == ["modes", "modes_kl", "confidence", "sure", "modes_sure"] and "features" not in table
+    assert list(found) == ["modes", "modes_kl", "confidence", "sure", "modes_sure", "triples_per_route",
+                           "information_projection", "information_deconvs.0", "information_deconvs.1"]
+    assert "features" not in table
     assert all(row["label"] in table and row["compare_with"] in table for row in found.values())
     real = {key: row["compare"] for key, row in found.items()}
     assert 300 < real["modes_sure"] < real["modes"] < 360  # of 400 even draws of 1,000: 330 on average
@@ -133,11 +135,27 @@ def test_a_run_on_stacked_digits(runs, tmp_path, capsys):
 
 
 def test_a_generator_of_real_triples_measures_like_real_triples(subject, monkeypatch):
-    monkeypatch.setattr(measure, "generate", lambda g, z, routes, device: next(
-        data.StackedDigits(subject.train, len(z), 32, np.random.default_rng(4))))
+    for module in (measure, measure_stacked):
+        monkeypatch.setattr(module, "generate", lambda g, z, routes, device: next(
+            data.StackedDigits(subject.train, len(z), 32, np.random.default_rng(4))))
     value, compare = values(measure_stacked.measure_stacked(subject, 600))
+    for key in ("triples_per_route", "information_projection", "information_deconvs.1"):
+        assert value[key] == pytest.approx(compare[key], rel=0.03, abs=0.01), key
     assert value["modes_kl"] == pytest.approx(compare["modes_kl"], abs=0.1)
     assert value["sure"] == pytest.approx(compare["sure"], abs=0.04) and value["modes"] > 400
+
+
+def test_routes_that_draw_one_triple_each_are_found(subject, monkeypatch):
+    first_of = [np.flatnonzero(subject.train.labels == digit)[0] for digit in range(10)]
+
+    def planted(generator, z, routes, device):  # the set of the first layer decides all three digits
+        return np.repeat(data.to_canvas(subject.train.images[first_of][routes[:, 0]], 32), 3, axis=1)
+
+    monkeypatch.setattr(measure_stacked, "generate", planted)
+    value, compare = values(measure_stacked._rows_of_routes(subject))
+    assert value["triples_per_route"] == 1 and compare["triples_per_route"] == 3  # the bank there has 3 sets
+    assert value["information_projection"] == pytest.approx(np.log(3))
+    assert value["information_deconvs.1"] == pytest.approx(0, abs=1e-9) and compare["information_projection"] < 0.01
 
 
 def test_same_seed_same_figures_on_any_number_of_threads(runs, capsys):

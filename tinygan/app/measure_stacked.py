@@ -7,16 +7,37 @@ from collections.abc import Mapping
 import numpy as np
 
 from tinygan import metrics
-from tinygan.app.measure import Row, Subject
+from tinygan.app.device import Device
+from tinygan.app.draw import as_digits, generate
+from tinygan.app.measure import PER_ROUTE, ROUTES, Row, Subject, banked_layers, some_routes
 from tinygan.metrics.modes import SURE, TRIPLES
 from tinygan.models.classifiers.digits import DigitNet
+from tinygan.models.gan.nets import Generator
 
 
 def measure_triples(classifier: DigitNet, images: np.ndarray) -> dict[str, float]:
     """Measure images (N, 3, 28, 28), as floats in [0, 1] or uint8, by metrics.stacked_modes."""
+    return metrics.stacked_modes(*_classified(classifier, images))
+
+
+def _classified(classifier: DigitNet, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest digit of each channel and its probability, (N, 3) each."""
     probabilities, _ = classifier.classify(images.reshape(-1, 1, *images.shape[2:]))
     by_channel = probabilities.reshape(*images.shape[:2], -1)
-    return metrics.stacked_modes(by_channel.argmax(axis=2), by_channel.max(axis=2))
+    return by_channel.argmax(axis=2), by_channel.max(axis=2)
+
+
+def digits_by_route(generator: Generator, classifier: DigitNet, device: Device, rng: np.random.Generator
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """Draw 100 samples of each of 64 routes (all, where fewer); return their digits (N, 3) and routes (N, L)."""
+    routes = np.repeat(some_routes(generator, ROUTES, rng), PER_ROUTE, axis=0)
+    images = as_digits(generate(generator, generator.draw_noise(rng, len(routes)), routes, device))
+    return _classified(classifier, images)[0], routes
+
+
+def triples_per_route(digits: np.ndarray, routes: np.ndarray) -> float:
+    """Count the triples among the samples of a route, a mean over routes."""
+    return metrics.classes_per_route(digits @ (100, 10, 1), routes, classes=TRIPLES)
 
 
 def in_words(measured: Mapping[str, float]) -> str:
@@ -39,4 +60,21 @@ def measure_stacked(s: Subject, n: int) -> list[Row]:
             ("confidence", "confidence", "mean confidence", basis),
             ("confidence", "sure", f"share with three digits above {SURE}", basis),
             ("confidence", "modes_sure", "distinct triples among those", basis)]
-    return [Row(part, key, label, fake[key], real[key], words) for part, key, label, words in rows]
+    measured = [Row(part, key, label, fake[key], real[key], words) for part, key, label, words in rows]
+    return measured + (_rows_of_routes(s) if s.generator.config.route_count > 1 else [])
+
+
+def _rows_of_routes(s: Subject) -> list[Row]:
+    """Measure how many triples a single route draws, and what the filter set of a layer decides about the digits."""
+    rng = s.rng(2)
+    digits, routes = digits_by_route(s.generator, s.classifier, s.device, rng)
+    chance = f"the same {len(routes):,} images, routes shuffled"
+    rows = [Row("routes", "triples_per_route", f"distinct triples of {PER_ROUTE} images of a route",
+                triples_per_route(digits, routes), triples_per_route(digits, rng.permutation(routes)), chance)]
+    config = s.generator.config
+    for layer, name in ({} if config.tied else banked_layers(config.bank)).items():
+        found = [metrics.route_information(digits[:, channel], routes[:, layer], seed=s.seed) for channel in range(3)]
+        value, by_chance = (float(np.mean([f[key] for f in found])) for key in ("information", "information_shuffled"))
+        rows.append(Row("routes", f"information_{name}", f"I(digit; set of {name}), nats", value, by_chance,
+                        f"{chance}; mean of the channels"))
+    return rows

@@ -26,6 +26,7 @@ from tinygan.metrics.modes import stacked_modes
 from tinygan.metrics.routes import (
     Drawn,
     change_one_layer,
+    classes_per_route,
     dead_routes,
     drawn_by_route,
     drawn_by_set,
@@ -61,10 +62,10 @@ from tinygan.metrics.samples import (
 )
 
 __all__ = ["Bins", "Drawn", "Health", "assess", "assess_log", "change_one_layer", "class_histogram", "classes_covered",
-           "classifier_score", "coarse_features", "copy_check", "dead_routes", "drawn_by_route", "drawn_by_set",
-           "entropy_given_route", "eta_squared", "feature_statistics", "frechet_distance", "frechet_from_statistics",
-           "hard_collapse", "hit_rates", "immediate_collapse", "js_divergence", "kernel_distance", "kmeans",
-           "label_entropy", "label_kl", "label_kl_floor", "loss_volatility", "make_bins", "mean_confidence", "ndb",
-           "nearest", "pairwise_spread", "per_layer_effect", "pixel_spread", "pixel_std", "prdc", "relative_spread",
-           "route_information", "route_variety", "share_confident", "specialised_classes", "speckle", "stacked_modes",
-           "survival"]
+           "classes_per_route", "classifier_score", "coarse_features", "copy_check", "dead_routes", "drawn_by_route",
+           "drawn_by_set", "entropy_given_route", "eta_squared", "feature_statistics", "frechet_distance",
+           "frechet_from_statistics", "hard_collapse", "hit_rates", "immediate_collapse", "js_divergence",
+           "kernel_distance", "kmeans", "label_entropy", "label_kl", "label_kl_floor", "loss_volatility", "make_bins",
+           "mean_confidence", "ndb", "nearest", "pairwise_spread", "per_layer_effect", "pixel_spread", "pixel_std",
+           "prdc", "relative_spread", "route_information", "route_variety", "share_confident", "specialised_classes",
+           "speckle", "stacked_modes", "survival"]

@@ -33,6 +33,15 @@ def entropy_given_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 
     return _conditional_entropy(_table(labels, ids, classes))
 
 
+def classes_per_route(labels: ArrayLike, routes: ArrayLike, *, classes: int = 10) -> float:
+    """Count the distinct labels among the samples of a route, a mean over routes: more samples of each show more.
+
+    labels: (N,) integers in [0, classes); routes: (N, L) or (N,) integers. Raises TinyganError for others.
+    """
+    labels, ids = as_labels("labels", labels, classes), _route_ids(routes, len(labels))
+    return float(np.count_nonzero(_table(labels, ids, classes), axis=1).mean())
+
+
 def route_information(
     labels: ArrayLike, routes: ArrayLike, *, classes: int = 10, shuffles: int = 20, seed: int = 0
 ) -> dict[str, float]:

@@ -13,7 +13,7 @@ from tinygan import data
 from tinygan.app import checkpoint, runfiles
 from tinygan.app.device import Device, pick_device
 from tinygan.app.draw import as_digits
-from tinygan.app.measure_stacked import measure_triples
+from tinygan.app.measure_stacked import digits_by_route, measure_triples, triples_per_route
 from tinygan.app.run import Run
 from tinygan.app.state import Game
 from tinygan.errors import TinyganError
@@ -87,6 +87,8 @@ def _measured_once(job: Job, game: Game) -> dict[str, float]:
         return {"distance": game.distance(), **of_routes}
     if kind_of(job.part) == "triples":
         of_best = game.measure(STACKED_SAMPLES)
+        rng = np.random.default_rng([game.flags["seed"], 9])
+        of_best["modes_per_route"] = triples_per_route(*digits_by_route(game.best, game.classifier, game.device, rng))
         game.average = None
         of_raw = game.measure(STACKED_SAMPLES)
         return of_best | _prefixed("raw", of_raw) | _prefixed("real", _real_triples(job, game))

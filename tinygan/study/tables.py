@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tinygan.app.measure import PER_ROUTE
 from tinygan.metrics import label_kl_floor
 from tinygan.metrics.modes import TRIPLES
 from tinygan.metrics.statistics import (
@@ -44,6 +45,7 @@ _POINTS = (Measure("modes", "modes", 1), Measure("good", "share of good samples"
             Measure("distance", "sliced W1"), Measure("modes_per_route", "modes of one route", 1),
             Measure("avg_modes", "modes, averaged weights", 1), Measure("avg_modes_kl", "KL, averaged weights"))
 _TRIPLES = (Measure("modes_kl", "KL, nats", 3), Measure("modes", "modes of 1,000", 1),
+            Measure("modes_per_route", f"modes of {PER_ROUTE} samples of a route", 1),
             Measure("modes_sure", "modes, confident samples", 1), Measure("sure", "share of those", 3),
             Measure("confidence", "confidence"), Measure("raw_modes", "modes, last weights", 1),
             Measure("raw_modes_kl", "KL, last weights", 3))
@@ -206,7 +208,8 @@ def _references(results: Results, part: str) -> list[tuple[str, dict[str, float]
     """Return what to compare generated samples with: what perfect ones would give, and real data measured alike."""
     rows = []
     if kind_of(part) == "triples":
-        rows.append(("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES)}))
+        rows.append(("perfect samples", {"modes_kl": label_kl_floor(STACKED_SAMPLES, classes=TRIPLES),
+                                         "modes_per_route": TRIPLES * (1 - (1 - 1 / TRIPLES) ** PER_ROUTE)}))
     for result in results.of(part, CONTROL):
         if f"real_{measures_of(part)[0].name}" in result["final"]:
             rows.append((REAL[kind_of(part)], {name.removeprefix("real_"): value for name, value in

@@ -135,9 +135,9 @@ def test_a_run_on_stacked_digits(runs, tmp_path, capsys):
 
 
 def test_a_generator_of_real_triples_measures_like_real_triples(subject, monkeypatch):
-    for module in (measure, measure_stacked):
-        monkeypatch.setattr(module, "generate", lambda g, z, routes, device: next(
-            data.StackedDigits(subject.train, len(z), 32, np.random.default_rng(4))))
+    monkeypatch.setattr(measure, "PER_ROUTE", 100)
+    monkeypatch.setattr(measure, "generate", lambda g, z, routes, device: next(
+        data.StackedDigits(subject.train, len(z), 32, np.random.default_rng(4))))
     value, compare = values(measure_stacked.measure_stacked(subject, 600))
     for key in ("triples_per_route", "information_projection", "information_deconvs.1"):
         assert value[key] == pytest.approx(compare[key], rel=0.03, abs=0.01), key
@@ -151,7 +151,8 @@ def test_routes_that_draw_one_triple_each_are_found(subject, monkeypatch):
     def planted(generator, z, routes, device):  # the set of the first layer decides all three digits
         return np.repeat(data.to_canvas(subject.train.images[first_of][routes[:, 0]], 32), 3, axis=1)
 
-    monkeypatch.setattr(measure_stacked, "generate", planted)
+    monkeypatch.setattr(measure, "PER_ROUTE", 100)
+    monkeypatch.setattr(measure, "generate", planted)
     value, compare = values(measure_stacked._rows_of_routes(subject))
     assert value["triples_per_route"] == 1 and compare["triples_per_route"] == 3  # the bank there has 3 sets
     assert value["information_projection"] == pytest.approx(np.log(3))

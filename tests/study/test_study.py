@@ -433,5 +433,5 @@ def test_a_primary_comparison_has_no_p_value_before_its_last_run():
                     for results in (whole, part))
     assert "p = " in lines[0][5] and float(lines[0][6].split()[0]) < 1e-7
     assert fewer[0][4:] == ["20 of 20, 19 of 20", "-", "- |"]
-    assert "p = " in lines[1][-2] and fewer[1][-2:] == ["-", " |"]  # the table of the part does not give it away
+    assert "p = " in lines[1][-2] and fewer[1][-2:] == ["-", " |"]  # nor has it in the table of the part
     assert "p = " in fewer[2][-2] and "p = " in fewer[2][-1]  # 4 whole generators against GAN and SGAN, exploratory

@@ -178,9 +178,7 @@ class DrawnDigits(NamedTuple):
 def measure_routes(s: Subject) -> tuple[list[Row], DrawnDigits]:
     """Measure what 64 routes (or all, where fewer) draw from 100 noise vectors each, and what each layer adds."""
     config, rng = s.generator.config, s.rng(2)
-    chosen = some_routes(s.generator, ROUTES, rng)
-    routes = np.repeat(chosen, PER_ROUTE, axis=0)
-    images = s.draw(s.generator.draw_noise(rng, len(routes)), routes)
+    images, routes = draw_by_route(s.generator, s.device, rng)
     probabilities, features = s.classifier.classify(images)
     labels = probabilities.argmax(axis=1)
     prior = np.bincount(s.train.labels, minlength=10)
@@ -194,7 +192,8 @@ def measure_routes(s: Subject) -> tuple[list[Row], DrawnDigits]:
     chance = f"the same {len(routes):,} images, routes shuffled"
     by_chance = information["label_entropy"] - information["information_shuffled"]
     rows = [
-        ("dead_routes", f"share of dead routes, of {len(chosen)}", dead["share"], dead_dealt["share"], chance),
+        ("dead_routes", f"share of dead routes, of {len(routes) // PER_ROUTE}", dead["share"], dead_dealt["share"],
+         chance),
         ("entropy_given_route", "H(label | route), nats", information["entropy_given_route"], by_chance, chance),
         ("information", "I(label; route), nats", information["information"], information["information_shuffled"],
          chance),
@@ -209,6 +208,12 @@ def measure_routes(s: Subject) -> tuple[list[Row], DrawnDigits]:
                         {} if config.tied else {name: metrics_routes.drawn_by_set(labels, routes, layer)
                                                 for layer, name in banked_layers(config.bank).items()})
     return [Row("routes", *row) for row in rows] + measure_layers(s, rng, tied=config.tied), drawn
+
+
+def draw_by_route(generator: Generator, device: Device, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw 100 images (N, C, 28, 28) of each of 64 routes (all, where fewer); return them and the routes (N, L)."""
+    routes = np.repeat(some_routes(generator, ROUTES, rng), PER_ROUTE, axis=0)
+    return as_digits(generate(generator, generator.draw_noise(rng, len(routes)), routes, device)), routes
 
 
 def banked_layers(bank: Sequence[int]) -> dict[int, str]:

@@ -8,9 +8,8 @@ import numpy as np
 
 from tinygan import metrics
 from tinygan.app.device import Device
-from tinygan.app.draw import as_digits, generate
-from tinygan.app.measure import PER_ROUTE, ROUTES, Row, Subject, banked_layers, some_routes
-from tinygan.metrics.modes import SURE, TRIPLES
+from tinygan.app.measure import PER_ROUTE, Row, Subject, banked_layers, draw_by_route
+from tinygan.metrics.modes import SURE, TRIPLES, triple_labels
 from tinygan.models.classifiers.digits import DigitNet
 from tinygan.models.gan.nets import Generator
 
@@ -29,15 +28,14 @@ def _classified(classifier: DigitNet, images: np.ndarray) -> tuple[np.ndarray, n
 
 def digits_by_route(generator: Generator, classifier: DigitNet, device: Device, rng: np.random.Generator
                     ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw 100 samples of each of 64 routes (all, where fewer); return their digits (N, 3) and routes (N, L)."""
-    routes = np.repeat(some_routes(generator, ROUTES, rng), PER_ROUTE, axis=0)
-    images = as_digits(generate(generator, generator.draw_noise(rng, len(routes)), routes, device))
+    """Classify what `draw_by_route` draws; return the digits (N, 3) and the routes (N, L)."""
+    images, routes = draw_by_route(generator, device, rng)
     return _classified(classifier, images)[0], routes
 
 
 def triples_per_route(digits: np.ndarray, routes: np.ndarray) -> float:
     """Count the triples among the samples of a route, a mean over routes."""
-    return metrics.classes_per_route(digits @ (100, 10, 1), routes, classes=TRIPLES)
+    return metrics.classes_per_route(triple_labels(digits), routes, classes=TRIPLES)
 
 
 def in_words(measured: Mapping[str, float]) -> str:

@@ -16,6 +16,11 @@ TRIPLES = 1000
 SURE = 0.9  # confidence above which a digit counts as clear; our choice
 
 
+def triple_labels(digits: np.ndarray) -> np.ndarray:
+    """Number the triples of digits (N, 3) from 0 to 999: (N,)."""
+    return digits @ (100, 10, 1)
+
+
 def stacked_modes(labels: ArrayLike, confidence: ArrayLike, *, sure: float = SURE) -> dict[str, float]:
     """Count the triples of digits that stacked samples show, and measure how clear these are to a classifier.
 
@@ -28,7 +33,7 @@ def stacked_modes(labels: ArrayLike, confidence: ArrayLike, *, sure: float = SUR
     labels, confidence = np.asarray(labels), np.asarray(confidence, np.float64)
     if labels.ndim != 2 or labels.shape[1] != 3 or confidence.shape != labels.shape:
         raise TinyganError(f"labels and confidence must be of shape (N, 3), got {labels.shape} and {confidence.shape}")
-    triples = as_labels("labels", labels.ravel(), 10).reshape(labels.shape) @ (100, 10, 1)
+    triples = triple_labels(as_labels("labels", labels.ravel(), 10).reshape(labels.shape))
     certain = (confidence > sure).all(axis=1)
     histogram = class_histogram(triples, classes=TRIPLES)
     return {"modes": int(np.count_nonzero(histogram)), "modes_kl": label_kl(histogram),

@@ -27,7 +27,7 @@ from tinygan.study.results import Result, Results, hits, jobs_to_run, value_of
 from tinygan.study.rules import GUARD_CONFIDENCE, GUARD_GOOD, PRIMARY, Comparison, survival_of
 from tinygan.study.summary import STACKED_SAMPLES
 
-CONTROL, CLAIM = "gan", "sgan4"  # with which every arm is compared
+CONTROL, TREATMENT = "gan", "sgan4"  # with which every other arm is compared
 REAL = {"triples": "triples of test digits", "photos": "other photos"}  # rows of real data
 FEWEST = 3  # seeds of an arm for an interval
 OUTCOMES = ("ended collapsed", "p", "reached 8 classes", "then lost them", "p, log-rank", "immediate collapse")
@@ -224,16 +224,14 @@ def arm_words(arm: str) -> str:
 
 
 def _differences(results: Results, part: str, arm: str) -> dict[str, str]:
-    """Compare an arm with the GAN, and with the SGAN that claims what the other arms may do as well, by the part's
-    first measure."""
+    """Compare an arm with the GAN and with the SGAN by the part's first measure."""
     measure = measures_of(part)[0]
     cells = {f"{measure.words}: difference to {words}": "" for words in ("GAN", "SGAN")}
-    for column, control in zip(cells, (CONTROL, CLAIM), strict=True):
+    for column, control in zip(cells, (CONTROL, TREATMENT), strict=True):
         if arm == control:
             break  # what is right of it stands in the other arm's line
         a, b = (results.numbers(part, name, measure.name) for name in (arm, control))
-        enough = _enough(results, part, arm, control)
-        cells[column] = difference_words(a, b, measure.digits)[0] if enough else "-"
+        cells[column] = difference_words(a, b, measure.digits)[0] if _enough(results, part, arm, control) else "-"
     return cells
 
 
